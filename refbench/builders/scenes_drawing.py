@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 FloatArray = NDArray[np.float64]
@@ -139,9 +140,9 @@ def draw_objects(
     object that would hide too much of another is tried elsewhere, and left out after some attempts.
     """
     picture = _ground(random, height, width)
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
     objects: list[DrawnObject] = []
     full_areas: list[int] = []
+    areas: list[int] = []
     for _ in range(count):
         shape, colour, pattern, size = _choose_looks(random, objects)
         low, high = RADIUS_PX[size]
@@ -150,26 +151,34 @@ def draw_objects(
             centre_x = float(random.uniform(0.8 * radius, width - 0.8 * radius))
             centre_y = float(random.uniform(0.8 * radius, height - 0.8 * radius))
             angle = float(random.uniform(-0.35, 0.35))
+            # A centre on top of another would make every word about position ambiguous.
+            if any(np.hypot(o.centre_x - centre_x, o.centre_y - centre_y) <= 24 for o in objects):
+                continue
+            reach = 1.35 * radius + 2
+            window = (
+                slice(max(0, int(centre_y - reach)), min(height, int(centre_y + reach) + 1)),
+                slice(max(0, int(centre_x - reach)), min(width, int(centre_x + reach) + 1)),
+            )
+            rows, columns = np.ogrid[window]
             x = (columns - centre_x) * np.cos(angle) + (rows - centre_y) * np.sin(angle)
             y = (rows - centre_y) * np.cos(angle) - (columns - centre_x) * np.sin(angle)
             distance = SHAPES[shape](x, y, radius)
-            mask = distance <= 0
-            left = [int((o.mask & ~mask).sum()) for o in objects]
-            in_sight = all(seen >= MIN_VISIBLE_SHARE * area for seen, area in zip(left, full_areas, strict=True))
-            # A centre on top of another would make every word about position ambiguous.
-            apart = all(np.hypot(o.centre_x - centre_x, o.centre_y - centre_y) > 24 for o in objects)
-            if in_sight and apart and mask.any():
+            inside = distance <= 0
+            left = [area - int((o.mask[window] & inside).sum()) for o, area in zip(objects, areas, strict=True)]
+            in_sight = all(seen >= MIN_VISIBLE_SHARE * full for seen, full in zip(left, full_areas, strict=True))
+            if in_sight and inside.any():
                 break
         else:
             continue
-        _paint(random, picture, distance, x, y, colour, pattern, radius)
-        objects = [
-            DrawnObject(o.shape, o.colour, o.pattern, o.size, o.centre_x, o.centre_y, o.mask & ~mask)
-            for o in objects
-        ]
+        _paint(random, picture[window], distance, x, y, colour, pattern, radius)
+        for o in objects:
+            o.mask[window] &= ~inside
+        mask = np.zeros((height, width), dtype=bool)
+        mask[window] = inside
         objects.append(DrawnObject(shape, colour, pattern, size, centre_x, centre_y, mask))
-        full_areas.append(int(mask.sum()))
-    noisy = picture + random.normal(0, 4.0, picture.shape)
+        full_areas.append(int(inside.sum()))
+        areas = [*left, full_areas[-1]]
+    noisy = picture + 4.0 * random.standard_normal(picture.shape, dtype=np.float32)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), objects
 
 
@@ -218,44 +227,44 @@ def _paint(
 
 def _ground(random: np.random.Generator, height: int, width: int) -> FloatArray:
     """A mottled, greyish ground with faint strokes: clutter without a colour that an expression names."""
-    coarse = random.normal(0, 1, (7, 7))
-    rows = np.linspace(0, 5.999, height)
-    columns = np.linspace(0, 5.999, width)
-    r0, c0 = rows.astype(int), columns.astype(int)
-    fr, fc = (rows - r0)[:, None], (columns - c0)[None, :]
-    mottle = (
-        coarse[np.ix_(r0, c0)] * (1 - fr) * (1 - fc)
-        + coarse[np.ix_(r0 + 1, c0)] * fr * (1 - fc)
-        + coarse[np.ix_(r0, c0 + 1)] * (1 - fr) * fc
-        + coarse[np.ix_(r0 + 1, c0 + 1)] * fr * fc
-    )
+    coarse = Image.fromarray(random.normal(0, 1, (7, 7)).astype(np.float32))
+    mottle = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     tone = np.array([random.uniform(105, 170)] * 3) + random.uniform(-14, 14, 3)
-    picture: FloatArray = tone + 16 * mottle[..., None]
-    yy, xx = np.mgrid[0:height, 0:width].astype(np.float64)
+    picture: FloatArray = tone + 16.0 * mottle[..., None]
     for _ in range(int(random.integers(5, 12))):
-        angle, offset = random.uniform(0, np.pi), random.uniform(-0.1, 1.1)
-        middle_x, middle_y = random.uniform(0, width), random.uniform(0, height)
-        along = (xx - middle_x) * np.cos(angle) + (yy - middle_y) * np.sin(angle)
-        across = (yy - middle_y) * np.cos(angle) - (xx - middle_x) * np.sin(angle) + 0.004 * offset * along**2
-        stroke = (np.abs(across) < random.uniform(0.7, 2.2)) & (np.abs(along) < random.uniform(15, 90))
-        picture[stroke] += random.choice([-30, -20, 20, 30])
+        angle, bend = random.uniform(0, np.pi), random.uniform(-4e-4, 4e-3)
+        along = np.linspace(-1, 1, 180) * random.uniform(15, 90)
+        x = random.uniform(0, width) + along * np.cos(angle) + bend * along**2 * np.sin(angle)
+        y = random.uniform(0, height) + along * np.sin(angle) - bend * along**2 * np.cos(angle)
+        light = random.choice([-30, -20, 20, 30])
+        thickness = int(random.integers(1, 4))
+        stroke = np.zeros((height, width), dtype=bool)
+        for k in range(thickness):
+            for m in range(thickness):
+                seen = (x + k >= 0) & (x + k < width) & (y + m >= 0) & (y + m < height)
+                stroke[(y[seen] + m).astype(int), (x[seen] + k).astype(int)] = True
+        picture[stroke] += light
     return picture
 
 
 def hurried_polygons(random: np.random.Generator, mask: BoolArray) -> list[list[float]]:
     """The outline that an annotator in a hurry would click: few corners, a little off, holes filled.
 
-    Returns COCO polygons `[[x1, y1, x2, y2, ...], ...]` in pixels; at least one for a non-empty mask.
+    Returns COCO polygons `[[x1, y1, x2, y2, ...], ...]` in pixels; none for an empty mask.
     """
-    padded = np.pad(mask, 1)
+    if not mask.any():
+        return []
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    padded = np.pad(mask[top:bottom, left:right], 1)
     contours = sorted(find_contours(padded.astype(np.float64), 0.5), key=len, reverse=True)
     tolerance = max(1.5, 0.05 * float(np.sqrt(mask.sum())))
     height, width = mask.shape
     polygons: list[list[float]] = []
     for contour in contours:
         # skimage closes outer contours in one direction; a signed area tells an outline from a hole.
-        rows, columns = contour[:, 0], contour[:, 1]
-        signed_area = 0.5 * float(np.sum(columns[:-1] * rows[1:] - columns[1:] * rows[:-1]))
+        y, x = contour[:, 0], contour[:, 1]
+        signed_area = 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
         if polygons and (signed_area * first_sign <= 0 or abs(signed_area) < 30):
             continue
         if not polygons:
@@ -263,14 +272,11 @@ def hurried_polygons(random: np.random.Generator, mask: BoolArray) -> list[list[
         corners = approximate_polygon(contour, tolerance)[:-1]
         if len(corners) < 3:
             continue
-        corners = corners - 0.5 + random.normal(0, 0.35 * tolerance, corners.shape)
+        corners = corners + (top - 0.5, left - 0.5) + random.normal(0, 0.35 * tolerance, corners.shape)
         flat = np.empty(2 * len(corners))
         flat[0::2] = np.clip(corners[:, 1], 0, width)
         flat[1::2] = np.clip(corners[:, 0], 0, height)
         polygons.append([round(float(v), 1) for v in flat])
-    if not polygons and mask.any():
-        rows, columns = np.nonzero(mask)
-        left, right = float(columns.min()), float(columns.max() + 1)
-        top, bottom = float(rows.min()), float(rows.max() + 1)
-        polygons.append([left, top, right, top, right, bottom, left, bottom])
+    if not polygons:
+        polygons.append([float(v) for v in (left, top, right, top, right, bottom, left, bottom)])
     return polygons

@@ -1,0 +1,1 @@
+"""Segmenters behind one method; see `refbench.adapters.base`."""

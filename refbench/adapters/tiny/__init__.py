@@ -1,0 +1,1 @@
+"""`tiny`: a small text-conditioned convolutional network, trained on `scenes/train`, shipped with its weights."""

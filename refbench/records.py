@@ -1,0 +1,126 @@
+"""The nouns: frozen dataclasses, each one row on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from refbench.mask import Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One expression about one image, with the mask it means.
+
+    `image_path` is absolute once loaded, or "" if the dataset was built without images. `polygons` are the
+    source polygons of the target (all parts of all objects), kept because published rules rasterise them
+    differently; empty where the source gives none. `box_xywh` is [left, top, width, height] in pixels.
+    """
+
+    sample_id: str
+    image_id: str
+    image_path: str
+    height: int
+    width: int
+    expression: str
+    raw_expression: str
+    ref_id: str
+    sent_id: str
+    ann_ids: tuple[str, ...]
+    category: str
+    target: Mask
+    no_target: bool
+    polygons: tuple[tuple[float, ...], ...] = ()
+    box_xywh: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedObject:
+    """An annotated instance of an image of the dataset, named by an expression or not (a distractor)."""
+
+    ann_id: str
+    image_id: str
+    category: str
+    crowd: bool
+    mask: Mask
+    polygons: tuple[tuple[float, ...], ...] = ()
+    box_xywh: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a segmenter may return in place of a bare mask.
+
+    `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` None means
+    that the segmenter cannot tell; then an empty mask says so. `score` is a confidence in 0..1.
+    """
+
+    mask: Any
+    no_target: bool | None = None
+    score: float | None = None
+    instances: Sequence[tuple[Any, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    mask: Mask
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one sample. A failed one (`error` says why) holds an empty mask."""
+
+    sample_id: str
+    mask: Mask
+    score: float | None = None
+    no_target: bool | None = None
+    instances: tuple[Instance, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric in percent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a protocol says about a whole split."""
+
+    protocol: str
+    metrics: dict[str, Estimate]
+    samples: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Where the predictions of a run come from: the content of run.json."""
+
+    adapter: str
+    adapter_options: dict[str, Any]
+    weights_sha256: str
+    dataset: str
+    split: str
+    fingerprint: str
+    samples: int
+    limit: int | None
+    batch_size: int
+    device: str
+    seed: int
+    refbench_version: str
+    git: dict[str, Any]
+    packages: dict[str, str]
+    device_name: str
+    arguments: list[str]
+    started: str
+    finished: str = ""
+    failures: int = 0
+    notes: list[str] = field(default_factory=list)
