@@ -45,9 +45,11 @@ class Source:
 class Built:
     """A dataset before it is written: samples by split, every annotated object, and where they came from.
 
-    `notes` tell what the builder found odd but could work with; nothing is dropped without one.
+    `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd but could work with; nothing is dropped without one.
     """
 
+    builder: str
+    version: int
     splits: dict[str, list[Sample]]
     objects: list[AnnotatedObject]
     sources: list[Source]
@@ -59,6 +61,16 @@ class Builder(Protocol):
     """Makes a dataset. Files it creates (rendered images) go to `folder`, which becomes the dataset's."""
 
     def __call__(self, dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built: ...
+
+
+def build_dataset(dataset: str, builder: Builder, sources: Sources, progress: Progress) -> dict[str, Any]:
+    """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
+
+    Raises:
+        DatasetError: the sources are missing or broken; nothing of an older build is touched then.
+    """
+    with staging_folder(dataset) as staging:
+        return write_dataset(dataset, builder(dataset, sources, staging, progress), staging)
 
 
 def source_of(path: Path) -> Source:
@@ -130,7 +142,7 @@ def staging_folder(dataset: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_dataset(dataset: str, builder: str, version: int, built: Built, staging: Path) -> dict[str, Any]:
+def write_dataset(dataset: str, built: Built, staging: Path) -> dict[str, Any]:
     """Write the tables and the manifest to `staging` and swap it in for the dataset's folder.
 
     Returns the manifest. A reader sees the old dataset or the new one, never a mixture.
@@ -150,7 +162,7 @@ def write_dataset(dataset: str, builder: str, version: int, built: Built, stagin
     parts.append(f"objects:{objects_fingerprint(built.objects)}")
     manifest = {
         "dataset": dataset,
-        "builder": {"name": builder, "version": version},
+        "builder": {"name": built.builder, "version": built.version},
         "refbench_version": __version__,
         "licence": built.licence,
         "sources": [{"name": s.name, "sha256": s.sha256, "bytes": s.bytes} for s in built.sources],

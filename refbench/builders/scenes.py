@@ -66,7 +66,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
             splits[job[0]] += samples
             objects += found
             progress("scenes", done + 1, len(jobs))
-    return Built(splits, objects, [], LICENCE)
+    return Built("scenes", VERSION, splits, objects, [], LICENCE)
 
 
 def _render(job: tuple[str, int, Path]) -> tuple[list[Sample], list[AnnotatedObject]]:

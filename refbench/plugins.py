@@ -1,0 +1,162 @@
+"""Where builders, adapters and protocols are found: one table, plus what other packages register.
+
+The only place, with the command line's verb table, where names become imports at run time: so that
+`refbench --help` loads neither torch nor pandas, and a missing extra matters to its user alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import typing
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import AdapterError, RefbenchError
+
+TABLE: dict[str, dict[str, str]] = {
+    "builders": {
+        "refcoco": "refbench.builders.refer:build",
+        "refcoco+": "refbench.builders.refer:build",
+        "refcocog-umd": "refbench.builders.refer:build",
+        "refcocog-google": "refbench.builders.refer:build",
+        "refcoco-m": "refbench.builders.refcoco_m:build",
+        "scenes": "refbench.builders.scenes:build",
+        "snapshots": "refbench.builders.snapshots:build",
+    },
+    "adapters": {
+        "nothing": "refbench.adapters.baselines:Nothing",
+        "everything": "refbench.adapters.baselines:Everything",
+        "center": "refbench.adapters.baselines:Center",
+        "noisy-oracle": "refbench.adapters.baselines:NoisyOracle",
+        "predictions": "refbench.adapters.predictions:Predictions",
+        "tiny": "refbench.adapters.tiny.adapter:Tiny",
+        "clipseg": "refbench.adapters.clipseg:ClipSeg",
+    },
+    "protocols": {
+        "refbench": "refbench.protocols.exact:REFBENCH",
+    },
+}
+
+
+class UnknownPlugin(RefbenchError):
+    """No plug-in of that name."""
+
+
+def available(kind: str) -> dict[str, str]:
+    """Name -> "module:attribute" of the built-in plug-ins and the installed ones."""
+    found = dict(TABLE[kind])
+    for point in sorted(entry_points(group=f"refbench.{kind}"), key=lambda p: p.name):
+        if point.name in found:
+            raise RefbenchError(
+                f"the installed package {point.dist.name if point.dist else '?'} registers {kind} {point.name!r}, "
+                "a name that is taken; rename it or uninstall the package"
+            )
+        found[point.name] = point.value
+    return found
+
+
+def load(kind: str, name: str) -> Any:
+    """Import the plug-in `name`.
+
+    Raises:
+        UnknownPlugin: there is none; the message lists what there is.
+        RefbenchError: its module needs a package that is not installed; the message says which extra.
+    """
+    places = available(kind)
+    if name not in places:
+        hint = ", or path/to/file.py:Class" if kind == "adapters" else ""
+        raise UnknownPlugin(f"there is no {kind[:-1]} {name!r}; known: {', '.join(places)}{hint}")
+    return load_attribute(places[name])
+
+
+def load_attribute(place: str) -> Any:
+    """Import "module:attribute"."""
+    module_name, _, attribute = place.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.split(".")[0] in ("torch", "transformers", "safetensors"):
+            raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
+        raise
+    return getattr(module, attribute)
+
+
+def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
+    """Make an adapter: a known name, or `path/to/file.py:Class`.
+
+    `options` are texts (`-o key=value`), turned into what the constructor's annotations say; of `offered`
+    (device, seed) the constructor gets what it has a parameter for.
+
+    Raises:
+        AdapterError: no such file or class, an option that it does not have or cannot read.
+    """
+    path, colon, class_name = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        factory = _load_file(Path(path), class_name)
+    elif name.endswith(".py"):
+        raise AdapterError(f"write which class of {name} is the adapter: {name}:ClassName")
+    else:
+        factory = load("adapters", name)
+    try:
+        parameters = inspect.signature(factory).parameters
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (TypeError, ValueError, NameError) as error:
+        raise AdapterError(f"{name} is no class that can be called without surprises: {error}") from error
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    arguments: dict[str, Any] = {k: v for k, v in offered.items() if k in parameters}
+    for key, text in options.items():
+        if key not in parameters and not takes_any:
+            known = ", ".join(parameters) or "none"
+            raise AdapterError(f"{name} has no option {key!r}; it has: {known}")
+        arguments[key] = _parse_option(name, key, text, hints.get(key, str))
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.name not in arguments and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if missing:
+        raise AdapterError(f"{name} needs {', '.join(f'-o {m}=...' for m in missing)}")
+    try:
+        return factory(**arguments)
+    except RefbenchError:
+        raise
+    except Exception as error:  # somebody else's constructor: whatever it raises is reported as its failure
+        raise AdapterError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path, class_name: str) -> Any:
+    if not path.is_file():
+        raise AdapterError(f"the adapter file {path} does not exist")
+    # Under a name of its own in sys.modules, so that dataclasses and pickling inside the file work.
+    module_name = f"refbench_adapter_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise AdapterError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's file may fail in any way
+        raise AdapterError(f"{path} fails on import: {type(error).__name__}: {error}") from error
+    if not hasattr(module, class_name):
+        raise AdapterError(f"{path} has no class {class_name!r}")
+    return getattr(module, class_name)
+
+
+def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
+    choices = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
+    try:
+        if bool in choices:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        for number in (int, float):
+            if number in choices:
+                return number(text)
+    except (KeyError, ValueError):
+        raise AdapterError(f"{adapter}: option {key}={text!r} is not {getattr(kind, '__name__', kind)}") from None
+    return Path(text) if Path in choices else text
