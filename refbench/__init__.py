@@ -1,1 +1,54 @@
-__version__ = "0.1.0"
+"""refbench: datasets, runs and scores for referring image segmentation.
+
+The names below are imported when they are first used, so that `import refbench` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from refbench.plugins import load_attribute
+from refbench.version import __version__
+
+if TYPE_CHECKING:
+    from refbench.adapters.base import Segmenter
+    from refbench.mask import Mask, pair_counts
+    from refbench.records import Answer, Sample
+    from refbench.runner import run
+    from refbench.scorer import score
+    from refbench.storage import load_samples
+
+__all__ = [
+    "Answer",
+    "Mask",
+    "Sample",
+    "Segmenter",
+    "__version__",
+    "load_samples",
+    "pair_counts",
+    "run",
+    "score",
+]
+
+_PLACES = {
+    "Mask": "refbench.mask:Mask",
+    "pair_counts": "refbench.mask:pair_counts",
+    "Sample": "refbench.records:Sample",
+    "Answer": "refbench.records:Answer",
+    "load_samples": "refbench.storage:load_samples",
+    "run": "refbench.runner:run",
+    "score": "refbench.scorer:score",
+    "Segmenter": "refbench.adapters.base:Segmenter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'refbench' has no attribute {name!r}")
+    value = load_attribute(_PLACES[name])
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from refbench import __version__
+from refbench.version import __version__
 from refbench.errors import DatasetError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import dataset_folder, file_sha256, objects_table, samples_table, write_json, write_table

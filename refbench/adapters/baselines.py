@@ -1,0 +1,138 @@
+"""Floors and a ruler: segmenters that need no weights.
+
+A model below `everything` or `center` has learnt nothing of the words. `noisy-oracle` sees the target and
+spoils it in a known way, which shows what each metric feels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from refbench.errors import AdapterError
+from refbench.mask import Mask
+from refbench.records import Sample
+from refbench.storage import load_objects
+
+
+class Nothing:
+    """Answers every expression with an empty mask."""
+
+    name = "nothing"
+    needs_images = False
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+        return [Mask.empty(s.height, s.width) for s in samples]
+
+
+class Everything:
+    """Answers every expression with the whole image."""
+
+    name = "everything"
+    needs_images = False
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+        return [Mask.full(s.height, s.width) for s in samples]
+
+
+class Center:
+    """Answers every expression with a centred rectangle of half the image's height and width."""
+
+    name = "center"
+    needs_images = False
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+        return [self._rectangle(s.height, s.width) for s in samples]
+
+    def _rectangle(self, height: int, width: int) -> Mask:
+        pixels = np.zeros((height, width), dtype=bool)
+        pixels[height // 4 : height - height // 4, width // 4 : width - width // 4] = True
+        return Mask.from_array(pixels)
+
+
+class NoisyOracle:
+    """The target, spoilt on purpose.
+
+    Args:
+        dilate: grow the mask by this many px (Euclidean); negative erodes.
+        shift: move it by this many px in a direction drawn for each sample; what leaves the image is lost.
+        swap: share of samples, in 0..1, answered with another object of the image, if there is one.
+        seed: of the drawn directions and swaps; the draw depends on seed and sample alone, not on the order.
+    """
+
+    name = "noisy-oracle"
+    needs_images = False
+
+    def __init__(self, dilate: int = 0, shift: int = 0, swap: float = 0.0, seed: int = 0) -> None:
+        if not 0 <= swap <= 1:
+            raise AdapterError(f"swap is a share of samples in 0..1, not {swap}")
+        if shift < 0:
+            raise AdapterError(f"shift is a distance in px, not {shift}")
+        self.dilate = dilate
+        self.shift = shift
+        self.swap = swap
+        self.seed = seed
+        self._others: dict[str, dict[str, list[tuple[str, Mask]]]] = {}
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+        return [self._spoil(s) for s in samples]
+
+    def _spoil(self, sample: Sample) -> Mask:
+        text = f"{self.seed}/{sample.sample_id}".encode()
+        random = np.random.default_rng(list(hashlib.sha256(text).digest()))
+        swapped, angle, pick = random.random() < self.swap, random.uniform(0, 2 * np.pi), random.random()
+        mask = sample.target
+        if swapped:
+            others = self._other_masks(sample)
+            mask = others[int(pick * len(others))] if others else mask
+        if not self.dilate and not self.shift:
+            return mask
+        pixels = mask.to_array()
+        if self.shift:
+            pixels = _moved(pixels, round(self.shift * np.sin(angle)), round(self.shift * np.cos(angle)))
+        return Mask.from_array(_dilated(pixels, self.dilate) if self.dilate else pixels)
+
+    def _other_masks(self, sample: Sample) -> list[Mask]:
+        dataset = sample.sample_id.partition("/")[0]
+        if dataset not in self._others:
+            by_image: dict[str, list[tuple[str, Mask]]] = {}
+            for o in load_objects(dataset):
+                if not o.crowd:
+                    by_image.setdefault(o.image_id, []).append((o.ann_id, o.mask))
+            self._others[dataset] = by_image
+        found = self._others[dataset].get(sample.image_id, [])
+        return [mask for ann_id, mask in found if ann_id not in sample.ann_ids]
+
+
+def _dilated(pixels: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
+    """Grown (or, below zero, eroded) by a Euclidean distance; outside the image is background."""
+    if not pixels.any():
+        return pixels
+    rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    margin = max(by_px, 0) + 1
+    window = (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )
+    out = np.zeros_like(pixels)
+    if by_px > 0:
+        out[window] = distance_transform_edt(~pixels[window]) <= by_px
+    else:
+        # Padding makes the border of the image an outline, as it is for the Boundary IoU band.
+        out[window] = distance_transform_edt(np.pad(pixels[window], 1))[1:-1, 1:-1] > -by_px
+    return out
+
+
+def _moved(pixels: NDArray[np.bool_], down: int, right: int) -> NDArray[np.bool_]:
+    height, width = pixels.shape
+    out = np.zeros_like(pixels)
+    if abs(down) < height and abs(right) < width:
+        out[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = pixels[
+            max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+        ]
+    return out

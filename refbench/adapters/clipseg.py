@@ -1,0 +1,77 @@
+"""`clipseg`: CLIPSeg (Lüddecke & Ecker, CVPR 2022) through transformers, from a local folder or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+from refbench.errors import AdapterError
+from refbench.records import Answer
+from refbench.storage import file_sha256
+
+
+class ClipSeg:
+    """One forward pass a batch; heat maps are resized to the image, then thresholded.
+
+    Args:
+        model: a folder written by `save_pretrained`, or a hub id such as CIDAS/clipseg-rd64-refined.
+        device: e.g. cpu or cuda:0; on CUDA the network computes in half precision.
+        threshold: on the sigmoid, in 0..1; the paper's 0.5 by default.
+        revision: commit of the hub repository; pin it for results that are to be repeated.
+    """
+
+    name = "clipseg"
+    batch_size = 16
+
+    def __init__(self, model: str, device: str = "cpu", threshold: float = 0.5, revision: str = "main") -> None:
+        self.device = torch.device(device)
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.threshold = threshold
+        self.processor: Any = CLIPSegProcessor.from_pretrained(model, revision=revision)
+        loaded: Any = CLIPSegForImageSegmentation.from_pretrained(
+            model, revision=revision, dtype=self.dtype, output_loading_info=True
+        )
+        network, info = loaded
+        # A checkpoint of another architecture loads "fine", with random weights where keys do not match.
+        wrong = sorted(info.get("missing_keys") or []) + sorted(info.get("mismatched_keys") or [])
+        if wrong:
+            raise AdapterError(f"{model} lacks {len(wrong)} weights of CLIPSeg, e.g. {wrong[0]}; they would be random")
+        self.network: Any = network.eval().to(self.device)
+        self.text_limit = int(self.network.config.text_config.max_position_embeddings)
+        self.weights_sha256 = _weights_hash(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
+        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        # An empty text has no token to pool; CLIPSeg was trained with this one for "anything".
+        texts = [e.strip() or "a photo" for e in expressions]
+        tokens = self.processor.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.text_limit, return_tensors="pt"
+        )
+        output = self.network(
+            pixel_values=pixels.to(self.device, self.dtype),
+            input_ids=tokens["input_ids"].to(self.device),
+            attention_mask=tokens["attention_mask"].to(self.device),
+        )
+        logits = output.logits.float()
+        # A single picture comes back without its batch axis.
+        logits = logits.reshape(len(texts), *logits.shape[-2:])
+        return [self._answer(one, image) for one, image in zip(logits, images, strict=True)]
+
+    def _answer(self, logits: torch.Tensor, image: Image.Image) -> Answer:
+        heat = F.interpolate(
+            logits[None, None], size=(image.height, image.width), mode="bilinear", align_corners=False
+        )[0, 0].sigmoid()
+        return Answer(heat > self.threshold, score=float(heat.max()))
+
+
+def _weights_hash(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return hashlib.sha256("".join(file_sha256(f) for f in files).encode()).hexdigest()

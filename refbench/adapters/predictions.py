@@ -1,0 +1,59 @@
+"""`predictions`: plays a predictions file back, so that results made elsewhere get a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench.errors import MaskError, PredictionError
+from refbench.interchange import Claim, SampleIndex, read_claims
+from refbench.mask import Mask
+from refbench.records import Answer, Sample
+from refbench.storage import file_sha256, parse_address, read_table, split_path
+
+
+class Predictions:
+    """Answers from a file in any interchange format.
+
+    Args:
+        file: JSON lines, COCO results JSON, NPZ, or a folder of PNG masks.
+    """
+
+    name = "predictions"
+    needs_images = False
+
+    def __init__(self, file: Path) -> None:
+        if not file.exists():
+            raise PredictionError(f"{file} does not exist")
+        self.file = file
+        self.weights_sha256 = file_sha256(file) if file.is_file() else ""
+        self._claims: dict[str, dict[str, tuple[str, Claim]]] = {}
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Answer]:
+        return [self._answer(s) for s in samples]
+
+    def _answer(self, sample: Sample) -> Answer:
+        address = "/".join(sample.sample_id.split("/")[:2])
+        if address not in self._claims:
+            self._claims[address] = self._read(address)
+        found = self._claims[address].get(sample.sample_id)
+        if found is None:
+            raise PredictionError(f"{self.file} says nothing about {sample.sample_id}")
+        where, claim = found
+        try:
+            mask = Mask(sample.height, sample.width, claim.counts)
+            instances = [(Mask(sample.height, sample.width, c), s) for c, s in claim.instances]
+        except MaskError as error:
+            raise PredictionError(f"{where}: {error}") from None
+        return Answer(mask, claim.no_target, claim.score, instances)
+
+    def _read(self, address: str) -> dict[str, tuple[str, Claim]]:
+        parse_address(address)
+        table = read_table(split_path(address), ["sample_id", "height", "width"])
+        sample_ids = table["sample_id"].to_pylist()
+        sizes = np.asarray(table["height"]), np.asarray(table["width"])
+        index = SampleIndex(sample_ids, *sizes)
+        return {sample_ids[row]: (where, claim) for where, row, claim in read_claims(self.file, index)}

@@ -1,0 +1,1 @@
+"""Scoring rules: from integer counts a sample to metrics of a split."""

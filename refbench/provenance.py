@@ -1,0 +1,52 @@
+"""What a result depends on besides data and model: code, packages, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "pyarrow", "pycocotools", "numba", "Pillow", "torch", "transformers", "safetensors")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can move a number; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and whether files differ from it; empty outside a checkout or without git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "modified": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+    )
+    return done.stdout.strip()
+
+
+def device_name(device: str) -> str:
+    """The processor, in words; for a CUDA device the adapter's own torch tells more."""
+    if device.startswith("cuda"):
+        return f"{device} ({os.environ.get('CUDA_VISIBLE_DEVICES', 'all visible devices')})"
+    cores = os.cpu_count() or 1
+    return f"{platform.machine()} CPU, {cores} cores"
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

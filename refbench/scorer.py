@@ -1,0 +1,248 @@
+"""Scores a run or a predictions file: one pass over the masks to integers, then folds over the integers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refbench.version import __version__
+from refbench.errors import MaskError, PredictionError, RunError
+from refbench.interchange import Claim, SampleIndex, read_claims
+from refbench.kernels import COLUMNS
+from refbench.mask import Mask, check_code, count_codes
+from refbench.plugins import load
+from refbench.protocols.base import Protocol, ScoreTable, summarise
+from refbench.records import Summary
+from refbench.runner import read_run, shard_paths
+from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
+
+BATCH_PAIRS = 4096
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scored:
+    """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written)."""
+
+    address: str
+    fingerprint: str
+    scores: ScoreTable
+    summaries: dict[str, Summary]
+    folder: Path | None
+
+
+def score(
+    source: Path | str,
+    dataset: str | None = None,
+    *,
+    protocols: Sequence[str] = ("refbench",),
+    out: Path | None = None,
+    progress: Report = lambda task, done, total: None,
+) -> Scored:
+    """Score a run folder, or a predictions file against a split.
+
+    Args:
+        source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
+        dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
+        protocols: names from `refbench list protocols`.
+        out: where scores.parquet and summary.json go; a run folder by default keeps them itself.
+
+    Raises:
+        PredictionError: the predictions do not fit the split; names file, entry and cure.
+        RunError: the run is unfinished, or was made on another version of the dataset.
+        DatasetError: the split is not built.
+    """
+    source = Path(source)
+    rules: list[Protocol] = [load("protocols", name) for name in protocols]
+    is_run = (source / "run.json").is_file()
+    if is_run:
+        info = read_run(source)
+        address = f"{info['dataset']}/{info['split']}"
+        if dataset is not None and dataset != address:
+            raise RunError(f"{source} is a run on {address}, not on {dataset}")
+        _check_run(source, info, address)
+        limit = info.get("limit")
+    elif dataset is None:
+        raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
+    else:
+        address, limit = dataset, None
+    targets = _Targets(address, limit)
+    claims = _claims_of_run(source, targets.index) if is_run else read_claims(source, targets.index)
+    scores = _count(claims, targets, progress)
+    summaries = {rule.name: summarise(rule, scores) for rule in rules}
+    folder = out or (source if is_run else None)
+    fingerprint = split_fingerprint(address)
+    if folder is not None:
+        write_table(folder / "scores.parquet", scores_to_table(scores))
+        first = next(iter(summaries.values()))
+        summary = summary_json(first, address, fingerprint)
+        if len(summaries) > 1:
+            summary["protocols"] = {n: summary_json(s, address, fingerprint) for n, s in summaries.items()}
+        write_json(folder / "summary.json", summary)
+    return Scored(address, fingerprint, scores, summaries, folder)
+
+
+def summary_json(summary: Summary, address: str, fingerprint: str) -> dict[str, Any]:
+    """The content of summary.json."""
+    return {
+        "protocol": summary.protocol,
+        "dataset": address,
+        "fingerprint": fingerprint,
+        "refbench_version": __version__,
+        "samples": summary.samples,
+        "failures": summary.failures,
+        "metrics": {name: dataclasses.asdict(estimate) for name, estimate in summary.metrics.items()},
+    }
+
+
+def scores_to_table(scores: ScoreTable) -> pa.Table:
+    return pa.table({f.name: getattr(scores, f.name) for f in dataclasses.fields(ScoreTable)})
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """Read scores.parquet back."""
+    table = read_table(path)
+    columns = {f.name: table[f.name] for f in dataclasses.fields(ScoreTable)}
+    arrays = {
+        name: column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
+        for name, column in columns.items()
+    }
+    return ScoreTable(**arrays)
+
+
+class _Targets:
+    """The columns of a split that scoring needs; masks stay Arrow text until their batch comes."""
+
+    def __init__(self, address: str, limit: int | None) -> None:
+        self.path = split_path(address)
+        names = ["sample_id", "image_id", "height", "width", "target_counts", "no_target"]
+        table = read_table(self.path, names).slice(0, limit).combine_chunks()
+        self.sample_id = table["sample_id"]
+        self.image_id = table["image_id"].to_pylist()
+        self.heights = table["height"].to_numpy().astype(np.int64)
+        self.widths = table["width"].to_numpy().astype(np.int64)
+        self.no_target = table["no_target"].to_numpy()
+        self.counts = table["target_counts"]
+        self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
+
+    def codes(self, rows: Sequence[int]) -> list[bytes]:
+        return [text.encode("ascii") for text in self.counts.take(pa.array(rows)).to_pylist()]
+
+
+def _check_run(folder: Path, info: dict[str, Any], address: str) -> None:
+    now = split_fingerprint(address)
+    if info["fingerprint"] != now:
+        raise RunError(
+            f"{folder} was made on another version of {address} (fingerprint {str(info['fingerprint'])[:12]}..., "
+            f"built now: {now[:12]}...); build that version again, or run the model on this one"
+        )
+    if not info.get("finished"):
+        raise RunError(f"{folder} is not finished; run the same `refbench run` command again to complete it")
+
+
+def _claims_of_run(folder: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    for path in shard_paths(folder):
+        try:
+            with pq.ParquetFile(path) as file:
+                columns = ["sample_id", "height", "width", "counts", "no_target", "error"]
+                for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=columns):
+                    yield from _claims_of_batch(path, batch, index)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
+
+
+def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    columns = (batch.column(name).to_pylist() for name in ("sample_id", "height", "width", "counts", "no_target", "error"))
+    for sample_id, height, width, counts, no_target, error in zip(*columns, strict=True):
+        where = f"{path} sample {sample_id}"
+        row = index.row(where, sample_id)
+        index.check_size(where, row, height, width)
+        yield where, row, Claim(counts.encode("ascii"), None, no_target, (), error or "")
+
+
+def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress: Report) -> ScoreTable:
+    n = len(targets.heights)
+    counts = np.zeros((n, len(COLUMNS)), np.int64)
+    failed = np.ones(n, bool)
+    flags = np.full(n, -1, np.int8)
+    batch: list[tuple[str, int, Claim]] = []
+    done = 0
+    for item in claims:
+        batch.append(item)
+        if len(batch) == BATCH_PAIRS:
+            _count_batch(batch, targets, counts, failed, flags)
+            done += len(batch)
+            progress("scoring", done, n)
+            batch.clear()
+    _count_batch(batch, targets, counts, failed, flags)
+    missing = np.flatnonzero(flags == -1)
+    for first in range(0, len(missing), BATCH_PAIRS):
+        # A missing sample is a failure with an empty mask: its target still counts in the union.
+        rows = missing[first : first + BATCH_PAIRS].tolist()
+        empty = [
+            ("missing", row, Claim(_empty_code(targets, row), error="missing from the predictions")) for row in rows
+        ]
+        _count_batch(empty, targets, counts, failed, flags)
+    progress("scoring", n, n)
+    empty_mask = counts[:, COLUMNS.index("prediction_area")] == 0
+    predicted_no_target = np.where(flags == 2, empty_mask, flags == 1) & ~failed
+    return ScoreTable(
+        sample_id=targets.sample_id,
+        image_id=targets.image_id,
+        failed=failed,
+        no_target=targets.no_target,
+        predicted_no_target=predicted_no_target,
+        **{name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(COLUMNS)},
+    )
+
+
+def _empty_code(targets: _Targets, row: int) -> bytes:
+    return Mask.empty(int(targets.heights[row]), int(targets.widths[row])).counts
+
+
+def _count_batch(
+    batch: list[tuple[str, int, Claim]],
+    targets: _Targets,
+    counts: np.ndarray,
+    failed: np.ndarray,
+    flags: np.ndarray,
+) -> None:
+    """Count one batch into the rows of `counts`. Flags: 0 and 1 as predicted, 2 if the mask has to tell."""
+    if not batch:
+        return
+    rows = [row for _, row, _ in batch]
+    codes = [claim.counts for _, _, claim in batch]
+    heights, widths = targets.heights[rows], targets.widths[rows]
+    try:
+        counts[rows] = count_codes(codes, targets.codes(rows), heights, widths)
+    except MaskError as error:
+        _name_broken_code(batch, heights, widths)
+        raise MaskError(f"{targets.path}: {error}; build the dataset again") from None
+    for _, row, claim in batch:
+        for code, _ in claim.instances:
+            _check_instance(batch, code, int(targets.heights[row]), int(targets.widths[row]))
+        failed[row] = bool(claim.error)
+        flags[row] = 2 if claim.no_target is None else int(claim.no_target)
+
+
+def _name_broken_code(batch: list[tuple[str, int, Claim]], heights: np.ndarray, widths: np.ndarray) -> None:
+    for (where, _, claim), height, width in zip(batch, heights.tolist(), widths.tolist(), strict=True):
+        try:
+            check_code(claim.counts, height, width)
+        except MaskError as error:
+            raise PredictionError(f"{where}: {error}; encode masks with pycocotools or refbench.Mask") from None
+
+
+def _check_instance(batch: list[tuple[str, int, Claim]], code: bytes, height: int, width: int) -> None:
+    try:
+        check_code(code, height, width)
+    except MaskError as error:
+        places = [where for where, _, claim in batch if any(c == code for c, _ in claim.instances)]
+        raise PredictionError(f"{places[0]}: an instance: {error}") from None

@@ -1,0 +1,1 @@
+"""Statistics of metrics that are ratios of sums over samples."""
