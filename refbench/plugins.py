@@ -6,6 +6,7 @@ The only place, with the command line's verb table, where names become imports a
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -85,6 +86,19 @@ def load_attribute(place: str) -> Any:
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
         raise
     return getattr(module, attribute)
+
+
+def summary_of(place: str) -> str:
+    """First line of the docstring behind "module:attribute", read without importing the module."""
+    module_name, _, attribute = place.partition(":")
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:

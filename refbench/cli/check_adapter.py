@@ -1,0 +1,39 @@
+"""`refbench check-adapter`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from refbench import contract
+from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table
+from refbench.plugins import load_adapter
+
+
+@click.command(name="check-adapter")
+@click.argument("adapter")
+@click.option("--device", default="cpu", show_default=True, help="Where the model computes.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the adapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check_adapter(ctx: click.Context, adapter: str, device: str, options: tuple[str, ...], as_json: bool) -> None:
+    """Test an adapter against the contract.
+
+    Shape, dtype, order, determinism, independence of the batch, odd pictures and expressions. Exit code 1
+    if anything fails.
+
+    \b
+    Example:
+      refbench check-adapter tiny
+      refbench check-adapter my_model.py:MySegmenter --device cuda:0
+    """
+    segmenter = load_adapter(adapter, parse_options(options), device=device)
+    with ConsoleProgress() as progress:
+        checks = contract.check_adapter(segmenter, progress)
+    failed = [c for c in checks if c.verdict == contract.FAILED]
+    if as_json:
+        print_json({"adapter": adapter, "passed": not failed, "checks": [dataclasses.asdict(c) for c in checks]})
+    else:
+        print_table(adapter, ["check", "verdict", "detail"], [[c.name, c.verdict, c.detail] for c in checks])
+    ctx.exit(1 if failed else 0)

@@ -1,0 +1,56 @@
+"""`refbench demo`."""
+
+from __future__ import annotations
+
+import click
+
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.demo import DemoRun, run_demo
+from refbench.leaderboard import format_interval, ranked
+
+SHOWN = {
+    "cumulative_iou": "cIoU",
+    "mean_iou": "mIoU",
+    "precision_at_0.5": "P@0.5",
+    "mean_boundary_iou": "boundary IoU",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def demo(as_json: bool) -> None:
+    """Everything once, without a download: build, run, score, rank, page.
+
+    Renders `scenes`, copies `snapshots`, runs the floors, a ruler and the network `tiny`, and ranks them.
+    Done before, it only reads what is there.
+
+    \b
+    Example:
+      refbench demo
+    """
+    with ConsoleProgress() as progress:
+        result = run_demo(progress, remark)
+    if as_json:
+        print_json(_as_json(result))
+        return
+    for address, rows in result.rows.items():
+        lines = [
+            [r.adapter, *(format_interval(r.metrics[m]) for m in SHOWN), str(r.samples), str(r.failures)]
+            for r in ranked(rows)
+        ]
+        title = f"{address}: % [95 % interval by image], protocol refbench"
+        print_table(title, ["system", *SHOWN.values(), "samples", "failures"], lines)
+        click.echo()
+    remark(f"tables: {result.tables}\npage:   {result.page}\n{result.seconds:.0f} s")
+
+
+def _as_json(result: DemoRun) -> dict[str, object]:
+    return {
+        "seconds": round(result.seconds, 1),
+        "page": str(result.page),
+        "tables": str(result.tables),
+        "results": {
+            address: {r.adapter: {m: v[0] for m, v in r.metrics.items()} for r in ranked(rows)}
+            for address, rows in result.rows.items()
+        },
+    }

@@ -1,0 +1,51 @@
+"""`refbench leaderboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench.cli.output import print_json, remark
+from refbench.leaderboard import build_tables, read_published, read_rows
+from refbench.storage import project_data
+
+
+@click.group()
+def leaderboard() -> None:
+    """Build the leaderboard tables.
+
+    \b
+    Example:
+      refbench leaderboard build --out tables
+    """
+
+
+@leaderboard.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: leaderboards/tables]")
+@click.option(
+    "--runs",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with scored runs, repeatable.  [default: leaderboards/runs]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Write Markdown and CSV tables of scored runs beside published figures.
+
+    \b
+    Example:
+      refbench leaderboard build
+      refbench leaderboard build --runs ~/.refbench/runs --out tables
+    """
+    place = project_data("leaderboards")
+    rows = read_rows(folders or (place / "runs",))
+    published = read_published(place / "published")
+    files = build_tables(rows, published, out or place / "tables")
+    if as_json:
+        print_json({"runs": len(rows), "published": len(published), "files": [str(f) for f in files]})
+        return
+    remark(f"{len(rows)} scored runs, {len(published)} published figures")
+    for file in files:
+        click.echo(str(file))

@@ -1,0 +1,100 @@
+"""`refbench`: finds the verb in a table and imports only that, so that `refbench --help` starts at once."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from refbench.errors import RefbenchError, TooManyFailures
+from refbench.plugins import load_attribute
+from refbench.version import __version__
+
+DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+# The second lazy door: verb -> (where its command is, its help in one line).
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("refbench.cli.demo:demo", "Everything once, without a download: build, run, score, rank, page."),
+    "list": ("refbench.cli.list:list_", "List datasets, adapters or protocols."),
+    "build": ("refbench.cli.build:build", "Build a dataset from its original files, or render it."),
+    "run": ("refbench.cli.run:run", "Run an adapter over a split; the same command again resumes it."),
+    "score": ("refbench.cli.score:score", "Score a run folder or a predictions file."),
+    "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
+    "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
+    "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = load_attribute(VERBS[cmd_name][0])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="refbench")
+def refbench() -> None:
+    """Build datasets, run models and rank them in referring image segmentation.
+
+    \b
+    Example:
+      refbench build refcoco --annotations refer/data --images coco/train2014
+      refbench run tiny refcoco/val
+      refbench score ~/.refbench/runs/tiny/refcoco-val
+
+    Exit codes: 0 done, 1 a check that does not hold, 2 usage, 3 bad input, 4 too many failed samples.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; exits with one of the codes above."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = refbench.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what was finished is on disk", err=True)
+        return INTERRUPTED
+    except TooManyFailures as error:
+        click.echo(f"error: {error}", err=True)
+        return TOO_MANY_FAILURES
+    except RefbenchError as error:
+        click.echo(f"error: {error}", err=True)
+        return BAD_INPUT
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); that is no error of ours.
+        sys.stderr.close()
+        return DONE
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {name}{error.strerror or error}; check the path, its permissions and free space", err=True)
+        return BAD_INPUT
+    except Exception:
+        traceback.print_exc()
+        click.echo("this is a bug in refbench: please report it with the lines above", err=True)
+        return 70
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""How verbs talk: JSON or tables on stdout, progress and remarks on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: drawn in a terminal, tab-separated when piped."""
+    if not sys.stdout.isatty():
+        if title:
+            click.echo(f"# {title}")
+        for line in [columns, *rows]:
+            click.echo("\t".join(line))
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for k, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if k == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def remark(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """`-o key=value` as a dict; a usage error if there is no `=`."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{pair!r} is not key=value", param_hint="'-o'")
+        options[key] = value
+    return options
+
+
+class ConsoleProgress:
+    """Progress on stderr: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._said = 0.0
+
+    def __enter__(self) -> ConsoleProgress:
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(task, now)
+        rate = f"{done / (now - began):.1f}/s" if now > began else ""
+        if self._bar is not None:
+            if task not in self._tasks:
+                self._tasks[task] = self._bar.add_task(task, total=total, rate="")
+            self._bar.update(self._tasks[task], completed=done, total=total, rate=rate)
+        elif done == total or now - self._said > PLAIN_SECONDS:
+            self._said = now
+            click.echo(f"{task}: {done}/{total} {rate}".rstrip(), err=True)
+
+
+def estimate_cells(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [f"{metrics[n].value:.2f} [{metrics[n].low:.2f}, {metrics[n].high:.2f}]" for n in names]

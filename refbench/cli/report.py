@@ -1,0 +1,30 @@
+"""`refbench report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench.cli.output import print_json, remark
+from refbench.report import write_report
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
+def report(run: Path, as_json: bool) -> None:
+    """Write report.html of a run: metrics and overlays.
+
+    The run must be scored. The page stands alone: pictures are inside it.
+
+    \b
+    Example:
+      refbench report ~/.refbench/runs/tiny/scenes-test
+    """
+    path = write_report(run)
+    if as_json:
+        print_json({"report": str(path)})
+    else:
+        remark("open it in a browser:")
+        click.echo(str(path))

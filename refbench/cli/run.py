@@ -1,0 +1,81 @@
+"""`refbench run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from refbench import runner
+from refbench.cli.output import ConsoleProgress, parse_options, print_json, remark
+
+
+class BatchSize(click.ParamType):
+    name = "N|auto"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto":
+            return None
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is neither a positive number nor 'auto'", param, ctx)
+        return number
+
+
+@click.command()
+@click.argument("adapter")
+@click.argument("split", metavar="DATASET/SPLIT")
+@click.option("--device", default="cpu", show_default=True, help="Where the model computes, e.g. cuda:0.")
+@click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="Expressions a call.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N samples.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Allowed failures.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the adapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def run(
+    adapter: str,
+    split: str,
+    device: str,
+    batch_size: int | None,
+    limit: int | None,
+    out: Path | None,
+    max_failures: int,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run an adapter over a split; the same command again resumes it.
+
+    ADAPTER is a name (see `refbench list adapters`) or path/to/file.py:Class. A sample that fails is
+    counted and the run goes on; more than --max-failures end with exit code 4.
+
+    \b
+    Example:
+      refbench run tiny scenes/test
+      refbench run noisy-oracle refcoco/val -o dilate=3 -o swap=0.1
+      refbench run my_model.py:MySegmenter refcoco/testA --device cuda:0 --batch-size 16
+    """
+    with ConsoleProgress() as progress:
+        result = runner.run(
+            adapter,
+            split,
+            options=parse_options(options),
+            device=device,
+            batch_size=batch_size,
+            limit=limit,
+            out=out,
+            max_failures=max_failures,
+            arguments=sys.argv[1:],
+            progress=progress,
+            log=remark,
+        )
+    if as_json:
+        print_json({k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items()})
+    else:
+        resumed = f", {result.resumed} of them done before" if result.resumed else ""
+        remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
+        click.echo(str(result.folder))

@@ -1,0 +1,193 @@
+"""Pages to look at: a report of one run with overlays, and an index that ranks several."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.segmentation import find_boundaries
+
+from refbench.errors import DatasetError, RunError
+from refbench.images import load_image
+from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
+from refbench.protocols.exact import sample_boundary_iou, sample_iou
+from refbench.records import Prediction, Sample
+from refbench.runner import read_run, shard_paths
+from refbench.scorer import read_scores
+from refbench.storage import atomic_file, load_samples, predictions_from_table, read_json, read_table
+from refbench.version import __version__
+
+SHOWN_PER_GROUP = 12
+THUMBNAIL_PX = 360
+TARGET_RGB, PREDICTION_RGB = (0, 190, 90), (255, 40, 120)
+
+_PAGES = Environment(
+    loader=PackageLoader("refbench", "web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a scored run folder; returns its path.
+
+    Raises:
+        RunError: the folder is no scored run.
+    """
+    info = read_run(folder)
+    if not (folder / "scores.parquet").is_file():
+        raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
+    summary = read_json(folder / "summary.json", RunError)
+    scores = read_scores(folder / "scores.parquet")
+    samples = load_samples(f"{info['dataset']}/{info['split']}")[: len(scores.failed)]
+    iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
+    groups = _choose(iou, scores.no_target, scores.failed)
+    chosen = {samples[row].sample_id for rows in groups.values() for row in rows}
+    predictions = _read_predictions(folder, chosen)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for title, rows in groups.items():
+        figures[title] = [
+            {
+                "picture": _overlay(samples[row], predictions.get(samples[row].sample_id)),
+                "expression": samples[row].expression,
+                "sample_id": samples[row].sample_id,
+                "iou": f"{100 * iou[row]:.1f}",
+                "boundary_iou": f"{100 * boundary_iou[row]:.1f}",
+                "error": getattr(predictions.get(samples[row].sample_id), "error", "") or "",
+            }
+            for row in rows
+        ]
+    page = _PAGES.get_template("report.html.j2").render(
+        info=info,
+        summary=summary,
+        metrics=[
+            (SHORT_NAMES.get(name, name), f"{m['value']:.2f}", f"{m['low']:.2f}", f"{m['high']:.2f}")
+            for name, m in summary["metrics"].items()
+        ],
+        histogram=_histogram(iou, boundary_iou),
+        by_tag=_by_tag(samples, iou),
+        figures=figures,
+        version=__version__,
+    )
+    return _write(folder / "report.html", page)
+
+
+def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
+    """Write a page that ranks runs a split, with links to their reports."""
+    tables = {
+        address: [
+            {
+                "system": row.adapter,
+                "cells": [format_interval(row.metrics[m]) if m in row.metrics else "" for m in SHORT_NAMES],
+                "samples": row.samples,
+                "failures": row.failures,
+                "report": os.path.relpath(row.folder / "report.html", path.parent),
+            }
+            for row in ranked(group)
+        ]
+        for address, group in rows.items()
+    }
+    page = _PAGES.get_template("index.html.j2").render(
+        tables=tables, metrics=list(SHORT_NAMES.values()), version=__version__
+    )
+    return _write(path, page)
+
+
+def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, list[int]]:
+    """Rows to look at: failures, the worst, the middle and the best with a target, and those without."""
+    order = np.argsort(iou, kind="stable")
+    with_target = [int(k) for k in order if not no_target[k] and not failed[k]]
+    middle = len(with_target) // 2
+    groups = {
+        "Failed": [int(k) for k in np.flatnonzero(failed)][:SHOWN_PER_GROUP],
+        "Worst": with_target[:SHOWN_PER_GROUP],
+        "Middle": with_target[SHOWN_PER_GROUP:][
+            max(0, middle - SHOWN_PER_GROUP - SHOWN_PER_GROUP // 2) : middle - SHOWN_PER_GROUP // 2
+        ],
+        "Best": with_target[SHOWN_PER_GROUP:][-SHOWN_PER_GROUP:][::-1],
+        "Nothing to find, but something answered": [
+            int(k) for k in order if no_target[k] and not failed[k] and iou[k] < 1
+        ][:SHOWN_PER_GROUP],
+    }
+    return {title: rows for title, rows in groups.items() if rows}
+
+
+def _read_predictions(folder: Path, wanted: set[str]) -> dict[str, Prediction]:
+    found = {}
+    for path in shard_paths(folder):
+        table = read_table(path)
+        keep = [sample_id in wanted for sample_id in table["sample_id"].to_pylist()]
+        for prediction in predictions_from_table(table.filter(keep)):
+            found[prediction.sample_id] = prediction
+    return found
+
+
+def _overlay(sample: Sample, prediction: Prediction | None) -> str:
+    """A data URI: the picture, the target outlined green, the prediction filled and outlined pink."""
+    try:
+        picture = np.asarray(load_image(sample.image_path, sample.height, sample.width)) if sample.image_path else None
+    except DatasetError:
+        picture = None
+    if picture is None:
+        picture = np.full((sample.height, sample.width, 3), 200, np.uint8)
+    scale = THUMBNAIL_PX / max(sample.height, sample.width)
+    size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
+    canvas = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)).astype(np.float64)
+    if prediction is not None:
+        pixels = _resized(prediction.mask.to_array(), size)
+        canvas[pixels] = 0.55 * canvas[pixels] + 0.45 * np.array(PREDICTION_RGB)
+        canvas[find_boundaries(pixels, mode="inner")] = PREDICTION_RGB
+    canvas[find_boundaries(_resized(sample.target.to_array(), size), mode="thick")] = TARGET_RGB
+    return _data_uri(Image.fromarray(canvas.astype(np.uint8)), "JPEG")
+
+
+def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+    return np.asarray(shares) > 127
+
+
+def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> str:
+    figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+    bins = np.linspace(0, 1, 21)
+    axes.hist(iou, bins=bins, color="#3566c0", label="IoU")
+    axes.hist(boundary_iou, bins=bins, histtype="step", color="#d6336c", linewidth=1.6, label="boundary IoU")
+    axes.set(xlabel="of a sample", ylabel="samples", xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _by_tag(samples: Sequence[Sample], iou: NDArray[np.float64]) -> list[tuple[str, int, str]]:
+    """(tag, samples, mean IoU in percent), worst first."""
+    values: dict[str, list[float]] = {}
+    for sample, value in zip(samples, iou, strict=True):
+        for tag in sample.tags:
+            values.setdefault(tag, []).append(float(value))
+    means = sorted((100 * sum(v) / len(v), tag, len(v)) for tag, v in values.items())
+    return [(tag, count, f"{mean:.1f}") for mean, tag, count in means]
+
+
+def _data_uri(image: Image.Image, kind: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=82)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
