@@ -14,6 +14,7 @@ from refbench.adapters.base import ask
 from refbench.errors import AdapterError
 from refbench.images import EXIF_ORIENTATION, to_rgb
 from refbench.mask import Mask
+from refbench.progress import Progress, silent
 from refbench.records import Prediction, Sample
 
 OK, NOTE, FAILED = "ok", "note", "failed"
@@ -31,7 +32,7 @@ class Check:
     detail: str
 
 
-def check_adapter(adapter: Any, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[Check]:
+def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
     """Run every test; a test that raises is a failed one.
 
     The adapter is asked about made-up pictures. One that offers `segment_samples` gets samples without a
@@ -52,7 +53,7 @@ def check_adapter(adapter: Any, progress: Callable[[str, int, int], None] = lamb
     for number, (name, test) in enumerate(tests):
         try:
             verdict, detail = test(adapter)
-        except Exception as error:  # whatever an adapter raises is the finding
+        except Exception as error:  # noqa: BLE001 (whatever an adapter raises is the finding)
             text = str(error) if isinstance(error, AdapterError) else f"raises {type(error).__name__}: {error}"
             verdict, detail = FAILED, text[:300]
         results.append(Check(name, verdict, detail))

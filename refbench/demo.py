@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refbench.builders.base import Progress, Sources, build_dataset
+from refbench.builders.base import Sources, build_dataset
 from refbench.leaderboard import Row, build_tables, read_published, read_rows
 from refbench.plugins import load
+from refbench.progress import Progress
 from refbench.report import write_index, write_report
 from refbench.runner import default_folder, run
 from refbench.scorer import score
@@ -44,13 +45,17 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
     folders: dict[str, list[Path]] = {}
     for address in SPLITS:
         for adapter, options in SEGMENTERS:
-            folder = default_folder(adapter, options, *address.split("/"), None)
+            folder = default_folder(adapter, options, address)
             folders.setdefault(address, []).append(folder)
             run(adapter, address, options=options, out=folder, progress=progress, log=log)
             score(folder)
             write_report(folder)
     rows = {address: read_rows(places) for address, places in folders.items()}
     tables = home() / "demo"
-    build_tables([r for group in rows.values() for r in group], read_published(project_data("leaderboards") / "published"), tables)
+    build_tables(
+        [r for group in rows.values() for r in group],
+        read_published(project_data("leaderboards") / "published"),
+        tables,
+    )
     page = write_index(rows, tables / "index.html")
     return DemoRun(rows, tables, page, time.monotonic() - began)

@@ -102,9 +102,7 @@ def json_line(prediction: Prediction) -> str:
     if prediction.no_target is not None:
         line["no_target"] = prediction.no_target
     if prediction.instances:
-        line["instances"] = [
-            {"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in prediction.instances
-        ]
+        line["instances"] = [{"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in prediction.instances]
     return json.dumps(line, separators=(",", ":"))
 
 

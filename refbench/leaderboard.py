@@ -7,7 +7,7 @@ their paper: they are listed as printed, a column a metric, with source and evid
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,19 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
         for row in rows
         for metric, (value, low, high) in row.metrics.items()
     ]
-    columns = "dataset split fingerprint system protocol metric value low high samples failures".split()
+    columns = [
+        "dataset",
+        "split",
+        "fingerprint",
+        "system",
+        "protocol",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "samples",
+        "failures",
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -149,7 +161,7 @@ def read_published(folder: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _published_problem(row: dict[str, Any]) -> str:
+def _published_problem(row: Mapping[Any, Any]) -> str:
     try:
         float(row["value"])
     except ValueError:
@@ -211,7 +223,9 @@ def published_markdown(figures: pd.DataFrame) -> str:
         cells = []
         for metric in metrics:
             found = group[group["metric_id"] == metric]
-            cells.append("; ".join(f"{v} ({p})" for v, p in zip(found["value"], found["metric_as_printed"], strict=True)))
+            cells.append(
+                "; ".join(f"{v} ({p})" for v, p in zip(found["value"], found["metric_as_printed"], strict=True))
+            )
         notes = "; ".join(dict.fromkeys(n for n in group["note"] if n))
         lines.append([system, variant, *cells, evidence, source, notes])
     head = "Published, as printed (the rules behind equal names differ; no ranking across papers):\n\n"

@@ -159,7 +159,7 @@ def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_
 
 def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> str:
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
-    bins = np.linspace(0, 1, 21)
+    bins = [k / 20 for k in range(21)]
     axes.hist(iou, bins=bins, color="#3566c0", label="IoU")
     axes.hist(boundary_iou, bins=bins, histtype="step", color="#d6336c", linewidth=1.6, label="boundary IoU")
     axes.set(xlabel="of a sample", ylabel="samples", xlim=(0, 1))

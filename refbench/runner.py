@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from refbench.version import __version__
 from refbench.adapters.base import DEFAULT_BATCH_SIZE, ask
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunError, TooManyFailures
 from refbench.images import load_image
 from refbench.mask import Mask, available_cores
 from refbench.plugins import load_adapter
+from refbench.progress import Progress, silent
 from refbench.provenance import device_name, git_state, now, package_versions
 from refbench.records import Prediction, RunInfo, Sample
 from refbench.storage import (
@@ -37,12 +37,15 @@ from refbench.storage import (
     write_json,
     write_table,
 )
+from refbench.version import __version__
 
 SHARD_SAMPLES = 256
 IMAGES_AHEAD = 24
 CLOSE_SECONDS = 10.0
 
-Report = Callable[[str, int, int], None]
+
+def _say_nothing(message: str) -> None:
+    """The default log."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ def run(
     out: Path | None = None,
     max_failures: int = 0,
     arguments: Sequence[str] = (),
-    progress: Report = lambda task, done, total: None,
-    log: Callable[[str], None] = lambda message: None,
+    progress: Progress = silent,
+    log: Callable[[str], None] = _say_nothing,
 ) -> RunResult:
     """Run an adapter over a split and write a run folder, or go on with one that was interrupted.
 
@@ -98,8 +101,8 @@ def run(
     needs_images = getattr(segmenter, "needs_images", True)
     if needs_images and not samples[0].image_path:
         raise DatasetError(f"{address} was built without images; run `refbench build {dataset} ... --images FOLDER`")
-    size = batch_size or getattr(segmenter, "batch_size", DEFAULT_BATCH_SIZE)
-    folder = out or default_folder(name, chosen, dataset, split, limit)
+    size = batch_size or int(getattr(segmenter, "batch_size", DEFAULT_BATCH_SIZE))
+    folder = out or default_folder(name, chosen, address, limit)
     info = RunInfo(
         adapter=name,
         adapter_options=chosen,
@@ -174,10 +177,11 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
     return shards
 
 
-def default_folder(name: str, options: Mapping[str, str], dataset: str, split: str, limit: int | None) -> Path:
+def default_folder(name: str, options: Mapping[str, str], address: str, limit: int | None = None) -> Path:
     """`$REFBENCH_HOME/runs/<adapter and options>/<dataset>-<split>`."""
     words = [name, *(f"{k}={v}" for k, v in sorted(options.items()))]
     safe = "".join(c if c.isalnum() or c in "-_.,=+" else "_" for c in ",".join(words))
+    dataset, split = parse_address(address)
     end = "" if limit is None else f"-first{limit}"
     return home() / "runs" / (safe.lstrip(".")[:120] or "adapter") / f"{dataset}-{split}{end}"
 
@@ -285,7 +289,7 @@ class _ShardWorker:
         """Ask for a batch; halve it when memory runs out, take it apart when a sample breaks it."""
         try:
             return ask(self.adapter, [s for s, _ in batch], [p for _, p in batch])
-        except Exception as error:  # an adapter may raise anything; it becomes a counted failure
+        except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
             if len(batch) == 1:
                 return [_failed(batch[0][0], error)]
             if _is_out_of_memory(error):
@@ -325,7 +329,7 @@ def _close(adapter: Any, log: Callable[[str], None]) -> None:
     def attempt() -> None:
         try:
             close()
-        except Exception as error:  # somebody else's clean-up; the run is done
+        except Exception as error:  # noqa: BLE001 (somebody else's clean-up; the run is done)
             log(f"the adapter failed to close: {type(error).__name__}: {error}")
 
     thread = threading.Thread(target=attempt, daemon=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refbench.version import __version__
 from refbench.errors import MaskError, PredictionError, RunError
 from refbench.interchange import Claim, SampleIndex, read_claims
 from refbench.kernels import COLUMNS
 from refbench.mask import Mask, check_code, count_codes
 from refbench.plugins import load
+from refbench.progress import Progress, silent
 from refbench.protocols.base import Protocol, ScoreTable, summarise
 from refbench.records import Summary
 from refbench.runner import read_run, shard_paths
 from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
+from refbench.version import __version__
 
 BATCH_PAIRS = 4096
-
-Report = Callable[[str, int, int], None]
+RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "error"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def score(
     *,
     protocols: Sequence[str] = ("refbench",),
     out: Path | None = None,
-    progress: Report = lambda task, done, total: None,
+    progress: Progress = silent,
 ) -> Scored:
     """Score a run folder, or a predictions file against a split.
 
@@ -151,15 +151,14 @@ def _claims_of_run(folder: Path, index: SampleIndex) -> Iterator[tuple[str, int,
     for path in shard_paths(folder):
         try:
             with pq.ParquetFile(path) as file:
-                columns = ["sample_id", "height", "width", "counts", "no_target", "error"]
-                for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=columns):
+                for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=RUN_COLUMNS):
                     yield from _claims_of_batch(path, batch, index)
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
 
 
 def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    columns = (batch.column(name).to_pylist() for name in ("sample_id", "height", "width", "counts", "no_target", "error"))
+    columns = (batch.column(name).to_pylist() for name in RUN_COLUMNS)
     for sample_id, height, width, counts, no_target, error in zip(*columns, strict=True):
         where = f"{path} sample {sample_id}"
         row = index.row(where, sample_id)
@@ -167,7 +166,7 @@ def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> I
         yield where, row, Claim(counts.encode("ascii"), None, no_target, (), error or "")
 
 
-def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress: Report) -> ScoreTable:
+def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress: Progress) -> ScoreTable:
     n = len(targets.heights)
     counts = np.zeros((n, len(COLUMNS)), np.int64)
     failed = np.ones(n, bool)

@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from refbench.version import __version__
 from refbench.errors import DatasetError
+from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import dataset_folder, file_sha256, objects_table, samples_table, write_json, write_table
-
-
-class Progress(Protocol):
-    """Told about long work: `progress("images", 3, 100)`."""
-
-    def __call__(self, task: str, done: int, total: int) -> None: ...
+from refbench.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,8 @@ class Source:
 class Built:
     """A dataset before it is written: samples by split, every annotated object, and where they came from.
 
-    `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd but could work with; nothing is dropped without one.
+    `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
+    but could work with; nothing is dropped without one.
     """
 
     builder: str

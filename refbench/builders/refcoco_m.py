@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refbench.builders.base import Built, Progress, Sources, source_of
+from refbench.builders.base import Built, Sources, source_of
 from refbench.errors import DatasetError, MaskError, summarise_problems
 from refbench.images import image_size
 from refbench.mask import Mask
+from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 
 VERSION = 1

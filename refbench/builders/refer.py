@@ -12,12 +12,13 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
-from refbench.builders.base import Built, Progress, Sources, source_of
+from refbench.builders.base import Built, Sources, source_of
 from refbench.errors import DatasetError, MaskError, summarise_problems
 from refbench.images import image_size
 from refbench.mask import Mask
+from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import read_json
 
@@ -26,6 +27,7 @@ LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr
 
 # COCO polygons end at the image border; a corner further out than this belongs to another image.
 OUTSIDE_TOLERANCE_PX = 2.0
+IMAGE_PLACES = ("", "train2014", "images/train2014", "images/mscoco/images/train2014")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ LAYOUTS = {
 }
 
 
+DATA_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
+    "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES "
+    "SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT "
+    "SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
+).split()
+
+
 class _PlainUnpickler(pickle._Unpickler):
     """Reads dicts, lists, tuples, text and numbers; has no code for anything that could call something.
 
@@ -53,14 +63,8 @@ class _PlainUnpickler(pickle._Unpickler):
     its memo is a dict, so a forged index cannot make it allocate gigabytes as the C one does.
     """
 
-    _DATA_OPCODES = (
-        "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
-        "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES "
-        "SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT "
-        "SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
-    ).split()
-    dispatch = {
-        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _DATA_OPCODES
+    dispatch: ClassVar = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in DATA_OPCODES
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -88,7 +92,7 @@ def read_plain_pickle(path: Path) -> Any:
             f"{path} is refused: the pickle holds more than plain data (opcode or memo entry {code!r}), "
             "so reading it could run code, or it is damaged; get the file from its original source"
         ) from None
-    except Exception as error:  # a damaged pickle can fail in any way; none of them may reach the user raw
+    except Exception as error:  # noqa: BLE001 (a damaged pickle can fail in any way)
         raise DatasetError(
             f"{path} is not a whole pickle of plain data ({type(error).__name__}: {error}); copy it again"
         ) from None
@@ -111,7 +115,12 @@ def find_image(folder: Path, file_name: str) -> Path | None:
     """`file_name` in `folder` or its usual subfolders; None if it is not there."""
     if Path(file_name).name != file_name:
         return None
-    for place in (folder, folder / "train2014", folder / "images" / "train2014", folder / "mscoco" / "images" / "train2014"):
+    for place in (
+        folder,
+        folder / "train2014",
+        folder / "images" / "train2014",
+        folder / "mscoco" / "images" / "train2014",
+    ):
         if (place / file_name).is_file():
             return place / file_name
     return None
@@ -213,7 +222,7 @@ class CocoInstances:
             raise MaskError("its segmentation is neither polygons nor a run-length code")
         if mask.area == 0:
             raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
-        name = self.category_names.get(row.get("category_id"), "")
+        name = self.category_names.get(row.get("category_id", -1), "")
         box = _box(row.get("bbox"), mask)
         crowd = bool(row.get("iscrowd", 0))
         return AnnotatedObject(str(ann_id), str(row["image_id"]), name, crowd, mask, polygons, box)
@@ -237,9 +246,7 @@ class CocoInstances:
 class _RefReader:
     """Turns rows of the refs file into samples; what is wrong with a row goes to `problems`."""
 
-    def __init__(
-        self, dataset: str, path: Path, coco: CocoInstances, images: Path | None, problems: list[str]
-    ) -> None:
+    def __init__(self, dataset: str, path: Path, coco: CocoInstances, images: Path | None, problems: list[str]) -> None:
         self.dataset = dataset
         self.path = path
         self.coco = coco
@@ -288,22 +295,25 @@ class _RefReader:
             if not isinstance(text, str) or not isinstance(raw, str):
                 self.problems.append(f"{where}: sentences[{k}] is not text")
                 continue
-            yield split, Sample(
-                sample_id=f"{self.dataset}/{split}/{ref_id}/{sent_id}",
-                image_id=str(image_id),
-                image_path=image_path,
-                height=target.mask.height,
-                width=target.mask.width,
-                expression=text,
-                raw_expression=raw,
-                ref_id=str(ref_id),
-                sent_id=str(sent_id),
-                ann_ids=(target.ann_id,),
-                category=target.category,
-                target=target.mask,
-                no_target=False,
-                polygons=target.polygons,
-                box_xywh=target.box_xywh,
+            yield (
+                split,
+                Sample(
+                    sample_id=f"{self.dataset}/{split}/{ref_id}/{sent_id}",
+                    image_id=str(image_id),
+                    image_path=image_path,
+                    height=target.mask.height,
+                    width=target.mask.width,
+                    expression=text,
+                    raw_expression=raw,
+                    ref_id=str(ref_id),
+                    sent_id=str(sent_id),
+                    ann_ids=(target.ann_id,),
+                    category=target.category,
+                    target=target.mask,
+                    no_target=False,
+                    polygons=target.polygons,
+                    box_xywh=target.box_xywh,
+                ),
             )
 
     def _target(self, where: str, ann_id: int) -> AnnotatedObject | None:
@@ -350,7 +360,7 @@ class _RefReader:
         return self._image_paths[image_id]
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -371,5 +381,3 @@ def _box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
         left, top, width, height = (float(v) for v in bbox)
         return left, top, width, height
     return mask.box_xywh
-
-

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refbench.builders.base import Built, Progress, Sources
+from refbench.builders.base import Built, Sources
 from refbench.builders.scenes_drawing import CANVASES_PX, DrawnObject, draw_objects, hurried_polygons
 from refbench.builders.scenes_language import Phrase, write_phrases
 from refbench.errors import DatasetError
 from refbench.mask import Mask, available_cores
+from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 
 VERSION = 1
@@ -80,9 +81,7 @@ def _render(job: tuple[str, int, Path]) -> tuple[list[Sample], list[AnnotatedObj
     for k, (drawn, outline) in enumerate(zip(scene.objects, scene.outlines, strict=True)):
         mask = Mask.from_array(drawn.mask)
         polygons = tuple(tuple(p) for p in outline)
-        objects.append(
-            AnnotatedObject(f"{image_id}-{k}", image_id, drawn.shape, False, mask, polygons, mask.box_xywh)
-        )
+        objects.append(AnnotatedObject(f"{image_id}-{k}", image_id, drawn.shape, False, mask, polygons, mask.box_xywh))
     samples = []
     sent_ids: dict[str, int] = {}
     for phrase in scene.phrases:

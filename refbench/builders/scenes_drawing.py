@@ -114,7 +114,8 @@ def _fork(x: FloatArray, y: FloatArray, r: float) -> FloatArray:
 def _arrow(x: FloatArray, y: FloatArray, r: float) -> FloatArray:
     shaft = _box(x + 0.35 * r, y, 0.6 * r, 0.16 * r)
     head = np.maximum(0.15 * r - x, (x - 0.95 * r + np.abs(y)) / np.sqrt(2))
-    return np.minimum(shaft, head)
+    distance: FloatArray = np.minimum(shaft, head)
+    return distance
 
 
 SHAPES: dict[str, Callable[[FloatArray, FloatArray, float], FloatArray]] = {
@@ -261,18 +262,19 @@ def hurried_polygons(random: np.random.Generator, mask: BoolArray) -> list[list[
     tolerance = max(1.5, 0.05 * float(np.sqrt(mask.sum())))
     height, width = mask.shape
     polygons: list[list[float]] = []
+    outer_sign = 0.0
     for contour in contours:
         # skimage closes outer contours in one direction; a signed area tells an outline from a hole.
         y, x = contour[:, 0], contour[:, 1]
         signed_area = 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
-        if polygons and (signed_area * first_sign <= 0 or abs(signed_area) < 30):
+        if polygons and (signed_area * outer_sign <= 0 or abs(signed_area) < 30):
             continue
         if not polygons:
-            first_sign = signed_area
+            outer_sign = signed_area
         corners = approximate_polygon(contour, tolerance)[:-1]
         if len(corners) < 3:
             continue
-        corners = corners + (top - 0.5, left - 0.5) + random.normal(0, 0.35 * tolerance, corners.shape)
+        corners = corners + np.array([top - 0.5, left - 0.5]) + random.normal(0, 0.35 * tolerance, corners.shape)
         flat = np.empty(2 * len(corners))
         flat[0::2] = np.clip(corners[:, 1], 0, width)
         flat[1::2] = np.clip(corners[:, 0], 0, height)

@@ -151,9 +151,7 @@ def _descriptions(
         _Description(f"the {target.colour} one", "colour", (colour,)),
         _Description(f"the thing that is {target.colour}", "colour", (colour,)),
         _Description(f"{target.pattern} {target.shape}", "pattern", (_has("pattern", target.pattern), shape)),
-        _Description(
-            f"the {target.pattern} {named}", "pattern", (_has("pattern", target.pattern), colour, shape)
-        ),
+        _Description(f"the {target.pattern} {named}", "pattern", (_has("pattern", target.pattern), colour, shape)),
     ]
     if target.size != "medium":
         size = _has_size(target.size)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from refbench.builders.base import Built, Progress, Sources, source_of
+from refbench.builders.base import Built, Sources, source_of
 from refbench.errors import DatasetError
 from refbench.images import load_image
 from refbench.mask import Mask
+from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import project_data, read_json
 

@@ -90,7 +90,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         name = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {name}{error.strerror or error}; check the path, its permissions and free space", err=True)
         return BAD_INPUT
-    except Exception:
+    except Exception:  # noqa: BLE001 (the last resort of the program)
         traceback.print_exc()
         click.echo("this is a bug in refbench: please report it with the lines above", err=True)
         return 70

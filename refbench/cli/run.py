@@ -12,7 +12,7 @@ from refbench import runner
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, remark
 
 
-class BatchSize(click.ParamType):
+class BatchSize(click.ParamType[int | None]):
     name = "N|auto"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:

@@ -102,19 +102,25 @@ def main(out: Path, epochs: int, seed: int, threads: int) -> None:
         for first in range(0, len(order), IMAGES_PER_STEP):
             chosen = order[first : first + IMAGES_PER_STEP]
             flips = (torch.rand(len(chosen), generator=shuffle) < 0.5).tolist()
-            images = torch.stack([pictures[k].flip(-1) if f else pictures[k] for k, f in zip(chosen, flips, strict=True)])
+            images = torch.stack(
+                [pictures[k].flip(-1) if f else pictures[k] for k, f in zip(chosen, flips, strict=True)]
+            )
             gain = 1 + 0.1 * torch.randn(len(chosen), 1, 1, 1, generator=shuffle)
             batch_words = torch.cat([mirrored[k] if f else words[k] for k, f in zip(chosen, flips, strict=True)])
-            batch_targets = torch.cat([targets[k].flip(-1) if f else targets[k] for k, f in zip(chosen, flips, strict=True)])
+            batch_targets = torch.cat(
+                [targets[k].flip(-1) if f else targets[k] for k, f in zip(chosen, flips, strict=True)]
+            )
             counts = [len(words[k]) for k in chosen]
             loss = mask_loss(network(images * gain, counts, batch_words), batch_targets.float())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
-        click.echo(f"epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}  {time.monotonic() - began:.0f} s", err=True)
+        click.echo(
+            f"epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}  {time.monotonic() - began:.0f} s", err=True
+        )
 
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     metadata = {
