@@ -1,0 +1,90 @@
+"""Fixtures: real test data, and homes with built datasets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refbench.builders.base import Sources, build_dataset
+from refbench.plugins import load
+from refbench.progress import silent
+
+PROJECT = Path(__file__).parent.parent
+
+
+def find_test_data() -> Path | None:
+    given = os.environ.get("REFBENCH_TEST_DATA")
+    path = Path(given) if given else PROJECT.parent / "shared" / "data"
+    return path.resolve() if path.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real annotations and photographs, which are not part of the project."""
+    path = find_test_data()
+    if path is None:
+        pytest.skip("real test data not found: set REFBENCH_TEST_DATA to its folder to run this test")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty $REFBENCH_HOME."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("REFBENCH_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A $REFBENCH_HOME with `scenes` and `snapshots`, built once; tests must not change what is in it."""
+    folder = tmp_path_factory.mktemp("embedded")
+    before = os.environ.get("REFBENCH_HOME")
+    os.environ["REFBENCH_HOME"] = str(folder)
+    try:
+        for dataset in ("scenes", "snapshots"):
+            build_dataset(dataset, load("builders", dataset), Sources(), silent)
+    finally:
+        if before is None:
+            del os.environ["REFBENCH_HOME"]
+        else:
+            os.environ["REFBENCH_HOME"] = before
+    return folder
+
+
+@pytest.fixture
+def embedded(embedded_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The embedded datasets as $REFBENCH_HOME."""
+    monkeypatch.setenv("REFBENCH_HOME", str(embedded_home))
+    return embedded_home
+
+
+@pytest.fixture
+def photos(test_data: Path, home: Path) -> Path:
+    """A $REFBENCH_HOME with RefCOCO, RefCOCO+ and RefCOCOg (UMD) of the test photographs."""
+    sources = Sources(test_data / "photos" / "refer", test_data / "photos" / "images")
+    for dataset in ("refcoco", "refcoco+", "refcocog-umd"):
+        build_dataset(dataset, load("builders", dataset), sources, silent)
+    return home
+
+
+@pytest.fixture
+def refbench() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command line in a process of its own, as a user would."""
+
+    def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "refbench", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, **environment},
+            cwd=PROJECT,
+        )
+
+    return call
