@@ -1,0 +1,93 @@
+"""Small adapters that compute exactly, and ones that misbehave, for tests of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refbench.records import Answer
+
+
+class Threshold:
+    """Bright pixels of the picture, more or less of them by the length of the expression: exact integers."""
+
+    name = "threshold"
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        time.sleep(self.seconds * len(images))
+        masks = [np.asarray(i.convert("L")) > 60 + 4 * len(e) for i, e in zip(images, expressions, strict=True)]
+        return [Answer(m, no_target=not m.any(), score=float(m.mean())) for m in masks]
+
+
+class Misbehaving(Threshold):
+    """Breaks the contract in the way named by `how`, for expressions that hold `word`."""
+
+    name = "misbehaving"
+
+    def __init__(self, how: str, word: str = "") -> None:
+        super().__init__()
+        self.how = how
+        self.word = word
+        self.largest = 0
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        self.largest = max(self.largest, len(images))
+        masks: list[Any] = [a.mask for a in super().segment(images, expressions)]
+        hit = [k for k, e in enumerate(expressions) if self.word in e]
+        if self.how == "memory" and len(images) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        if not hit:
+            return masks
+        if self.how == "raise":
+            raise ValueError("no thanks")
+        if self.how == "few":
+            return masks[:-1]
+        if self.how == "none":
+            return None  # type: ignore[return-value]
+        for k in hit:
+            masks[k] = {
+                "float": masks[k].astype(np.float32),
+                "size": masks[k][:-1],
+                "channel": masks[k][..., None],
+                "nan": Answer(masks[k], score=float("nan")),
+            }.get(self.how, masks[k])
+        return masks
+
+    def close(self) -> None:
+        if self.how == "hang":
+            time.sleep(3600)
+        if self.how == "close":
+            raise OSError("the lid is stuck")
+
+
+class Counting(Threshold):
+    """Writes down how many pictures each call got."""
+
+    name = "counting"
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self.log = log
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        with self.log.open("a") as file:
+            file.write(f"{len(images)}\n")
+        return super().segment(images, expressions)
+
+
+class Leaky(Threshold):
+    """Lets its neighbours in the batch change an answer."""
+
+    name = "leaky"
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        level = np.mean([np.asarray(i).mean() for i in images])
+        return [np.asarray(i.convert("L")) > level for i in images]

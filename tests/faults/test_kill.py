@@ -1,0 +1,100 @@
+"""Real processes, really killed, and a disk that is really full."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from refbench.runner import shard_paths
+
+PROJECT = Path(__file__).parent.parent.parent
+ADAPTER = f"{PROJECT / 'tests' / 'adapters' / 'exact_adapters.py'}:Threshold"
+
+
+def command(out: Path, seconds: float, *more: str) -> list[str]:
+    arguments = ["run", ADAPTER, "scenes/test", "--out", str(out), "-o", f"seconds={seconds}", *more]
+    return [sys.executable, "-m", "refbench", *arguments]
+
+
+def test_twenty_kills_leave_no_trace(embedded: Path, tmp_path: Path) -> None:
+    """`kill -9` at 20 random moments of one run; resumed, every byte of the result is an undisturbed run's."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    seconds = 0.004
+    subprocess.run(command(undisturbed, seconds), check=True, capture_output=True, timeout=300)
+    moments = random.Random(20_261_121)
+    kills = mid_run = 0
+    while kills < 20:
+        before = len(shard_paths(killed))
+        process = subprocess.Popen(command(killed, seconds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Most kills fall between the start of Python and the end of the first shard that this attempt computes.
+        time.sleep(moments.uniform(0.2, 4.5) if before < 4 else moments.uniform(0.2, 2.2))
+        alive = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += alive
+        mid_run += alive and (killed / "run.json").exists()
+        assert alive or len(shard_paths(killed)) == len(shard_paths(undisturbed)), "it ended without finishing"
+        if not alive:
+            # It finished before the 20th kill: take the last shard away, so that there is work left to kill.
+            shard_paths(killed)[-1].unlink()
+    assert mid_run >= 10
+    assert not list((killed / "predictions").glob("*.parquet.tmp"))
+    subprocess.run(command(killed, seconds), check=True, capture_output=True, timeout=300)
+    for folder in (undisturbed, killed):
+        subprocess.run(
+            [sys.executable, "-m", "refbench", "score", str(folder)], check=True, capture_output=True, timeout=300
+        )
+    names = [p.relative_to(undisturbed) for p in shard_paths(undisturbed)]
+    assert names == [p.relative_to(killed) for p in shard_paths(killed)]
+    for name in [*names, "scores.parquet", "summary.json"]:
+        assert (undisturbed / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_during_a_run(embedded: Path, small_disk: Path, tmp_path: Path) -> None:
+    out = small_disk / "run"
+    full = subprocess.run(command(out, 0.0), capture_output=True, text=True, timeout=300)
+    assert full.returncode == 3, full.stderr
+    assert full.stderr.count("error:") == 1
+    assert "No space left on device; what was finished before is intact" in full.stderr
+    assert "Traceback" not in full.stderr
+    finished = {p.name: p.read_bytes() for p in shard_paths(out)}
+    assert not list(out.rglob("*.tmp"))
+    # With space again, the same command goes on from there.
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    subprocess.run(command(out, 0.0), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(tmp_path / "whole", 0.0), check=True, capture_output=True, timeout=300)
+    assert {p.name: p.read_bytes() for p in shard_paths(out)} == {
+        p.name: p.read_bytes() for p in shard_paths(tmp_path / "whole")
+    }
+    assert all((out / "predictions" / name).read_bytes() == content for name, content in finished.items())
+
+
+def test_no_write_permission(embedded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        # Root may write anywhere but in /proc.
+        folder = Path("/proc/self/refbench")
+    done = subprocess.run(command(folder / "run", 0.0), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr

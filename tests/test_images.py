@@ -1,0 +1,53 @@
+"""Photographs are opened one way: upright, 8-bit RGB, at the expected size, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refbench.errors import DatasetError
+from refbench.images import load_image
+
+
+def ramp(mode: str) -> Image.Image:
+    return Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / f"picture.{'tiff' if mode == 'CMYK' else 'png'}"
+    ramp(mode).save(path)
+    picture = load_image(path, 40, 60)
+    assert (picture.mode, picture.size) == ("RGB", (60, 40))
+
+
+def test_sixteen_bit_keeps_its_tones(tmp_path: Path) -> None:
+    deep = (np.arange(40 * 60, dtype=np.uint16).reshape(40, 60) * 27).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    picture = np.asarray(load_image(tmp_path / "deep.png", 40, 60))
+    assert np.array_equal(picture[..., 0], deep >> 8)
+
+
+def test_exif_turns_the_picture_before_the_size_is_checked(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ramp("RGB").save(tmp_path / "turned.jpg", exif=exif)
+    assert load_image(tmp_path / "turned.jpg", 60, 40).size == (40, 60)
+    with pytest.raises(DatasetError, match="is 60 x 40 px"):
+        load_image(tmp_path / "turned.jpg", 40, 60)
+
+
+def test_truncated_missing_and_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"picture.jpg cannot be decoded .*copy or download it again"):
+        load_image(path, 64, 64)
+    with pytest.raises(DatasetError, match="does not exist"):
+        load_image(tmp_path / "none.jpg", 1, 1)
+    with pytest.raises(DatasetError, match="cannot be opened"):
+        load_image(tmp_path, 1, 1)

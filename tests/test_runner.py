@@ -1,0 +1,242 @@
+"""The run: batches, failures, memory, resuming, and folders that are not its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapters.exact_adapters import Misbehaving, Threshold
+
+from refbench import load_samples, run, score, storage
+from refbench.adapters.baselines import Nothing
+from refbench.builders.base import Sources, build_dataset
+from refbench.builders.refer import build as build_refer
+from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
+from refbench.progress import silent
+from refbench.runner import CLOSE_SECONDS, plan_shards, shard_paths
+from refbench.storage import predictions_from_table, read_table
+
+ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
+
+
+def errors_of(folder: Path) -> dict[str, str]:
+    rows = [p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))]
+    return {p.sample_id: p.error for p in rows if p.error}
+
+
+def prediction_bytes(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in shard_paths(folder)]
+
+
+def test_shards_keep_images_whole_and_every_sample_once(embedded: Path) -> None:
+    samples = load_samples("scenes/test")
+    shards = plan_shards(samples)
+    assert [s.sample_id for shard in shards for s in shard] == [s.sample_id for s in samples]
+    assert all(len(shard) >= 256 for shard in shards[:-1])
+    places = [{s.image_id for s in shard} for shard in shards]
+    assert sum(len(p) for p in places) == len(set.union(*places))
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_batch_size_changes_no_byte_of_an_exact_adapter(embedded: Path, tmp_path: Path, size: int) -> None:
+    reference = run(Threshold(), "scenes/val", batch_size=16, out=tmp_path / "16").folder
+    other = run(Threshold(), "scenes/val", batch_size=size, out=tmp_path / str(size)).folder
+    assert prediction_bytes(reference) == prediction_bytes(other)
+
+
+def test_order_and_content_of_what_the_adapter_sees(photos: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, tuple[int, int]]] = []
+
+    class Watching(Threshold):
+        name = "watching"
+
+        def segment(self, images: Any, expressions: Any) -> Any:
+            seen.extend(zip(expressions, [(i.height, i.width) for i in images], strict=True))
+            assert all(i.mode == "RGB" for i in images)
+            return super().segment(images, expressions)
+
+    run(Watching(), "refcoco/testB", batch_size=3, out=tmp_path / "run")
+    expected = {(s.expression, (s.height, s.width)) for s in load_samples("refcoco/testB")}
+    assert set(seen) == expected
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raise", "ValueError: no thanks"),
+        ("float", "a mask must be bool, not float32"),
+        ("size", "its image is"),
+        ("channel", "a mask has the shape"),
+        ("nan", "a score must be a finite number"),
+        ("few", "returned 0 masks for 1 expressions"),
+    ],
+)
+def test_a_failing_sample_is_isolated_and_counted(embedded: Path, tmp_path: Path, how: str, message: str) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(TooManyFailures, match=r"samples failed, 0 are allowed"):
+        run(Misbehaving(how, "star"), "scenes/val", out=folder, batch_size=8)
+    failed = errors_of(folder)
+    expected = {s.sample_id for s in load_samples("scenes/val") if "star" in s.expression}
+    assert set(failed) == expected
+    assert all(message in text for text in failed.values())
+    assert score(folder).summaries["refbench"].failures == len(expected)
+    # Allowed, the same folder is a finished run.
+    assert run(Misbehaving(how, "star"), "scenes/val", out=folder, max_failures=len(expected)).resumed == 500
+
+
+@pytest.mark.parametrize("how", ["raise", "float", "size", "few", "none"])
+def test_an_adapter_that_always_fails_stops_the_run(embedded: Path, tmp_path: Path, how: str) -> None:
+    with pytest.raises(AdapterError, match="misbehaving failed on each of the first"):
+        run(Misbehaving(how), "scenes/val", out=tmp_path / "run")
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(embedded: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    adapter = Misbehaving("memory", "\0")
+    result = run(adapter, "scenes/val", batch_size=16, out=tmp_path / "run", log=said.append)
+    assert result.failures == 0
+    assert adapter.largest == 16
+    assert said[0] == "out of memory with 16 expressions; going on with 8 at a time"
+    assert len(said) == 3
+    fine = run(Misbehaving("fine", "\0"), "scenes/val", out=tmp_path / "fine").folder
+    assert prediction_bytes(result.folder) == prediction_bytes(fine)
+
+
+def test_closing_may_hang_or_fail(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refbench.runner.CLOSE_SECONDS", 0.2)
+    assert CLOSE_SECONDS > 1
+    said: list[str] = []
+    run(Misbehaving("hang", "\0"), "scenes/val", limit=20, out=tmp_path / "a", log=said.append)
+    run(Misbehaving("close", "\0"), "scenes/val", limit=20, out=tmp_path / "b", log=said.append)
+    assert "did not close within" in said[0]
+    assert "the lid is stuck" in said[1]
+
+
+def test_images_that_break_after_the_build_are_counted(photos: Path, test_data: Path, tmp_path: Path) -> None:
+    copies = tmp_path / "images"
+    copies.mkdir()
+    for path in (test_data / "photos" / "images" / "train2014").iterdir():
+        (copies / path.name).write_bytes(path.read_bytes())
+    build_dataset("refcoco", build_refer, Sources(test_data / "photos" / "refer", copies), silent)
+    samples = load_samples("refcoco/testB")
+    paths = sorted({s.image_path for s in samples})
+    Path(paths[0]).write_bytes(Path(paths[0]).read_bytes()[:5000])
+    Path(paths[1]).unlink()
+    broken = {s.sample_id for s in samples if s.image_path in paths[:2]}
+    result = run(Threshold(), "refcoco/testB", out=tmp_path / "run", max_failures=len(broken))
+    failed = errors_of(result.folder)
+    assert set(failed) == broken
+    assert {"cannot be decoded", "does not exist"} == {
+        "cannot be decoded" if "cannot be decoded" in e else "does not exist" if "does not exist" in e else e
+        for e in failed.values()
+    }
+
+
+def test_a_folder_of_another_run_is_refused(embedded: Path, tmp_path: Path) -> None:
+    folder = run("nothing", "scenes/val", out=tmp_path / "run").folder
+    for adapter, address, limit in (
+        ("everything", "scenes/val", None),
+        ("nothing", "scenes/test", None),
+        ("nothing", "scenes/val", 9),
+    ):
+        with pytest.raises(RunError, match=r"belongs to another run .*choose another folder with --out"):
+            run(adapter, address, limit=limit, out=folder)
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
+    with pytest.raises(RunError, match="belongs to another run .fingerprint '0000"):
+        run("nothing", "scenes/val", out=folder)
+    with pytest.raises(RunError, match="made on another version of scenes/val"):
+        score(folder)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(RunError, match=r"run.json is not valid JSON"):
+        run("nothing", "scenes/val", out=folder)
+    (folder / "run.json").unlink()
+    with pytest.raises(RunError, match=r"holds predictions but no run.json"):
+        run("nothing", "scenes/val", out=folder)
+
+
+def test_a_damaged_shard_is_named(embedded: Path, tmp_path: Path) -> None:
+    folder = run("nothing", "scenes/val", out=tmp_path / "run").folder
+    path = shard_paths(folder)[0]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunError, match=r"part-00000.parquet is damaged .*remove it and run the same command again"):
+        score(folder)
+
+
+def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path) -> None:
+    folder = run("noisy-oracle", "scenes/val", options={"dilate": "2", "seed": "5"}, out=tmp_path / "run").folder
+    info = json.loads((folder / "run.json").read_text())
+    assert info["adapter_options"] == {"dilate": "2", "seed": "5"}
+    assert info["seed"] == 5
+    assert info["fingerprint"] == storage.split_fingerprint("scenes/val")
+    assert {"numpy", "python", "pycocotools"} <= info["packages"].keys()
+    assert info["finished"] >= info["started"]
+    assert read_table(folder / "timings.parquet").num_rows == len(shard_paths(folder))
+
+
+def test_unfinished_runs_are_not_scored(embedded: Path, tmp_path: Path) -> None:
+    folder = run("nothing", "scenes/val", out=tmp_path / "run").folder
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**info, "finished": ""}))
+    with pytest.raises(RunError, match="is not finished; run the same"):
+        score(folder)
+
+
+def test_datasets_without_images(test_data: Path, home: Path, tmp_path: Path) -> None:
+    build_dataset("refcoco", build_refer, Sources(test_data / "photos" / "refer"), silent)
+    with pytest.raises(DatasetError, match="built without images"):
+        run(Threshold(), "refcoco/val", out=tmp_path / "a")
+    assert run(Nothing(), "refcoco/val", out=tmp_path / "b").samples == 15
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("scenes", "write DATASET/SPLIT"),
+        ("scenes/none", "has no split 'none' here; built: test, train, val"),
+        ("refcoco/val", "run `refbench build refcoco`"),
+        ("scenes/../x", "write DATASET/SPLIT"),
+        ("../x/val", "write DATASET/SPLIT"),
+    ],
+)
+def test_addresses_that_lead_nowhere(embedded: Path, address: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        run("nothing", address)
+
+
+def test_what_is_no_adapter(embedded: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="is no adapter"):
+        run(object(), "scenes/val")
+    (tmp_path / "broken.py").write_text("import does_not_exist\n")
+    (tmp_path / "empty.py").write_text("")
+    for adapter, message in (
+        ("no/such/file.py:X", "does not exist"),
+        (f"{tmp_path}/broken.py:X", "fails on import"),
+        (f"{tmp_path}/empty.py:X", "has no class 'X'"),
+        (f"{tmp_path}/empty.py", "write which class"),
+        (f"{ADAPTERS}:Misbehaving", "needs -o how="),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            run(adapter, "scenes/val")
+    with pytest.raises(AdapterError, match="has no option 'nope'; it has: seconds"):
+        run(f"{ADAPTERS}:Threshold", "scenes/val", options={"nope": "1"})
+    with pytest.raises(AdapterError, match="option seconds='x' is not float"):
+        run(f"{ADAPTERS}:Threshold", "scenes/val", options={"seconds": "x"})
+
+
+def test_no_permission_or_space_is_one_message(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("refbench.storage.pq.write_table", full)
+    with pytest.raises(RunError, match=r"cannot write .*No space left on device; what was finished before is intact"):
+        run("nothing", "scenes/val", out=tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        run("nothing", "scenes/val", out=tmp_path / "file" / "run")
