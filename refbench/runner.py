@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +259,7 @@ class _ShardWorker:
     def predict(self, shard: Sequence[Sample]) -> Iterator[list[Prediction]]:
         """Predictions of a shard, in order, a list a batch."""
         pictures = self._pictures(shard)
-        for first in range(0, len(shard), self.batch_size):
-            batch = [next(pictures) for _ in shard[first : first + self.batch_size]]
+        while batch := list(islice(pictures, self.batch_size)):
             yield self._predict_batch(batch)
 
     def _pictures(self, shard: Sequence[Sample]) -> Iterator[tuple[Sample, Image.Image | DatasetError | None]]:
@@ -293,10 +293,12 @@ class _ShardWorker:
             if len(batch) == 1:
                 return [_failed(batch[0][0], error)]
             if _is_out_of_memory(error):
-                self.batch_size = max(1, min(self.batch_size, len(batch)) // 2)
+                self.batch_size = len(batch) // 2
                 self.log(f"out of memory with {len(batch)} expressions; going on with {self.batch_size} at a time")
-                half = len(batch) // 2
-                return self._ask(batch[:half]) + self._ask(batch[half:])
+                predictions: list[Prediction] = []
+                while rest := batch[len(predictions) :][: self.batch_size]:
+                    predictions += self._ask(rest)
+                return predictions
             return [prediction for one in batch for prediction in self._ask([one])]
 
 

@@ -152,8 +152,8 @@ def test_every_public_function_and_class_is_described() -> None:
         if ast.get_docstring(tree) is None:
             missing.append(name)
         for node in tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                # One-line helpers whose name and types say everything may go without.
-                if ast.get_docstring(node) is None and len(node.body) > 8:
-                    missing.append(f"{name}.{node.name}")
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+            # Short helpers whose name and types say everything may go without.
+            if public and ast.get_docstring(node) is None and len(node.body) > 8:
+                missing.append(f"{name}.{node.name}")
     assert not missing

@@ -147,7 +147,7 @@ def test_a_folder_of_another_run_is_refused(embedded: Path, tmp_path: Path) -> N
             run(adapter, address, limit=limit, out=folder)
     info = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
-    with pytest.raises(RunError, match="belongs to another run .fingerprint '0000"):
+    with pytest.raises(RunError, match=r"belongs to another run .fingerprint '0000"):
         run("nothing", "scenes/val", out=folder)
     with pytest.raises(RunError, match="made on another version of scenes/val"):
         score(folder)
@@ -228,9 +228,7 @@ def test_what_is_no_adapter(embedded: Path, tmp_path: Path) -> None:
         run(f"{ADAPTERS}:Threshold", "scenes/val", options={"seconds": "x"})
 
 
-def test_no_permission_or_space_is_one_message(
-    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_permission_or_space_is_one_message(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -75,7 +75,7 @@ def naive_metrics(samples: list[Sample], masks: dict[str, Mask], failed: set[str
 
 
 def test_parity_with_the_rule_on_pixels(embedded: Path, tmp_path: Path) -> None:
-    samples = load_samples("snapshots/test") + []
+    samples = load_samples("snapshots/test")
     masks = answers(samples)
     failed = {s.sample_id for s in samples[3:9]} | {next(s.sample_id for s in samples if s.no_target)}
     given = {i: m for i, m in masks.items() if i not in failed}
@@ -135,9 +135,10 @@ def test_replaying_a_file_equals_scoring_it(embedded: Path, tmp_path: Path) -> N
     folder = run("predictions", "scenes/val", options={"file": str(path)}, out=tmp_path / "run", max_failures=1).folder
     replayed = score(folder)
     assert direct.summaries == replayed.summaries
-    assert "says nothing about" in (tmp_path / "run" / "predictions" / "part-00000.parquet").read_bytes().decode(
-        "latin1"
-    ) or True
+    assert (
+        "says nothing about" in (tmp_path / "run" / "predictions" / "part-00000.parquet").read_bytes().decode("latin1")
+        or True
+    )
     assert replayed.summaries["refbench"].failures == 1
 
 
@@ -269,7 +270,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
 def table(**columns: list[Any]) -> ScoreTable:
     n = len(columns["intersection"])
     zeros = np.zeros(n, np.int64)
-    base: dict[str, Any] = {name: zeros for name in COUNTS}
+    base: dict[str, Any] = dict.fromkeys(COUNTS, zeros)
     base |= {k: np.asarray(v, np.int64) for k, v in columns.items() if k in COUNTS}
     flags = {k: np.asarray(columns.get(k, [False] * n), bool) for k in ("failed", "no_target", "predicted_no_target")}
     return ScoreTable([str(k) for k in range(n)], [str(k) for k in range(n)], **flags, **base)

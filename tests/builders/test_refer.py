@@ -100,7 +100,10 @@ def break_(change: str) -> tuple[Any, Any]:
         ("annotation['segmentation'] = [[100, 10, 120, 10, 120, 30]]", r"outside the image of 80 x 60 px"),
         ("annotation['segmentation'] = [[1, 1, 1, 1, 1, 1]]", r"covers no pixel"),
         ("annotation['segmentation'] = []", r"neither polygons nor a run-length code"),
-        ("annotation['segmentation'] = {'size': [9, 9], 'counts': [81]}", r"its mask is \(9, 9\), its image \(60, 80\)"),
+        (
+            "annotation['segmentation'] = {'size': [9, 9], 'counts': [81]}",
+            r"its mask is \(9, 9\), its image \(60, 80\)",
+        ),
         ("annotation['segmentation'] = {'size': [60, 80], 'counts': 'zz'}", r"broken run-length code"),
         ("annotation['image_id'] = 5; refs[1]['image_id'] = 5", r"image 5 is not in instances.json"),
         ("annotation['id'] = 11", r"annotations\[1\]: id 11 is given twice"),
@@ -197,7 +200,7 @@ def test_mutated_pickles_never_escape(data: st.DataObject) -> None:
         unpickler.load()
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001, S110 (any refusal is fine; what may not happen is a call or a crash)
+    except Exception:  # noqa: BLE001 (any refusal is fine; what may not happen is a call or a crash)
         pass
 
 

@@ -1,0 +1,53 @@
+"""The pages in a real browser: pictures load, links lead somewhere, nothing is fetched from outside."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from refbench import run, score
+from refbench.leaderboard import read_rows
+from refbench.report import write_index, write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install the package chromium")
+def test_report_and_index(embedded: Path, tmp_path: Path) -> None:
+    for adapter in ("center", "noisy-oracle"):
+        folder = run(adapter, "snapshots/test", out=tmp_path / "runs" / adapter).folder
+        score(folder)
+        write_report(folder)
+    index = write_index({"snapshots/test": read_rows([tmp_path / "runs"])}, tmp_path / "pages" / "index.html")
+    requests: list[str] = []
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.on("request", lambda r: requests.append(r.url))
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.goto(index.as_uri())
+        names = page.locator("tbody tr td:first-child, table tr td:first-child").all_inner_texts()
+        assert names == ["noisy-oracle", "center"]
+        page.click("text=center")
+        assert page.locator("h1").inner_text() == "center on snapshots/test"
+        page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+        page.wait_for_function("[...document.images].every(i => i.complete)")
+        broken = page.evaluate("[...document.images].filter(i => i.naturalWidth === 0).length")
+        shown = page.locator("figure").count()
+        # Nothing sticks out of a narrow window either.
+        page.set_viewport_size({"width": 420, "height": 900})
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        browser.close()
+    assert broken == 0
+    assert shown >= 24
+    assert errors == []
+    assert overflow <= 0
+    assert all(url.startswith(("file:", "data:")) for url in requests)

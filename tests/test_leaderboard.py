@@ -1,0 +1,99 @@
+"""Tables: ranked, with intervals, published figures apart, and data that is tested like code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from refbench import run, score
+from refbench.errors import RefbenchError, RunError
+from refbench.leaderboard import (
+    DATASET_OF_BENCHMARK,
+    PUBLISHED_COLUMNS,
+    build_tables,
+    published_markdown,
+    read_published,
+    read_rows,
+)
+from refbench.plugins import TABLE
+from refbench.storage import project_data
+
+PUBLISHED = project_data("leaderboards") / "published"
+
+
+@pytest.fixture
+def runs(embedded: Path, tmp_path: Path) -> Path:
+    for adapter, options in (("nothing", {}), ("center", {}), ("noisy-oracle", {"dilate": "2"})):
+        folder = tmp_path / "runs" / adapter / "scenes-val"
+        score(run(adapter, "scenes/val", options=options, out=folder).folder)
+    return tmp_path / "runs"
+
+
+def test_tables_rank_and_keep_published_figures_apart(runs: Path, tmp_path: Path) -> None:
+    files = build_tables(read_rows([runs]), read_published(PUBLISHED), tmp_path / "tables")
+    text = (tmp_path / "tables" / "scenes.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[2].strip() for line in lines] == ["system", "noisy-oracle (dilate=2)", "center", "nothing"]
+    assert "cIoU" in lines[0]
+    assert "[" in lines[1]
+    measured = pd.read_csv(tmp_path / "tables" / "measured.csv")
+    assert set(measured.columns) >= {"system", "metric", "value", "low", "high", "fingerprint", "protocol"}
+    assert len(measured) == 3 * 9
+    # Twice the same bytes.
+    before = {f: f.read_bytes() for f in files}
+    build_tables(read_rows([runs]), read_published(PUBLISHED), tmp_path / "tables")
+    assert before == {f: f.read_bytes() for f in files}
+
+
+def test_no_column_mixes_metrics() -> None:
+    published = read_published(PUBLISHED)
+    figures = published[(published["benchmark"] == "RefCOCO") & (published["split"] == "val")]
+    head, *rows = (
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in published_markdown(figures).splitlines()
+        if line.startswith("| ")
+    )
+    metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
+    assert head[2 : 2 + len(metrics)] == metrics
+    for k, metric in enumerate(metrics, start=2):
+        shown = sum(row[k].count("(") > 0 for row in rows)
+        assert shown == len(
+            figures[figures["metric_id"] == metric].drop_duplicates(["system", "variant", "evidence", "source"])
+        )
+
+
+def test_every_published_figure_has_source_and_evidence() -> None:
+    published = read_published(PUBLISHED)
+    assert len(published) >= 789
+    assert tuple(published.columns) == PUBLISHED_COLUMNS
+    assert published["source"].str.len().gt(0).all()
+    assert set(DATASET_OF_BENCHMARK.values()) & set(TABLE["builders"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("value", "high", "line 2: the value 'high' is no number"),
+        ("evidence", "hearsay", "line 2: evidence must be one of"),
+        ("source", "", "line 2: every published figure needs its source"),
+        ("metric_id", "", "line 2: metric_id is empty"),
+    ],
+)
+def test_bad_published_rows_are_named(tmp_path: Path, column: str, value: str, message: str) -> None:
+    row = dict.fromkeys(PUBLISHED_COLUMNS, "x") | {"value": "1.5", "evidence": "primary"} | {column: value}
+    pd.DataFrame([row]).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(RefbenchError, match=message):
+        read_published(tmp_path)
+    pd.DataFrame([{"a": 1}]).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(RefbenchError, match="the columns must be"):
+        read_published(tmp_path)
+
+
+def test_a_damaged_summary_is_named(runs: Path) -> None:
+    path = next(runs.rglob("summary.json"))
+    path.write_text(json.dumps({"metrics": {}}))
+    with pytest.raises(RunError, match=r"summary.json or its run.json lacks 'dataset'"):
+        read_rows([runs])
