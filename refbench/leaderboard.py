@@ -42,9 +42,7 @@ DATASET_OF_BENCHMARK = {
 SHORT_NAMES = {
     "cumulative_iou": "cIoU",
     "mean_iou": "mIoU",
-    "precision_at_0.5": "P@0.5",
-    "precision_at_0.7": "P@0.7",
-    "precision_at_0.9": "P@0.9",
+    **{f"precision_at_0.{t}": f"P@0.{t}" for t in (5, 6, 7, 8, 9)},
     "mean_boundary_iou": "mean boundary IoU",
     "cumulative_boundary_iou": "cumulative boundary IoU",
 }

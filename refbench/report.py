@@ -108,18 +108,17 @@ def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, 
     """Rows to look at: failures, the worst, the middle and the best with a target, and those without."""
     order = np.argsort(iou, kind="stable")
     with_target = [int(k) for k in order if not no_target[k] and not failed[k]]
-    middle = len(with_target) // 2
-    groups = {
-        "Failed": [int(k) for k in np.flatnonzero(failed)][:SHOWN_PER_GROUP],
-        "Worst": with_target[:SHOWN_PER_GROUP],
-        "Middle": with_target[SHOWN_PER_GROUP:][
-            max(0, middle - SHOWN_PER_GROUP - SHOWN_PER_GROUP // 2) : middle - SHOWN_PER_GROUP // 2
-        ],
-        "Best": with_target[SHOWN_PER_GROUP:][-SHOWN_PER_GROUP:][::-1],
-        "Nothing to find, but something answered": [
-            int(k) for k in order if no_target[k] and not failed[k] and iou[k] < 1
-        ][:SHOWN_PER_GROUP],
-    }
+    without = [int(k) for k in order if no_target[k] and not failed[k] and iou[k] < 1]
+    groups = {"Failed": [int(k) for k in np.flatnonzero(failed)][:SHOWN_PER_GROUP]}
+    n = SHOWN_PER_GROUP
+    if len(with_target) <= 3 * n:
+        groups["All, worst first"] = with_target
+    else:
+        middle = len(with_target) // 2
+        groups["Worst"] = with_target[:n]
+        groups["Middle"] = with_target[middle - n // 2 : middle + n // 2]
+        groups["Best"] = with_target[-n:][::-1]
+    groups["Nothing to find, but something answered"] = without[:n]
     return {title: rows for title, rows in groups.items() if rows}
 
 

@@ -135,10 +135,6 @@ def test_replaying_a_file_equals_scoring_it(embedded: Path, tmp_path: Path) -> N
     folder = run("predictions", "scenes/val", options={"file": str(path)}, out=tmp_path / "run", max_failures=1).folder
     replayed = score(folder)
     assert direct.summaries == replayed.summaries
-    assert (
-        "says nothing about" in (tmp_path / "run" / "predictions" / "part-00000.parquet").read_bytes().decode("latin1")
-        or True
-    )
     assert replayed.summaries["refbench"].failures == 1
 
 

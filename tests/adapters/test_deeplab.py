@@ -16,28 +16,39 @@ from refbench.report import write_report
 ADAPTER = f"{Path(__file__).parent / 'deeplab_adapter.py'}:DeepLab"
 
 
-@pytest.mark.parametrize("animal", ["dog", "bird"])
-def test_its_own_photographs(test_data: Path, animal: str) -> None:
+# The masks that come with the model: a trimap of Oxford Pets (0 pet, 1 ground, 2 rim) and Pascal VOC classes.
+@pytest.mark.parametrize(("animal", "foreground", "ignored"), [("dog", 0, 2), ("bird", 3, 1)])
+def test_its_own_photographs(test_data: Path, animal: str, foreground: int, ignored: int) -> None:
     folder = test_data / "deeplab"
     picture = Image.open(folder / f"{animal}_segmentation.bmp").convert("RGB")
-    truth = Image.open(folder / f"{animal}_segmentation_mask.bmp").convert("L").resize(picture.size)
+    truth = np.asarray(Image.open(folder / f"{animal}_segmentation_mask.bmp").convert("L"))
     (answer,) = DeepLab(folder).segment([picture], [f"the {animal}"])
-    target = np.asarray(truth) > 0
-    assert (answer.mask & target).sum() / (answer.mask | target).sum() > 0.8
+    target, counted = truth == foreground, truth != ignored
+    assert (answer.mask & target & counted).sum() / ((answer.mask | target) & counted).sum() > 0.85
 
 
+# It knows people, but no zebras, beds or cups: where they are asked for, only a whole run is expected.
 @pytest.mark.parametrize(
-    ("address", "samples"),
-    [("refcoco/testB", 20), ("refcoco/val", 15), ("refcoco+/testA", 11), ("refcocog-umd/val", 11)],
+    ("address", "samples", "knows"),
+    [
+        ("refcoco/val", 15, True),
+        ("refcoco/testA", 12, True),
+        ("refcoco/testB", 20, False),
+        ("refcoco+/val", 18, True),
+        ("refcocog-umd/val", 11, True),
+    ],
 )
-def test_real_photographs_end_to_end(photos: Path, test_data: Path, tmp_path: Path, address: str, samples: int) -> None:
+def test_real_photographs_end_to_end(
+    photos: Path, test_data: Path, tmp_path: Path, address: str, samples: int, knows: bool
+) -> None:
     result = run(ADAPTER, address, options={"folder": str(test_data / "deeplab")}, out=tmp_path / "run")
     assert (result.samples, result.failures) == (samples, 0)
     metrics = score(result.folder).summaries["refbench"].metrics
     floor = score(run("everything", address, out=tmp_path / "floor").folder).summaries["refbench"].metrics
-    assert metrics["mean_boundary_iou"].value > floor["mean_boundary_iou"].value
+    if knows:
+        assert metrics["mean_boundary_iou"].value > 3 * floor["mean_boundary_iou"].value
     page = write_report(result.folder).read_text()
-    assert page.count("data:image/jpeg") >= min(samples, 10)
+    assert page.count("data:image/jpeg") == samples
 
 
 def test_the_contract(test_data: Path) -> None:
