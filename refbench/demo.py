@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from refbench.builders.base import Sources, build_dataset
@@ -42,9 +43,13 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
         if not (dataset_folder(dataset) / "manifest.json").is_file():
             log(f"building {dataset}")
             build_dataset(dataset, load("builders", dataset), Sources(), progress)
+    segmenters = SEGMENTERS
+    if find_spec("torch") is None:
+        segmenters = tuple((name, options) for name, options in SEGMENTERS if name != "tiny")
+        log("tiny is left out, since torch is not installed: pip install 'refbench[models]'")
     folders: dict[str, list[Path]] = {}
     for address in SPLITS:
-        for adapter, options in SEGMENTERS:
+        for adapter, options in segmenters:
             folder = default_folder(adapter, options, address)
             folders.setdefault(address, []).append(folder)
             run(adapter, address, options=options, out=folder, progress=progress, log=log)

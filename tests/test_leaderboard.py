@@ -97,3 +97,11 @@ def test_a_damaged_summary_is_named(runs: Path) -> None:
     path.write_text(json.dumps({"metrics": {}}))
     with pytest.raises(RunError, match=r"summary.json or its run.json lacks 'dataset'"):
         read_rows([runs])
+
+
+def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path: Path) -> None:
+    place = project_data("leaderboards")
+    build_tables(read_rows([place / "runs"]), read_published(PUBLISHED), tmp_path)
+    fresh = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    committed = {p.name: p.read_text() for p in (place / "tables").iterdir()}
+    assert fresh == committed, "run `refbench leaderboard build` and commit leaderboards/tables"

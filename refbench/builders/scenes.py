@@ -26,7 +26,7 @@ from refbench.records import AnnotatedObject, Sample
 
 VERSION = 1
 SEED = 20_260_101
-SCENES_PER_SPLIT = {"train": 900, "val": 50, "test": 130}
+SCENES_PER_SPLIT = {"train": 1100, "val": 50, "test": 130}
 LICENCE = "CC0-1.0: rendered by refbench"
 
 

@@ -179,8 +179,10 @@ def draw_objects(
         objects.append(DrawnObject(shape, colour, pattern, size, centre_x, centre_y, mask))
         full_areas.append(int(inside.sum()))
         areas = [*left, full_areas[-1]]
-    noisy = picture + 4.0 * random.standard_normal(picture.shape, dtype=np.float32)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8), objects
+    # Noise of brightness, not of colour, as a camera's after its own clean-up.
+    picture += 4.0 * random.standard_normal((height, width, 1), dtype=np.float32)
+    np.clip(picture, 0, 255, out=picture)
+    return np.rint(picture, out=picture).astype(np.uint8), objects
 
 
 def _choose_looks(random: np.random.Generator, objects: list[DrawnObject]) -> tuple[str, str, str, str]:
@@ -199,7 +201,7 @@ def _choose_looks(random: np.random.Generator, objects: list[DrawnObject]) -> tu
 
 def _paint(
     random: np.random.Generator,
-    picture: FloatArray,
+    picture: NDArray[np.float32],
     distance: FloatArray,
     x: FloatArray,
     y: FloatArray,
@@ -226,12 +228,12 @@ def _paint(
     picture += alpha * surface
 
 
-def _ground(random: np.random.Generator, height: int, width: int) -> FloatArray:
+def _ground(random: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     """A mottled, greyish ground with faint strokes: clutter without a colour that an expression names."""
     coarse = Image.fromarray(random.normal(0, 1, (7, 7)).astype(np.float32))
     mottle = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     tone = np.array([random.uniform(105, 170)] * 3) + random.uniform(-14, 14, 3)
-    picture: FloatArray = tone + 16.0 * mottle[..., None]
+    picture: NDArray[np.float32] = tone.astype(np.float32) + np.float32(16) * mottle[..., None]
     for _ in range(int(random.integers(5, 12))):
         angle, bend = random.uniform(0, np.pi), random.uniform(-4e-4, 4e-3)
         along = np.linspace(-1, 1, 180) * random.uniform(15, 90)
@@ -240,10 +242,11 @@ def _ground(random: np.random.Generator, height: int, width: int) -> FloatArray:
         light = random.choice([-30, -20, 20, 30])
         thickness = int(random.integers(1, 4))
         stroke = np.zeros((height, width), dtype=bool)
+        seen = (x >= 0) & (x < width - thickness) & (y >= 0) & (y < height - thickness)
+        row, column = y[seen].astype(int), x[seen].astype(int)
         for k in range(thickness):
             for m in range(thickness):
-                seen = (x + k >= 0) & (x + k < width) & (y + m >= 0) & (y + m < height)
-                stroke[(y[seen] + m).astype(int), (x[seen] + k).astype(int)] = True
+                stroke[row + m, column + k] = True
         picture[stroke] += light
     return picture
 

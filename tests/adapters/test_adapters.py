@@ -22,7 +22,7 @@ from transformers import (
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import Center, Everything, NoisyOracle, Nothing
 from refbench.adapters.tiny.adapter import WEIGHTS, Tiny
-from refbench.adapters.tiny.train import mirror_words
+from refbench.adapters.tiny.train import MIRRORED, UPSIDE_DOWN, swap_words
 from refbench.contract import FAILED, NOTE, OK, check_adapter
 from refbench.errors import AdapterError
 from refbench.plugins import load_adapter
@@ -87,8 +87,9 @@ def test_tiny_refuses_weights_that_are_none(tmp_path: Path) -> None:
 
 
 def test_mirrored_words() -> None:
-    assert mirror_words("the second star from the left") == "the second star from the right"
-    assert mirror_words("rightmost fork") == "leftmost fork"
+    assert swap_words("the second star from the left", MIRRORED) == "the second star from the right"
+    assert swap_words("rightmost fork", MIRRORED) == "leftmost fork"
+    assert swap_words("top left star above the ring", MIRRORED | UPSIDE_DOWN) == "bottom right star below the ring"
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ class _Layer(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm_forward = nn.LayerNorm(width)
         self.forward_step = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.dropout = nn.Dropout(0.1)
         self.heads = 4
 
     def forward(self, grid: Tensor, words: Tensor, allowed: Tensor) -> Tensor:
@@ -71,8 +72,8 @@ class _Layer(nn.Module):
         attended = F.scaled_dot_product_attention(
             by_head(self.query(normal)), by_head(key), by_head(value), attn_mask=allowed[:, None, None]
         )
-        grid = grid + self.out(attended.transpose(1, 2).reshape(n, tokens, width))
-        result: Tensor = grid + self.forward_step(self.norm_forward(grid))
+        grid = grid + self.dropout(self.out(attended.transpose(1, 2).reshape(n, tokens, width)))
+        result: Tensor = grid + self.dropout(self.forward_step(self.norm_forward(grid)))
         return result
 
 

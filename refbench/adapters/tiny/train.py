@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections import Counter
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -38,16 +39,17 @@ from refbench.storage import load_objects, load_samples, split_fingerprint
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 IMAGES_PER_STEP = 8
 MIRRORED = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+UPSIDE_DOWN = {"top": "bottom", "bottom": "top", "above": "below", "below": "above"}
 
 
-def mirror_words(expression: str) -> str:
-    """The expression for the picture seen in a mirror."""
-    return " ".join(MIRRORED.get(word, word) for word in split_words(expression))
+def swap_words(expression: str, swaps: dict[str, str]) -> str:
+    """The expression for the picture seen in a mirror (MIRRORED) or upside down (UPSIDE_DOWN)."""
+    return " ".join(swaps.get(word, word) for word in split_words(expression))
 
 
 def make_vocabulary(samples: list[Sample]) -> dict[str, int]:
     counts = Counter(w for s in samples for w in split_words(s.expression))
-    words = sorted(set(counts) | set(MIRRORED))
+    words = sorted({*counts, *MIRRORED, *UPSIDE_DOWN})
     return {word: number for number, word in enumerate(words, start=max(PAD, UNKNOWN) + 1)}
 
 
@@ -104,9 +106,36 @@ def object_maps(objects: list[AnnotatedObject], classes: dict[str, int]) -> tupl
     return torch.from_numpy(labels), torch.from_numpy(places)
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture with its expressions, their targets (N, h, w), and the maps of `object_maps`."""
+
+    picture: Tensor
+    expressions: list[str]
+    targets: Tensor
+    labels: Tensor
+    places: Tensor
+
+
+def turned(example: Example, mirrored: bool, upside_down: bool) -> Example:
+    """The example seen in a mirror, upside down, or both, with the words that are then right."""
+    axes = [axis for axis, turn in ((-1, mirrored), (-2, upside_down)) if turn]
+    if not axes:
+        return example
+    swaps = (MIRRORED if mirrored else {}) | (UPSIDE_DOWN if upside_down else {})
+    signs = torch.tensor([-1.0 if mirrored else 1.0, -1.0 if upside_down else 1.0, 1.0])[:, None, None]
+    return Example(
+        example.picture.flip(axes),
+        [swap_words(e, swaps) for e in example.expressions],
+        example.targets.flip(axes),
+        example.labels.flip(axes),
+        example.places.flip(axes) * signs,
+    )
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
-@click.option("--epochs", default=18, show_default=True)
+@click.option("--epochs", default=16, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(out: Path, epochs: int, seed: int, threads: int) -> None:
@@ -123,43 +152,36 @@ def main(out: Path, epochs: int, seed: int, threads: int) -> None:
     by_image: dict[str, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.image_path, []).append(sample)
-    pictures, words, mirrored, targets, labels, places = [], [], [], [], [], []
+    examples = []
     for path, group in track(by_image.items(), "Reading scenes/train"):
         with Image.open(path) as image:
-            pictures.append(prepare_image(image))
-        words.append(encode_words([s.expression for s in group], vocabulary))
-        mirrored.append(encode_words([mirror_words(s.expression) for s in group], vocabulary))
-        targets.append(torch.from_numpy(np.stack([small_target(s) for s in group])).half())
-        label, place = object_maps(objects[group[0].image_id], classes)
-        labels.append(label)
-        places.append(place)
+            picture = prepare_image(image)
+        masks = torch.from_numpy(np.stack([small_target(s) for s in group])).half()
+        texts = [s.expression for s in group]
+        examples.append(Example(picture, texts, masks, *object_maps(objects[group[0].image_id], classes)))
 
     network = TinyNetwork(len(vocabulary) + 2)
     head = ObjectHead(network.detail.out_channels, len(classes))
     learnt = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, weight_decay=0.02)
-    steps = epochs * math.ceil(len(pictures) / IMAGES_PER_STEP)
+    steps = epochs * math.ceil(len(examples) / IMAGES_PER_STEP)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.15)
-    mirror = torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
     shuffle = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     for epoch in range(epochs):
-        order = torch.randperm(len(pictures), generator=shuffle).tolist()
+        order = torch.randperm(len(examples), generator=shuffle).tolist()
         losses = []
         for first in range(0, len(order), IMAGES_PER_STEP):
-            chosen = order[first : first + IMAGES_PER_STEP]
-            flips = (torch.rand(len(chosen), generator=shuffle) < 0.5).tolist()
-            views = list(zip(chosen, flips, strict=True))
-            images = torch.stack([pictures[k].flip(-1) if f else pictures[k] for k, f in views])
-            gain = 1 + 0.1 * torch.randn(len(chosen), 1, 1, 1, generator=shuffle)
-            batch_words = torch.cat([mirrored[k] if f else words[k] for k, f in views])
-            batch_targets = torch.cat([targets[k].flip(-1) if f else targets[k] for k, f in views])
-            counts = [len(words[k]) for k in chosen]
-            batch_labels = torch.stack([labels[k].flip(-1) if f else labels[k] for k, f in views])
-            batch_places = torch.stack([places[k].flip(-1) * mirror if f else places[k] for k, f in views])
-            seen = network.see(images * gain)
-            loss = mask_loss(network.answer(*seen, counts, batch_words), batch_targets.float())
-            loss = loss + head.loss(seen[1], batch_labels, batch_places)
+            chosen = [examples[k] for k in order[first : first + IMAGES_PER_STEP]]
+            turns = (torch.rand(len(chosen), 2, generator=shuffle) < torch.tensor([0.5, 0.3])).tolist()
+            views = [turned(e, *turn) for e, turn in zip(chosen, turns, strict=True)]
+            gain = 1 + 0.1 * torch.randn(len(views), 3, 1, 1, generator=shuffle)
+            words = encode_words([text for v in views for text in v.expressions], vocabulary)
+            seen = network.see(torch.stack([v.picture for v in views]) * gain)
+            logits = network.answer(*seen, [len(v.expressions) for v in views], words)
+            loss = mask_loss(logits, torch.cat([v.targets for v in views]).float())
+            labels, places = torch.stack([v.labels for v in views]), torch.stack([v.places for v in views])
+            loss = loss + head.loss(seen[1], labels, places)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)

@@ -1,0 +1,63 @@
+"""Plug-ins: the table is right, other packages can add to it, names cannot be taken twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refbench import plugins
+from refbench.errors import RefbenchError
+from refbench.plugins import TABLE, available, load, load_adapter, summary_of
+from refbench.storage import project_data
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, names in TABLE.items() for n in names])
+def test_every_entry_of_the_table_loads_and_is_described(kind: str, name: str) -> None:
+    assert load(kind, name) is not None
+    assert summary_of(TABLE[kind][name])
+
+
+def test_every_dataset_has_a_card() -> None:
+    for name in TABLE["builders"]:
+        card = (project_data("datasets") / name / "card.md").read_text()
+        assert card.startswith("# ")
+        assert f"refbench build {name}" in card
+
+
+def package(folder: Path, group: str, name: str) -> None:
+    """An installed package that registers an entry point."""
+    (folder / "their_package.py").write_text(
+        "import numpy as np\n"
+        "class Theirs:\n"
+        "    '''Answers with the left half.'''\n"
+        "    name = 'theirs'\n"
+        "    def __init__(self, share: float = 0.5):\n"
+        "        self.share = share\n"
+        "    def segment(self, images, expressions):\n"
+        "        return [np.arange(i.width)[None].repeat(i.height, 0) < self.share * i.width for i in images]\n"
+    )
+    info = folder / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[refbench.{group}]\n{name} = their_package:Theirs\n")
+
+
+def test_an_installed_package_adds_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, "adapters", "theirs")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert available("adapters")["theirs"] == "their_package:Theirs"
+    assert load_adapter("theirs", {"share": "0.25"}).share == 0.25
+    assert summary_of("their_package:Theirs") == "Answers with the left half."
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, "adapters", "tiny")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RefbenchError, match="their-package registers adapters 'tiny', a name that is taken"):
+        available("adapters")
+
+
+def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'lavt'; known: refbench"):
+        load("protocols", "lavt")
