@@ -233,7 +233,7 @@ def _ground(random: np.random.Generator, height: int, width: int) -> NDArray[np.
     coarse = Image.fromarray(random.normal(0, 1, (7, 7)).astype(np.float32))
     mottle = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
     tone = np.array([random.uniform(105, 170)] * 3) + random.uniform(-14, 14, 3)
-    picture: NDArray[np.float32] = tone.astype(np.float32) + np.float32(16) * mottle[..., None]
+    picture = (tone + 16.0 * mottle[..., None]).astype(np.float32)
     for _ in range(int(random.integers(5, 12))):
         angle, bend = random.uniform(0, np.pi), random.uniform(-4e-4, 4e-3)
         along = np.linspace(-1, 1, 180) * random.uniform(15, 90)
