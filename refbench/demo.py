@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from refbench.builders import scenes, snapshots
 from refbench.builders.base import Sources, build_dataset
+from refbench.errors import RunError
 from refbench.leaderboard import Row, build_tables, read_published, read_rows
-from refbench.plugins import load
 from refbench.progress import Progress
 from refbench.report import write_index, write_report
 from refbench.runner import default_folder, run
 from refbench.scorer import score
-from refbench.storage import dataset_folder, home, project_data
+from refbench.storage import dataset_folder, home, project_data, read_manifest
 
-DATASETS = ("scenes", "snapshots")
+DATASETS = {"scenes": scenes, "snapshots": snapshots}
 SPLITS = ("scenes/test", "snapshots/test")
 SEGMENTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("nothing", {}),
@@ -39,10 +41,10 @@ class DemoRun:
 def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
     """Build, run, score, rank and draw; what is there already is not done again."""
     began = time.monotonic()
-    for dataset in DATASETS:
-        if not (dataset_folder(dataset) / "manifest.json").is_file():
+    for dataset, module in DATASETS.items():
+        if not _is_built(dataset, module.VERSION):
             log(f"building {dataset}")
-            build_dataset(dataset, load("builders", dataset), Sources(), progress)
+            build_dataset(dataset, module.build, Sources(), progress)
     segmenters = SEGMENTERS
     if find_spec("torch") is None:
         segmenters = tuple((name, options) for name, options in SEGMENTERS if name != "tiny")
@@ -50,17 +52,28 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
     folders: dict[str, list[Path]] = {}
     for address in SPLITS:
         for adapter, options in segmenters:
-            folder = default_folder(adapter, options, address)
+            folder = home() / "demo" / "runs" / default_folder(adapter, options, address).relative_to(home() / "runs")
             folders.setdefault(address, []).append(folder)
-            run(adapter, address, options=options, out=folder, progress=progress, log=log)
+            try:
+                run(adapter, address, options=options, out=folder, progress=progress, log=log)
+            except RunError:
+                # Of an older refbench, or of other weights. The folder is the demonstration's own.
+                shutil.rmtree(folder)
+                run(adapter, address, options=options, out=folder, progress=progress, log=log)
             score(folder)
             write_report(folder)
     rows = {address: read_rows(places) for address, places in folders.items()}
-    tables = home() / "demo"
+    tables = home() / "demo" / "tables"
     build_tables(
         [r for group in rows.values() for r in group],
         read_published(project_data("leaderboards") / "published"),
         tables,
     )
-    page = write_index(rows, tables / "index.html")
+    page = write_index(rows, home() / "demo" / "index.html")
     return DemoRun(rows, tables, page, time.monotonic() - began)
+
+
+def _is_built(dataset: str, version: int) -> bool:
+    if not (dataset_folder(dataset) / "manifest.json").is_file():
+        return False
+    return bool(read_manifest(dataset)["builder"]["version"] == version)

@@ -22,23 +22,31 @@ def load_image(path: str | Path, height: int, width: int) -> Image.Image:
     Raises:
         DatasetError: missing, empty, truncated, no image at all, or of another size; names the file.
     """
-    try:
-        with _opened(Path(path)) as image:
-            found = upright_size(image)
-            if found != (height, width):
-                raise DatasetError(
-                    f"{path} is {found[0]} x {found[1]} px (height x width), the dataset says {height} x {width}; "
-                    "use the images that the annotations were made for"
-                )
-            return to_rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be decoded ({error}); copy or download it again") from error
+    path = Path(path)
+    with _opened(path) as image:
+        if (height, width) not in ((image.height, image.width), (image.width, image.height)):
+            raise _wrong_size(path, (image.height, image.width), (height, width))
+        try:
+            picture = to_rgb(image)
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise _undecodable(path, error) from error
+    if (picture.height, picture.width) != (height, width):
+        raise _wrong_size(path, (picture.height, picture.width), (height, width))
+    return picture
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header alone; raises DatasetError like `load_image`."""
     with _opened(path) as image:
-        return upright_size(image)
+        try:
+            turned = _orientation(image) in (5, 6, 7, 8)
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise _undecodable(path, error) from error
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -51,9 +59,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
+def _orientation(image: Image.Image) -> int:
+    # Asking a PNG for its EXIF tags decodes all of it; those before the pixels are in `info` already.
+    if image.format != "PNG":
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return int(exif.get(EXIF_ORIENTATION, 1))
+
+
+def _wrong_size(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> DatasetError:
+    return DatasetError(
+        f"{path} is {found[0]} x {found[1]} px (height x width), the dataset says {expected[0]} x {expected[1]}; "
+        "use the images that the annotations were made for"
+    )
+
+
+def _undecodable(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} cannot be decoded ({error}); copy or download it again")
 
 
 def _opened(path: Path) -> Image.Image:
@@ -70,5 +93,7 @@ def _opened(path: Path) -> Image.Image:
         raise DatasetError(f"{path} {what} ({size} bytes); copy or download it again") from None
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path} is refused: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001 (as above)
         raise DatasetError(f"{path} cannot be opened ({error}); copy or download it again") from None

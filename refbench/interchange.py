@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +160,13 @@ def _code(where: str, counts: Any, size: list[int]) -> bytes:
 
 
 def _score(where: str, score: Any) -> float:
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise PredictionError(f"{where}: score must be a finite number, not {score!r}")
-    return float(score)
+    try:
+        value = math.nan if isinstance(score, (bool, str)) else float(score)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise PredictionError(f"{where}: score must be a finite number, not {str(score)[:40]!r}")
+    return value
 
 
 def _read_coco_results(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
@@ -236,8 +241,18 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
                         raise PredictionError(f"{where}: expected bool (H, W), found {dtype} {shape}")
                     index.check_size(where, row, *shape)
                     pixels = np.frombuffer(file.read(shape[0] * shape[1]), np.bool_)
-            except (OSError, ValueError, zipfile.BadZipFile) as error:
-                raise PredictionError(f"{where}: {error}") from None
+            except PredictionError:
+                raise
+            except (
+                OSError,
+                ValueError,
+                EOFError,
+                NotImplementedError,
+                RuntimeError,
+                zlib.error,
+                zipfile.BadZipFile,
+            ) as error:
+                raise PredictionError(f"{where} is damaged ({error}); save it again") from None
             if pixels.size != shape[0] * shape[1]:
                 raise PredictionError(f"{where} is cut short; save it again")
             yield where, row, Claim(Mask.from_array(pixels.reshape(shape, order="F" if fortran else "C")).counts)

@@ -63,15 +63,16 @@ class Row:
 
 
 def read_rows(folders: Iterable[Path]) -> list[Row]:
-    """Every scored run at or below the given folders.
+    """Every scored run at or below the given folders: run.json and summary.json side by side.
 
     Raises:
         RunError: a summary is damaged; names the file.
     """
     rows = []
     for folder in folders:
-        for path in sorted(folder.rglob("summary.json")):
-            rows.append(_row(path))
+        for path in sorted(folder.rglob("run.json")):
+            if path.with_name("summary.json").is_file():
+                rows.append(_row(path.with_name("summary.json")))
     return rows
 
 

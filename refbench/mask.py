@@ -56,7 +56,7 @@ class Mask:
         starts, ends = _intervals(self.counts, self.height, self.width)
         object.__setattr__(self, "height", int(self.height))
         object.__setattr__(self, "width", int(self.width))
-        object.__setattr__(self, "counts", _encode(starts, ends, self.height * self.width))
+        object.__setattr__(self, "counts", _encode(starts, ends, int(self.height) * int(self.width)))
 
     @staticmethod
     def from_array(array: Any) -> Mask:
@@ -126,13 +126,13 @@ class Mask:
         """A mask of background only."""
         _check_size(height, width)
         none = np.empty(0, np.int64)
-        return Mask(height, width, _encode(none, none, height * width))
+        return Mask(height, width, _encode(none, none, int(height) * int(width)))
 
     @staticmethod
     def full(height: int, width: int) -> Mask:
         """A mask of foreground only."""
         _check_size(height, width)
-        size = height * width
+        size = int(height) * int(width)
         return Mask(height, width, _encode(np.zeros(1, np.int64), np.array([size], np.int64), size))
 
     @property
@@ -331,7 +331,7 @@ def _encode(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> by
 def _check_polygon(polygon: Any, index: int) -> list[float]:
     try:
         points = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise MaskError(f"polygon {index} is not a flat list of numbers") from None
     if points.ndim != 1 or points.size < 6 or points.size % 2:
         raise MaskError(f"polygon {index} needs at least three x, y points, it has {points.size} values")

@@ -79,22 +79,24 @@ def load_attribute(place: str) -> Any:
     """Import "module:attribute"."""
     module_name, _, attribute = place.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if missing.split(".")[0] in ("torch", "transformers", "safetensors"):
+        missing = (error.name or "").split(".")[0]
+        if missing in ("torch", "transformers", "safetensors"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
-        raise
-    return getattr(module, attribute)
+        raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error
+    except (ImportError, AttributeError) as error:
+        raise RefbenchError(f"{place} cannot be loaded: {error}; mend or uninstall its package") from error
 
 
 def summary_of(place: str) -> str:
     """First line of the docstring behind "module:attribute", read without importing the module."""
     module_name, _, attribute = place.partition(":")
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None:
-        return ""
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    try:
+        spec = importlib.util.find_spec(module_name)
+        tree = ast.parse(Path(spec.origin or "").read_text(encoding="utf-8") if spec else "")
+    except (ImportError, OSError, ValueError, SyntaxError):
+        return "cannot be read: a package that it needs is missing or broken"
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
             return (ast.get_docstring(node) or "").partition("\n")[0]
@@ -105,7 +107,7 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
     """Make an adapter: a known name, or `path/to/file.py:Class`.
 
     `options` are texts (`-o key=value`), turned into what the constructor's annotations say; of `offered`
-    (device, seed) the constructor gets what it has a parameter for.
+    (the device) the constructor gets what it has a parameter for.
 
     Raises:
         AdapterError: no such file or class, an option that it does not have or cannot read.
@@ -119,16 +121,22 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
         factory = load("adapters", name)
     try:
         parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"{name} is no class that can be called: {error}") from error
+    try:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
-    except (TypeError, ValueError, NameError) as error:
-        raise AdapterError(f"{name} is no class that can be called without surprises: {error}") from error
+    except (TypeError, NameError, AttributeError):
+        # Annotations that exist for type checkers only: then the defaults tell the types.
+        hints = {}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     arguments: dict[str, Any] = {k: v for k, v in offered.items() if k in parameters}
     for key, text in options.items():
         if key not in parameters and not takes_any:
             known = ", ".join(parameters) or "none"
             raise AdapterError(f"{name} has no option {key!r}; it has: {known}")
-        arguments[key] = _parse_option(name, key, text, hints.get(key, str))
+        default = parameters[key].default if key in parameters else None
+        known_type = str if default is None or default is inspect.Parameter.empty else type(default)
+        arguments[key] = _parse_option(name, key, text, hints.get(key, known_type))
     missing = [
         p.name
         for p in parameters.values()
@@ -149,6 +157,10 @@ def _load_file(path: Path, class_name: str) -> Any:
         raise AdapterError(f"the adapter file {path} does not exist")
     # Under a name of its own in sys.modules, so that dataclasses and pickling inside the file work.
     module_name = f"refbench_adapter_{path.stem}"
+    # Its neighbours can be imported, as they can when Python runs the file; last, so that they shadow nothing.
+    neighbours = str(path.resolve().parent)
+    if neighbours not in sys.path:
+        sys.path.append(neighbours)
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise AdapterError(f"{path} is not a Python file")

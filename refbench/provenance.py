@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 import platform
 import subprocess
@@ -25,8 +27,13 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and whether files differ from it; empty outside a checkout or without git."""
+    """Commit and whether files differ from it; empty unless `folder` is the root of a checkout.
+
+    An installed copy may lie in an environment inside somebody else's repository, whose commit says nothing.
+    """
     try:
+        if Path(_git(folder, "rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return {}
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "modified": bool(_git(folder, "status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
@@ -38,6 +45,20 @@ def _git(folder: Path, *arguments: str) -> str:
         ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
     )
     return done.stdout.strip()
+
+
+def code_sha256(thing: object) -> str:
+    """sha256 of the file that defines the class of an object, or of the class alone where there is no file."""
+    kind = type(thing)
+    try:
+        file = inspect.getsourcefile(kind)
+        content = Path(file).read_bytes() if file else inspect.getsource(kind).encode()
+    except (OSError, TypeError):
+        try:
+            content = inspect.getsource(kind).encode()
+        except (OSError, TypeError):
+            return ""
+    return hashlib.sha256(content).hexdigest()
 
 
 def device_name(device: str) -> str:

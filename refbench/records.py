@@ -106,11 +106,13 @@ class RunInfo:
 
     adapter: str
     adapter_options: dict[str, Any]
+    code_sha256: str
     weights_sha256: str
     dataset: str
     split: str
     fingerprint: str
     samples: int
+    shards: int
     limit: int | None
     batch_size: int
     device: str

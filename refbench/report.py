@@ -26,7 +26,7 @@ from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
 from refbench.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.records import Prediction, Sample
 from refbench.runner import read_run, shard_paths
-from refbench.scorer import read_scores
+from refbench.scorer import check_run, read_scores
 from refbench.storage import atomic_file, load_samples, predictions_from_table, read_json, read_table
 from refbench.version import __version__
 
@@ -46,6 +46,7 @@ def write_report(folder: Path) -> Path:
         RunError: the folder is no scored run.
     """
     info = read_run(folder)
+    check_run(folder, info)
     if not (folder / "scores.parquet").is_file():
         raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
     summary = read_json(folder / "summary.json", RunError)

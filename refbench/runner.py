@@ -7,6 +7,7 @@ The split is cut into shards before the run, from the dataset alone: whole image
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 import time
 from collections import deque
@@ -25,7 +26,7 @@ from refbench.images import load_image
 from refbench.mask import Mask, available_cores
 from refbench.plugins import load_adapter
 from refbench.progress import Progress, silent
-from refbench.provenance import device_name, git_state, now, package_versions
+from refbench.provenance import code_sha256, device_name, git_state, now, package_versions
 from refbench.records import Prediction, RunInfo, Sample
 from refbench.storage import (
     home,
@@ -85,7 +86,7 @@ def run(
 
     Raises:
         DatasetError: the split is not built, or has no images though the adapter needs them.
-        AdapterError: the adapter cannot be loaded, or fails on every sample of the first shard.
+        AdapterError: the adapter cannot be loaded, or has failed on every sample of the first shard.
         RunError: the folder belongs to another run, or cannot be written; finished shards stay.
         TooManyFailures: see max_failures.
     """
@@ -95,7 +96,11 @@ def run(
     if not samples:
         raise DatasetError(f"{address} holds no samples")
     chosen = dict(options or {})
-    segmenter = load_adapter(adapter, chosen, device=device) if isinstance(adapter, str) else adapter
+    if isinstance(adapter, str):
+        segmenter = load_adapter(adapter, chosen, device=device)
+    else:
+        segmenter = adapter
+        chosen = _settings_of(adapter)
     name = getattr(segmenter, "name", None)
     if not isinstance(name, str) or not (hasattr(segmenter, "segment") or hasattr(segmenter, "segment_samples")):
         raise AdapterError(f"{adapter} is no adapter: it needs a `name` and a method `segment(images, expressions)`")
@@ -103,34 +108,38 @@ def run(
     if needs_images and not samples[0].image_path:
         raise DatasetError(f"{address} was built without images; run `refbench build {dataset} ... --images FOLDER`")
     size = batch_size or int(getattr(segmenter, "batch_size", DEFAULT_BATCH_SIZE))
-    folder = out or default_folder(name, chosen, address, limit)
+    folder = Path(out) if out else default_folder(name, chosen, address, limit)
+    shards = plan_shards(samples)
     info = RunInfo(
         adapter=name,
         adapter_options=chosen,
+        code_sha256=code_sha256(segmenter),
         weights_sha256=str(getattr(segmenter, "weights_sha256", "")),
         dataset=dataset,
         split=split,
         fingerprint=fingerprint,
         samples=len(samples),
+        shards=len(shards),
         limit=limit,
         batch_size=size,
         device=device,
         seed=int(getattr(segmenter, "seed", 0)),
         refbench_version=__version__,
-        git=git_state(Path(__file__).parent),
+        git=git_state(Path(__file__).parent.parent),
         packages=package_versions(),
         device_name=device_name(device),
         arguments=list(arguments),
         started=now(),
     )
-    _claim_folder(folder, info)
+    info = _claim_folder(folder, info)
     began = time.monotonic()
-    shards = plan_shards(samples)
-    paths = [folder / "predictions" / f"part-{k:05d}.parquet" for k in range(len(shards))]
+    paths = planned_paths(folder, len(shards))
     resumed = sum(len(s) for s, p in zip(shards, paths, strict=True) if p.exists())
     worker = _ShardWorker(segmenter, size, needs_images, log)
     done = resumed
     failures = 0
+    task = f"{name} on {address}"
+    progress(task, resumed, len(samples))
     timings = _read_timings(folder)
     try:
         for number, (shard, path) in enumerate(zip(shards, paths, strict=True)):
@@ -142,18 +151,20 @@ def run(
             for batch in worker.predict(shard):
                 predictions += batch
                 done += len(batch)
-                progress(f"{name} on {address}", done, len(samples))
+                progress(task, done, len(samples))
             failed = [p for p in predictions if p.error]
-            if len(failed) == len(shard) and failures == sum(len(s) for s in shards[:number]):
-                raise AdapterError(f"{name} failed on each of the first {len(shard)} samples: {failed[0].error}")
             failures += len(failed)
+            if failures > max_failures and worker.adapter_failures == failures == sum(map(len, shards[: number + 1])):
+                raise AdapterError(f"{name} failed on each of the first {failures} samples: {failed[0].error}")
             write_table(path, predictions_table(predictions))
             timings.append({"shard": number, "samples": len(shard), "seconds": time.monotonic() - shard_began})
             write_table(folder / "timings.parquet", pa.Table.from_pylist(timings, schema=TIMINGS_SCHEMA))
     finally:
         worker.close()
-        _close(segmenter, log)
-    write_json(folder / "run.json", dataclasses.asdict(dataclasses.replace(info, finished=now(), failures=failures)))
+        close_adapter(segmenter, log)
+    if resumed < len(samples) or not info.finished:
+        finished = dataclasses.replace(info, finished=now(), failures=failures)
+        write_json(folder / "run.json", dataclasses.asdict(finished))
     if failures > max_failures:
         raise TooManyFailures(
             f"{failures} of {len(samples)} samples failed, {max_failures} are allowed (--max-failures); "
@@ -195,27 +206,45 @@ def read_run(folder: Path) -> dict[str, Any]:
     return info
 
 
+def planned_paths(folder: Path, shards: int) -> list[Path]:
+    return [folder / "predictions" / f"part-{k:05d}.parquet" for k in range(shards)]
+
+
 def shard_paths(folder: Path) -> list[Path]:
+    """The shards that are there."""
     return sorted((folder / "predictions").glob("part-*.parquet"))
 
 
-def _claim_folder(folder: Path, info: RunInfo) -> None:
-    """Write run.json, or check that the one that is there belongs to the same run."""
+def _settings_of(adapter: Any) -> dict[str, str]:
+    """Plain attributes of an adapter object: what sets it apart from another of its class."""
+    plain = (bool, int, float, str, Path)
+    found = getattr(adapter, "__dict__", {})
+    return {k: str(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
+
+
+def _claim_folder(folder: Path, info: RunInfo) -> RunInfo:
+    """Write run.json, or check that the one that is there belongs to the same run, and return it."""
     path = folder / "run.json"
     if not path.exists():
         if shard_paths(folder):
             raise RunError(f"{folder} holds predictions but no run.json; choose another folder with --out")
         write_json(path, dataclasses.asdict(info))
-        return
+        return info
     before = read_run(folder)
+    for leftover in (folder / "predictions").glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
     same = {
         "adapter": info.adapter,
         "adapter_options": info.adapter_options,
+        "code_sha256": info.code_sha256,
         "weights_sha256": info.weights_sha256,
         "dataset": info.dataset,
         "split": info.split,
         "fingerprint": info.fingerprint,
         "limit": info.limit,
+        "shards": info.shards,
+        "device": info.device,
+        "batch_size": info.batch_size,
         "refbench_version": info.refbench_version,
     }
     other = [f"{k} {before.get(k)!r} there, {v!r} now" for k, v in same.items() if before.get(k) != v]
@@ -223,6 +252,10 @@ def _claim_folder(folder: Path, info: RunInfo) -> None:
         raise RunError(
             f"{folder} belongs to another run ({'; '.join(other)}); choose another folder with --out, or remove it"
         )
+    try:
+        return RunInfo(**before)
+    except TypeError as error:
+        raise RunError(f"{path} was written by another refbench ({error}); choose another folder with --out") from None
 
 
 def _read_timings(folder: Path) -> list[dict[str, Any]]:
@@ -232,7 +265,11 @@ def _read_timings(folder: Path) -> list[dict[str, Any]]:
 
 
 def _failures_in(path: Path) -> int:
-    return sum(1 for error in read_table(path, ["error"])["error"].to_pylist() if error)
+    try:
+        errors = read_table(path, ["error"])["error"].to_pylist()
+    except (DatasetError, KeyError):
+        raise RunError(f"{path} is damaged; remove it and run the same command again") from None
+    return sum(1 for error in errors if error)
 
 
 def _first_error(paths: Sequence[Path]) -> str:
@@ -251,6 +288,7 @@ class _ShardWorker:
         self.batch_size = batch_size
         self.needs_images = needs_images
         self.log = log
+        self.adapter_failures = 0
         self._pool = ThreadPoolExecutor(max(2, min(8, available_cores())), "decode")
 
     def close(self) -> None:
@@ -291,15 +329,25 @@ class _ShardWorker:
             return ask(self.adapter, [s for s, _ in batch], [p for _, p in batch])
         except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
             if len(batch) == 1:
+                self.adapter_failures += 1
                 return [_failed(batch[0][0], error)]
-            if _is_out_of_memory(error):
-                self.batch_size = len(batch) // 2
-                self.log(f"out of memory with {len(batch)} expressions; going on with {self.batch_size} at a time")
-                predictions: list[Prediction] = []
-                while rest := batch[len(predictions) :][: self.batch_size]:
-                    predictions += self._ask(rest)
-                return predictions
-            return [prediction for one in batch for prediction in self._ask([one])]
+            out_of_memory = _is_out_of_memory(error)
+        # Outside the except block: there, the traceback would keep the failed call's tensors alive.
+        if out_of_memory:
+            self.batch_size = len(batch) // 2
+            self.log(f"out of memory with {len(batch)} expressions; going on with {self.batch_size} at a time")
+            _empty_cuda_cache()
+        size = self.batch_size if out_of_memory else 1
+        predictions: list[Prediction] = []
+        while rest := batch[len(predictions) :][: min(size, self.batch_size)]:
+            predictions += self._ask(rest)
+        return predictions
+
+
+def _empty_cuda_cache() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _decode(sample: Sample) -> Image.Image | DatasetError:
@@ -322,7 +370,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _close(adapter: Any, log: Callable[[str], None]) -> None:
+def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:
     """Close the adapter, but do not wait for ever: the results are on disk already."""
     close = getattr(adapter, "close", None)
     if close is None:

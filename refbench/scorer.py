@@ -19,7 +19,7 @@ from refbench.plugins import load
 from refbench.progress import Progress, silent
 from refbench.protocols.base import Protocol, ScoreTable, summarise
 from refbench.records import Summary
-from refbench.runner import read_run, shard_paths
+from refbench.runner import planned_paths, read_run
 from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
 from refbench.version import __version__
 
@@ -61,20 +61,21 @@ def score(
     """
     source = Path(source)
     rules: list[Protocol] = [load("protocols", name) for name in protocols]
+    info: dict[str, Any] = {}
     is_run = (source / "run.json").is_file()
     if is_run:
         info = read_run(source)
         address = f"{info['dataset']}/{info['split']}"
         if dataset is not None and dataset != address:
             raise RunError(f"{source} is a run on {address}, not on {dataset}")
-        _check_run(source, info, address)
+        check_run(source, info)
         limit = info.get("limit")
     elif dataset is None:
         raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
     else:
         address, limit = dataset, None
     targets = _Targets(address, limit)
-    claims = _claims_of_run(source, targets.index) if is_run else read_claims(source, targets.index)
+    claims = _claims_of_run(source, info, targets.index) if is_run else read_claims(source, targets.index)
     scores = _count(claims, targets, progress)
     summaries = {rule.name: summarise(rule, scores) for rule in rules}
     folder = out or (source if is_run else None)
@@ -136,7 +137,9 @@ class _Targets:
         return [text.encode("ascii") for text in self.counts.take(pa.array(rows)).to_pylist()]
 
 
-def _check_run(folder: Path, info: dict[str, Any], address: str) -> None:
+def check_run(folder: Path, info: dict[str, Any]) -> None:
+    """Raise RunError unless a run is finished, whole, and made on the dataset as it is built now."""
+    address = f"{info['dataset']}/{info['split']}"
     now = split_fingerprint(address)
     if info["fingerprint"] != now:
         raise RunError(
@@ -145,15 +148,18 @@ def _check_run(folder: Path, info: dict[str, Any], address: str) -> None:
         )
     if not info.get("finished"):
         raise RunError(f"{folder} is not finished; run the same `refbench run` command again to complete it")
+    missing = [p.name for p in planned_paths(folder, int(info.get("shards", 0))) if not p.is_file()]
+    if missing:
+        raise RunError(f"{folder} lacks {', '.join(missing)}; run the same `refbench run` command again to complete it")
 
 
-def _claims_of_run(folder: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    for path in shard_paths(folder):
+def _claims_of_run(folder: Path, info: dict[str, Any], index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    for path in planned_paths(folder, int(info["shards"])):
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=RUN_COLUMNS):
                     yield from _claims_of_batch(path, batch, index)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException, KeyError, AttributeError, UnicodeEncodeError) as error:
             raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
 
 

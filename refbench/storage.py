@@ -122,6 +122,8 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
             "if it was cut short, copy it again"
         ) from None
+    except ValueError as error:
+        raise wanted(f"{path} holds a number that cannot be read ({error})") from None
     except RecursionError:
         raise wanted(f"{path} nests too deeply to be an annotation file") from None
 
@@ -301,6 +303,15 @@ def load_objects(dataset: str) -> list[AnnotatedObject]:
         )
         for row in table.to_pylist()
     ]
+
+
+def path_sha256(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of all files below a folder."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}" for p in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

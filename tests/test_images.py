@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from refbench.errors import DatasetError
-from refbench.images import load_image
+from refbench.images import image_size, load_image
 
 
 def ramp(mode: str) -> Image.Image:
@@ -38,6 +42,48 @@ def test_exif_turns_the_picture_before_the_size_is_checked(tmp_path: Path) -> No
     assert load_image(tmp_path / "turned.jpg", 60, 40).size == (40, 60)
     with pytest.raises(DatasetError, match="is 60 x 40 px"):
         load_image(tmp_path / "turned.jpg", 40, 60)
+
+
+def test_the_size_is_compared_before_pixels_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp("RGB").save(tmp_path / "picture.png")
+    ramp("RGB").save(tmp_path / "picture.jpg")
+
+    def decoded(*_: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    for name in ("picture.png", "picture.jpg"):
+        assert image_size(tmp_path / name) == (40, 60)
+        with pytest.raises(DatasetError, match="is 40 x 60 px"):
+            load_image(tmp_path / name, 41, 60)
+
+
+def test_an_orientation_in_a_png(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    ramp("RGB").save(tmp_path / "turned.png", exif=exif)
+    assert image_size(tmp_path / "turned.png") == (60, 40)
+    assert load_image(tmp_path / "turned.png", 60, 40).size == (40, 60)
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]), st.data())
+def test_mutated_pictures_never_escape(kind: str, data: st.DataObject) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    ramp("RGB").save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "WEBP") else {}))
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, min(len(content) - 1, 400)))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture"
+        path.write_bytes(bytes(content))
+        for read in (lambda: image_size(path), lambda: load_image(path, 60, 40)):
+            try:
+                read()
+            except DatasetError as error:
+                assert str(path) in str(error)
 
 
 def test_truncated_missing_and_wrong(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RefbenchError, match="their-package registers adapters 'tiny', a name that is taken"):
         available("adapters")
+
+
+def test_a_broken_package_is_named_not_a_bug_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, "adapters", "theirs")
+    (tmp_path / "their_package.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "their_package", raising=False)
+    with pytest.raises(RefbenchError, match="their_package:Theirs needs the package a_package_that_is_not_there"):
+        load("adapters", "theirs")
+    (tmp_path / "their_package.py").write_text("")
+    with pytest.raises(RefbenchError, match="their_package:Theirs cannot be loaded"):
+        load("adapters", "theirs")
+    assert summary_of("not_there_at_all.deeper:Thing").startswith("cannot be read")
 
 
 def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,8 @@ def test_a_failing_sample_is_isolated_and_counted(embedded: Path, tmp_path: Path
     assert all(message in text for text in failed.values())
     assert score(folder).summaries["refbench"].failures == len(expected)
     # Allowed, the same folder is a finished run.
-    assert run(Misbehaving(how, "star"), "scenes/val", out=folder, max_failures=len(expected)).resumed == 500
+    again = run(Misbehaving(how, "star"), "scenes/val", out=folder, max_failures=len(expected), batch_size=8)
+    assert again.resumed == 500
 
 
 @pytest.mark.parametrize("how", ["raise", "float", "size", "few", "none"])
@@ -130,6 +131,7 @@ def test_images_that_break_after_the_build_are_counted(photos: Path, test_data: 
     result = run(Threshold(), "refcoco/testB", out=tmp_path / "run", max_failures=len(broken))
     failed = errors_of(result.folder)
     assert set(failed) == broken
+    assert json.loads((result.folder / "run.json").read_text())["failures"] == len(broken)
     assert {"cannot be decoded", "does not exist"} == {
         "cannot be decoded" if "cannot be decoded" in e else "does not exist" if "does not exist" in e else e
         for e in failed.values()
@@ -165,6 +167,64 @@ def test_a_damaged_shard_is_named(embedded: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(RunError, match=r"part-00000.parquet is damaged .*remove it and run the same command again"):
         score(folder)
+
+
+def test_a_missing_shard_is_noticed_and_made_again(embedded: Path, tmp_path: Path) -> None:
+    folder = run("center", "scenes/val", out=tmp_path / "run").folder
+    before = prediction_bytes(folder)
+    shard_paths(folder)[1].unlink()
+    with pytest.raises(RunError, match=r"lacks part-00001.parquet; run the same"):
+        score(folder)
+    assert run("center", "scenes/val", out=folder).resumed == len(load_samples("scenes/val")) - len(
+        plan_shards(load_samples("scenes/val"))[1]
+    )
+    assert prediction_bytes(folder) == before
+    shard_paths(folder)[0].write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="is damaged; remove it and run the same command again"):
+        run("center", "scenes/val", out=folder)
+
+
+def test_another_model_under_the_same_name_is_refused(embedded: Path, tmp_path: Path) -> None:
+    text = "class A:\n    name = 'a'\n    def segment(self, images, expressions):\n"
+    text += "        import numpy as np\n        return [np.{}((i.height, i.width), bool) for i in images]\n"
+    (tmp_path / "m.py").write_text(text.format("zeros"))
+    folder = run(f"{tmp_path}/m.py:A", "scenes/val", out=tmp_path / "run").folder
+    (tmp_path / "m.py").write_text(text.format("ones"))
+    with pytest.raises(RunError, match="belongs to another run .code_sha256"):
+        run(f"{tmp_path}/m.py:A", "scenes/val", out=folder)
+    first = run(Threshold(0.0), "scenes/val", limit=5)
+    assert run(Threshold(0.001), "scenes/val", limit=5).folder != first.folder
+    with pytest.raises(RunError, match="belongs to another run .adapter_options"):
+        run(Threshold(0.001), "scenes/val", limit=5, out=first.folder)
+
+
+def test_repeating_a_finished_run_changes_no_byte(embedded: Path, tmp_path: Path) -> None:
+    folder = run("center", "scenes/val", out=tmp_path / "run").folder
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    run("center", "scenes/val", out=str(folder))
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    with pytest.raises(RunError, match="batch_size 8 there, 3 now"):
+        run("center", "scenes/val", out=folder, batch_size=3)
+
+
+def test_an_adapter_file_may_import_its_neighbours(embedded: Path, tmp_path: Path) -> None:
+    (tmp_path / "helper_of_theirs.py").write_text("LEVEL = 90\n")
+    (tmp_path / "model_of_theirs.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "import numpy as np\n"
+        "from helper_of_theirs import LEVEL\n"
+        "if TYPE_CHECKING:\n    from nowhere import Unknown\n"
+        "class Theirs:\n"
+        "    name = 'theirs'\n"
+        "    def __init__(self, threshold=0.5, other: Unknown = None):\n"
+        "        self.level = LEVEL * threshold\n"
+        "    def segment(self, images, expressions):\n"
+        "        return [np.asarray(i.convert('L')) > self.level for i in images]\n"
+    )
+    options = {"threshold": "0.25"}
+    result = run(f"{tmp_path}/model_of_theirs.py:Theirs", "scenes/val", options=options, out=tmp_path / "run")
+    assert result.failures == 0
 
 
 def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path) -> None:

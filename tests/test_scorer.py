@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -178,6 +179,7 @@ def line_for(sample: Sample, **changes: Any) -> str:
         ({"score": float("nan")}, "line 2: score must be a finite number, not nan"),
         ({"score": float("inf")}, "line 2: score must be a finite number"),
         ({"score": "0.9"}, "line 2: score must be a finite number, not '0.9'"),
+        ({"score": 10**400}, "line 2: score must be a finite number"),
         ({"score": True}, "line 2: score must be a finite number"),
         ({"no_target": "yes"}, "line 2: no_target must be true or false"),
         ({"instances": 5}, "line 2: instances must be a list"),
@@ -263,6 +265,20 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
         score(tmp_path / "text", "scenes/val")
 
 
+def test_mutated_archives_never_escape(embedded: Path, tmp_path: Path) -> None:
+    sample = load_samples("scenes/val")[0]
+    np.savez_compressed(tmp_path / "good.npz", **{sample.sample_id: sample.target.to_array()})
+    good = (tmp_path / "good.npz").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(good)
+        for place in random.integers(0, len(content), 3):
+            content[place] = random.integers(256)
+        (tmp_path / "p.npz").write_bytes(content)
+        with contextlib.suppress(PredictionError):
+            score(tmp_path / "p.npz", "scenes/val")
+
+
 def table(**columns: list[Any]) -> ScoreTable:
     n = len(columns["intersection"])
     zeros = np.zeros(n, np.int64)
@@ -282,6 +298,8 @@ def test_corner_cases_of_the_default_protocol() -> None:
     assert metrics["cumulative_iou"] == pytest.approx(100 * 3 / 12)
     empty = {k: v.value for k, v in summarise(REFBENCH, table(intersection=[0], union=[0])).metrics.items()}
     assert set(empty.values()) == {100.0}
+    crashed = summarise(REFBENCH, table(intersection=[0], union=[0], failed=[True]))
+    assert {v.value for v in crashed.metrics.values()} == {0.0}
 
 
 def test_a_crash_is_worth_no_point(embedded: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from refbench.errors import AdapterError
 from refbench.records import Answer
-from refbench.storage import file_sha256
+from refbench.storage import path_sha256
 
 
 class ClipSeg:
@@ -45,7 +44,7 @@ class ClipSeg:
             raise AdapterError(f"{model} lacks {len(wrong)} weights of CLIPSeg, e.g. {wrong[0]}; they would be random")
         self.network: Any = network.eval().to(self.device)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
-        self.weights_sha256 = _weights_hash(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"
+        self.weights_sha256 = path_sha256(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
@@ -70,8 +69,3 @@ class ClipSeg:
             logits[None, None], size=(image.height, image.width), mode="bilinear", align_corners=False
         )[0, 0].sigmoid()
         return Answer(heat > self.threshold, score=float(heat.max()))
-
-
-def _weights_hash(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    return hashlib.sha256("".join(file_sha256(f) for f in files).encode()).hexdigest()

@@ -12,7 +12,7 @@ from refbench.errors import MaskError, PredictionError
 from refbench.interchange import Claim, SampleIndex, read_claims
 from refbench.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage import file_sha256, parse_address, read_table, split_path
+from refbench.storage import parse_address, path_sha256, read_table, split_path
 
 
 class Predictions:
@@ -29,7 +29,7 @@ class Predictions:
         if not file.exists():
             raise PredictionError(f"{file} does not exist")
         self.file = file
-        self.weights_sha256 = file_sha256(file) if file.is_file() else ""
+        self.weights_sha256 = path_sha256(file)
         self._claims: dict[str, dict[str, tuple[str, Claim]]] = {}
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Answer]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ class Built:
     sources: list[Source]
     licence: str
     notes: list[str] = field(default_factory=list)
+
+
+LEFTOVER_SECONDS = 24 * 3600.0
 
 
 class Builder(Protocol):
@@ -127,6 +131,10 @@ def staging_folder(dataset: str) -> Iterator[Path]:
     parent = dataset_folder(dataset).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f".{dataset}.*"):
+            # A build that was killed; a younger one may still be at work.
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))
     except OSError as error:
         raise DatasetError(

@@ -90,7 +90,7 @@ class _RowReader:
         """Samples and objects of one image, whose bytes are written to the dataset's folder."""
         try:
             image_path, size = self._write_image(row)
-        except (DatasetError, KeyError, TypeError) as error:
+        except (DatasetError, KeyError, TypeError, AttributeError) as error:
             self.problems.append(f"{where}: {error}")
             return [], []
         samples: list[Sample] = []
@@ -98,11 +98,12 @@ class _RowReader:
         for k, item in enumerate(row["samples"] or ()):
             try:
                 found = self._object(item, str(row["image_id"]), size)
+                sentences = list(item["sentences"] or ())
             except (DatasetError, MaskError, KeyError, TypeError, ValueError) as error:
                 self.problems.append(f"{where}, samples[{k}]: {error}")
                 continue
             objects.append(found)
-            for sent_id, sentence in enumerate(item["sentences"] or ()):
+            for sent_id, sentence in enumerate(sentences):
                 samples.append(
                     Sample(
                         sample_id=f"{self.dataset}/{self.split}/{found.ann_id}/{sent_id}",
@@ -131,6 +132,8 @@ class _RowReader:
         if not content:
             raise DatasetError(f"the image {name} is missing: its column holds no bytes")
         path = self.folder / "images" / name
+        if path.exists():
+            raise DatasetError(f"the file name {name} was given before")
         path.write_bytes(content)
         try:
             return f"images/{name}", image_size(path)

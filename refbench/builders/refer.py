@@ -8,6 +8,7 @@ train2014 photographs, or a folder above it.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr
 
 # COCO polygons end at the image border; a corner further out than this belongs to another image.
 OUTSIDE_TOLERANCE_PX = 2.0
+# Files of a dataset's folder that a split must not overwrite.
+RESERVED_NAMES = ("objects", "manifest", "images")
 IMAGE_PLACES = ("", "train2014", "images/train2014", "images/mscoco/images/train2014")
 
 
@@ -101,6 +104,10 @@ def read_plain_pickle(path: Path) -> Any:
 def find_annotations(path: Path, layout: Layout) -> Path:
     """The refs file in a folder of the original layout, or `path` itself if it is that file."""
     if path.is_file():
+        if path.name != layout.refs_name:
+            raise DatasetError(
+                f"{path} is not {layout.refs_name}, the file of this dataset; another would be mislabelled"
+            )
         return path
     for candidate in (path / layout.folder / layout.refs_name, path / layout.refs_name):
         if candidate.is_file():
@@ -115,14 +122,9 @@ def find_image(folder: Path, file_name: str) -> Path | None:
     """`file_name` in `folder` or its usual subfolders; None if it is not there."""
     if Path(file_name).name != file_name:
         return None
-    for place in (
-        folder,
-        folder / "train2014",
-        folder / "images" / "train2014",
-        folder / "mscoco" / "images" / "train2014",
-    ):
-        if (place / file_name).is_file():
-            return place / file_name
+    for place in IMAGE_PLACES:
+        if (folder / place / file_name).is_file():
+            return folder / place / file_name
     return None
 
 
@@ -178,6 +180,10 @@ class CocoInstances:
         self.annotations = self._by_id(content, "annotations", ("image_id", "segmentation"), problems)
         categories = self._by_id(content, "categories", ("name",), problems)
         self.category_names = {i: str(row["name"]) for i, (_, row) in categories.items()}
+        for i, name in self.category_names.items():
+            if not _is_text(name):
+                problems.append(f"{path.name} categories[{categories[i][0]}]: the name is not text that can be written")
+                self.category_names[i] = ""
 
     def _by_id(
         self, content: Mapping[str, Any], key: str, needed: tuple[str, ...], problems: list[str]
@@ -195,6 +201,8 @@ class CocoInstances:
                 problems.append(f"{where} (id {row['id']}): {missing} is missing")
             elif row["id"] in out:
                 problems.append(f"{where}: id {row['id']} is given twice")
+            elif any(k in row and not _is_id(row[k]) for k in ("image_id", "category_id")):
+                problems.append(f"{where} (id {row['id']}): image_id and category_id must be integers")
             else:
                 out[row["id"]] = position, row
         return out
@@ -272,16 +280,20 @@ class _RefReader:
             self.problems.append(f"{where}: this ref_id was given before")
             return
         self._ref_ids.add(ref_id)
-        if not split.isalnum():
-            self.problems.append(f"{where}: {split!r} is no name of a split")
+        if not (split.isascii() and split.isalnum()) or split in RESERVED_NAMES:
+            self.problems.append(f"{where}: {split[:40]!r} is no name of a split")
             return
         target = self._target(where, ann_id)
         if target is None:
             return
         image_id = int(target.image_id)
-        if ref.get("image_id", image_id) != image_id:
-            self.problems.append(f"{where}: image_id {ref['image_id']}, but annotation {ann_id} is on image {image_id}")
+        claimed = ref.get("image_id", image_id)
+        if not _is_id(claimed) or claimed != image_id:
+            shown = claimed if _is_id(claimed) else type(claimed).__name__
+            self.problems.append(f"{where}: image_id {shown}, but annotation {ann_id} is on image {image_id}")
             return
+        if not sentences:
+            self.problems.append(f"{where}: it has no sentences")
         image_path = self._image_path(where, image_id)
         if image_path is None:
             return
@@ -292,7 +304,7 @@ class _RefReader:
                 continue
             sent_id, text = sentence["sent_id"], sentence["sent"]
             raw = sentence.get("raw", text)
-            if not isinstance(text, str) or not isinstance(raw, str):
+            if not _is_text(text) or not _is_text(raw):
                 self.problems.append(f"{where}: sentences[{k}] is not text")
                 continue
             yield (
@@ -364,6 +376,11 @@ def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Text that can be written: JSON and pickles may hold halves of UTF-16 pairs, which cannot."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: int) -> None:
     t = OUTSIDE_TOLERANCE_PX
     for k, polygon in enumerate(polygons):
@@ -377,7 +394,12 @@ def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: i
 
 def _box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
     """The published box if there is one, else the tight box of the mask."""
-    if isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, (int, float)) for v in bbox):
+    if bbox is None:
+        return mask.box_xywh
+    try:
         left, top, width, height = (float(v) for v in bbox)
-        return left, top, width, height
-    return mask.box_xywh
+    except (TypeError, ValueError, OverflowError):
+        raise MaskError("its bbox is not four numbers [left, top, width, height]") from None
+    if not all(math.isfinite(v) for v in (left, top, width, height)):
+        raise MaskError("its bbox holds a value that is not a finite number")
+    return left, top, width, height

@@ -7,8 +7,9 @@ import dataclasses
 import click
 
 from refbench import contract
-from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table
+from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.plugins import load_adapter
+from refbench.runner import close_adapter
 
 
 @click.command(name="check-adapter")
@@ -31,6 +32,7 @@ def check_adapter(ctx: click.Context, adapter: str, device: str, options: tuple[
     segmenter = load_adapter(adapter, parse_options(options), device=device)
     with ConsoleProgress() as progress:
         checks = contract.check_adapter(segmenter, progress)
+    close_adapter(segmenter, remark)
     failed = [c for c in checks if c.verdict == contract.FAILED]
     if as_json:
         print_json({"adapter": adapter, "passed": not failed, "checks": [dataclasses.asdict(c) for c in checks]})

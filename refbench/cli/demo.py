@@ -22,7 +22,7 @@ def demo(as_json: bool) -> None:
     """Everything once, without a download: build, run, score, rank, page.
 
     Renders `scenes`, copies `snapshots`, runs the floors, a ruler and the network `tiny`, and ranks them.
-    Done before, it only reads what is there.
+    Done before, it does not ask the models again.
 
     \b
     Example:

@@ -8,7 +8,7 @@ import click
 
 from refbench.cli.output import print_json, remark
 from refbench.leaderboard import build_tables, read_published, read_rows
-from refbench.storage import project_data
+from refbench.storage import home, project_data
 
 
 @click.group()
@@ -22,13 +22,15 @@ def leaderboard() -> None:
 
 
 @leaderboard.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: leaderboards/tables]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: leaderboards/tables of a checkout]"
+)
 @click.option(
     "--runs",
     "folders",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with scored runs, repeatable.  [default: leaderboards/runs]",
+    help="Folder with scored runs, repeatable.  [default: leaderboards/runs of a checkout, else $REFBENCH_HOME/runs]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
@@ -40,9 +42,17 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
       refbench leaderboard build --runs ~/.refbench/runs --out tables
     """
     place = project_data("leaderboards")
-    rows = read_rows(folders or (place / "runs",))
+    # An installed refbench has no runs of its own; then the user's are meant.
+    in_checkout = (place / "runs").is_dir()
+    if not folders:
+        folders = (place / "runs" if in_checkout else home() / "runs",)
+    out = out or (place / "tables" if in_checkout else home() / "leaderboard")
+    rows = read_rows(folders)
+    unscored = sum(not p.with_name("summary.json").is_file() for f in folders for p in f.rglob("run.json"))
+    if unscored:
+        remark(f"{unscored} runs are not scored and left out; `refbench score` them")
     published = read_published(place / "published")
-    files = build_tables(rows, published, out or place / "tables")
+    files = build_tables(rows, published, out)
     if as_json:
         print_json({"runs": len(rows), "published": len(published), "files": [str(f) for f in files]})
         return

@@ -58,7 +58,7 @@ class ConsoleProgress:
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         self._said = 0.0
 
     def __enter__(self) -> ConsoleProgress:
@@ -82,8 +82,8 @@ class ConsoleProgress:
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        began = self._began.setdefault(task, now)
-        rate = f"{done / (now - began):.1f}/s" if now > began else ""
+        began, first = self._began.setdefault(task, (now, done))
+        rate = f"{(done - first) / (now - began):.1f}/s" if now > began and done > first else ""
         if self._bar is not None:
             if task not in self._tasks:
                 self._tasks[task] = self._bar.add_task(task, total=total, rate="")

@@ -57,11 +57,13 @@ def summarise(protocol: Protocol, scores: ScoreTable) -> Summary:
     tops = np.stack([t for t, _ in terms])
     bottoms = np.stack([b for _, b in terms])
     images, image_count = image_codes(scores.image_id)
+    # Nothing to find and nothing found is right only if nobody crashed on the way.
+    when_empty = 0.0 if scores.failed.any() else protocol.when_empty
     metrics: dict[str, Estimate] = {}
     if image_count:
-        low, high = ratio_intervals(tops, bottoms, images, image_count, protocol.when_empty)
+        low, high = ratio_intervals(tops, bottoms, images, image_count, when_empty)
         for k, name in enumerate(protocol.metrics):
             top, bottom = float(tops[k].sum()), float(bottoms[k].sum())
-            value = top / bottom if bottom > 0 else protocol.when_empty
+            value = top / bottom if bottom > 0 else when_empty
             metrics[name] = Estimate(100 * value, 100 * float(low[k]), 100 * float(high[k]))
     return Summary(protocol.name, metrics, len(scores.failed), int(scores.failed.sum()))

@@ -109,6 +109,18 @@ def break_(change: str) -> tuple[Any, Any]:
         ("annotation['id'] = 11", r"annotations\[1\]: id 11 is given twice"),
         ("del annotation['segmentation']", r"annotations\[1\] \(id 12\): segmentation is missing"),
         ("annotation['id'] = '12'", r"annotations\[1\]: no integer 'id'"),
+        ("annotation['image_id'] = [1]", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
+        ("annotation['image_id'] = 1.0", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
+        ("annotation['category_id'] = {}", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
+        ("annotation['bbox'] = [0, nan, 1, 1]", r"annotations\[1\]\): its bbox holds a value that is not a finite"),
+        ("annotation['bbox'] = [0, 1]", r"annotations\[1\]\): its bbox is not four numbers"),
+        ("annotation['bbox'] = [0, 10**400, 1, 1]", r"annotations\[1\]\): its bbox is not four numbers"),
+        ("annotation['segmentation'] = [[1, 1, 2, 10**400, 3, 3]]", r"polygon 0 is not a flat list of numbers"),
+        ("instances['categories'][0]['name'] = '\\ud800'", r"categories\[0\]: the name is not text"),
+        ("refs[0]['sentences'][0]['sent'] = '\\udfff'", r"sentences\[0\] is not text"),
+        ("refs[0]['sentences'] = []", r"row 0 \(ref_id 1\): it has no sentences"),
+        ("refs[0]['split'] = 'objects'", r"'objects' is no name of a split"),
+        ("refs[1]['image_id'] = [[]]", r"row 1 \(ref_id 2\): image_id list, but annotation 12"),
         ("instances['images'][0]['height'] = -4", r"height must be 1"),
         ("instances['images'][0]['height'] = 10**9", r"height must be 1"),
         ("instances['images'][0]['file_name'] = '../../etc/passwd'", r"the image ../../etc/passwd is not in"),
@@ -213,6 +225,29 @@ def test_files_cut_short(tmp_path: Path, home: Path, name: str, share: float) ->
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DatasetError, match=r"(copy it again|is refused)"):
         build(annotations)
+
+
+def test_numbers_too_long_to_read(tmp_path: Path, home: Path) -> None:
+    annotations = refer_release.write(tmp_path, *refer_release.content())
+    (annotations / "refcoco" / "instances.json").write_text('{"images": [' + "9" * 5000 + "]}")
+    with pytest.raises(DatasetError, match=r"instances.json holds a number that cannot be read"):
+        build(annotations)
+
+
+def test_the_refs_of_another_dataset_are_refused(tmp_path: Path, home: Path) -> None:
+    annotations = refer_release.write(tmp_path, *refer_release.content())
+    with pytest.raises(DatasetError, match=r"is not refs\(umd\).p, the file of this dataset"):
+        build(annotations / "refcoco" / "refs(unc).p", dataset="refcocog-umd")
+
+
+@pytest.mark.parametrize("place", ["", "train2014", "images/train2014", "images/mscoco/images/train2014"])
+def test_images_are_found_where_releases_keep_them(tmp_path: Path, home: Path, place: str) -> None:
+    annotations = refer_release.write(tmp_path, *refer_release.content())
+    folder = tmp_path / "elsewhere"
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "images").rename(folder / place)
+    build(annotations, folder)
+    assert Path(load_samples("refcoco/val")[0].image_path).is_file()
 
 
 def test_missing_files_and_options(tmp_path: Path, home: Path) -> None:
