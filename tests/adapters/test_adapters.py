@@ -10,6 +10,7 @@ import pytest
 import torch
 from adapters.exact_adapters import Leaky, Misbehaving, Threshold
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPSegConfig,
@@ -22,7 +23,8 @@ from transformers import (
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import Center, Everything, NoisyOracle, Nothing
 from refbench.adapters.tiny.adapter import WEIGHTS, Tiny
-from refbench.adapters.tiny.train import MIRRORED, UPSIDE_DOWN, swap_words
+from refbench.adapters.tiny.model import MIRRORED, swap_words
+from refbench.adapters.tiny.train import UPSIDE_DOWN
 from refbench.contract import FAILED, NOTE, OK, check_adapter
 from refbench.errors import AdapterError
 from refbench.plugins import load_adapter
@@ -155,10 +157,10 @@ def test_clipseg_loads_and_runs_as_users_do(clipseg_folder: Path, embedded: Path
 def test_clipseg_refuses_weights_that_would_be_random(clipseg_folder: Path, tmp_path: Path) -> None:
     for file in clipseg_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["reduce_dim"] = 16
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterError, match=r"lacks .* weights of CLIPSeg|mismatch"):
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights[next(k for k in sorted(weights) if k.startswith("decoder."))]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=r"lacks 1 weights of CLIPSeg, e.g. decoder\..* they would be random"):
         load_adapter("clipseg", {"model": str(tmp_path)})
 
 

@@ -19,10 +19,16 @@ from torch.nn import functional as F
 INPUT_HEIGHT_PX, INPUT_WIDTH_PX = 144, 176
 MAX_WORDS = 16
 PAD, UNKNOWN = 0, 1
+MIRRORED = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 
 
 def split_words(expression: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", expression.lower())
+
+
+def swap_words(expression: str, swaps: dict[str, str]) -> str:
+    """The expression with some words exchanged, e.g. for the picture seen in a mirror (MIRRORED)."""
+    return " ".join(swaps.get(word, word) for word in split_words(expression))
 
 
 def encode_words(expressions: Sequence[str], vocabulary: dict[str, int]) -> Tensor:

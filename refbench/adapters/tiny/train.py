@@ -26,25 +26,21 @@ from torch.nn import functional as F
 from refbench.adapters.tiny.model import (
     INPUT_HEIGHT_PX,
     INPUT_WIDTH_PX,
+    MIRRORED,
     PAD,
     UNKNOWN,
     TinyNetwork,
     encode_words,
     prepare_image,
     split_words,
+    swap_words,
 )
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import load_objects, load_samples, split_fingerprint
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 IMAGES_PER_STEP = 8
-MIRRORED = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 UPSIDE_DOWN = {"top": "bottom", "bottom": "top", "above": "below", "below": "above"}
-
-
-def swap_words(expression: str, swaps: dict[str, str]) -> str:
-    """The expression for the picture seen in a mirror (MIRRORED) or upside down (UPSIDE_DOWN)."""
-    return " ".join(swaps.get(word, word) for word in split_words(expression))
 
 
 def make_vocabulary(samples: list[Sample]) -> dict[str, int]:
