@@ -42,9 +42,9 @@ DATASET_OF_BENCHMARK = {
 SHORT_NAMES = {
     "cumulative_iou": "cIoU",
     "mean_iou": "mIoU",
-    **{f"precision_at_0.{t}": f"P@0.{t}" for t in (5, 6, 7, 8, 9)},
     "mean_boundary_iou": "mean boundary IoU",
     "cumulative_boundary_iou": "cumulative boundary IoU",
+    **{f"precision_at_0.{t}": f"P@0.{t}" for t in (5, 6, 7, 8, 9)},
 }
 
 

@@ -85,7 +85,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
-    """Write a page that ranks runs a split, with links to their reports."""
+    """Write a page that ranks runs a split, with links to the reports that were written."""
     tables = {
         address: [
             {
@@ -93,7 +93,7 @@ def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
                 "cells": [format_interval(row.metrics[m]) if m in row.metrics else "" for m in SHORT_NAMES],
                 "samples": row.samples,
                 "failures": row.failures,
-                "report": os.path.relpath(row.folder / "report.html", path.parent),
+                "report": _link(row.folder / "report.html", path.parent),
             }
             for row in ranked(group)
         ]
@@ -103,6 +103,10 @@ def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
         tables=tables, metrics=list(SHORT_NAMES.values()), version=__version__
     )
     return _write(path, page)
+
+
+def _link(report: Path, folder: Path) -> str:
+    return os.path.relpath(report, folder) if report.is_file() else ""
 
 
 def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ exact target lies the polygon that a hurried annotator would draw, as a model of
 from __future__ import annotations
 
 import multiprocessing
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ def _render(job: tuple[str, int, Path]) -> tuple[list[Sample], list[AnnotatedObj
     scene = draw_scene(split, index)
     image_id = f"{split}-{index:05d}"
     image_path = f"images/{split}/{index:05d}.png"
-    Image.fromarray(scene.picture).save(folder / image_path, compress_level=1)
+    # Noise has no repetitions to find: looking for them would cost half of the rendering.
+    Image.fromarray(scene.picture).save(folder / image_path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
     height, width = scene.picture.shape[:2]
     objects = []
     for k, (drawn, outline) in enumerate(zip(scene.objects, scene.outlines, strict=True)):

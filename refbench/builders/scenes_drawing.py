@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +48,10 @@ class DrawnObject:
     centre_y: float
     mask: BoolArray
 
-    @property
+    @cached_property
     def area(self) -> int:
-        return int(self.mask.sum())
+        """Pixels in sight; ask when the scene is finished."""
+        return int(np.count_nonzero(self.mask))
 
 
 def _box(x: FloatArray, y: FloatArray, half_width: float, half_height: float) -> FloatArray:
@@ -241,13 +243,11 @@ def _ground(random: np.random.Generator, height: int, width: int) -> NDArray[np.
         y = random.uniform(0, height) + along * np.sin(angle) - bend * along**2 * np.cos(angle)
         light = random.choice([-30, -20, 20, 30])
         thickness = int(random.integers(1, 4))
-        stroke = np.zeros((height, width), dtype=bool)
         seen = (x >= 0) & (x < width - thickness) & (y >= 0) & (y < height - thickness)
         row, column = y[seen].astype(int), x[seen].astype(int)
-        for k in range(thickness):
-            for m in range(thickness):
-                stroke[row + m, column + k] = True
-        picture[stroke] += light
+        offsets = [m * width + k for m in range(thickness) for k in range(thickness)]
+        stroke = np.unique(np.add.outer(row * width + column, offsets))
+        picture.reshape(-1, 3)[stroke] += light
     return picture
 
 

@@ -40,17 +40,21 @@ class _Description:
 
 def both(truths: Sequence[Truth]) -> Truth:
     """Three-valued and: false if one is false, else borderline if one is, else true."""
-    if any(t is False for t in truths):
+    if False in truths:
         return False
-    return None if any(t is None for t in truths) else True
+    return None if None in truths else True
 
 
 def answer(objects: Sequence[DrawnObject], properties: Sequence[Property]) -> int | None:
     """The index of the only object that fits while all others clearly don't; else None."""
-    truths = [both([p(o) for p in properties]) for o in objects]
-    if truths.count(True) == 1 and None not in truths:
-        return truths.index(True)
-    return None
+    found = None
+    for index, o in enumerate(objects):
+        truth = both([p(o) for p in properties])
+        if truth is None or (truth and found is not None):
+            return None
+        if truth:
+            found = index
+    return found
 
 
 def nothing_fits(objects: Sequence[DrawnObject], properties: Sequence[Property]) -> bool:
