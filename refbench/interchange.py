@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +164,7 @@ def _score(where: str, score: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise PredictionError(f"{where}: score must be a finite number, not {str(score)[:40]!r}")
+        raise PredictionError(f"{where}: score must be a finite number, not {repr(score)[:40]}")
     return value
 
 
@@ -243,15 +242,7 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
                     pixels = np.frombuffer(file.read(shape[0] * shape[1]), np.bool_)
             except PredictionError:
                 raise
-            except (
-                OSError,
-                ValueError,
-                EOFError,
-                NotImplementedError,
-                RuntimeError,
-                zlib.error,
-                zipfile.BadZipFile,
-            ) as error:
+            except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
                 raise PredictionError(f"{where} is damaged ({error}); save it again") from None
             if pixels.size != shape[0] * shape[1]:
                 raise PredictionError(f"{where} is cut short; save it again")

@@ -214,7 +214,7 @@ def test_an_adapter_that_reverses_or_changes_its_mind() -> None:
     class Moody(Threshold):
         def segment(self, images, expressions):  # type: ignore[no-untyped-def]
             self.seconds += 1e-9
-            return [np.asarray(i.convert("L")) > (self.seconds * 1e10) % 90 for i in images]
+            return [np.asarray(i.convert("L")) > (self.seconds * 1e10) % 80 + 90 for i in images]
 
     class Nameless:
         def segment(self, images, expressions):  # type: ignore[no-untyped-def]
