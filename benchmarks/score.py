@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +74,25 @@ def _again(sample: Sample, k: int) -> Sample:
     return dataclasses.replace(sample, sample_id=sample_id, image_id=f"{sample.image_id}-{k}")
 
 
+# A child begins with its parent's peak memory in its books, so a small process of its own starts and measures it.
+MEASURE = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - began, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status))
+"""
+
+
 def _process(predictions: Path, address: str) -> tuple[float, float]:
     best_seconds = best_megabytes = float("inf")
     for attempt in range(3):
         out = predictions.with_name(f"{predictions.stem}-{attempt}")
         command = [sys.executable, "-m", "refbench", "score", str(predictions), "--dataset", address, "--out", str(out)]
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+        done = subprocess.run([sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True)
+        seconds, megabytes, code = (float(word) for word in done.stdout.split())
+        if code:
+            raise RuntimeError(f"{' '.join(command)} ended with {code:.0f}")
         best_seconds = min(best_seconds, seconds)
-        best_megabytes = min(best_megabytes, usage.ru_maxrss / 1024)
+        best_megabytes = min(best_megabytes, megabytes)
     return best_seconds, best_megabytes

@@ -80,13 +80,15 @@ def read_claims(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Clai
         entries = _read_coco_results(path, index)
     else:
         entries = _read_json_lines(path, index)
-    seen: dict[int, str] = {}
-    for where, row, claim in entries:
-        if row in seen:
+    # The number of the entry that gave a sample: a text for each of a million samples would fill the memory.
+    given_by = np.zeros(len(index.sample_ids), np.int64)
+    for number, (where, row, claim) in enumerate(entries, start=1):
+        if given_by[row]:
             raise PredictionError(
-                f"{where}: the sample {index.sample_ids[row]} was given before ({seen[row]}); keep one of the two"
+                f"{where}: the sample {index.sample_ids[row]} was given before (entry {given_by[row]}); "
+                "keep one of the two"
             )
-        seen[row] = where
+        given_by[row] = number
         yield where, row, claim
 
 
@@ -223,7 +225,7 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
     """An NPZ with one bool (H, W) array a sample, the sample id (or it with `__` for `/`) as its name."""
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
         raise PredictionError(f"{path} is not an NPZ file: {error}") from None
     with archive:
         for member in archive.infolist():

@@ -11,7 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,16 +199,17 @@ def pair_counts(
         raise MaskError(f"{len(predictions)} predictions cannot be paired with {len(targets)} targets")
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
-    for k, (p, t) in enumerate(zip(predictions, targets, strict=True)):
-        if p.height != t.height or p.width != t.width:
-            raise MaskError(f"pair {k}: the prediction is {p.size}, the target {t.size} (height, width); resize one")
+    sizes_p, sizes_t = _sizes(predictions), _sizes(targets)
+    different = np.flatnonzero((sizes_p != sizes_t).any(axis=1))
+    if different.size:
+        k = int(different[0])
+        raise MaskError(
+            f"pair {k}: the prediction is {predictions[k].size}, the target {targets[k].size} (height, width); "
+            "resize one"
+        )
+    codes = attrgetter("counts")
     counts = count_codes(
-        [p.counts for p in predictions],
-        [t.counts for t in targets],
-        np.array([t.height for t in targets], np.int64),
-        np.array([t.width for t in targets], np.int64),
-        boundary,
-        threads,
+        list(map(codes, predictions)), list(map(codes, targets)), sizes_t[:, 0], sizes_t[:, 1], boundary, threads
     )
     return {name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(kernels.COLUMNS)}
 
@@ -345,7 +347,17 @@ def _check_polygon(polygon: Any, index: int) -> list[float]:
     return values
 
 
-def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> list[Mask]:
+def _sizes(masks: Sequence[Mask]) -> NDArray[np.int64]:
+    """Heights and widths, int64 (N, 2)."""
+    sizes = np.empty((len(masks), 2), np.int64)
+    sizes[:, 0] = np.fromiter(map(attrgetter("height"), masks), np.int64, len(masks))
+    sizes[:, 1] = np.fromiter(map(attrgetter("width"), masks), np.int64, len(masks))
+    return sizes
+
+
+def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> Sequence[Mask]:
+    if set(map(type, masks)) <= {Mask}:
+        return cast("Sequence[Mask]", masks)
     out = []
     for k, mask in enumerate(masks):
         if isinstance(mask, Mask):
@@ -360,7 +372,7 @@ def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> list[Mask
 
 def _end_to_end(codes: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     at = np.zeros(len(codes) + 1, np.int64)
-    np.cumsum([len(c) for c in codes], out=at[1:])
+    np.cumsum(np.fromiter(map(len, codes), np.int64, len(codes)), out=at[1:])
     return np.frombuffer(b"".join(codes), np.uint8), at
 
 

@@ -124,7 +124,7 @@ class _Targets:
     def __init__(self, address: str, limit: int | None) -> None:
         self.path = split_path(address)
         names = ["sample_id", "image_id", "height", "width", "target_counts", "no_target"]
-        table = read_table(self.path, names).slice(0, limit).combine_chunks()
+        table = read_table(self.path, names).slice(0, limit)
         self.sample_id = table["sample_id"]
         self.image_id = table["image_id"].to_pylist()
         self.heights = table["height"].to_numpy().astype(np.int64)

@@ -213,7 +213,7 @@ def test_files_that_are_no_predictions(embedded: Path, tmp_path: Path, text: str
 def test_given_twice_is_an_error_and_missing_a_failure(embedded: Path, tmp_path: Path) -> None:
     sample = load_samples("scenes/val")[0]
     (tmp_path / "p.jsonl").write_text((line_for(sample) + "\n") * 2)
-    with pytest.raises(PredictionError, match=r"line 2: the sample .* was given before \(.*line 1\)"):
+    with pytest.raises(PredictionError, match=r"line 2: the sample .* was given before \(entry 1\)"):
         score(tmp_path / "p.jsonl", "scenes/val")
     (tmp_path / "p.jsonl").write_text(line_for(sample))
     assert score(tmp_path / "p.jsonl", "scenes/val").summaries["refbench"].failures == 499

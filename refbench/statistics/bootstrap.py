@@ -16,7 +16,7 @@ REPLICATES = 1000
 SEED = 20_260_102
 CONFIDENCE = 0.95
 # Replicates drawn at a time: bounds the memory for large splits.
-BLOCK_DRAWS = 4_000_000
+BLOCK_DRAWS = 500_000
 
 
 def image_codes(image_ids: Sequence[str]) -> tuple[NDArray[np.int64], int]:
