@@ -24,7 +24,7 @@ from refbench.errors import MaskError
 MAX_SIDE_PX = 65_535
 MAX_PIXELS = 2**28
 MAX_OUTLINE_PX = 1_000_000.0
-CHUNK_PAIRS = 512
+CHUNK_PAIRS = 128
 
 _REASONS = {
     kernels.BAD_CHARACTER: "it holds a character outside '0'..'o'",
@@ -199,18 +199,16 @@ def pair_counts(
         raise MaskError(f"{len(predictions)} predictions cannot be paired with {len(targets)} targets")
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
-    sizes_p, sizes_t = _sizes(predictions), _sizes(targets)
-    different = np.flatnonzero((sizes_p != sizes_t).any(axis=1))
-    if different.size:
-        k = int(different[0])
+    heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
+    different = (_numbers(predictions, "height") != heights) | (_numbers(predictions, "width") != widths)
+    if different.any():
+        k = int(different.argmax())
         raise MaskError(
             f"pair {k}: the prediction is {predictions[k].size}, the target {targets[k].size} (height, width); "
             "resize one"
         )
     codes = attrgetter("counts")
-    counts = count_codes(
-        list(map(codes, predictions)), list(map(codes, targets)), sizes_t[:, 0], sizes_t[:, 1], boundary, threads
-    )
+    counts = count_codes(list(map(codes, predictions)), list(map(codes, targets)), heights, widths, boundary, threads)
     return {name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(kernels.COLUMNS)}
 
 
@@ -235,11 +233,14 @@ def count_codes(
     bands = boundary_widths_px(heights, widths, boundary)
     out = np.empty((n, len(kernels.COLUMNS)), np.int64)
 
+    codes_p, at_p = _end_to_end(predictions)
+    codes_t, at_t = _end_to_end(targets)
+
     def count(chunk: slice) -> int:
-        codes_p, at_p = _end_to_end(predictions[chunk])
-        codes_t, at_t = _end_to_end(targets[chunk])
+        # Nothing but the kernel, which holds no GIL: the threads never wait for each other.
+        at = slice(chunk.start, chunk.stop + 1)
         bad: int = kernels.count_pairs(
-            codes_p, at_p, codes_t, at_t, heights[chunk], widths[chunk], bands[chunk], out[chunk]
+            codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], bands[chunk], out[chunk]
         )
         return bad
 
@@ -347,12 +348,8 @@ def _check_polygon(polygon: Any, index: int) -> list[float]:
     return values
 
 
-def _sizes(masks: Sequence[Mask]) -> NDArray[np.int64]:
-    """Heights and widths, int64 (N, 2)."""
-    sizes = np.empty((len(masks), 2), np.int64)
-    sizes[:, 0] = np.fromiter(map(attrgetter("height"), masks), np.int64, len(masks))
-    sizes[:, 1] = np.fromiter(map(attrgetter("width"), masks), np.int64, len(masks))
-    return sizes
+def _numbers(masks: Sequence[Mask], name: str) -> NDArray[np.int64]:
+    return np.fromiter(map(attrgetter(name), masks), np.int64, len(masks))
 
 
 def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> Sequence[Mask]:
