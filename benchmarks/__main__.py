@@ -43,7 +43,7 @@ def main(suites: tuple[str, ...], out: Path | None) -> None:
         "hardware": f"{processor()}, {available_cores()} cores, no GPU used",
         "load_at_start": os.getloadavg()[0],
         "packages": package_versions(),
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(Path(__file__).parent.parent),
     }
     for name in suites or tuple(SUITES):
         click.echo(f"{name} ...", err=True)
