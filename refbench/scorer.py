@@ -78,7 +78,7 @@ def score(
     claims = _claims_of_run(source, info, targets.index) if is_run else read_claims(source, targets.index)
     scores = _count(claims, targets, progress)
     summaries = {rule.name: summarise(rule, scores) for rule in rules}
-    folder = out or (source if is_run else None)
+    folder = Path(out) if out else source if is_run else None
     fingerprint = split_fingerprint(address)
     if folder is not None:
         write_table(folder / "scores.parquet", scores_to_table(scores))
