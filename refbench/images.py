@@ -1,9 +1,17 @@
-"""Opening photographs the one way that masks are drawn on: upright, 8-bit RGB, at the size the dataset says."""
+"""Opening photographs the one way that masks are drawn on: upright, 8-bit RGB, at the size the dataset says.
+
+A photograph in a zip is read where it lies: its path goes through the archive,
+`/data/train2014.zip/train2014/COCO_train2014_000000000009.jpg`.
+"""
 
 from __future__ import annotations
 
+import io
 import warnings
-from pathlib import Path
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,6 +19,93 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from refbench.errors import DatasetError
 
 EXIF_ORIENTATION = 0x0112
+# No photograph of these datasets comes near; what claims more is no photograph.
+MAX_FILE_BYTES = 2**28
+# Below the folder that a user names, where releases and people keep COCO's photographs.
+PLACES = (
+    "",
+    *(f"{above}{folder}" for above in ("", "images/", "images/mscoco/images/") for folder in
+      ("train2014", "val2014", "train2017", "val2017")),
+)  # fmt: skip
+
+
+class Photographs:
+    """A folder of photographs, a folder of zips, or one zip, which is never unpacked."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._zips = [place] if place.is_file() else sorted(p for p in place.glob("*.zip") if p.is_file())
+        self._members: dict[str, str] | None = None
+        if place.is_file() and not zipfile.is_zipfile(place):
+            raise DatasetError(f"{place} is neither a folder nor a whole zip; copy or download it again")
+
+    def find(self, file_name: str, height: int, width: int) -> str:
+        """Absolute path of the photograph, whose header must tell this size (upright, in pixels).
+
+        Raises:
+            DatasetError: it is not there, cannot be read or has another size.
+        """
+        path = self.locate(file_name)
+        found = image_size(path)
+        if found != (height, width):
+            raise DatasetError(f"{path} is {found} (height, width), the annotations say {(height, width)}")
+        return str(path.resolve())
+
+    def locate(self, file_name: str) -> Path:
+        """Where the photograph lies, unopened; DatasetError if it is not there."""
+        path = self._locate(file_name)
+        if path is None:
+            raise DatasetError(f"the image {file_name} is not in {self.place}")
+        return path
+
+    def holds(self, file_name: str) -> bool:
+        return self._locate(file_name) is not None
+
+    def _locate(self, file_name: str) -> Path | None:
+        if PurePosixPath(file_name).name != file_name or "\\" in file_name or "\0" in file_name:
+            return None
+        if self.place.is_dir():
+            for folder in PLACES:
+                if (self.place / folder / file_name).is_file():
+                    return self.place / folder / file_name
+        if self._members is None:
+            self._members = {}
+            for archive in self._zips:
+                for member in _open_zip(archive, archive.stat().st_mtime_ns).namelist():
+                    parts = PurePosixPath(member).parts
+                    # A member that climbs out of its folder is never looked at.
+                    if member and not member.endswith("/") and ".." not in parts and not member.startswith("/"):
+                        self._members.setdefault(parts[-1], f"{archive}/{member}")
+        found = self._members.get(file_name)
+        return Path(found) if found else None
+
+
+@lru_cache(maxsize=8)
+def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
+    """Kept open: the table of contents of COCO's 82,783 photographs takes a second to read."""
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise DatasetError(f"{path} is no whole zip ({error}); copy or download it again") from None
+
+
+def _read_through_zip(path: Path) -> bytes | None:
+    """The bytes of a path that goes through a zip; None if it does not."""
+    archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)
+    if archive is None:
+        return None
+    member = path.relative_to(archive).as_posix()
+    try:
+        opened = _open_zip(archive, archive.stat().st_mtime_ns)
+        with opened.open(member) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except KeyError:
+        raise DatasetError(f"{archive} holds no {member}; build the dataset again with --images") from None
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise DatasetError(f"{member} cannot be read from {archive} ({error}); copy or download it again") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise DatasetError(f"{member} in {archive} is more than {MAX_FILE_BYTES} bytes: no photograph is")
+    return content
 
 
 def load_image(path: str | Path, height: int, width: int) -> Image.Image:
@@ -80,17 +175,21 @@ def _undecodable(path: Path, error: Exception) -> DatasetError:
 
 
 def _opened(path: Path) -> Image.Image:
+    content = None
     try:
         with warnings.catch_warnings():
             # The size is checked against the dataset, which is stricter than Pillow's warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path)
+            content = None if path.is_file() else _read_through_zip(path)
+            return Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise DatasetError(f"the image {path} does not exist; check --images, or build without images") from None
     except UnidentifiedImageError:
-        size = path.stat().st_size
+        size = path.stat().st_size if path.is_file() else len(content or b"")
         what = "is empty" if size == 0 else "is not an image that can be read"
         raise DatasetError(f"{path} {what} ({size} bytes); copy or download it again") from None
+    except DatasetError:
+        raise
     except Image.DecompressionBombError as error:
         raise DatasetError(f"{path} is refused: {error}") from None
     except (MemoryError, KeyboardInterrupt):

@@ -122,6 +122,34 @@ def encode_intervals(starts, ends, n, size, out):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
+def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
+    """Judge many compressed codes, laid end to end in `codes` and cut at `at`, of masks of `sizes` pixels.
+
+    `out[i]` becomes 1 for a canonical code, 0 for one that is valid but written otherwise, else the error.
+    """
+    longest = np.int64(0)
+    for i in range(sizes.shape[0]):
+        longest = max(longest, at[i + 1] - at[i])
+    starts = np.empty(longest // 2 + 1, np.int64)
+    ends = np.empty(longest // 2 + 1, np.int64)
+    again = np.empty(7 * (longest + 3), np.uint8)
+    for i in range(sizes.shape[0]):
+        code = codes[at[i] : at[i + 1]]
+        n = decode_intervals(code, sizes[i], starts, ends)
+        if n < 0:
+            out[i] = n
+            continue
+        length = encode_intervals(starts, ends, n, sizes[i], again)
+        same = length == code.shape[0]
+        if same:
+            for k in range(length):
+                if again[k] != code[k]:
+                    same = False
+                    break
+        out[i] = 1 if same else 0
+
+
+@njit(nogil=True, cache=True)
 def intervals_area(starts, ends, n):  # type: ignore[no-untyped-def]
     area = np.int64(0)
     for i in range(n):

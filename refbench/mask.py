@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from pycocotools import mask as coco_mask
 
 from refbench import kernels
 from refbench.errors import MaskError
+
+Result = TypeVar("Result")
 
 MAX_SIDE_PX = 65_535
 MAX_PIXELS = 2**28
@@ -79,7 +81,7 @@ class Mask:
                     "pass `array > 0` if every other value means foreground"
                 )
         code = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
-        return Mask(pixels.shape[0], pixels.shape[1], code["counts"])
+        return _known(pixels.shape[0], pixels.shape[1], code["counts"])
 
     @staticmethod
     def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
@@ -93,8 +95,9 @@ class Mask:
         checked = [_check_polygon(p, k) for k, p in enumerate(polygons)]
         if not checked:
             return Mask.empty(height, width)
-        merged = coco_mask.merge(coco_mask.frPyObjects(checked, height, width))
-        return Mask(height, width, merged["counts"])
+        parts = coco_mask.frPyObjects(checked, height, width)
+        merged = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+        return _known(height, width, merged["counts"])
 
     @staticmethod
     def from_rle(rle: Mapping[str, Any]) -> Mask:
@@ -127,14 +130,14 @@ class Mask:
         """A mask of background only."""
         _check_size(height, width)
         none = np.empty(0, np.int64)
-        return Mask(height, width, _encode(none, none, int(height) * int(width)))
+        return _known(height, width, _encode(none, none, int(height) * int(width)))
 
     @staticmethod
     def full(height: int, width: int) -> Mask:
         """A mask of foreground only."""
         _check_size(height, width)
         size = int(height) * int(width)
-        return Mask(height, width, _encode(np.zeros(1, np.int64), np.array([size], np.int64), size))
+        return _known(height, width, _encode(np.zeros(1, np.int64), np.array([size], np.int64), size))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -144,8 +147,7 @@ class Mask:
     @property
     def area(self) -> int:
         """Foreground pixels."""
-        starts, ends = _intervals(self.counts, self.height, self.width)
-        return int((ends - starts).sum())
+        return int(coco_mask.area(self.to_rle()))
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
@@ -167,8 +169,49 @@ class Mask:
         for other in others:
             if other.size != self.size:
                 raise MaskError(f"masks of sizes {self.size} and {other.size} have no union; resize one first")
+        if not others:
+            return self
         merged = coco_mask.merge([m.to_rle() for m in (self, *others)])
-        return Mask(self.height, self.width, merged["counts"])
+        return _known(self.height, self.width, merged["counts"])
+
+    @staticmethod
+    def from_codes(codes: Sequence[bytes], heights: Sequence[int], widths: Sequence[int]) -> list[Mask]:
+        """N compressed codes at once, checked as one by one but in a single call; equal masks are one object.
+
+        Raises:
+            MaskError: as `Mask`; names the position of the first code that is broken.
+        """
+        rows = list(zip(heights, widths, codes, strict=True))
+        made: dict[tuple[int, int, bytes], Any] = dict.fromkeys(rows)
+        keys = list(made)
+        for height, width in set(zip(heights, widths, strict=True)):
+            _check_size(height, width)
+        sizes = np.fromiter((h * w for h, w, _ in keys), np.int64, len(keys))
+        states = np.empty(len(keys), np.int8)
+        text, at = _end_to_end([code for _, _, code in keys])
+
+        def check(chunk: slice) -> None:
+            kernels.check_codes(text, at[chunk.start : chunk.stop + 1], sizes[chunk], states[chunk])
+
+        _in_chunks(check, len(keys), None)
+        for key, state in zip(keys, states.tolist(), strict=True):
+            if state == 1:
+                made[key] = _known(*key)
+                continue
+            try:
+                made[key] = Mask(*key)
+            except MaskError as error:
+                raise MaskError(f"mask {rows.index(key)}: {error}") from None
+        return [made[row] for row in rows]
+
+
+def _known(height: int, width: int, counts: bytes) -> Mask:
+    """A Mask of a code that is canonical for certain (pycocotools or our own kernel wrote it), unchecked."""
+    mask = object.__new__(Mask)
+    object.__setattr__(mask, "height", int(height))
+    object.__setattr__(mask, "width", int(width))
+    object.__setattr__(mask, "counts", counts)
+    return mask
 
 
 def pair_counts(
@@ -244,14 +287,7 @@ def count_codes(
         )
         return bad
 
-    chunks = [slice(k, min(k + CHUNK_PAIRS, n)) for k in range(0, n, CHUNK_PAIRS)]
-    workers = min(threads or available_cores(), len(chunks))
-    if workers <= 1:
-        results = [count(c) for c in chunks]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(count, chunks))
-    for chunk, bad in zip(chunks, results, strict=True):
+    for chunk, bad in _in_chunks(count, n, threads):
         if bad >= 0:
             pair, is_target = chunk.start + bad // 2, bad % 2
             code = (targets if is_target else predictions)[pair]
@@ -260,6 +296,16 @@ def count_codes(
             except MaskError as error:
                 raise MaskError(f"{'target' if is_target else 'prediction'} of pair {pair}: {error}") from None
     return out
+
+
+def _in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> list[tuple[slice, Result]]:
+    """Do `work` on slices of 0..n in threads; it must hold no GIL to gain from them."""
+    chunks = [slice(k, min(k + CHUNK_PAIRS, n)) for k in range(0, n, CHUNK_PAIRS)]
+    workers = min(threads or available_cores(), len(chunks))
+    if workers <= 1:
+        return [(c, work(c)) for c in chunks]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(zip(chunks, pool.map(work, chunks), strict=True))
 
 
 def boundary_widths_px(
@@ -338,13 +384,16 @@ def _check_polygon(polygon: Any, index: int) -> list[float]:
         raise MaskError(f"polygon {index} is not a flat list of numbers") from None
     if points.ndim != 1 or points.size < 6 or points.size % 2:
         raise MaskError(f"polygon {index} needs at least three x, y points, it has {points.size} values")
-    if not np.isfinite(points).all():
+    low, high = float(points.min()), float(points.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise MaskError(f"polygon {index} holds a value that is not a finite number")
+    values: list[float] = points.tolist()
+    if max(-low, high, (high - low) * (points.size // 2)) <= MAX_OUTLINE_PX:
+        return values
     corners = points.reshape(-1, 2)
     outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
     if outline > MAX_OUTLINE_PX or float(np.abs(points).max()) > MAX_OUTLINE_PX:
         raise MaskError(f"polygon {index} is {outline:.3g} px around; at most {MAX_OUTLINE_PX:.0f} px is rasterised")
-    values: list[float] = points.tolist()
     return values
 
 

@@ -17,7 +17,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from refbench.errors import AdapterError, RefbenchError
+from refbench.errors import AdapterError, DatasetError, RefbenchError
+
+# The folder names of the release, its misspellings included.
+SGINW = (
+    "Airplane-Parts Bottles Brain-Tumor Chicken Cows Electric-Shaver Elephants Fruits Garbage Ginger-Garlic Hand "
+    "Hand-Metal House-Parts HouseHold-Items Nutterfly-Squireel Phones Poles Puppies Rail Salmon-Fillet Strawberry "
+    "Tablets Toolkits Trash Watermelon"
+).split()
 
 TABLE: dict[str, dict[str, str]] = {
     "builders": {
@@ -26,6 +33,11 @@ TABLE: dict[str, dict[str, str]] = {
         "refcocog-umd": "refbench.builders.refer:build",
         "refcocog-google": "refbench.builders.refer:build",
         "refcoco-m": "refbench.builders.refcoco_m:build",
+        "grefcoco": "refbench.builders.grefcoco:build",
+        "refzom": "refbench.builders.refzom:build",
+        "reasonseg": "refbench.builders.reasonseg:build",
+        "lvis": "refbench.builders.lvis:build",
+        **{f"sginw-{name}": "refbench.builders.sginw:build" for name in SGINW},
         "scenes": "refbench.builders.scenes:build",
         "snapshots": "refbench.builders.snapshots:build",
     },
@@ -84,6 +96,8 @@ def load_attribute(place: str) -> Any:
         missing = (error.name or "").split(".")[0]
         if missing in ("torch", "transformers", "safetensors"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
+        if missing in ("huggingface_hub", "datasets"):
+            raise RefbenchError(f"this needs {missing}: pip install 'refbench[hub]'") from error
         raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error
     except (ImportError, AttributeError) as error:
         raise RefbenchError(f"{place} cannot be loaded: {error}; mend or uninstall its package") from error
@@ -119,8 +133,33 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
         raise AdapterError(f"write which class of {name} is the adapter: {name}:ClassName")
     else:
         factory = load("adapters", name)
+    arguments = bind_options(name, factory, options, offered)
+    parameters = inspect.signature(factory).parameters
+    missing = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.name not in arguments and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if missing:
+        raise AdapterError(f"{name} needs {', '.join(f'-o {m}=...' for m in missing)}")
     try:
-        parameters = inspect.signature(factory).parameters
+        return factory(**arguments)
+    except RefbenchError:
+        raise
+    except Exception as error:  # somebody else's constructor: whatever it raises is reported as its failure
+        raise AdapterError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
+
+
+def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts (`-o key=value`) as the arguments that the annotations or defaults of `factory` ask for.
+
+    Of `offered` it gets what it has a parameter for.
+
+    Raises:
+        AdapterError: it has no such option, or the text is none of its type.
+    """
+    try:
+        parameters = dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError) as error:
         raise AdapterError(f"{name} is no class that can be called: {error}") from error
     try:
@@ -137,19 +176,27 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
         default = parameters[key].default if key in parameters else None
         known_type = str if default is None or default is inspect.Parameter.empty else type(default)
         arguments[key] = _parse_option(name, key, text, hints.get(key, known_type))
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.name not in arguments and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    if missing:
-        raise AdapterError(f"{name} needs {', '.join(f'-o {m}=...' for m in missing)}")
+    return arguments
+
+
+def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict[str, Any]:
+    """The keyword-only parameters of a builder, from `-o key=value`; those not given at their defaults.
+
+    Raises:
+        DatasetError: the builder has no such option, or the text is none of its type.
+    """
+    own = {
+        k: p.default
+        for k, p in inspect.signature(builder).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(options) - set(own))
+    if unknown:
+        raise DatasetError(f"{name} has no option {unknown[0]!r}; it has: {', '.join(own) or 'none'}")
     try:
-        return factory(**arguments)
-    except RefbenchError:
-        raise
-    except Exception as error:  # somebody else's constructor: whatever it raises is reported as its failure
-        raise AdapterError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
+        return {**own, **bind_options(name, builder, options, {})}
+    except AdapterError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _load_file(path: Path, class_name: str) -> Any:

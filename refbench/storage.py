@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError, MaskError, RefbenchError, RunError
 from refbench.mask import Mask
 from refbench.records import AnnotatedObject, Instance, Prediction, Sample
+
+Row = TypeVar("Row")
+BATCH_ROWS = 20_000
+# The file that makes a folder an export, and the version of its layout.
+EXPORT_FILE, EXPORT_LAYOUT = "refbench.json", 1
 
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
 SAMPLE_SCHEMA = pa.schema(
@@ -110,7 +118,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
     """Parse a JSON file; errors name the file and the place in it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            raise wanted(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > FILE.json")
+        # utf-8-sig: editors on Windows begin a file with a byte order mark, which is no part of it.
+        return json.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise wanted(f"{path} does not exist") from None
     except OSError as error:
@@ -134,6 +146,19 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """One Parquet file, written atomically a table at a time, each a row group: memory for one at once."""
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table]) -> Iterator[pa.Table]:
+    """Tables of at most BATCH_ROWS rows; one empty table for no rows."""
+    for start in range(0, max(len(rows), 1), BATCH_ROWS):
+        yield table_of(rows[start : start + BATCH_ROWS])
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
@@ -154,13 +179,13 @@ def samples_table(samples: Sequence[Sample]) -> pa.Table:
         "raw_expression": [s.raw_expression for s in samples],
         "ref_id": [s.ref_id for s in samples],
         "sent_id": [s.sent_id for s in samples],
-        "ann_ids": [list(s.ann_ids) for s in samples],
+        "ann_ids": [s.ann_ids for s in samples],
         "category": [s.category for s in samples],
         "target_counts": [s.target.counts.decode("ascii") for s in samples],
         "no_target": [s.no_target for s in samples],
-        "polygons": [[list(p) for p in s.polygons] for s in samples],
-        "box_xywh": [list(s.box_xywh) for s in samples],
-        "tags": [list(s.tags) for s in samples],
+        "polygons": [s.polygons for s in samples],
+        "box_xywh": [s.box_xywh for s in samples],
+        "tags": [s.tags for s in samples],
     }
     return pa.table(rows, schema=SAMPLE_SCHEMA)
 
@@ -174,8 +199,8 @@ def objects_table(objects: Sequence[AnnotatedObject]) -> pa.Table:
         "height": [o.mask.height for o in objects],
         "width": [o.mask.width for o in objects],
         "counts": [o.mask.counts.decode("ascii") for o in objects],
-        "polygons": [[list(p) for p in o.polygons] for o in objects],
-        "box_xywh": [list(o.box_xywh) for o in objects],
+        "polygons": [o.polygons for o in objects],
+        "box_xywh": [o.box_xywh for o in objects],
     }
     return pa.table(rows, schema=OBJECT_SCHEMA)
 
@@ -256,60 +281,160 @@ def load_samples(address: str) -> list[Sample]:
     Raises:
         DatasetError: the dataset or split is not built (`refbench build`), or its file is damaged.
     """
-    path = split_path(address)
-    return [sample_from_row(row, path) for row in read_table(path).to_pylist()]
+    return samples_of_file(split_path(address))
 
 
-def sample_from_row(row: dict[str, Any], path: Path) -> Sample:
-    """A Sample from a row of a split's Parquet file; `path` is that file, for image paths and errors."""
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """For making many objects that hold no cycles: the collector would walk all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        target = Mask(row["height"], row["width"], row["target_counts"].encode("ascii"))
-    except MaskError as error:
-        raise DatasetError(f"{path}, sample {row['sample_id']}: {error}; build the dataset again") from None
-    image_path = row["image_path"]
-    return Sample(
-        sample_id=row["sample_id"],
-        image_id=row["image_id"],
-        image_path=str(path.parent / image_path) if image_path else "",
-        height=row["height"],
-        width=row["width"],
-        expression=row["expression"],
-        raw_expression=row["raw_expression"],
-        ref_id=row["ref_id"],
-        sent_id=row["sent_id"],
-        ann_ids=tuple(row["ann_ids"]),
-        category=row["category"],
-        target=target,
-        no_target=row["no_target"],
-        polygons=tuple(tuple(p) for p in row["polygons"]),
-        box_xywh=tuple(row["box_xywh"]),
-        tags=tuple(row["tags"]),
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def samples_of_file(path: Path) -> list[Sample]:
+    """The samples of a split's Parquet file; relative image paths start at its folder."""
+    return samples_of_table(read_table(path), path)
+
+
+@_no_garbage_collection()
+def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
+    """Rows as samples, whole columns at a time. `path` is the file they are from, for image paths and errors."""
+    _check_columns(table, SAMPLE_SCHEMA, path)
+    sample_ids = _texts(table, "sample_id")
+    masks = _masks(table, "target_counts", path, sample_ids)
+    folder = f"{path.parent}{os.sep}"
+    absolute: dict[str, str] = {p: str(Path(folder) / p) if p else "" for p in set(_texts(table, "image_path"))}
+    return list(
+        map(
+            Sample,
+            sample_ids,
+            _texts(table, "image_id"),
+            [absolute[p] for p in _texts(table, "image_path")],
+            [m.height for m in masks],
+            [m.width for m in masks],
+            _texts(table, "expression"),
+            _texts(table, "raw_expression"),
+            _texts(table, "ref_id"),
+            _texts(table, "sent_id"),
+            _lists(table["ann_ids"], _texts_of),
+            _texts(table, "category"),
+            masks,
+            table["no_target"].to_pylist(),
+            _polygons(table),
+            _boxes(table),
+            _lists(table["tags"], _texts_of),
+        )
     )
 
 
 def load_objects(dataset: str) -> list[AnnotatedObject]:
     """Every annotated instance of the dataset's images, the targets among them."""
     read_manifest(dataset)
-    table = read_table(dataset_folder(dataset) / "objects.parquet")
-    return [
-        AnnotatedObject(
-            ann_id=row["ann_id"],
-            image_id=row["image_id"],
-            category=row["category"],
-            crowd=row["crowd"],
-            mask=Mask(row["height"], row["width"], row["counts"].encode("ascii")),
-            polygons=tuple(tuple(p) for p in row["polygons"]),
-            box_xywh=tuple(row["box_xywh"]),
+    return objects_of_file(dataset_folder(dataset) / "objects.parquet")
+
+
+def objects_of_file(path: Path) -> list[AnnotatedObject]:
+    return objects_of_table(read_table(path), path)
+
+
+@_no_garbage_collection()
+def objects_of_table(table: pa.Table, path: Path) -> list[AnnotatedObject]:
+    _check_columns(table, OBJECT_SCHEMA, path)
+    ann_ids = _texts(table, "ann_id")
+    return list(
+        map(
+            AnnotatedObject,
+            ann_ids,
+            _texts(table, "image_id"),
+            _texts(table, "category"),
+            table["crowd"].to_pylist(),
+            _masks(table, "counts", path, ann_ids),
+            _polygons(table),
+            _boxes(table),
         )
-        for row in table.to_pylist()
-    ]
+    )
 
 
-def path_sha256(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of all files below a folder."""
+def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    for field in schema:
+        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+            raise DatasetError(f"{path} has no column {field.name} of {field.type}; build the dataset again")
+        if table[field.name].null_count:
+            raise DatasetError(f"{path}: the column {field.name} has gaps; build the dataset again")
+
+
+def _texts(table: pa.Table, name: str) -> list[str]:
+    return _texts_of(table[name])
+
+
+def _texts_of(array: Any) -> list[str]:
+    # By way of numpy: three times as fast as to_pylist.
+    numbers = array.to_numpy() if isinstance(array, pa.ChunkedArray) else array.to_numpy(zero_copy_only=False)
+    texts: list[str] = numbers.tolist()
+    return texts
+
+
+def _lists(column: Any, values_of: Callable[[Any], list[Any]]) -> list[tuple[Any, ...]]:
+    """A column of lists as tuples: its values are converted once, then cut at the offsets."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        return [row for chunk in array.chunks for row in _lists(chunk, values_of)]
+    offsets = array.offsets.to_numpy()
+    first = int(offsets[0]) if len(offsets) else 0
+    values = values_of(array.values.slice(first, int(offsets[-1]) - first if len(offsets) else 0))
+    edges = (offsets - first).tolist()
+    return [tuple(values[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def _polygons(table: pa.Table) -> list[tuple[tuple[float, ...], ...]]:
+    return _lists(table["polygons"], _polygon_tuples)
+
+
+def _polygon_tuples(array: pa.Array) -> list[tuple[float, ...]]:
+    """Each polygon as a tuple. Equal ones (three expressions name one object) are one tuple, which saves two
+    thirds of the time and memory of a RefCOCO split; their bytes tell them apart."""
+    numbers = array.values.to_numpy()
+    raw = numbers.tobytes()
+    made: dict[bytes, tuple[float, ...]] = {}
+    out = []
+    for a, b in itertools.pairwise(array.offsets.to_numpy().tolist()):
+        key = raw[8 * a : 8 * b]
+        polygon = made.get(key)
+        if polygon is None:
+            polygon = made[key] = tuple(numbers[a:b].tolist())
+        out.append(polygon)
+    return out
+
+
+def _boxes(table: pa.Table) -> list[tuple[float, float, float, float]]:
+    values = iter(np.concatenate([c.flatten().to_numpy() for c in table["box_xywh"].chunks] or [np.empty(0)]).tolist())
+    return list(zip(values, values, values, values, strict=True))
+
+
+def _masks(table: pa.Table, column: str, path: Path, names: Sequence[str]) -> list[Mask]:
+    codes = [code.encode("ascii", "replace") for code in _texts(table, column)]
+    heights, widths = table["height"].to_numpy().tolist(), table["width"].to_numpy().tolist()
+    try:
+        return Mask.from_codes(codes, heights, widths)
+    except MaskError:
+        for name, height, width, code in zip(names, heights, widths, codes, strict=True):
+            try:
+                Mask(height, width, code)
+            except MaskError as error:
+                raise DatasetError(f"{path}, {name}: {error}; build the dataset again") from None
+        raise
+
+
+def path_sha256(path: Path, pattern: str = "*") -> str:
+    """sha256 of a file, or of the names and contents of all files below a folder that match."""
     if path.is_file():
         return file_sha256(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(p for p in path.rglob(pattern) if p.is_file())
     lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}" for p in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

@@ -7,16 +7,26 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from refbench.errors import DatasetError
+from refbench.errors import DatasetError, summarise_problems
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
-from refbench.storage import dataset_folder, file_sha256, objects_table, samples_table, write_json, write_table
+from refbench.storage import (
+    OBJECT_SCHEMA,
+    SAMPLE_SCHEMA,
+    dataset_folder,
+    file_sha256,
+    in_batches,
+    objects_table,
+    samples_table,
+    write_json,
+    write_rows,
+)
 from refbench.version import __version__
 
 
@@ -42,7 +52,8 @@ class Built:
     """A dataset before it is written: samples by split, every annotated object, and where they came from.
 
     `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
-    but could work with; nothing is dropped without one.
+    but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
+    these are: datasets with one numbering can be compared image by image, object by object.
     """
 
     builder: str
@@ -52,77 +63,125 @@ class Built:
     sources: list[Source]
     licence: str
     notes: list[str] = field(default_factory=list)
+    image_ids: str = "coco"
+    annotation_ids: str = "coco"
 
 
+NO_IMAGES = "built without images: it can be scored, but no model can run on it"
+Polygons = tuple[tuple[float, ...], ...]
 LEFTOVER_SECONDS = 24 * 3600.0
 
 
 class Builder(Protocol):
-    """Makes a dataset. Files it creates (rendered images) go to `folder`, which becomes the dataset's."""
+    """Makes a dataset. Files it creates (rendered images) go to `folder`, which becomes the dataset's.
 
-    def __call__(self, dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built: ...
+    Choices that change the samples are keyword parameters with a default; `refbench build -o key=value` sets
+    them and the manifest keeps them.
+    """
+
+    def __call__(
+        self, dataset: str, sources: Sources, folder: Path, progress: Progress, /, **options: Any
+    ) -> Built: ...
 
 
-def build_dataset(dataset: str, builder: Builder, sources: Sources, progress: Progress) -> dict[str, Any]:
+def build_dataset(
+    dataset: str, builder: Callable[..., Built], sources: Sources, progress: Progress, **options: Any
+) -> dict[str, Any]:
     """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
+
+    `builder` is called as a `Builder`.
 
     Raises:
         DatasetError: the sources are missing or broken; nothing of an older build is touched then.
     """
     with staging_folder(dataset) as staging:
-        return write_dataset(dataset, builder(dataset, sources, staging, progress), staging)
+        built = builder(dataset, sources, staging, progress, **options)
+        return write_dataset(dataset, built, staging, options)
+
+
+def find_annotations(path: Path, folder: str, names: Sequence[str], release: str) -> Path:
+    """The file called one of `names` in a folder of the original layout, or `path` itself if it is that file."""
+    shown = " or ".join(names)
+    if path.is_file():
+        if path.name not in names:
+            raise DatasetError(f"{path} is not {shown}, the file of this dataset; another would be mislabelled")
+        return path
+    for candidate in (place / name for place in (path / folder, path) for name in names):
+        if candidate.is_file():
+            return candidate
+    raise DatasetError(
+        f"{path} holds neither {folder}/{shown} nor {shown}; "
+        f"--annotations takes the folder of {release}, or that file itself"
+    )
+
+
+def refuse(dataset: str, problems: Sequence[str], things: str = "rows") -> None:
+    """Raise DatasetError if there are problems: all of them at once, so that one mending is enough."""
+    if problems:
+        raise DatasetError(
+            f"{dataset} was not built: {len(problems)} {things} cannot be used.\n{summarise_problems(problems)}\n"
+            "Mend the files or get them again; rows are counted from 0."
+        )
 
 
 def source_of(path: Path) -> Source:
     return Source(path.name, file_sha256(path), path.stat().st_size)
 
 
-def samples_fingerprint(samples: Sequence[Sample]) -> str:
+def samples_fingerprint(samples: Iterable[Sample]) -> str:
     """sha256 over what is asked and what is right, in order; where the images lie does not count."""
-    digest = hashlib.sha256()
+    lines = _Lines()
     for s in samples:
-        row = [
-            s.sample_id,
-            s.image_id,
-            s.height,
-            s.width,
-            s.expression,
-            s.raw_expression,
-            s.ref_id,
-            s.sent_id,
-            list(s.ann_ids),
-            s.category,
-            s.target.counts.decode("ascii"),
-            s.no_target,
-            [list(p) for p in s.polygons],
-            list(s.box_xywh),
-            list(s.tags),
-        ]
-        _update(digest, row)
-    return digest.hexdigest()
+        head = [s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id]
+        middle = [s.ann_ids, s.category, s.target.counts.decode("ascii"), s.no_target]
+        lines.add([*head, *middle], s.polygons, [s.box_xywh, s.tags])
+    return lines.sha256()
 
 
-def objects_fingerprint(objects: Sequence[AnnotatedObject]) -> str:
-    digest = hashlib.sha256()
+def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
+    lines = _Lines()
     for o in objects:
-        row = [
-            o.ann_id,
-            o.image_id,
-            o.category,
-            o.crowd,
-            list(o.mask.size),
-            o.mask.counts.decode("ascii"),
-            [list(p) for p in o.polygons],
-            list(o.box_xywh),
-        ]
-        _update(digest, row)
-    return digest.hexdigest()
+        head = [o.ann_id, o.image_id, o.category, o.crowd, o.mask.size, o.mask.counts.decode("ascii")]
+        lines.add(head, o.polygons, [o.box_xywh])
+    return lines.sha256()
 
 
-def _update(digest: Any, row: list[Any]) -> None:
-    # repr of a float is exact and the same on every platform, so this text is canonical.
-    digest.update(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode("ascii"))
-    digest.update(b"\n")
+def questions_fingerprint(samples: Iterable[Sample]) -> str:
+    """sha256 over which expression is said of which annotations of which image, in any order, without masks.
+
+    Two copies of a split that number their refs differently, or were rasterised differently, agree in it.
+    """
+    lines = sorted(_TEXT.encode([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
+    return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+
+
+def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
+    """sha256 over the fingerprints of the splits and of the objects."""
+    parts = [f"{split}:{fingerprint}" for split, fingerprint in sorted(splits.items())]
+    return hashlib.sha256("\n".join([*parts, f"objects:{objects}"]).encode("ascii")).hexdigest()
+
+
+# repr of a float is exact and the same on every platform, so this text is canonical.
+_TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+
+
+class _Lines:
+    """A digest of rows as canonical JSON, one a line. Polygons take most of the time, and the samples of one
+    object follow each other, so theirs are written once."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._polygons: Polygons = ()
+        self._text = "[]"
+
+    def add(self, before: list[Any], polygons: Polygons, after: list[Any]) -> None:
+        if polygons is not self._polygons:
+            self._polygons, self._text = polygons, _TEXT.encode(polygons)
+        line = f"{_TEXT.encode(before)[:-1]},{self._text},{_TEXT.encode(after)[1:]}\n"
+        self._digest.update(line.encode("ascii"))
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
 
 
 @contextmanager
@@ -146,7 +205,9 @@ def staging_folder(dataset: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_dataset(dataset: str, built: Built, staging: Path) -> dict[str, Any]:
+def write_dataset(
+    dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write the tables and the manifest to `staging` and swap it in for the dataset's folder.
 
     Returns the manifest. A reader sees the old dataset or the new one, never a mixture.
@@ -154,26 +215,29 @@ def write_dataset(dataset: str, built: Built, staging: Path) -> dict[str, Any]:
     _check_unique(dataset, built)
     splits: dict[str, dict[str, Any]] = {}
     for split, samples in built.splits.items():
-        write_table(staging / f"{split}.parquet", samples_table(samples))
+        write_rows(staging / f"{split}.parquet", SAMPLE_SCHEMA, in_batches(samples, samples_table))
         splits[split] = {
             "images": len({s.image_id for s in samples}),
             "refs": len({s.ref_id for s in samples}),
             "expressions": len(samples),
+            "no_target": sum(s.no_target for s in samples),
             "fingerprint": samples_fingerprint(samples),
+            "questions": questions_fingerprint(samples),
         }
-    write_table(staging / "objects.parquet", objects_table(built.objects))
-    parts = [f"{split}:{s['fingerprint']}" for split, s in sorted(splits.items())]
-    parts.append(f"objects:{objects_fingerprint(built.objects)}")
+    write_rows(staging / "objects.parquet", OBJECT_SCHEMA, in_batches(built.objects, objects_table))
+    of_splits = {split: s["fingerprint"] for split, s in splits.items()}
     manifest = {
         "dataset": dataset,
-        "builder": {"name": built.builder, "version": built.version},
+        "builder": {"name": built.builder, "version": built.version, "options": dict(options or {})},
         "refbench_version": __version__,
         "licence": built.licence,
+        "image_ids": built.image_ids,
+        "annotation_ids": built.annotation_ids,
         "sources": [{"name": s.name, "sha256": s.sha256, "bytes": s.bytes} for s in built.sources],
         "splits": splits,
         "objects": len(built.objects),
         "notes": built.notes,
-        "fingerprint": hashlib.sha256("\n".join(parts).encode("ascii")).hexdigest(),
+        "fingerprint": dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
     }
     write_json(staging / "manifest.json", manifest)
     _publish(staging, dataset_folder(dataset))

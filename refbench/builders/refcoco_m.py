@@ -6,32 +6,21 @@ bytes, and in it a list of samples with sentences and a COCO run-length mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from refbench.builders.base import Built, Sources, source_of
-from refbench.errors import DatasetError, MaskError, summarise_problems
-from refbench.images import image_size
+from refbench.builders.base import Built, Sources, refuse, source_of
+from refbench.builders.tables import ImageFiles, find_tables, split_word, table_rows
+from refbench.errors import DatasetError, MaskError
 from refbench.mask import Mask
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 
 VERSION = 1
-LICENCE = "as on the card of moondream/refcoco-m; photographs: their Flickr licences, see COCO"
+LICENCE = "MIT (card of moondream/refcoco-m); photographs: their Flickr licences, see COCO"
+ORIGIN = "moondream/refcoco-m"
+COLUMNS = ("image", "image_id", "file_name", "samples")
 SPLIT_NAMES = {"validation": "val"}
-
-
-def find_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
-    if not files:
-        raise DatasetError(f"{path} holds no *.parquet and no data/*.parquet; --annotations takes the hub's folder")
-    return files
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
@@ -44,52 +33,42 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         raise DatasetError(f"{dataset} is read from its Parquet files: pass --annotations FOLDER")
     if sources.images is not None:
         raise DatasetError(f"{dataset} carries its images in the Parquet files; leave --images out")
-    files = find_files(sources.annotations)
-    (folder / "images").mkdir()
+    tables = find_tables(sources.annotations)
+    if not tables:
+        raise DatasetError(
+            f"{sources.annotations} holds no *.parquet and no data/*.parquet; --annotations takes the hub's folder"
+        )
+    files = ImageFiles(folder)
     problems: list[str] = []
     splits: dict[str, list[Sample]] = {}
     objects: list[AnnotatedObject] = []
-    for number, path in enumerate(files):
-        split_word = path.name.partition("-")[0].removesuffix(".parquet")
-        split = SPLIT_NAMES.get(split_word, split_word)
-        reader = _RowReader(dataset, split, folder, problems)
-        for row, content in enumerate(_rows(path)):
+    seen: set[int] = set()
+    for number, path in enumerate(tables):
+        split = SPLIT_NAMES.get(split_word(path))
+        if split is None:
+            raise DatasetError(f"{path} is no split of {ORIGIN}, which has {', '.join(SPLIT_NAMES)}")
+        reader = _RowReader(dataset, split, files, seen, problems)
+        for row, content in enumerate(table_rows(path, dataset, COLUMNS, ORIGIN)):
             samples, found = reader.read(f"{path.name} row {row}", content)
             splits.setdefault(split, []).extend(samples)
             objects += found
-        progress("files", number + 1, len(files))
-    if problems:
-        raise DatasetError(
-            f"{dataset} was not built: {len(problems)} rows cannot be used.\n{summarise_problems(problems)}\n"
-            "Download the files again; rows are counted from 0."
-        )
-    return Built("refcoco_m", VERSION, splits, objects, [source_of(f) for f in files], LICENCE)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = {"image", "image_id", "file_name", "samples"} - set(file.schema_arrow.names)
-            if missing:
-                raise DatasetError(f"{path} lacks the columns {', '.join(sorted(missing))} of moondream/refcoco-m")
-            for batch in file.iter_batches(batch_size=32):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DatasetError(f"{path} is not a readable Parquet file ({error}); download it again") from None
+        progress("files", number + 1, len(tables))
+    refuse(dataset, problems)
+    return Built("refcoco_m", VERSION, splits, objects, [source_of(t) for t in tables], LICENCE)
 
 
 class _RowReader:
-    def __init__(self, dataset: str, split: str, folder: Path, problems: list[str]) -> None:
+    def __init__(self, dataset: str, split: str, files: ImageFiles, seen: set[int], problems: list[str]) -> None:
         self.dataset = dataset
         self.split = split
-        self.folder = folder
+        self.files = files
         self.problems = problems
-        self._seen: set[int] = set()
+        self._seen = seen
 
     def read(self, where: str, row: dict[str, Any]) -> tuple[list[Sample], list[AnnotatedObject]]:
         """Samples and objects of one image, whose bytes are written to the dataset's folder."""
         try:
-            image_path, size = self._write_image(row)
+            image_path, size = self.files.write(row["file_name"], row["image"])
         except (DatasetError, KeyError, TypeError, AttributeError) as error:
             self.problems.append(f"{where}: {error}")
             return [], []
@@ -123,22 +102,6 @@ class _RowReader:
                     )
                 )
         return samples, objects
-
-    def _write_image(self, row: dict[str, Any]) -> tuple[str, tuple[int, int]]:
-        name = str(row["file_name"])
-        if Path(name).name != name or name.startswith(".") or "\\" in name:
-            raise DatasetError(f"{name!r} is no plain file name")
-        content = (row["image"] or {}).get("bytes")
-        if not content:
-            raise DatasetError(f"the image {name} is missing: its column holds no bytes")
-        path = self.folder / "images" / name
-        if path.exists():
-            raise DatasetError(f"the file name {name} was given before")
-        path.write_bytes(content)
-        try:
-            return f"images/{name}", image_size(path)
-        except DatasetError:
-            raise DatasetError(f"the bytes of {name} are no readable image") from None
 
     def _object(self, item: dict[str, Any], image_id: str, size: tuple[int, int]) -> AnnotatedObject:
         number = int(item["id"])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
+from refbench.builders import exported
 from refbench.builders.base import Sources, build_dataset
-from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.plugins import load
+from refbench.catalogue import HubSource, hub_source
+from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.errors import RefbenchError
+from refbench.plugins import builder_options, load, load_attribute
 from refbench.storage import dataset_folder
+
+HUB = "hub"
 
 
 @click.command()
@@ -17,28 +23,70 @@ from refbench.storage import dataset_folder
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path),
-    help="Folder of the original layout, or the annotation file itself.",
+    help="Folder of the original layout, the annotation file itself, the hub's Parquet files, or an export.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder with the photographs.")
+@click.option(
+    "--images",
+    help="Folder or zip with the photographs (a zip is not unpacked), or `hub` to take them from the hub.",
+)
+@click.option(
+    "--from",
+    "origin",
+    type=click.Choice(["files", HUB]),
+    default="files",
+    help="Read --annotations, or download the dataset from the Hugging Face hub.",
+)
+@click.option("--sources", type=click.Path(path_type=Path), help="A sources.toml of your own: a mirror, a revision.")
+@click.option("--offline", is_flag=True, help="Take what the hub's cache holds and download nothing.")
+@click.option("--yes", is_flag=True, help="Download without asking.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the builder; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def build(dataset: str, annotations: Path | None, images: Path | None, as_json: bool) -> None:
-    """Build a dataset from its original files, or render it.
+def build(
+    dataset: str,
+    annotations: Path | None,
+    images: str | None,
+    origin: str,
+    sources: Path | None,
+    offline: bool,
+    yes: bool,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Build a dataset from its original files, from the hub, or render it.
 
     Every split that the files hold is built, under $REFBENCH_HOME/datasets. Building twice gives the same
-    fingerprint. A row that cannot be used is reported with its position, and nothing is written.
+    fingerprint. A row that cannot be used is reported with its position, and nothing is written. Before a
+    download its size, licence and source are told, and asked about in a terminal; a cut one is resumed.
+
+    \b
+    Options (-o): grefcoco crowd=skip|use; lvis negatives=true|false, not_exhaustive=drop|keep
 
     \b
     Example:
       refbench build scenes
-      refbench build refcoco --annotations refer/data --images coco/train2014
+      refbench build refcoco --annotations refer/data --images coco/train2014.zip
+      refbench build refcoco --from hub
+      refbench build lvis --annotations lvis_v1_val.json --images coco -o negatives=true
       refbench build refcocog-umd --annotations "refer/data/refcocog/refs(umd).p" --json
     """
     builder = load("builders", dataset)
-    for path in (annotations, images):
+    photographs = None if images in (None, HUB) else Path(images or "")
+    for path in (annotations, photographs, sources):
         if path is not None and not path.exists():
             raise click.BadParameter(f"{path} does not exist")
+    if origin == HUB and annotations is not None:
+        raise click.UsageError("--from hub downloads the annotations; leave --annotations out")
     with ConsoleProgress() as progress:
-        manifest = build_dataset(dataset, builder, Sources(annotations, images), progress)
+        if origin == HUB:
+            annotations = _fetch(hub_source(dataset, "hub", sources), offline, yes, progress)
+        if images == HUB:
+            photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress)
+        chosen = builder_options(dataset, builder, parse_options(options))
+        if exported.is_export(annotations):
+            if options:
+                raise click.UsageError("an export holds what was chosen when it was built; leave -o out")
+            builder, chosen = exported.build, {}
+        manifest = build_dataset(dataset, builder, Sources(annotations, photographs), progress, **chosen)
     if as_json:
         print_json(manifest)
         return
@@ -52,3 +100,15 @@ def build(dataset: str, annotations: Path | None, images: Path | None, as_json: 
     if len(manifest["notes"]) > 10:
         remark(f"and {len(manifest['notes']) - 10} more notes in the manifest")
     remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest['fingerprint']}")
+
+
+def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress) -> Path:
+    remark(f"{'from the cache' if offline else 'download'}: {source.describe()}")
+    if not (offline or yes) and sys.stdin.isatty() and sys.stderr.isatty():
+        progress.pause()
+        click.confirm("Download what the cache lacks?", abort=True, err=True)
+    fetch = load_attribute("refbench.huggingface:fetch")
+    found = fetch(source, offline, progress)
+    if not isinstance(found, Path):
+        raise RefbenchError("the download gave no folder")
+    return found

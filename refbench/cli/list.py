@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table
+from refbench.integrity import NOT_BUILT, state_of
 from refbench.plugins import available, summary_of
-from refbench.storage import dataset_folder, project_data, read_manifest
+from refbench.storage import project_data, read_manifest
 
 KINDS = ("datasets", "adapters", "protocols")
 
@@ -18,6 +19,9 @@ KINDS = ("datasets", "adapters", "protocols")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(kind: str, as_json: bool) -> None:
     """List datasets, adapters or protocols.
+
+    A dataset is absent, partial (published splits are not built here), whole, or differs from what is published
+    (`refbench verify` shows where).
 
     \b
     Example:
@@ -29,8 +33,8 @@ def list_(kind: str, as_json: bool) -> None:
         if as_json:
             print_json({"datasets": datasets})
             return
-        rows = [[d["name"], ", ".join(d["splits"]) if d["built"] else "not built", d["summary"]] for d in datasets]
-        print_table("", ["dataset", "splits here", "what it is"], rows)
+        rows = [[d["name"], d["state"], ", ".join(d["splits"]), d["summary"]] for d in datasets]
+        print_table("", ["dataset", "state", "splits here", "what it is"], rows)
         return
     found = [{"name": n, "place": p, "summary": summary_of(p)} for n, p in available(kind).items()]
     if as_json:
@@ -44,6 +48,7 @@ def _dataset(name: str) -> dict[str, Any]:
     # The second paragraph of a card, after its title, says what the dataset is.
     paragraphs = card.read_text(encoding="utf-8").split("\n\n") if card.is_file() else []
     summary = " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
-    built = (dataset_folder(name) / "manifest.json").is_file()
+    state = state_of(name)
+    built = state != NOT_BUILT
     splits = {s: v["expressions"] for s, v in read_manifest(name)["splits"].items()} if built else {}
-    return {"name": name, "built": built, "splits": splits, "summary": summary}
+    return {"name": name, "built": built, "state": state, "splits": splits, "summary": summary}

@@ -80,11 +80,17 @@ class ConsoleProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def pause(self) -> None:
+        """Take the bar away for a question; the next step draws it again."""
+        if self._bar is not None:
+            self._bar.stop()
+
     def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
         began, first = self._began.setdefault(task, (now, done))
         rate = f"{(done - first) / (now - began):.1f}/s" if now > began and done > first else ""
         if self._bar is not None:
+            self._bar.start()
             if task not in self._tasks:
                 self._tasks[task] = self._bar.add_task(task, total=total, rate="")
             self._bar.update(self._tasks[task], completed=done, total=total, rate=rate)

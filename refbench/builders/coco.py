@@ -1,0 +1,214 @@
+"""COCO's annotation files, which RefCOCO, gRefCOCO, Ref-ZOM, LVIS and SGinW all build on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from refbench.errors import DatasetError, MaskError
+from refbench.images import Photographs
+from refbench.mask import Mask
+from refbench.records import AnnotatedObject
+
+_NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop "
+    "sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, "
+    "umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball "
+    "glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, "
+    "apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, "
+    "dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
+    "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+).split(", ")
+# The numbers of the 80 categories run to 90 with these left out (instances_train2014.json).
+_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+CATEGORIES_2014 = [
+    {"id": number, "name": name}
+    for number, name in zip((i for i in range(1, 91) if i not in _UNUSED), _NAMES, strict=True)
+]
+
+# COCO polygons end at the image border; a corner further out than this belongs to another image.
+OUTSIDE_TOLERANCE_PX = 2.0
+
+
+class CocoInstances:
+    """The images, annotations and categories of an `instances.json`, checked and reachable by id.
+
+    What is wrong with a row goes to `problems`, with its position in the file.
+    """
+
+    def __init__(self, content: Any, path: Path, problems: list[str]) -> None:
+        self.path = path
+        self.problems = problems
+        if not isinstance(content, dict):
+            raise DatasetError(f"{path} is not a COCO file: expected an object with images and annotations")
+        self.images = self._by_id(content, "images", ("height", "width"))
+        self.annotations = self._by_id(content, "annotations", ("image_id", "segmentation"))
+        self.categories = self._by_id(content, "categories", ("name",))
+        self.category_names = {i: str(row["name"]) for i, (_, row) in self.categories.items()}
+        for i, name in self.category_names.items():
+            if not is_text(name):
+                problems.append(
+                    f"{path.name} categories[{self.categories[i][0]}]: the name is not text that can be written"
+                )
+                self.category_names[i] = ""
+        self._objects: dict[int, AnnotatedObject] = {}
+
+    def _by_id(
+        self, content: Mapping[str, Any], key: str, needed: tuple[str, ...]
+    ) -> dict[int, tuple[int, dict[str, Any]]]:
+        rows = content.get(key)
+        if not isinstance(rows, list):
+            raise DatasetError(f"{self.path} has no list {key!r}; it is not the annotation file of the release")
+        out: dict[int, tuple[int, dict[str, Any]]] = {}
+        for position, row in enumerate(rows):
+            problem = _row_problem(row, needed, out)
+            if problem:
+                self.problems.append(f"{self.path.name} {key}[{position}]{problem}")
+            else:
+                out[row["id"]] = position, row
+        return out
+
+    def size_of(self, image_id: int) -> tuple[int, int]:
+        """(height, width); raises MaskError if they are no positive integers."""
+        _, image = self.images[image_id]
+        return Mask.empty(image["height"], image["width"]).size
+
+    def where(self, ann_id: int) -> str:
+        return f"{self.path.name} annotations[{self.annotations[ann_id][0]}] (id {ann_id})"
+
+    def read_object(self, ann_id: int, may_be_empty: bool = False) -> AnnotatedObject:
+        """The annotation as an object; raises MaskError (the segmentation) or KeyError (its image)."""
+        known = self._objects.get(ann_id)
+        if known is not None:
+            return known
+        _, row = self.annotations[ann_id]
+        height, width = self.size_of(row["image_id"])
+        mask, polygons = read_segmentation(row["segmentation"], height, width)
+        if mask.area == 0 and not may_be_empty:
+            raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
+        name = self.category_names.get(row.get("category_id", -1), "")
+        box = read_box(row.get("bbox"), mask)
+        crowd = bool(row.get("iscrowd", 0))
+        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, crowd, mask, polygons, box)
+        self._objects[ann_id] = found
+        return found
+
+    def objects_of(self, image_ids: Iterable[int], notes: list[str]) -> list[AnnotatedObject]:
+        """Every readable annotation of these images, in file order; what cannot be read becomes a note.
+
+        The targets were read before, with their problems reported as errors; these are the distractors.
+        """
+        wanted = set(image_ids)
+        out = []
+        for ann_id, (_, row) in self.annotations.items():
+            if row["image_id"] not in wanted:
+                continue
+            try:
+                out.append(self.read_object(ann_id))
+            except MaskError as error:
+                notes.append(f"left out {self.where(ann_id)}: {error}")
+        return out
+
+
+class CheckedImages:
+    """Where the photographs of a COCO file lie, each compared with the file's size once."""
+
+    def __init__(self, coco: CocoInstances, place: Path | None) -> None:
+        self.coco = coco
+        self.photographs = None if place is None else Photographs(place)
+        self._paths: dict[int, str | DatasetError] = {}
+
+    def path_of(self, image_id: int) -> str:
+        """Absolute path, or "" if the dataset is built without images.
+
+        Raises:
+            DatasetError: missing, unreadable, or of another size than the file says.
+        """
+        if self.photographs is None:
+            return ""
+        if image_id not in self._paths:
+            try:
+                file_name = file_name_of(self.coco.images[image_id][1])
+                self._paths[image_id] = self.photographs.find(file_name, *self.coco.size_of(image_id))
+            except DatasetError as error:
+                self._paths[image_id] = error
+        found = self._paths[image_id]
+        if isinstance(found, DatasetError):
+            raise found
+        return found
+
+
+def file_name_of(image: Mapping[str, Any]) -> str:
+    """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
+
+    LVIS v0.5 gives both, and there `file_name` is the 2014 name of a picture that is shipped under its 2017
+    name (lvis-api `lvis/vis.py` loads by coco_url).
+    """
+    name = image.get("coco_url") if "neg_category_ids" in image else image.get("file_name")
+    if not isinstance(name, str) or not name or not is_text(name):
+        raise DatasetError(f"image {image.get('id')} has no file name")
+    return name.rpartition("/")[2] if "neg_category_ids" in image else name
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:
+    """A COCO `segmentation` as a mask, and its polygons if it has them; raises MaskError."""
+    if isinstance(segmentation, dict):
+        mask = Mask.from_rle(segmentation)
+        if mask.size != (height, width):
+            raise MaskError(f"its mask is {mask.size}, its image {(height, width)} (height, width)")
+        return mask, ()
+    if isinstance(segmentation, list) and segmentation:
+        mask = Mask.from_polygons(segmentation, height, width)
+        polygons = tuple([tuple(map(float, p)) for p in segmentation])
+        _check_inside(polygons, height, width)
+        return mask, polygons
+    raise MaskError("its segmentation is neither polygons nor a run-length code")
+
+
+def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
+    """The published box if there is one, else the tight box of the mask."""
+    if bbox is None:
+        return mask.box_xywh
+    try:
+        left, top, width, height = map(float, bbox)
+    except (TypeError, ValueError, OverflowError):
+        raise MaskError("its bbox is not four numbers [left, top, width, height]") from None
+    # The sum of finite numbers can overflow, but then they are no pixels either.
+    if not math.isfinite(left + top + width + height):
+        raise MaskError("its bbox holds a value that is not a finite number")
+    return left, top, width, height
+
+
+def is_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Text that can be written: JSON and pickles may hold halves of UTF-16 pairs, which cannot."""
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
+
+
+def _row_problem(row: Any, needed: tuple[str, ...], seen: Mapping[int, Any]) -> str:
+    if not isinstance(row, dict) or not is_id(row.get("id")):
+        return ": no integer 'id'"
+    for key in needed:
+        if key not in row:
+            return f" (id {row['id']}): {', '.join(k for k in needed if k not in row)} is missing"
+    if row["id"] in seen:
+        return f": id {row['id']} is given twice"
+    if not (is_id(row.get("image_id", 0)) and is_id(row.get("category_id", 0))):
+        return f" (id {row['id']}): image_id and category_id must be integers"
+    return ""
+
+
+def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: int) -> None:
+    t = OUTSIDE_TOLERANCE_PX
+    for k, polygon in enumerate(polygons):
+        xs, ys = polygon[0::2], polygon[1::2]
+        if min(xs) < -t or max(xs) > width + t or min(ys) < -t or max(ys) > height + t:
+            raise MaskError(
+                f"polygon {k} spans x {min(xs):g}..{max(xs):g}, y {min(ys):g}..{max(ys):g}, which is outside "
+                f"the image of {width} x {height} px (width x height)"
+            )

@@ -1,0 +1,65 @@
+"""Reading the pickles that datasets were released in, without ever running what they hold."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+from refbench.errors import DatasetError
+
+DATA_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
+    "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINBYTES "
+    "SHORT_BINBYTES EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT "
+    "SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
+).split()
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """Reads dicts, lists, tuples, text and numbers; has no code for anything that could call something.
+
+    The Python implementation, for two reasons: its opcode table can be cut down to what data needs, and
+    its memo is a dict, so a forged index cannot make it allocate gigabytes as the C one does.
+    """
+
+    dispatch: ClassVar = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in DATA_OPCODES
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Unpickle a file that holds data only.
+
+    Raises:
+        DatasetError: it refers to any class or function (a pickle could run code that way), or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith(b"\x1f\x8b"):
+        raise DatasetError(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > refs.p")
+    if content.startswith(b"(lp") and b"\r\n" in content[:64]:
+        raise DatasetError(
+            f"{path} has Windows line ends: a text-mode copy damaged the pickle; copy it again as a binary file"
+        )
+    try:
+        # Python 2 wrote the published files: byte strings come out as text, byte by byte.
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except KeyError as error:
+        code = error.args[0] if error.args else "?"
+        raise DatasetError(
+            f"{path} is refused: the pickle holds more than plain data (opcode or memo entry {code!r}), "
+            "so reading it could run code, or it is damaged; get the file from its original source"
+        ) from None
+    except Exception as error:  # noqa: BLE001 (a damaged pickle can fail in any way)
+        raise DatasetError(
+            f"{path} is not a whole pickle of plain data ({type(error).__name__}: {error}); copy it again"
+        ) from None

@@ -1,0 +1,159 @@
+"""ReasonSeg: questions that must be reasoned about, with the mask of the answer (LISA).
+
+Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and `<name>.json` beside it, with
+`shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. Rule of the target, restated
+from LISA `utils/data_processing.py`: shapes are painted from the largest to the smallest, a label that holds
+`ignore` paints pixels that do not count, `flag` paints nothing, any other label paints the target. LISA draws with
+OpenCV on truncated corners; here pycocotools draws, as everywhere, and the polygons are kept for protocols that
+draw as LISA does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench.builders.base import Built, Source, Sources, refuse
+from refbench.builders.coco import is_text
+from refbench.errors import DatasetError, MaskError
+from refbench.images import Photographs, image_size
+from refbench.mask import Mask
+from refbench.progress import Progress
+from refbench.records import AnnotatedObject, Sample
+from refbench.storage import path_sha256
+
+VERSION = 1
+LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"
+SPLITS = ("train", "val", "test")
+IGNORED, NOT_DRAWN = "ignore", "flag"
+
+
+def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
+    """Read the splits that are there; see `refbench.builders.base.Builder`.
+
+    Pixels to ignore are objects with the category `ignore` and `crowd` set; their samples have the tag
+    `ignore-region`. A sample is one phrasing, tagged `sentence` or `phrase`; LISA's evaluation takes the first.
+
+    Raises:
+        DatasetError: lists every file that cannot be used.
+    """
+    if sources.annotations is None:
+        raise DatasetError(f"{dataset} is read from its folder: pass --annotations FOLDER, with ReasonSeg/val in it")
+    root = next((p for p in (sources.annotations / "ReasonSeg", sources.annotations) if _splits_of(p)), None)
+    if root is None:
+        raise DatasetError(
+            f"{sources.annotations} holds none of ReasonSeg/train, val, test with *.json files; --annotations takes "
+            "the folder ReasonSeg, or the one above it"
+        )
+    problems: list[str] = []
+    splits: dict[str, list[Sample]] = {}
+    objects: list[AnnotatedObject] = []
+    files = []
+    for split in _splits_of(root):
+        place = root / split
+        given = sources.images or place
+        photographs = Photographs(given / split if (given / split).is_dir() else given)
+        paths = sorted(place.glob("*.json"))
+        for done, path in enumerate(paths):
+            try:
+                samples, found = _read(dataset, split, path, photographs)
+            except (DatasetError, MaskError) as error:
+                problems.append(f"{split}/{path.name}: {error}")
+                continue
+            splits.setdefault(split, []).extend(samples)
+            objects += found
+            if done % 50 == 49 or done + 1 == len(paths):
+                progress(split, done + 1, len(paths))
+        size = sum(p.stat().st_size for p in paths)
+        files.append(Source(f"ReasonSeg/{split}/*.json", path_sha256(place, "*.json"), size))
+    refuse(dataset, problems, "files")
+    return Built("reasonseg", VERSION, splits, objects, files, LICENCE, image_ids=dataset, annotation_ids=dataset)
+
+
+def _splits_of(root: Path) -> list[str]:
+    return [s for s in SPLITS if any((root / s).glob("*.json"))]
+
+
+def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tuple[list[Sample], list[AnnotatedObject]]:
+    content = _read_json(path)
+    shapes, texts = content.get("shapes"), content.get("text")
+    if not isinstance(shapes, list) or not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
+        raise DatasetError("needs a list 'shapes' and a list 'text' with at least one phrasing")
+    name = path.stem
+    image_path = photographs.locate(f"{name}.jpg")
+    height, width = image_size(image_path)
+    image_id = f"{split}-{name}"
+    drawn: list[tuple[int, AnnotatedObject]] = []
+    for k, shape in enumerate(shapes):
+        label, polygon = _shape(shape, k)
+        if label.lower() == NOT_DRAWN:
+            continue
+        ignored = IGNORED in label.lower()
+        mask = Mask.from_polygons([polygon], height, width)
+        category = IGNORED if ignored else ""
+        found = AnnotatedObject(f"{image_id}-{k}", image_id, category, ignored, mask, (tuple(polygon),), mask.box_xywh)
+        drawn.append((mask.area, found))
+    # numpy's default sort, backwards, as LISA sorts: it decides between shapes of one size.
+    order = np.argsort([area for area, _ in drawn])[::-1].tolist() if drawn else []
+    target = np.zeros((height, width), bool)
+    for k in order:
+        found = drawn[k][1]
+        target[found.mask.to_array()] = not found.crowd
+    mask = Mask.from_array(target)
+    meant = [found for _, found in drawn if not found.crowd]
+    kind = "sentence" if content.get("is_sentence") else "phrase"
+    tags = (kind, "ignore-region") if len(meant) < len(drawn) else (kind,)
+    samples = [
+        Sample(
+            sample_id=f"{dataset}/{split}/{name}/{k}",
+            image_id=image_id,
+            image_path=str(image_path.resolve()),
+            height=height,
+            width=width,
+            expression=text.strip(),
+            raw_expression=text,
+            ref_id=name,
+            sent_id=str(k),
+            ann_ids=tuple(found.ann_id for found in meant),
+            category="",
+            target=mask,
+            no_target=not meant,
+            polygons=tuple(p for found in meant for p in found.polygons),
+            box_xywh=mask.box_xywh,
+            tags=tags,
+        )
+        for k, text in enumerate(texts)
+    ]
+    return samples, [found for _, found in drawn]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    try:
+        # Some of the published files are in the Windows code page, which LISA falls back to as well.
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = raw.decode("cp1252")
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"is not valid JSON ({error}); if it was cut short, copy it again") from None
+    if not isinstance(content, dict):
+        raise DatasetError(f"holds a {type(content).__name__}, not the object of ReasonSeg")
+    return content
+
+
+def _shape(shape: Any, k: int) -> tuple[str, list[float]]:
+    points = shape.get("points") if isinstance(shape, dict) else None
+    if not isinstance(points, list) or not is_text(shape.get("label")):
+        raise DatasetError(f"shapes[{k}] needs a label and points")
+    try:
+        polygon = [float(v) for x, y in points for v in (x, y)]
+    except (TypeError, ValueError, OverflowError):
+        raise DatasetError(f"shapes[{k}]: points is not a list of [x, y]") from None
+    if len(polygon) < 6:
+        raise DatasetError(f"shapes[{k}] has {len(points)} points; a polygon has three or more")
+    return shape["label"], polygon

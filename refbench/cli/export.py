@@ -1,0 +1,38 @@
+"""`refbench export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.exporter import WRITERS
+from refbench.exporter import export as export_split
+
+
+@click.command()
+@click.argument("address", metavar="DATASET/SPLIT")
+@click.option("--format", "form", type=click.Choice(list(WRITERS)), required=True, help="Who is to read it.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--with-images", is_flag=True, help="hf: put the photographs into the table. Mind their licences.")
+@click.option("--json", "as_json", is_flag=True, help="Print the files as JSON.")
+def export(address: str, form: str, out: Path, with_images: bool, as_json: bool) -> None:
+    """Write a built split for other programs.
+
+    hf: a folder for datasets.load_dataset, with typed features and a card. coco: one JSON for pycocotools and
+    detectron-style code. jsonl: one object a line. croissant: metadata over Parquet files. Each is complete:
+    `refbench build DATASET --annotations OUT` gives the same fingerprint.
+
+    \b
+    Example:
+      refbench export refcoco/val --format hf --out refcoco-val
+      refbench export lvis/val-category --format coco --out lvis-coco
+    """
+    with ConsoleProgress() as progress:
+        files = export_split(address, form, out, with_images, progress)
+    if as_json:
+        print_json({"dataset": address, "format": form, "files": [str(f) for f in files]})
+        return
+    print_table("", ["file", "bytes"], [[str(f), str(f.stat().st_size)] for f in files])
+    remark(f"{address} is in {out}")

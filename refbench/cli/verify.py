@@ -1,0 +1,43 @@
+"""`refbench verify`."""
+
+from __future__ import annotations
+
+import click
+
+from refbench.cli.output import print_json, print_table, remark
+from refbench.integrity import DIFFERS, OK
+from refbench.integrity import verify as verify_dataset
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--complete", is_flag=True, help="Also fail if a published split is not built here.")
+@click.option("--json", "as_json", is_flag=True, help="Print every comparison as JSON.")
+@click.pass_context
+def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) -> None:
+    """Compare a built dataset with its manifest and with the published figures.
+
+    Every table is read again: a damaged file, another count or another fingerprint than
+    datasets/DATASET/expected.toml states is printed, and the exit code is 1.
+
+    \b
+    Example:
+      refbench verify refcoco
+      refbench verify refcoco --complete --json
+    """
+    found = verify_dataset(dataset)
+    holds = found.holds and not (complete and found.state != "whole")
+    if as_json:
+        print_json({**found.to_json(), "holds": holds})
+    else:
+        shown = [c for c in found.checks if c.status != OK]
+        rows = [[c.split or "-", c.what, _short(c.expected), _short(c.found), c.status, c.remark] for c in shown]
+        if rows:
+            print_table(dataset, ["split", "what", "expected", "found", "status", "remark"], rows)
+        good, bad = sum(c.status == OK for c in found.checks), sum(c.status == DIFFERS for c in found.checks)
+        remark(f"{dataset} is {found.state}: {good} comparisons hold, {bad} differ")
+    context.exit(0 if holds else 1)
+
+
+def _short(text: str) -> str:
+    return f"{text[:12]}..." if len(text) == 64 else text
