@@ -32,10 +32,14 @@ from refbench.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the user points a builder at: a folder of the original layout, or the file itself."""
+    """What the user points a builder at: a folder of the original layout, or the file itself.
+
+    `downloads` tells which repositories of the hub, at which commits, the folders came from.
+    """
 
     annotations: Path | None = None
     images: Path | None = None
+    downloads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def build_dataset(
     """
     with staging_folder(dataset) as staging:
         built = builder(dataset, sources, staging, progress, **options)
+        built.notes.extend(f"downloaded from {place}" for place in sources.downloads)
         return write_dataset(dataset, built, staging, options)
 
 

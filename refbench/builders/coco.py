@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from refbench.builders.tables import find_tables, unpack_images
 from refbench.errors import DatasetError, MaskError
-from refbench.images import Photographs
+from refbench.images import Photographs, image_size
 from refbench.mask import Mask
 from refbench.records import AnnotatedObject
 
@@ -113,15 +114,24 @@ class CocoInstances:
 
 
 class CheckedImages:
-    """Where the photographs of a COCO file lie, each compared with the file's size once."""
+    """Where the photographs of a COCO file lie, each compared with the file's size once.
 
-    def __init__(self, coco: CocoInstances, place: Path | None) -> None:
+    `place` is a folder, a zip, or a folder of the hub's Parquet files, whose photographs go to `folder`.
+    """
+
+    def __init__(self, coco: CocoInstances, place: Path | None, folder: Path) -> None:
         self.coco = coco
+        self.folder = folder
+        self._unpacked: dict[str, str] = {}
+        tables = [] if place is None else find_tables(place)
+        if tables:
+            wanted = {str(image.get("file_name")) for _, image in coco.images.values()}
+            self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
         self._paths: dict[int, str | DatasetError] = {}
 
     def path_of(self, image_id: int) -> str:
-        """Absolute path, or "" if the dataset is built without images.
+        """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
 
         Raises:
             DatasetError: missing, unreadable, or of another size than the file says.
@@ -130,14 +140,22 @@ class CheckedImages:
             return ""
         if image_id not in self._paths:
             try:
-                file_name = file_name_of(self.coco.images[image_id][1])
-                self._paths[image_id] = self.photographs.find(file_name, *self.coco.size_of(image_id))
+                self._paths[image_id] = self._find(image_id, self.photographs)
             except DatasetError as error:
                 self._paths[image_id] = error
         found = self._paths[image_id]
         if isinstance(found, DatasetError):
             raise found
         return found
+
+    def _find(self, image_id: int, photographs: Photographs) -> str:
+        file_name, size = file_name_of(self.coco.images[image_id][1]), self.coco.size_of(image_id)
+        if file_name not in self._unpacked:
+            return photographs.find(file_name, *size)
+        found = image_size(self.folder / self._unpacked[file_name])
+        if found != size:
+            raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {size}")
+        return self._unpacked[file_name]
 
 
 def file_name_of(image: Mapping[str, Any]) -> str:

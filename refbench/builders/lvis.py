@@ -55,7 +55,7 @@ def build(
     path, split = _find(dataset, sources)
     problems: list[str] = []
     coco = CocoInstances(read_json(path), path, problems)
-    images = CheckedImages(coco, sources.images)
+    images = CheckedImages(coco, sources.images, folder)
     reader = _Reader(dataset, split, coco, images)
     if not problems:
         reader.check_categories()

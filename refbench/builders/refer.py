@@ -66,7 +66,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     if not isinstance(refs, list):
         raise DatasetError(f"{refs_path} holds a {type(refs).__name__}, not the list of refs that REFER writes")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
-    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images).path_of)
+    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder).path_of)
     files = [source_of(refs_path), source_of(instances_path)]
     rows = [(f"{refs_path.name} row {row}", ref) for row, ref in enumerate(refs)]
     return built_from_refs(reader, rows, "refer", VERSION, files, LICENCE, progress)

@@ -43,7 +43,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         coco = CocoInstances(read_json(path), path, problems)
         place = sources.images or path.parent
         beside = Photographs(place).holds(file_name_of(next(iter(coco.images.values()))[1])) if coco.images else False
-        images = CheckedImages(coco, place if beside or sources.images else None)
+        images = CheckedImages(coco, place if beside or sources.images else None, folder)
         samples, there = _read(dataset, split, coco, images)
         if samples:
             splits[split] = samples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ def split_word(path: Path) -> str:
     return path.name.partition("-")[0].removesuffix(".parquet")
 
 
-def table_rows(path: Path, dataset: str, columns: tuple[str, ...], origin: str) -> Iterator[dict[str, Any]]:
-    """The rows as dicts of these columns.
+def table_rows(
+    path: Path, dataset: str, columns: tuple[str, ...], origin: str, optional: tuple[str, ...] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows as dicts of these columns, and of the optional ones that are there.
 
     Raises:
         DatasetError: no readable Parquet file, one of another set, or damaged in its middle.
@@ -49,7 +51,7 @@ def table_rows(path: Path, dataset: str, columns: tuple[str, ...], origin: str) 
             missing = set(columns) - names
             if missing:
                 raise DatasetError(f"{path} lacks the columns {', '.join(sorted(missing))} of {origin}")
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(columns)):
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[*columns, *(names & set(optional))]):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(f"{path} is not a readable Parquet file ({error}); download it again") from None
@@ -83,3 +85,18 @@ class ImageFiles:
             return f"images/{name}", image_size(path)
         except DatasetError:
             raise DatasetError(f"the bytes of {name} are no readable image") from None
+
+
+def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
+    """Write the photographs of these names out of hub tables; name -> path relative to the dataset's folder.
+
+    A table names a photograph in `file_name` or in `image_info.file_name`.
+    """
+    files = ImageFiles(folder)
+    found: dict[str, str] = {}
+    for table in tables:
+        for row in table_rows(table, "", ("image",), "a table of photographs", ("file_name", "image_info")):
+            name = row.get("file_name") or (row.get("image_info") or {}).get("file_name")
+            if name in wanted and name not in found:
+                found[name] = files.write(name, row["image"])[0]
+    return found

@@ -77,16 +77,19 @@ def build(
     if origin == HUB and annotations is not None:
         raise click.UsageError("--from hub downloads the annotations; leave --annotations out")
     with ConsoleProgress() as progress:
+        downloads: list[str] = []
         if origin == HUB:
-            annotations = _fetch(hub_source(dataset, "hub", sources), offline, yes, progress)
+            annotations = _fetch(hub_source(dataset, "hub", sources), offline, yes, progress, downloads)
         if images == HUB:
-            photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress)
+            photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress, downloads)
         chosen = builder_options(dataset, builder, parse_options(options))
         if exported.is_export(annotations):
             if options:
                 raise click.UsageError("an export holds what was chosen when it was built; leave -o out")
             builder, chosen = exported.build, {}
-        manifest = build_dataset(dataset, builder, Sources(annotations, photographs), progress, **chosen)
+        manifest = build_dataset(
+            dataset, builder, Sources(annotations, photographs, tuple(downloads)), progress, **chosen
+        )
     if as_json:
         print_json(manifest)
         return
@@ -102,7 +105,7 @@ def build(
     remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest['fingerprint']}")
 
 
-def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress) -> Path:
+def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress, downloads: list[str]) -> Path:
     remark(f"{'from the cache' if offline else 'download'}: {source.describe()}")
     if not (offline or yes) and sys.stdin.isatty() and sys.stderr.isatty():
         progress.pause()
@@ -111,4 +114,6 @@ def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgres
     found = fetch(source, offline, progress)
     if not isinstance(found, Path):
         raise RefbenchError("the download gave no folder")
+    # The cache keeps each commit in a folder of its name.
+    downloads.append(f"{source.repo} at commit {found.name}")
     return found
