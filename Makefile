@@ -24,7 +24,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[models,dev]'
+	$(PIP) -e '.[models,hub,dev]'
 	@touch $@
 
 install: $(VENV)/.dev

@@ -93,6 +93,13 @@ def known_sha256(dataset: str) -> dict[str, str]:
     return {str(row["name"]): str(row["sha256"]) for row in rows if "sha256" in row}
 
 
+def home_page(dataset: str) -> str:
+    """Where the dataset is at home on the web; refbench's own have a page of its documentation only."""
+    path = project_data("datasets") / dataset / "sources.toml"
+    url = read_toml(path).get("url") if path.is_file() else None
+    return str(url or f"https://github.com/refbench/refbench/tree/main/datasets/{dataset}")
+
+
 def expected(dataset: str) -> Expected:
     """What `expected.toml` states; nothing is expected of a dataset without one."""
     path = project_data("datasets") / dataset / "expected.toml"

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader
 
+from refbench.catalogue import home_page
 from refbench.errors import DatasetError
 from refbench.images import load_image
 from refbench.mask import Mask
@@ -218,8 +220,8 @@ def _croissant(split: _Split, tables: Mapping[str, Path], out: Path) -> dict[str
         "description": f"{split.address} of refbench: expressions, and the mask that each means.",
         "version": "1.0.0",
         "license": str(split.manifest.get("licence", "")) or "unknown",
-        "url": CARDS.get(split.dataset, "https://github.com/lichengunc/refer"),
-        "datePublished": "2026-11-23",
+        "url": home_page(split.dataset),
+        "datePublished": date.today().isoformat(),
         "citeAs": f"fingerprint {split_fingerprint(split.address)}",
         "distribution": files,
         "recordSet": records,
@@ -348,7 +350,6 @@ WRITERS: dict[str, Callable[[_Split, Path, bool, Progress], list[Path]]] = {
     "jsonl": _write_jsonl,
     "croissant": _write_croissant,
 }
-CARDS = {"grefcoco": "https://github.com/henghuiding/gRefCOCO", "lvis": "https://www.lvisdataset.org"}
 DESCRIPTIONS = {
     "sample_id": "dataset/split/ref_id/sent_id",
     "image_id": "number of the image in its source",
@@ -388,6 +389,7 @@ CROISSANT_CONTEXT = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
@@ -407,6 +409,7 @@ CROISSANT_CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",

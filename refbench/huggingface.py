@@ -1,118 +1,186 @@
-"""Downloads from the Hugging Face hub, by huggingface_hub, into its usual cache.
+"""Downloads from the Hugging Face hub, by the HTTP code of huggingface_hub, into `$REFBENCH_HOME/cache/hub`.
 
-It honours `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE`, `HF_TOKEN` and the proxy variables, resumes a download that
-was cut, and shows its own progress. Added here: a sha256 for every file, retries when the server fails, and
-messages that say what to do. The only module that imports huggingface_hub.
+It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. What huggingface_hub's own cache
+holds already is used from there; but since that cache forgets a download that was cut (huggingface_hub 2), files are
+kept here, where the same command resumes them after any end. Every file is compared with its sha256. The only module
+that imports huggingface_hub.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
-    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import HfFileMetadata, http_get
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
-from refbench.catalogue import HubFile, HubSource
+from refbench.catalogue import HubFile, HubSource, is_commit
 from refbench.errors import DatasetError
 from refbench.progress import Progress
-from refbench.storage import file_sha256
+from refbench.storage import file_sha256, home
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0
 SHA256_LENGTH = 64
 
 
+class _NoHub(Exception):
+    """What answers is not a hub."""
+
+
 def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
-    """Download what is not in the cache yet; returns the folder that holds the files under their paths.
+    """Download what is not here yet; returns the folder, named by the commit, with the files under their paths.
 
     Args:
-        offline: use the cache alone.
+        offline: download nothing.
 
     Raises:
-        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file is not what its
-            sha256 says; such a file is taken out of the cache. What was finished stays there.
+        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file is not what its sha256
+            says; such a file is removed. What was finished is kept, and so is what came of an unfinished one.
     """
-    root = None
+    offline = offline or constants.HF_HUB_OFFLINE
+    root = home() / "cache" / "hub" / source.repo.replace("/", "--")
+    commit = _commit_of(source, root, offline)
     for done, file in enumerate(source.files):
-        found = _download(source, file, offline)
-        _check(source, file, found, offline)
-        root = Path(str(found)[: -len(file.path)])
+        path = root / commit / file.path
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise DatasetError(f"sources.toml names {file.path!r}, which is outside its folder")
+        if not path.is_file():
+            _place(source, file, commit, path, offline)
         progress("downloads", done + 1, len(source.files))
-    if root is None:
+    return root / commit
+
+
+def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
+    """The commit that a branch stands for: asked of the hub, or what it was when last asked."""
+    if is_commit(source.revision):
+        return source.revision
+    note = root / "refs" / source.revision.replace("/", "--")
+    if not source.files:
         raise DatasetError(f"sources.toml names no file of {source.repo}")
-    return root
+    if offline:
+        if not note.is_file():
+            raise _not_here(source, source.files[0])
+        return note.read_text(encoding="ascii")
+    commit = _asked(source, source.files[0], source.revision).commit_hash or ""
+    if not is_commit(commit):
+        raise _failed(source, source.files[0], _NoHub("it names no commit"))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(commit, encoding="ascii")
+    return commit
 
 
-def _download(source: HubSource, file: HubFile, offline: bool) -> Path:
+def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: bool) -> None:
+    """Bring the file to `path`, from huggingface_hub's cache or the hub, checked."""
+    cached = try_to_load_from_cache(source.repo, file.path, revision=commit, repo_type="dataset")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(cached, str):
+            if file.sha256:
+                _check(source, file, Path(cached), file.sha256, "sources.toml", remove=False)
+            path.symlink_to(Path(cached).resolve())
+            return
+        if offline:
+            raise _not_here(source, file)
+        partial = path.with_name(f"{path.name}.part")
+        with WeakFileLock(path.with_name(f".{path.name}.lock")):
+            # Another process may have finished it while this one waited.
+            if not path.is_file():
+                wanted, origin = _download(source, file, commit, partial)
+                if wanted:
+                    _check(source, file, partial, wanted, origin, remove=True)
+                partial.replace(path)
+    except OSError as error:
+        raise _failed(source, file, error) from None
+
+
+def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> tuple[str, str]:
+    """Write the file to `partial`, going on where it ends; returns (the sha256 it must have or "", who says so)."""
     for attempt in range(ATTEMPTS):
         try:
-            return Path(
-                hf_hub_download(
-                    source.repo, file.path, repo_type="dataset", revision=source.revision, local_files_only=offline
-                )
-            )
-        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-            # Asking again changes nothing.
-            raise _failed(source, file, error, offline) from None
-        except (HFValidationError, FileMetadataError) as error:
-            raise _failed(source, file, error, offline) from None
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            last = attempt + 1 == ATTEMPTS
-            if last or offline or not _may_pass(error):
-                raise _failed(source, file, error, offline) from None
-        except Exception as error:  # noqa: BLE001 (httpx's errors share no base with the hub's; all are of the network)
-            if attempt + 1 == ATTEMPTS:
-                raise _failed(source, file, error, offline) from None
+            found = _asked(source, file, commit)
+            there = partial.stat().st_size if partial.is_file() else 0
+            if found.size is not None and there > found.size:
+                partial.unlink()
+                there = 0
+            url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=commit)
+            # A token is for the hub, not for the storage that it points to.
+            same_host = urlsplit(found.location).netloc == urlsplit(url).netloc
+            headers = build_hf_headers(token=None if same_host else False)
+            with partial.open("ab") as target:
+                http_get(
+                    found.location, target, resume_size=there, headers=headers, expected_size=found.size,
+                    displayed_filename=file.path,
+                )  # fmt: skip
+            if file.sha256:
+                return file.sha256, "sources.toml"
+            # Nobody published it; of large files the hub states the sha256 as their etag.
+            return (found.etag, "the hub") if found.etag and len(found.etag) == SHA256_LENGTH else ("", "")
+        except DatasetError:
+            raise
+        except Exception as error:  # noqa: BLE001 (errors of the hub, of its HTTP client and of the disk share no base)
+            if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                raise _failed(source, file, error) from None
+        time.sleep(WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
+    """What the hub says of a file, asked until it answers."""
+    url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=revision)
+    for attempt in range(ATTEMPTS):
+        try:
+            found = get_hf_file_metadata(url)
+            if found.commit_hash is None or found.etag is None:
+                raise _NoHub("its answer names no commit")
+            return found
+        except Exception as error:  # noqa: BLE001 (as above)
+            if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                raise _failed(source, file, error) from None
         time.sleep(WAIT_SECONDS * 2**attempt)
     raise AssertionError("unreachable")
 
 
 def _may_pass(error: Exception) -> bool:
-    """A server that fails or is out of reach may come back; a full disk or a refusal does not."""
+    """A server that fails or is out of reach may come back; a refusal or a full disk does not."""
     if isinstance(error, HfHubHTTPError):
-        status = getattr(error.response, "status_code", 0)
-        return status >= 500 or status in (408, 429)
-    if isinstance(error, LocalEntryNotFoundError):
-        return True
-    # huggingface_hub reports a download of the wrong length as a plain OSError.
-    return "Consistency check" in str(error)
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    if isinstance(error, (_NoHub, HFValidationError)):
+        return False
+    # A download of the wrong length is a plain OSError without a number; what has one is of the disk.
+    return not (isinstance(error, OSError) and error.errno)
 
 
-def _check(source: HubSource, file: HubFile, path: Path, offline: bool) -> None:
-    wanted, origin = file.sha256, "sources.toml"
-    if not wanted and not offline:
-        # Nobody published it; the hub states the sha256 of large files as their etag.
-        url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=source.revision)
-        try:
-            etag = get_hf_file_metadata(url).etag or ""
-        except Exception as error:  # noqa: BLE001 (as above)
-            raise _failed(source, file, error, offline) from None
-        wanted, origin = (etag, "the hub") if len(etag) == SHA256_LENGTH else ("", "")
-    if not wanted:
-        return
+def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: str, remove: bool) -> None:
     found = file_sha256(path)
-    if found != wanted:
-        blob = path.resolve()
+    if found == wanted:
+        return
+    if remove:
         path.unlink()
-        blob.unlink(missing_ok=True)
-        raise DatasetError(
-            f"{file.path} of {source.repo} has the sha256 {found}, {origin} says {wanted}: it is damaged or another "
-            "file. It is out of the cache again; run the same command to download it anew, and check the endpoint"
-        )
+    raise DatasetError(
+        f"{file.path} of {source.repo} has the sha256 {found}, {origin} says {wanted}: it is damaged or another file. "
+        f"{'It is removed; the same command downloads it anew.' if remove else f'Remove {path}.'} "
+        "If that repeats, check HF_ENDPOINT and the proxy"
+    )
 
 
-def _failed(source: HubSource, file: HubFile, error: Exception, offline: bool) -> DatasetError:
+def _not_here(source: HubSource, file: HubFile) -> DatasetError:
+    return DatasetError(f"{file.path} of {source.repo} was not downloaded before, and --offline forbids it now")
+
+
+def _failed(source: HubSource, file: HubFile, error: Exception) -> DatasetError:
     where = f"{file.path} of {source.repo}"
+    kept = "What came is kept, the same command resumes"
     if isinstance(error, GatedRepoError):
         return DatasetError(f"{where} is behind a form: accept its terms on the hub, then set HF_TOKEN")
     if isinstance(error, RepositoryNotFoundError):
@@ -121,23 +189,18 @@ def _failed(source: HubSource, file: HubFile, error: Exception, offline: bool) -
         return DatasetError(f"{source.repo} has no revision {source.revision}; pass other --sources")
     if isinstance(error, RemoteEntryNotFoundError):
         return DatasetError(f"{source.repo} holds no {file.path} at {source.revision}; pass other --sources")
-    if isinstance(error, FileMetadataError):
-        return DatasetError(f"{where}: what answers is no hub ({_line(error)}); check HF_ENDPOINT and the proxy")
-    if isinstance(error, LocalEntryNotFoundError):
-        if offline:
-            return DatasetError(f"{where} is not in the cache, and --offline forbids downloading it")
+    if isinstance(error, _NoHub):
+        return DatasetError(f"{where}: what answers is no hub ({error}); check HF_ENDPOINT and the proxy")
+    if isinstance(error, HfHubHTTPError):
+        return DatasetError(f"{where} cannot be downloaded: the hub answers {_line(error)}. {kept}")
+    if isinstance(error, OSError) and error.errno:
         return DatasetError(
-            f"{where} cannot be downloaded: the hub is out of reach ({_line(error.__cause__ or error)}). Check the "
-            "network, HF_ENDPOINT and the proxy variables; what was finished is kept, the same command resumes"
-        )
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, HfHubHTTPError):
-        return DatasetError(
-            f"{where} ({file.bytes / 1e6:,.0f} MB) cannot be written: {error.strerror}; free space or set HF_HOME to "
-            "another disk. What was finished is kept, the same command resumes"
+            f"{where} ({file.bytes / 1e6:,.0f} MB) cannot be written: {error.strerror}; free space, or set "
+            f"REFBENCH_HOME to another disk. {kept}"
         )
     return DatasetError(
-        f"{where} cannot be downloaded: {type(error).__name__}: {_line(error)}. What was finished is kept, the same "
-        "command resumes"
+        f"{where} cannot be downloaded: the hub is out of reach ({type(error).__name__}: {_line(error)}). Check the "
+        f"network, HF_ENDPOINT and the proxy variables. {kept}"
     )
 
 

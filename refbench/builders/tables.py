@@ -97,6 +97,6 @@ def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path)
     for table in tables:
         for row in table_rows(table, "", ("image",), "a table of photographs", ("file_name", "image_info")):
             name = row.get("file_name") or (row.get("image_info") or {}).get("file_name")
-            if name in wanted and name not in found:
+            if isinstance(name, str) and name in wanted and name not in found:
                 found[name] = files.write(name, row["image"])[0]
     return found

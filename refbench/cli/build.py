@@ -37,7 +37,7 @@ HUB = "hub"
     help="Read --annotations, or download the dataset from the Hugging Face hub.",
 )
 @click.option("--sources", type=click.Path(path_type=Path), help="A sources.toml of your own: a mirror, a revision.")
-@click.option("--offline", is_flag=True, help="Take what the hub's cache holds and download nothing.")
+@click.option("--offline", is_flag=True, help="Take what was downloaded before, and download nothing.")
 @click.option("--yes", is_flag=True, help="Download without asking.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the builder; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
@@ -106,10 +106,10 @@ def build(
 
 
 def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress, downloads: list[str]) -> Path:
-    remark(f"{'from the cache' if offline else 'download'}: {source.describe()}")
+    remark(f"{'from what was downloaded before' if offline else 'download'}: {source.describe()}")
     if not (offline or yes) and sys.stdin.isatty() and sys.stderr.isatty():
         progress.pause()
-        click.confirm("Download what the cache lacks?", abort=True, err=True)
+        click.confirm("Download what is not here yet?", abort=True, err=True)
     fetch = load_attribute("refbench.huggingface:fetch")
     found = fetch(source, offline, progress)
     if not isinstance(found, Path):

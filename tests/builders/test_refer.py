@@ -278,7 +278,7 @@ def bomb(path: Path) -> None:
         ("missing", "COCO_train2014_000000000002.jpg is not in"),
         ("empty", r"is empty \(0 bytes\)"),
         ("text", "is not an image that can be read"),
-        ("size", r"is \(40, 50\) \(height, width\), instances.json says \(50, 40\)"),
+        ("size", r"is \(40, 50\) \(height, width\), the annotations say \(50, 40\)"),
         ("bomb", r"refused|is \(60000, 60000\)"),
     ],
 )

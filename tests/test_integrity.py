@@ -1,0 +1,136 @@
+"""`refbench verify` and the states of `refbench list datasets`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import refer_release
+
+from refbench.builders.base import Sources, build_dataset, questions_fingerprint
+from refbench.catalogue import expected, hub_source, is_commit, known_sha256
+from refbench.errors import DatasetError
+from refbench.integrity import DIFFERS, NOTED, state_of, verify
+from refbench.plugins import TABLE, load
+from refbench.progress import silent
+from refbench.storage import dataset_folder, load_samples
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def build(dataset: str, annotations: Path | None = None) -> None:
+    build_dataset(dataset, load("builders", dataset), Sources(annotations), silent)
+
+
+@pytest.mark.parametrize("dataset", ["refcoco", "refcocog-umd"])
+def test_published_splits_are_confirmed(test_data: Path, home: Path, dataset: str) -> None:
+    build(dataset, test_data / "whole-splits" / "refer")
+    found = verify(dataset)
+    assert found.holds
+    assert found.state == state_of(dataset) == "partial"
+    confirmed = {(c.split, c.what) for c in found.checks if c.status == "ok"}
+    assert confirmed >= {("val", w) for w in ("images", "refs", "expressions", "questions", "file")}
+    assert {c.split for c in found.checks if c.status == "absent"} == set(expected(dataset).splits) - {"val"}
+    # The masks of the test data are stand-ins, so its files are not the published ones; that is told, no fault.
+    assert [c.what for c in found.checks if c.status == NOTED] == [
+        f"refs({'unc' if dataset == 'refcoco' else 'umd'}).p"
+    ]
+
+
+@pytest.mark.parametrize("dataset", ["scenes", "snapshots"])
+def test_what_refbench_ships_is_whole(embedded: Path, dataset: str) -> None:
+    found = verify(dataset)
+    assert found.state == state_of(dataset) == "whole"
+
+
+def test_the_command_and_its_exit_codes(test_data: Path, home: Path, refbench: Call) -> None:
+    missing = refbench("verify", "refcoco")
+    assert missing.returncode == 3
+    assert "refcoco is not built here" in missing.stderr
+    build("refcoco", test_data / "whole-splits" / "refer")
+    done = refbench("verify", "refcoco", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["holds"] is True
+    strict = refbench("verify", "refcoco", "--complete", "--json")
+    assert strict.returncode == 1
+    assert json.loads(strict.stdout)["holds"] is False
+    build("refcoco+", test_data / "photos" / "refer")
+    other = refbench("verify", "refcoco+")
+    assert other.returncode == 1
+    assert "val\timages\t1500\t2\tdiffers" in other.stdout
+    listed = {d["name"]: d["state"] for d in json.loads(refbench("list", "datasets", "--json").stdout)["datasets"]}
+    assert (listed["refcoco"], listed["refcoco+"], listed["lvis"]) == ("partial", "differs", "absent")
+
+
+def test_expressions_of_another_dataset_are_recognised(test_data: Path, tmp_path: Path, home: Path) -> None:
+    # RefCOCOg's val under the name of RefCOCO: the same split name, so only the content can tell.
+    place = tmp_path / "refcoco"
+    shutil.copytree(test_data / "whole-splits" / "refer" / "refcocog", place)
+    (place / "refs(umd).p").rename(place / "refs(unc).p")
+    build("refcoco", tmp_path)
+    remarks = [c.remark for c in verify("refcoco").checks if c.status == DIFFERS]
+    assert "these are the expressions of refcocog-umd/val" in remarks
+
+
+def test_a_damaged_table_is_found(test_data: Path, home: Path) -> None:
+    build("refcoco", test_data / "whole-splits" / "refer")
+    path = dataset_folder("refcoco") / "val.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, len(table) - 1), path)
+    wrong = {(c.split, c.what) for c in verify("refcoco").checks if c.status == DIFFERS}
+    assert wrong == {("val", "file"), ("val", "expressions"), ("val", "questions"), ("", "dataset")}
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DatasetError, match="is not a readable Parquet file"):
+        verify("refcoco")
+
+
+def test_a_changed_object_is_found(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(embedded, tmp_path / "home")
+    monkeypatch.setenv("REFBENCH_HOME", str(tmp_path / "home"))
+    path = dataset_folder("snapshots") / "objects.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    assert {c.what for c in verify("snapshots").checks if c.status == DIFFERS} == {"dataset", "objects"}
+
+
+def test_questions_do_not_depend_on_order_numbers_or_masks(tmp_path: Path, home: Path) -> None:
+    refs, instances = refer_release.content()
+    build("refcoco", refer_release.write(tmp_path / "a", refs, instances))
+    first = load_samples("refcoco/val")
+    for k, ref in enumerate(refs):
+        ref["ref_id"] = 900 + k
+    instances["annotations"][1]["segmentation"] = [[51.0, 11.0, 70.0, 10.0, 70.0, 40.0]]
+    build("refcoco", refer_release.write(tmp_path / "b", refs[::-1], instances))
+    second = load_samples("refcoco/val")
+    assert [s.sample_id for s in first] != [s.sample_id for s in second]
+    assert questions_fingerprint(first) == questions_fingerprint(second)
+    assert questions_fingerprint(first[1:]) != questions_fingerprint(first)
+
+
+def test_every_catalogue_file_is_read() -> None:
+    hub = {"refcoco", "refcoco+", "refcocog-umd", "refcocog-google", "refcoco-m", "grefcoco"}
+    for dataset in TABLE["builders"]:
+        known_sha256(dataset)
+        for split in expected(dataset).splits.values():
+            assert split.source, dataset
+        if dataset not in hub:
+            with pytest.raises(DatasetError, match="the hub holds no"):
+                hub_source(dataset)
+            continue
+        source = hub_source(dataset)
+        assert source.licence
+        assert is_commit(source.revision) or dataset == "refcoco-m"
+        assert all(f.bytes > 1e6 for f in source.files)
+    assert hub_source("grefcoco", "images").repo == "jxu124/refcoco-benchmark"
+
+
+def test_nothing_published_is_nothing_expected(home: Path, tmp_path: Path) -> None:
+    assert expected("mine").splits == {}
+    (tmp_path / "sources.toml").write_text("[hub]\nrepo = 'x'\n")
+    with pytest.raises(DatasetError, match="'files' is missing or wrong"):
+        hub_source("refcoco", "hub", tmp_path / "sources.toml")
