@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 COMPILE := $(BIN)/python -c "from refbench import Mask, pair_counts; pair_counts([Mask.full(9, 9)], [Mask.full(9, 9)])"
 
-.PHONY: help install demo test lint bench train-tiny clean
+.PHONY: help install demo test lint fuzz bench train-tiny clean
 
 help:
 	@echo "make demo        build the embedded datasets, run five segmenters, rank them (under a minute after install)"
 	@echo "make test        the whole test suite"
 	@echo "make lint        ruff and mypy"
+	@echo "make fuzz        24,000 mutated files over the dataset readers (three minutes)"
 	@echo "make bench       speed and memory, printed as ratios against named peers"
 	@echo "make train-tiny  train the network of the adapter tiny again (under 20 minutes on two cores)"
 
@@ -39,6 +40,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/fuzz_readers.py 24000
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

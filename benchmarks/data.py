@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -46,3 +50,37 @@ def seconds_of(call: Callable[[], object], repeats: int) -> float:
         call()
         best = min(best, time.perf_counter() - began)
     return best
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A $REFBENCH_HOME for as long as it takes."""
+    before = os.environ.get("REFBENCH_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["REFBENCH_HOME"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["REFBENCH_HOME"]
+            else:
+                os.environ["REFBENCH_HOME"] = before
+
+
+# A child begins with its parent's peak memory in its books, so a small process of its own starts and measures it.
+MEASURE = """
+import os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - began, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status))
+"""
+
+
+def process_cost(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a command, from its start to its end."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True)
+    seconds, megabytes, code = (float(word) for word in done.stdout.split())
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with {code:.0f}")
+    return seconds, megabytes

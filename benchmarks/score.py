@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.data import test_data
+from benchmarks.data import process_cost, temporary_home, test_data
 from refbench.builders import refer
 from refbench.builders.base import Built, Sources, build_dataset
 from refbench.interchange import json_line
@@ -26,16 +23,8 @@ TIMES = 10
 
 def measure() -> dict[str, Any]:
     """Seconds and peak memory of the process, the best of three."""
-    before = os.environ.get("REFBENCH_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["REFBENCH_HOME"] = folder
-        try:
-            return _measure(Path(folder))
-        finally:
-            if before is None:
-                del os.environ["REFBENCH_HOME"]
-            else:
-                os.environ["REFBENCH_HOME"] = before
+    with temporary_home() as folder:
+        return _measure(folder)
 
 
 def _measure(folder: Path) -> dict[str, Any]:
@@ -74,25 +63,12 @@ def _again(sample: Sample, k: int) -> Sample:
     return dataclasses.replace(sample, sample_id=sample_id, image_id=f"{sample.image_id}-{k}")
 
 
-# A child begins with its parent's peak memory in its books, so a small process of its own starts and measures it.
-MEASURE = """
-import os, subprocess, sys, time
-began = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - began, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status))
-"""
-
-
 def _process(predictions: Path, address: str) -> tuple[float, float]:
     best_seconds = best_megabytes = float("inf")
     for attempt in range(3):
         out = predictions.with_name(f"{predictions.stem}-{attempt}")
         command = [sys.executable, "-m", "refbench", "score", str(predictions), "--dataset", address, "--out", str(out)]
-        done = subprocess.run([sys.executable, "-c", MEASURE, *command], check=True, capture_output=True, text=True)
-        seconds, megabytes, code = (float(word) for word in done.stdout.split())
-        if code:
-            raise RuntimeError(f"{' '.join(command)} ended with {code:.0f}")
+        seconds, megabytes = process_cost(command)
         best_seconds = min(best_seconds, seconds)
         best_megabytes = min(best_megabytes, megabytes)
     return best_seconds, best_megabytes

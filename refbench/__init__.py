@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from refbench.records import Answer, Sample
     from refbench.runner import run
     from refbench.scorer import score
-    from refbench.storage import load_samples
+    from refbench.storage import load_samples, sample_table
 
 __all__ = [
     "Answer",
@@ -27,6 +27,7 @@ __all__ = [
     "load_samples",
     "pair_counts",
     "run",
+    "sample_table",
     "score",
 ]
 
@@ -36,6 +37,7 @@ _PLACES = {
     "Sample": "refbench.records:Sample",
     "Answer": "refbench.records:Answer",
     "load_samples": "refbench.storage:load_samples",
+    "sample_table": "refbench.storage:sample_table",
     "run": "refbench.runner:run",
     "score": "refbench.scorer:score",
     "Segmenter": "refbench.adapters.base:Segmenter",

@@ -94,10 +94,9 @@ def known_sha256(dataset: str) -> dict[str, str]:
 
 
 def home_page(dataset: str) -> str:
-    """Where the dataset is at home on the web; refbench's own have a page of its documentation only."""
+    """Where the dataset is at home on the web; "" for those that come with refbench, and for yours."""
     path = project_data("datasets") / dataset / "sources.toml"
-    url = read_toml(path).get("url") if path.is_file() else None
-    return str(url or f"https://github.com/refbench/refbench/tree/main/datasets/{dataset}")
+    return str(read_toml(path).get("url", "")) if path.is_file() else ""
 
 
 def expected(dataset: str) -> Expected:

@@ -220,7 +220,7 @@ def _croissant(split: _Split, tables: Mapping[str, Path], out: Path) -> dict[str
         "description": f"{split.address} of refbench: expressions, and the mask that each means.",
         "version": "1.0.0",
         "license": str(split.manifest.get("licence", "")) or "unknown",
-        "url": home_page(split.dataset),
+        **({"url": url} if (url := home_page(split.dataset)) else {}),
         "datePublished": date.today().isoformat(),
         "citeAs": f"fingerprint {split_fingerprint(split.address)}",
         "distribution": files,

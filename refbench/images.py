@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeGuard
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,7 @@ from refbench.errors import DatasetError
 EXIF_ORIENTATION = 0x0112
 # No photograph of these datasets comes near; what claims more is no photograph.
 MAX_FILE_BYTES = 2**28
+MAX_NAME_LENGTH = 200
 # Below the folder that a user names, where releases and people keep COCO's photographs.
 PLACES = (
     "",
@@ -62,7 +64,7 @@ class Photographs:
         return self._locate(file_name) is not None
 
     def _locate(self, file_name: str) -> Path | None:
-        if PurePosixPath(file_name).name != file_name or "\\" in file_name or "\0" in file_name:
+        if not is_plain_name(file_name):
             return None
         if self.place.is_dir():
             for folder in PLACES:
@@ -78,6 +80,17 @@ class Photographs:
                         self._members.setdefault(parts[-1], f"{archive}/{member}")
         found = self._members.get(file_name)
         return Path(found) if found else None
+
+
+def is_plain_name(name: Any) -> TypeGuard[str]:
+    """A file name from outside that names a file in a folder and nowhere else."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= MAX_NAME_LENGTH
+        and PurePosixPath(name).name == name
+        and not name.startswith(".")
+        and not any(c in "\\\0" or "\ud800" <= c <= "\udfff" for c in name)
+    )
 
 
 @lru_cache(maxsize=8)

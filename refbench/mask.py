@@ -53,7 +53,7 @@ class Mask:
     counts: bytes
 
     def __post_init__(self) -> None:
-        _check_size(self.height, self.width)
+        check_size(self.height, self.width)
         if not isinstance(self.counts, bytes):
             raise MaskError(f"counts must be bytes, not {type(self.counts).__name__}; use Mask.from_rle")
         starts, ends = _intervals(self.counts, self.height, self.width)
@@ -71,7 +71,7 @@ class Mask:
         pixels = np.asarray(array)
         if pixels.ndim != 2:
             raise MaskError(f"a mask has the shape (height, width), not {pixels.shape}")
-        _check_size(*pixels.shape)
+        check_size(*pixels.shape)
         if pixels.dtype != np.bool_:
             if pixels.dtype.kind not in "ui":
                 raise MaskError(f"a mask is bool, not {pixels.dtype}; threshold it first, e.g. scores > 0.5")
@@ -91,7 +91,7 @@ class Mask:
             MaskError: a polygon with fewer than three points, an odd number of values, a value that is not
                 a finite number, or an outline absurdly far outside the image.
         """
-        _check_size(height, width)
+        check_size(height, width)
         checked = [_check_polygon(p, k) for k, p in enumerate(polygons)]
         if not checked:
             return Mask.empty(height, width)
@@ -112,7 +112,7 @@ class Mask:
         if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
             raise MaskError(f"size must be [height, width], not {_shown(size)}")
         height, width = size
-        _check_size(height, width)
+        check_size(height, width)
         if isinstance(counts, str):
             try:
                 counts = counts.encode("ascii")
@@ -128,14 +128,14 @@ class Mask:
     @staticmethod
     def empty(height: int, width: int) -> Mask:
         """A mask of background only."""
-        _check_size(height, width)
+        check_size(height, width)
         none = np.empty(0, np.int64)
         return _known(height, width, _encode(none, none, int(height) * int(width)))
 
     @staticmethod
     def full(height: int, width: int) -> Mask:
         """A mask of foreground only."""
-        _check_size(height, width)
+        check_size(height, width)
         size = int(height) * int(width)
         return _known(height, width, _encode(np.zeros(1, np.int64), np.array([size], np.int64), size))
 
@@ -185,7 +185,7 @@ class Mask:
         made: dict[tuple[int, int, bytes], Any] = dict.fromkeys(rows)
         keys = list(made)
         for height, width in set(zip(heights, widths, strict=True)):
-            _check_size(height, width)
+            check_size(height, width)
         sizes = np.fromiter((h * w for h, w, _ in keys), np.int64, len(keys))
         states = np.empty(len(keys), np.int8)
         text, at = _end_to_end([code for _, _, code in keys])
@@ -323,11 +323,12 @@ def available_cores() -> int:
 
 def check_code(counts: bytes, height: int, width: int) -> None:
     """Raise MaskError if `counts` is no run-length code of a mask of this size."""
-    _check_size(height, width)
+    check_size(height, width)
     _intervals(counts, height, width)
 
 
-def _check_size(height: Any, width: Any) -> None:
+def check_size(height: Any, width: Any) -> None:
+    """Raise MaskError unless these are the sides of a mask."""
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, (bool, np.bool_)) or not isinstance(side, (int, np.integer)):
             raise MaskError(f"{name} must be an integer, not {_shown(side)}")
@@ -390,9 +391,11 @@ def _check_polygon(polygon: Any, index: int) -> list[float]:
     values: list[float] = points.tolist()
     if max(-low, high, (high - low) * (points.size // 2)) <= MAX_OUTLINE_PX:
         return values
+    if max(-low, high) > MAX_OUTLINE_PX:
+        raise MaskError(f"polygon {index} has a corner at {max(-low, high):.3g} px, which no image reaches")
     corners = points.reshape(-1, 2)
     outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
-    if outline > MAX_OUTLINE_PX or float(np.abs(points).max()) > MAX_OUTLINE_PX:
+    if outline > MAX_OUTLINE_PX:
         raise MaskError(f"polygon {index} is {outline:.3g} px around; at most {MAX_OUTLINE_PX:.0f} px is rasterised")
     return values
 

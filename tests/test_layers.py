@@ -19,7 +19,7 @@ ROWS = {
     "catalogue": 3, "huggingface": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4,
     "runner": 5, "scorer": 5, "contract": 5, "leaderboard": 5, "report": 5, "demo": 5,
-    "integrity": 5, "overlap": 5, "exporter": 5,
+    "integrity": 5, "leakage": 5, "exporter": 5,
     "cli": 6, "web": 6,
 }  # fmt: skip
 # A protocol states its metrics as ratios of sums; their intervals are a statistic.

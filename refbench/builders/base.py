@@ -24,6 +24,7 @@ from refbench.storage import (
     in_batches,
     objects_table,
     samples_table,
+    without_garbage_collection,
     write_json,
     write_rows,
 )
@@ -57,7 +58,8 @@ class Built:
 
     `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
     but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
-    these are: datasets with one numbering can be compared image by image, object by object.
+    these are: datasets with one numbering can be compared image by image, object by object. `options` are those
+    that an export was built with; the options of this build go on top.
     """
 
     builder: str
@@ -69,6 +71,7 @@ class Built:
     notes: list[str] = field(default_factory=list)
     image_ids: str = "coco"
     annotation_ids: str = "coco"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
@@ -98,7 +101,7 @@ def build_dataset(
     Raises:
         DatasetError: the sources are missing or broken; nothing of an older build is touched then.
     """
-    with staging_folder(dataset) as staging:
+    with staging_folder(dataset) as staging, without_garbage_collection():
         built = builder(dataset, sources, staging, progress, **options)
         built.notes.extend(f"downloaded from {place}" for place in sources.downloads)
         return write_dataset(dataset, built, staging, options)
@@ -176,14 +179,15 @@ class _Lines:
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
-        self._polygons: Polygons = ()
-        self._text = "[]"
+        self._polygons: Polygons | None = None
+        self._after: list[Any] = []
+        self._text = ""
 
     def add(self, before: list[Any], polygons: Polygons, after: list[Any]) -> None:
-        if polygons is not self._polygons:
-            self._polygons, self._text = polygons, _TEXT.encode(polygons)
-        line = f"{_TEXT.encode(before)[:-1]},{self._text},{_TEXT.encode(after)[1:]}\n"
-        self._digest.update(line.encode("ascii"))
+        if polygons is not self._polygons or after != self._after:
+            self._polygons, self._after = polygons, after
+            self._text = f"{_TEXT.encode(polygons)},{_TEXT.encode(after)[1:]}\n"
+        self._digest.update(f"{_TEXT.encode(before)[:-1]},{self._text}".encode("ascii"))
 
     def sha256(self) -> str:
         return self._digest.hexdigest()
@@ -233,7 +237,7 @@ def write_dataset(
     of_splits = {split: s["fingerprint"] for split, s in splits.items()}
     manifest = {
         "dataset": dataset,
-        "builder": {"name": built.builder, "version": built.version, "options": dict(options or {})},
+        "builder": {"name": built.builder, "version": built.version, "options": {**built.options, **(options or {})}},
         "refbench_version": __version__,
         "licence": built.licence,
         "image_ids": built.image_ids,

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from refbench.builders.tables import find_tables, unpack_images
 from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, image_size
-from refbench.mask import Mask
+from refbench.mask import Mask, check_size
 from refbench.records import AnnotatedObject
 
 _NAMES = (
@@ -74,7 +74,8 @@ class CocoInstances:
     def size_of(self, image_id: int) -> tuple[int, int]:
         """(height, width); raises MaskError if they are no positive integers."""
         _, image = self.images[image_id]
-        return Mask.empty(image["height"], image["width"]).size
+        check_size(image["height"], image["width"])
+        return image["height"], image["width"]
 
     def where(self, ann_id: int) -> str:
         return f"{self.path.name} annotations[{self.annotations[ann_id][0]}] (id {ann_id})"

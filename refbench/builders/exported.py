@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from refbench.builders.base import Built, Source, Sources, samples_fingerprint, source_of
-from refbench.builders.coco import read_box, read_segmentation
+from refbench.builders.coco import is_id, is_text, read_box, read_segmentation
 from refbench.errors import DatasetError, MaskError
-from refbench.images import Photographs
+from refbench.images import Photographs, is_plain_name
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage import (
@@ -24,10 +23,11 @@ from refbench.storage import (
     file_sha256,
     objects_of_table,
     read_json,
+    read_table,
     samples_of_table,
 )
 
-NEEDED = ("format", "dataset", "split", "fingerprint", "builder", "files")
+MAX_PATH_LENGTH = 300
 
 
 def is_export(path: Path | None) -> bool:
@@ -41,13 +41,11 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         DatasetError: it is of another dataset, incomplete, or was changed after it was written.
     """
     root = sources.annotations or Path()
-    about = read_json(root / EXPORT_FILE)
-    if not isinstance(about, dict) or any(k not in about for k in NEEDED) or about.get("layout") != EXPORT_LAYOUT:
-        raise DatasetError(f"{root / EXPORT_FILE} does not describe an export that this version of refbench reads")
+    about = _read_about(root / EXPORT_FILE)
     if about["dataset"] != dataset:
         raise DatasetError(f"{root} is an export of {about['dataset']}, not of {dataset}")
-    split = str(about["split"])
-    if not split or split.startswith(".") or "/" in split or "\\" in split or split in ("objects", "manifest"):
+    split = about["split"]
+    if not is_plain_name(split) or split in ("objects", "manifest"):
         raise DatasetError(f"{root / EXPORT_FILE}: {split!r} is no name of a split")
     _check_files(root, about["files"])
     reader = READERS.get(about["format"])
@@ -66,19 +64,46 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     progress("samples", len(samples), len(samples))
     builder = about["builder"]
     return Built(
-        str(builder.get("name")), int(builder.get("version", 0)), {split: samples}, objects,
-        [_source(root, name) for name in about["files"]], str(about.get("licence", "")),
-        [f"read from an export ({about['format']})"], str(about.get("image_ids")), str(about.get("annotation_ids")),
+        builder["name"], builder["version"], {split: samples}, objects, [_source(root, n) for n in about["files"]],
+        about["licence"], [f"read from an export ({about['format']})"], about["image_ids"], about["annotation_ids"],
+        builder.get("options", {}),
     )  # fmt: skip
 
 
-def _check_files(root: Path, files: Any) -> None:
-    if not isinstance(files, Mapping) or not files:
+def _read_about(path: Path) -> dict[str, Any]:
+    """The description of an export, every value of the kind that it must be."""
+    about = read_json(path)
+    texts = ("format", "dataset", "split", "fingerprint", "licence", "image_ids", "annotation_ids")
+    builder = about.get("builder") if isinstance(about, dict) else None
+    files = about.get("files") if isinstance(about, dict) else None
+    if (
+        not isinstance(about, dict)
+        or about.get("layout") != EXPORT_LAYOUT
+        or not all(is_text(about.get(k)) for k in texts)
+        or not isinstance(builder, dict)
+        or not is_text(builder.get("name"))
+        or not is_id(builder.get("version"))
+        or not isinstance(builder.get("options", {}), dict)
+        or not isinstance(files, dict)
+        or not all(is_text(k) and is_text(v) for k, v in files.items())
+    ):
+        raise DatasetError(f"{path} does not describe an export that this version of refbench reads")
+    for key, value in builder.get("options", {}).items():
+        if not is_text(key) or not (is_text(value) or value is None or isinstance(value, (bool, int, float))):
+            raise DatasetError(f"{path}: the option {key!r} of the builder is no plain value")
+    return about
+
+
+def _check_files(root: Path, files: Mapping[str, str]) -> None:
+    if not files:
         raise DatasetError(f"{root / EXPORT_FILE} lists no files")
     for name, digest in files.items():
-        path = root / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(root.resolve()):
+        parts = Path(name).parts
+        if "\0" in name or len(name) > MAX_PATH_LENGTH or Path(name).is_absolute() or ".." in parts:
             raise DatasetError(f"{root / EXPORT_FILE} names {name!r}, which is outside its folder")
+        path = root / name
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise DatasetError(f"{path} is a link that leads out of its folder")
         if not path.is_file():
             raise DatasetError(f"{path} is missing; copy the export again")
         if path.suffix != ".md" and file_sha256(path) != digest:
@@ -120,8 +145,7 @@ def _objects(table: pa.Table, path: Path) -> list[AnnotatedObject]:
 
 def _read_parquet(samples: Path, objects: Path) -> tuple[list[Sample], list[AnnotatedObject]]:
     wanted = [n for n in SAMPLE_SCHEMA.names if n != "image_path"]
-    table = pq.ParquetFile(samples).read(columns=[*wanted, "image_file"])
-    return _samples(table, samples), _objects(pq.ParquetFile(objects).read(), objects)
+    return _samples(read_table(samples, [*wanted, "image_file"]), samples), _objects(read_table(objects), objects)
 
 
 def _read_hf(root: Path, split: str) -> tuple[list[Sample], list[AnnotatedObject]]:
@@ -151,7 +175,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(file, 1):
             try:
                 rows.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{path}, line {number}: no valid JSON ({error})") from None
     return rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.builders.base import Built, Sources, source_of
-from refbench.builders.coco import CATEGORIES_2014, CocoInstances
+from refbench.builders.coco import CATEGORIES_2014, CocoInstances, is_id
 from refbench.builders.refs import RefReader, RefStyle, built_from_refs
 from refbench.builders.tables import ImageFiles, split_word, table_rows
 from refbench.errors import DatasetError
@@ -50,26 +50,32 @@ def build_from_tables(
     sizes: dict[int, tuple[int, int]] = {}
     refs: list[tuple[str, Any]] = []
     images_seen: set[int] = set()
-    annotations_seen: set[Any] = set()
+    annotations_seen: set[int] = set()
     for number, table in enumerate(mine):
         split = split_word(table).removeprefix(PREFIXES[dataset])
         for row, line in enumerate(table_rows(table, dataset, ("ref_list", "image_info", "image"), ORIGIN)):
             where = f"{table.name} row {row}"
-            info = line["image_info"] or {}
+            info = line["image_info"]
             try:
-                paths[info["id"]], sizes[info["id"]] = files.write(info["file_name"], line["image"], again=True)
-            except (DatasetError, KeyError) as error:
-                problems.append(f"{where}: {error if isinstance(error, DatasetError) else 'no image_info'}")
+                if not isinstance(info, dict) or not is_id(info.get("id")):
+                    raise DatasetError("no image_info with an integer id")
+                paths[info["id"]], sizes[info["id"]] = files.write(info.get("file_name"), line["image"], again=True)
+            except DatasetError as error:
+                problems.append(f"{where}: {error}")
                 continue
             if info["id"] not in images_seen:
                 content["images"].append(info)
                 images_seen.add(info["id"])
-            for k, item in enumerate(line["ref_list"] or ()):
-                annotation, ref = item["ann_info"] or {}, item["ref_info"] or {}
+            for k, item in enumerate(line["ref_list"] if isinstance(line["ref_list"], list) else ()):
+                both = item if isinstance(item, dict) else {}
+                annotation, ref = both.get("ann_info"), both.get("ref_info")
+                if not isinstance(annotation, dict) or not isinstance(ref, dict) or not is_id(annotation.get("id")):
+                    problems.append(f"{where}, ref_list[{k}]: needs ann_info with an integer id, and ref_info")
+                    continue
                 # Two refs may name one object; then it comes twice.
-                if annotation.get("id") not in annotations_seen:
+                if annotation["id"] not in annotations_seen:
                     content["annotations"].append(annotation)
-                    annotations_seen.add(annotation.get("id"))
+                    annotations_seen.add(annotation["id"])
                 if ref.get("split") != split:
                     problems.append(f"{where}, ref_list[{k}]: its split is {ref.get('split')!r}, the file's {split!r}")
                 refs.append((f"{where}, ref_list[{k}]", ref))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError
-from refbench.images import image_size
+from refbench.images import image_size, is_plain_name
 
 ROWS_AT_ONCE = 32
 # The columns of lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg.
@@ -53,7 +53,7 @@ def table_rows(
                 raise DatasetError(f"{path} lacks the columns {', '.join(sorted(missing))} of {origin}")
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[*columns, *(names & set(optional))]):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} is not a readable Parquet file ({error}); download it again") from None
 
 
@@ -70,8 +70,8 @@ class ImageFiles:
         Raises:
             DatasetError: the name could leave the folder or is taken, or the bytes are no image.
         """
-        if not isinstance(name, str) or Path(name).name != name or name.startswith(".") or "\\" in name:
-            raise DatasetError(f"{name!r} is no plain file name")
+        if not is_plain_name(name):
+            raise DatasetError(f"{str(name)[:80]!r} is no plain file name")
         content = column.get("bytes") if isinstance(column, dict) else None
         if not isinstance(content, bytes) or not content:
             raise DatasetError(f"the image {name} is missing: its column holds no bytes")

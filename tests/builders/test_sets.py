@@ -593,9 +593,9 @@ def test_tables_that_cannot_be_a_ground_truth(tmp_path: Path, home: Path) -> Non
         ("row['image_info']['file_name'] = '../x.jpg'", r"row 0: '../x.jpg' is no plain file name"),
         ("row['image']['bytes'] = b'x'", r"row 0: the bytes of .* are no readable image"),
         ("row['image'] = None", r"row 0: the image .* is missing"),
-        ("row['image_info'] = None", r"row 0: no image_info"),
+        ("row['image_info'] = None", r"row 0: no image_info with"),
         ("row['image_info']['height'] = 61", r"image 1: its bytes are \(60, 80\)"),
-        ("row['ref_list'][0]['ref_info'] = None", "needs integer ref_id"),
+        ("row['ref_list'][0]['ref_info'] = None", r"row 0, ref_list\[0\]: needs ann_info"),
     ],
 )
 def test_broken_rows_of_a_table_are_named(tmp_path: Path, home: Path, change: str, message: str) -> None:

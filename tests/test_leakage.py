@@ -14,7 +14,7 @@ import pytest
 from refbench.builders.base import Sources, build_dataset
 from refbench.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
-from refbench.overlap import overlap
+from refbench.leakage import overlap
 from refbench.plugins import load
 from refbench.progress import silent
 
