@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from refbench.builders.base import Built, Sources, refuse, source_of
+from refbench.builders.coco import is_id, is_text, read_box, read_segmentation
 from refbench.builders.tables import ImageFiles, find_tables, split_word, table_rows
 from refbench.errors import DatasetError, MaskError
-from refbench.mask import Mask
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
 
@@ -54,7 +54,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
             objects += found
         progress("files", number + 1, len(tables))
     refuse(dataset, problems)
-    return Built("refcoco_m", VERSION, splits, objects, [source_of(t) for t in tables], LICENCE)
+    return Built("refcoco_m", VERSION, splits, objects, [source_of(t) for t in tables], LICENCE, annotation_ids=dataset)
 
 
 class _RowReader:
@@ -69,16 +69,17 @@ class _RowReader:
         """Samples and objects of one image, whose bytes are written to the dataset's folder."""
         try:
             image_path, size = self.files.write(row["file_name"], row["image"])
-        except (DatasetError, KeyError, TypeError, AttributeError) as error:
+            if not is_id(row["image_id"]) or not isinstance(row["samples"], list):
+                raise DatasetError("needs an integer image_id and a list of samples")
+        except DatasetError as error:
             self.problems.append(f"{where}: {error}")
             return [], []
         samples: list[Sample] = []
         objects: list[AnnotatedObject] = []
-        for k, item in enumerate(row["samples"] or ()):
+        for k, item in enumerate(row["samples"]):
             try:
-                found = self._object(item, str(row["image_id"]), size)
-                sentences = list(item["sentences"] or ())
-            except (DatasetError, MaskError, KeyError, TypeError, ValueError) as error:
+                found, sentences = self._object(item, str(row["image_id"]), size)
+            except (DatasetError, MaskError) as error:
                 self.problems.append(f"{where}, samples[{k}]: {error}")
                 continue
             objects.append(found)
@@ -103,17 +104,23 @@ class _RowReader:
                 )
         return samples, objects
 
-    def _object(self, item: dict[str, Any], image_id: str, size: tuple[int, int]) -> AnnotatedObject:
-        number = int(item["id"])
+    def _object(self, item: Any, image_id: str, size: tuple[int, int]) -> tuple[AnnotatedObject, list[str]]:
+        number = item.get("id") if isinstance(item, dict) else None
+        if not is_id(number):
+            raise DatasetError("needs an integer id")
         if number in self._seen:
             raise DatasetError(f"the sample id {number} was given before")
         self._seen.add(number)
-        mask = Mask.from_rle(item["mask"])
-        if mask.size != size:
-            raise MaskError(f"its mask is {mask.size}, its image {size} (height, width)")
+        category, sentences = item.get("category"), item.get("sentences")
+        if (
+            not is_text(category)
+            or not isinstance(sentences, list)
+            or not sentences
+            or not all(map(is_text, sentences))
+        ):
+            raise DatasetError("needs a category and a list of sentences, all text")
+        mask, _ = read_segmentation(item.get("mask"), *size)
         if mask.area == 0:
             raise MaskError("its mask is empty")
-        left, top, width, height = (float(v) for v in item["bbox"])
-        return AnnotatedObject(
-            str(number), image_id, str(item["category"]), False, mask, (), (left, top, width, height)
-        )
+        box = read_box(item.get("bbox"), mask)
+        return AnnotatedObject(str(number), image_id, category, False, mask, (), box), sentences
