@@ -126,7 +126,7 @@ class CheckedImages:
         self._unpacked: dict[str, str] = {}
         tables = [] if place is None else find_tables(place)
         if tables:
-            wanted = {str(image.get("file_name")) for _, image in coco.images.values()}
+            wanted = {name for _, image in coco.images.values() if (name := _name_or_none(image))}
             self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
         self._paths: dict[int, str | DatasetError] = {}
@@ -169,6 +169,13 @@ def file_name_of(image: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not name or not is_text(name):
         raise DatasetError(f"image {image.get('id')} has no file name")
     return name.rpartition("/")[2] if "neg_category_ids" in image else name
+
+
+def _name_or_none(image: Mapping[str, Any]) -> str | None:
+    try:
+        return file_name_of(image)
+    except DatasetError:
+        return None
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:

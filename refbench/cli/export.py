@@ -18,7 +18,7 @@ from refbench.exporter import export as export_split
 @click.option("--with-images", is_flag=True, help="hf: put the photographs into the table. Mind their licences.")
 @click.option("--json", "as_json", is_flag=True, help="Print the files as JSON.")
 def export(address: str, form: str, out: Path, with_images: bool, as_json: bool) -> None:
-    """Write a built split for other programs.
+    """Write a split for other programs: hf, coco, jsonl, croissant.
 
     hf: a folder for datasets.load_dataset, with typed features and a card. coco: one JSON for pycocotools and
     detectron-style code. jsonl: one object a line. croissant: metadata over Parquet files. Each is complete:

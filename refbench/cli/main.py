@@ -18,7 +18,7 @@ DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2,
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("refbench.cli.demo:demo", "Everything once, without a download: build, run, score, rank, page."),
     "list": ("refbench.cli.list:list_", "List datasets, adapters or protocols."),
-    "build": ("refbench.cli.build:build", "Build a dataset from its original files, or render it."),
+    "build": ("refbench.cli.build:build", "Build a dataset from its original files, from the hub, or render it."),
     "verify": ("refbench.cli.verify:verify", "Compare a built dataset with what is published; exit 1 if it differs."),
     "overlap": ("refbench.cli.overlap:overlap", "Images and objects that two splits share (leakage)."),
     "export": ("refbench.cli.export:export", "Write a split for other programs: hf, coco, jsonl, croissant."),

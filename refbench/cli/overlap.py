@@ -13,9 +13,9 @@ from refbench.leakage import overlap as compare
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the ids of the shared images.")
 def overlap(a: str, b: str, as_json: bool) -> None:
-    """Images and objects that A shares with B: splits, whole datasets, or B a list of training images.
+    """Images and objects that two splits share (leakage).
 
-    A list is a text file with an image id or COCO file name a line, or a COCO JSON. Its images are those that
+    A and B are splits or whole datasets; B may be a list of training images. A list is a text file with an image id or COCO file name a line, or a COCO JSON. Its images are those that
     a model may have seen.
 
     \b

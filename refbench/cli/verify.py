@@ -15,7 +15,7 @@ from refbench.integrity import verify as verify_dataset
 @click.option("--json", "as_json", is_flag=True, help="Print every comparison as JSON.")
 @click.pass_context
 def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) -> None:
-    """Compare a built dataset with its manifest and with the published figures.
+    """Compare a built dataset with what is published; exit 1 if it differs.
 
     Every table is read again: a damaged file, another count or another fingerprint than
     datasets/DATASET/expected.toml states is printed, and the exit code is 1.
