@@ -46,6 +46,7 @@ class ExpectedSplit:
     counts: Mapping[str, int]
     digests: Mapping[str, str]
     source: str
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,13 @@ def expected(dataset: str) -> Expected:
     content = read_toml(path) if path.is_file() else {}
     splits = {}
     for name, row in content.get("splits", {}).items():
-        unknown = set(row) - {*COUNTS, *DIGESTS, "source"}
+        unknown = set(row) - {*COUNTS, *DIGESTS, "source", "categories"}
         if unknown:
             raise DatasetError(f"{path}, split {name}: {', '.join(sorted(unknown))} is unknown")
         counts = {k: int(row[k]) for k in COUNTS if k in row}
-        splits[name] = ExpectedSplit(counts, {k: str(row[k]) for k in DIGESTS if k in row}, str(row.get("source", "")))
+        digests = {k: str(row[k]) for k in DIGESTS if k in row}
+        categories = tuple(map(str, row.get("categories", ())))
+        splits[name] = ExpectedSplit(counts, digests, str(row.get("source", "")), categories)
     return Expected(splits, content.get("objects"))
 
 

@@ -6,7 +6,6 @@ reads it back to the same fingerprint.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 
 from refbench.catalogue import home_page
 from refbench.errors import DatasetError
-from refbench.images import load_image
+from refbench.images import read_through_zip
 from refbench.mask import Mask
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
@@ -253,7 +252,7 @@ def _croissant_field(record: str, field: pa.Field) -> dict[str, Any]:
 
 
 def _categories(split: _Split) -> set[str]:
-    return {o.category for o in split.objects} | {""}
+    return {o.category for o in split.objects}
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
@@ -290,12 +289,10 @@ def _object_tables(objects: list[AnnotatedObject]) -> Iterable[pa.Table]:
 
 def _image_bytes(sample: Sample) -> bytes:
     path = Path(sample.image_path)
-    if path.is_file():
-        return path.read_bytes()
-    # In a zip: the pixels, losslessly.
-    buffer = io.BytesIO()
-    load_image(path, sample.height, sample.width).save(buffer, "PNG")
-    return buffer.getvalue()
+    content = path.read_bytes() if path.is_file() else read_through_zip(path)
+    if content is None:
+        raise DatasetError(f"the image {path} does not exist; build {sample.sample_id.partition('/')[0]} again")
+    return content
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:

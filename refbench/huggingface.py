@@ -55,6 +55,8 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
         path = root / commit / file.path
         if not path.resolve().is_relative_to(root.resolve()):
             raise DatasetError(f"sources.toml names {file.path!r}, which is outside its folder")
+        if path.is_file():
+            _check_again(source, file, path)
         if not path.is_file():
             _place(source, file, commit, path, offline)
         progress("downloads", done + 1, len(source.files))
@@ -99,6 +101,7 @@ def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: b
                 wanted, origin = _download(source, file, commit, partial)
                 if wanted:
                     _check(source, file, partial, wanted, origin, remove=True)
+                    _note_of(path).write_text(wanted, encoding="ascii")
                 partial.replace(path)
     except OSError as error:
         raise _failed(source, file, error) from None
@@ -159,6 +162,19 @@ def _may_pass(error: Exception) -> bool:
         return False
     # A download of the wrong length is a plain OSError without a number; what has one is of the disk.
     return not (isinstance(error, OSError) and error.errno)
+
+
+def _note_of(path: Path) -> Path:
+    """Beside a file, the sha256 that it had when it came."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_again(source: HubSource, file: HubFile, path: Path) -> None:
+    """What lies here may have been damaged since, or `sources.toml` may ask for other bytes: then it goes."""
+    note = _note_of(path)
+    wanted = file.sha256 or (note.read_text(encoding="ascii", errors="replace") if note.is_file() else "")
+    if wanted and file_sha256(path) != wanted:
+        path.unlink()
 
 
 def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: str, remove: bool) -> None:

@@ -7,6 +7,7 @@ A photograph in a zip is read where it lies: its path goes through the archive,
 from __future__ import annotations
 
 import io
+import os
 import warnings
 import zipfile
 import zlib
@@ -38,6 +39,8 @@ class Photographs:
         self.place = place
         self._zips = [place] if place.is_file() else sorted(p for p in place.glob("*.zip") if p.is_file())
         self._members: dict[str, str] | None = None
+        if place.is_file() and place.suffix.lower() != ".zip":
+            raise DatasetError(f"{place} is no folder, and its name does not end in .zip")
         if place.is_file() and not zipfile.is_zipfile(place):
             raise DatasetError(f"{place} is neither a folder nor a whole zip; copy or download it again")
 
@@ -51,7 +54,8 @@ class Photographs:
         found = image_size(path)
         if found != (height, width):
             raise DatasetError(f"{path} is {found} (height, width), the annotations say {(height, width)}")
-        return str(path.resolve())
+        # Not resolved: a zip may be a link to a file whose name does not tell that it is one.
+        return os.path.abspath(path)
 
     def locate(self, file_name: str) -> Path:
         """Where the photograph lies, unopened; DatasetError if it is not there."""
@@ -102,7 +106,7 @@ def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
         raise DatasetError(f"{path} is no whole zip ({error}); copy or download it again") from None
 
 
-def _read_through_zip(path: Path) -> bytes | None:
+def read_through_zip(path: Path) -> bytes | None:
     """The bytes of a path that goes through a zip; None if it does not."""
     archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)
     if archive is None:
@@ -193,7 +197,7 @@ def _opened(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             # The size is checked against the dataset, which is stricter than Pillow's warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            content = None if path.is_file() else _read_through_zip(path)
+            content = None if path.is_file() else read_through_zip(path)
             return Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise DatasetError(f"the image {path} does not exist; check --images, or build without images") from None

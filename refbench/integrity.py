@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from refbench.builders.base import dataset_fingerprint, objects_fingerprint, questions_fingerprint, samples_fingerprint
-from refbench.catalogue import DIGESTS, Expected, expected, known_sha256
+from refbench.catalogue import COUNTS, DIGESTS, Expected, expected, known_sha256
+from refbench.errors import DatasetError
 from refbench.records import Sample
 from refbench.storage import dataset_folder, load_samples, objects_of_file, read_manifest
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
-WHOLE, PARTIAL, NOT_BUILT = "whole", "partial", "absent"
+WHOLE, PARTIAL, NOT_BUILT, UNVERIFIED = "whole", "partial", "absent", "unverified"
+# What a source outside the build states; the rest compares a dataset with its own manifest.
+PUBLISHED = {*COUNTS, *DIGESTS, "categories", "objects"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """`state` is whole, partial (published splits are absent) or differs."""
+    """`state` is whole, partial (published splits are absent), differs, or unverified (nothing is published that
+    could be compared)."""
 
     dataset: str
     state: str
@@ -55,20 +60,28 @@ def verify(dataset: str) -> Verification:
     checks: list[Check] = []
     found: dict[str, str] = {}
     for split, stated in manifest["splits"].items():
-        samples = load_samples(f"{dataset}/{split}")
+        try:
+            samples = load_samples(f"{dataset}/{split}")
+        except DatasetError as error:
+            checks.append(Check(split, "file", "a table", "unreadable", DIFFERS, str(error)))
+            found[split] = ""
+            continue
+        checks.append(_photographs(split, samples))
         figures = _figures(samples)
         found[split] = figures["fingerprint"]
         same = figures["fingerprint"] == stated["fingerprint"]
         remark = "" if same else "the Parquet file is not the one that was built: build the dataset again"
         checks.append(_check(split, "file", stated["fingerprint"], figures["fingerprint"], remark))
         checks += _compare(split, wanted, figures, dataset)
-    objects = objects_of_file(dataset_folder(dataset) / "objects.parquet")
+    try:
+        objects = objects_of_file(dataset_folder(dataset) / "objects.parquet")
+    except DatasetError as error:
+        checks.append(Check("", "objects.parquet", "a table", "unreadable", DIFFERS, str(error)))
+        objects = []
     whole = dataset_fingerprint(found, objects_fingerprint(objects))
     checks.append(_check("", "dataset", manifest["fingerprint"], whole, "" if whole == manifest["fingerprint"] else
                          "objects.parquet or a split is not the one that was built"))  # fmt: skip
-    # Published for the whole of it: a part has fewer.
-    if wanted.objects is not None and set(wanted.splits) <= set(found):
-        checks.append(_check("", "objects", str(wanted.objects), str(len(objects))))
+    checks += _objects(wanted, found, len(objects))
     checks += [Check(s, "split", "built", "not built here", ABSENT) for s in wanted.splits if s not in found]
     checks += _sources(dataset, manifest)
     return Verification(dataset, _state(checks), checks)
@@ -84,12 +97,31 @@ def state_of(dataset: str) -> str:
         figures = {k: str(v) for k, v in stated.items()}
         checks += _compare(split, wanted, figures, dataset)
     checks += [Check(s, "split", "", "", ABSENT) for s in wanted.splits if s not in manifest["splits"]]
+    checks += _objects(wanted, manifest["splits"], int(manifest.get("objects", 0)))
     return _state(checks)
+
+
+def _objects(wanted: Expected, built: Iterable[str], found: int) -> Iterator[Check]:
+    # Published for the whole of it: a part has fewer.
+    if wanted.objects is not None and set(wanted.splits) <= set(built):
+        yield _check("", "objects", str(wanted.objects), str(found))
 
 
 def _state(checks: list[Check]) -> str:
     statuses = {c.status for c in checks}
-    return DIFFERS if DIFFERS in statuses else PARTIAL if ABSENT in statuses else WHOLE
+    if DIFFERS in statuses:
+        return DIFFERS
+    if not any(c.status == OK and c.what in PUBLISHED for c in checks):
+        return UNVERIFIED
+    return PARTIAL if ABSENT in statuses else WHOLE
+
+
+def _photographs(split: str, samples: list[Sample]) -> Check:
+    """Whether the photographs that the split was built with are still where they were; a zip counts as a whole."""
+    paths = {Path(s.image_path) for s in samples if s.image_path}
+    missing = sum(not p.is_file() and not any(q.is_file() for q in p.parents) for p in paths)
+    remark = "put them back, or build again with --images" if missing else "" if paths else "built without images"
+    return _check(split, "photographs", str(len(paths)), str(len(paths) - missing), remark)
 
 
 def _figures(samples: list[Sample]) -> dict[str, str]:
@@ -100,6 +132,7 @@ def _figures(samples: list[Sample]) -> dict[str, str]:
         "no_target": str(sum(s.no_target for s in samples)),
         "fingerprint": samples_fingerprint(samples),
         "questions": questions_fingerprint(samples),
+        "categories": ", ".join(sorted({s.category for s in samples})),
     }
 
 
@@ -109,6 +142,8 @@ def _compare(split: str, wanted: Expected, figures: dict[str, str], dataset: str
             yield Check(split, "split", "", "built", NOTED, "nothing is published about this split")
         return
     row = wanted.splits[split]
+    if row.categories and "categories" in figures:
+        yield _check(split, "categories", ", ".join(sorted(row.categories)), figures["categories"], row.source)
     for name, value in {**row.counts, **row.digests}.items():
         if name not in figures:
             continue

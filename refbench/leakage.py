@@ -14,8 +14,10 @@ from refbench.errors import DatasetError
 from refbench.mask import Mask
 from refbench.storage import dataset_folder, read_json, read_manifest, read_table, split_path
 
-# Of COCO's file names: COCO_train2014_000000000009.jpg, 000000000009.jpg.
-NUMBER = re.compile(r"(?:^|_)0*(\d+)(?:\.\w+)?$")
+# COCO's file names, 2014 and 2017, and those of REFER's refs, which end in the number of the object:
+# COCO_train2014_000000000009.jpg, 000000000009.jpg, COCO_train2014_000000000009_3.jpg. Or a bare number.
+FILE_NAME = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)(?:_\d+)?\.\w+$")
+NUMBER = re.compile(r"0*(\d+)$")
 SAME_OBJECT_IOU = 0.5
 MAX_LIST_BYTES = 2**30
 
@@ -60,7 +62,11 @@ def overlap(a: str, b: str) -> Overlap:
     Raises:
         DatasetError: a side is not built, or the two number their images differently.
     """
+    if Path(a).is_file():
+        raise DatasetError(f"{a} is a file: write the split first, then the list of images")
     first = _side(a)
+    if not Path(b).is_file() and Path(b).suffix in (".txt", ".json", ".csv"):
+        raise DatasetError(f"the list {b} does not exist")
     second = _listed(Path(b), first.numbering) if Path(b).is_file() else _side(b)
     if first.numbering != second.numbering:
         raise DatasetError(
@@ -129,6 +135,13 @@ def _masks(side: _Side, images: set[str]) -> dict[str, list[Mask]]:
     return out
 
 
+def _image_of(row: Any) -> str:
+    """The file name where it is given: ids are often numbered anew, one for each expression."""
+    if not isinstance(row, dict):
+        return str(row)
+    return str(row.get("file_name") or row.get("image_id", row.get("id", "")))
+
+
 def _listed(path: Path, numbering: str) -> _Side:
     """The images of a list: lines of a text file, or `images` of a COCO JSON."""
     if path.stat().st_size > MAX_LIST_BYTES:
@@ -138,7 +151,7 @@ def _listed(path: Path, numbering: str) -> _Side:
         rows = content.get("images") if isinstance(content, dict) else content
         if not isinstance(rows, list):
             raise DatasetError(f"{path} holds neither a list nor a COCO object with images")
-        names = [str(row.get("id", row.get("image_id", ""))) if isinstance(row, dict) else str(row) for row in rows]
+        names = [_image_of(row) for row in rows]
     else:
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -148,7 +161,8 @@ def _listed(path: Path, numbering: str) -> _Side:
         raise DatasetError(f"{path} lists no images")
     images = set()
     for k, name in enumerate(names):
-        match = NUMBER.search(name.rpartition("/")[2])
+        last = name.rpartition("/")[2]
+        match = FILE_NAME.fullmatch(last) or NUMBER.fullmatch(last)
         if numbering == "coco" and match is None:
             raise DatasetError(f"{path}, entry {k + 1}: {name[:60]!r} is neither an image id nor a COCO file name")
         images.add(match[1] if numbering == "coco" and match else name)

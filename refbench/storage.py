@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 BATCH_ROWS = 20_000
+SPLIT_KEYS = {"images", "refs", "expressions", "fingerprint"}
 # The file that makes a folder an export, and the version of its layout.
 EXPORT_FILE, EXPORT_LAYOUT = "refbench.json", 1
 
@@ -258,9 +259,11 @@ def read_manifest(dataset: str) -> dict[str, Any]:
     if not path.exists():
         raise DatasetError(f"{dataset} is not built here ({path} does not exist); run `refbench build {dataset}`")
     manifest = read_json(path)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("splits"), dict):
+    splits = manifest.get("splits") if isinstance(manifest, dict) else None
+    if not isinstance(splits, dict) or not all(isinstance(s, dict) and set(s) >= SPLIT_KEYS for s in splits.values()):
         raise DatasetError(f"{path} is no manifest of refbench; run `refbench build {dataset}` again")
-    return manifest
+    found: dict[str, Any] = manifest
+    return found
 
 
 def split_path(address: str) -> Path:
@@ -338,6 +341,11 @@ def samples_of_file(path: Path) -> list[Sample]:
 def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
     """Rows as samples, whole columns at a time. `path` is the file they are from, for image paths and errors."""
     _check_columns(table, SAMPLE_SCHEMA, path)
+    with _readable(path):
+        return _samples_of_columns(table, path)
+
+
+def _samples_of_columns(table: pa.Table, path: Path) -> list[Sample]:
     sample_ids = _texts(table, "sample_id")
     masks = _masks(table, "target_counts", path, sample_ids)
     folder = f"{path.parent}{os.sep}"
@@ -387,6 +395,11 @@ def objects_of_file(path: Path) -> list[AnnotatedObject]:
 @without_garbage_collection()
 def objects_of_table(table: pa.Table, path: Path) -> list[AnnotatedObject]:
     _check_columns(table, OBJECT_SCHEMA, path)
+    with _readable(path):
+        return _objects_of_columns(table, path)
+
+
+def _objects_of_columns(table: pa.Table, path: Path) -> list[AnnotatedObject]:
     ann_ids = _texts(table, "ann_id")
     return _records(
         AnnotatedObject,
@@ -400,6 +413,15 @@ def objects_of_table(table: pa.Table, path: Path) -> list[AnnotatedObject]:
             "box_xywh": _boxes(table),
         },
     )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A flipped bit can pass as Parquet and fail as text only when it is read."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError, IndexError, ValueError) as error:
+        raise DatasetError(f"{path} is damaged ({error}); build the dataset again") from None
 
 
 def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:

@@ -188,7 +188,7 @@ def reasonseg() -> dict[str, Any]:
             {"label": "target", "points": box(25, 25, 30, 30), "shape_type": "polygon", "image_name": "a.jpg"},
             {"label": "ignore", "points": box(20, 20, 40, 40), "shape_type": "polygon", "image_name": "a.jpg"},
             {"label": "target", "points": box(10, 10, 50, 50), "shape_type": "polygon", "image_name": "a.jpg"},
-            {"label": "flag", "points": box(0, 0, 5, 5), "shape_type": "polygon", "image_name": "a.jpg"},
+            {"label": "flag", "points": [[0, 0]], "shape_type": "polygon", "image_name": "a.jpg"},
         ],
     }  # fmt: skip
 

@@ -140,6 +140,27 @@ def test_the_photographs_are_found_again(built: Path, tmp_path: Path, test_data:
     assert all(Path(s.image_path).is_file() for s in samples)
 
 
+def test_photographs_travel_in_the_table(built: Path, tmp_path: Path, home: Path, test_data: Path) -> None:
+    before = {s.sample_id: Path(s.image_path).read_bytes() for s in load_samples("refcoco/val")}
+    export("refcoco/val", "hf", tmp_path / "out", True, silent)
+    build_dataset("refcoco", exported.build, Sources(tmp_path / "out"), silent)
+    samples = load_samples("refcoco/val")
+    assert {s.sample_id: Path(s.image_path).read_bytes() for s in samples} == before
+    assert all(str(home) in s.image_path for s in samples)
+
+
+def test_photographs_that_an_export_does_not_name(built: Path, tmp_path: Path, test_data: Path) -> None:
+    export("grefcoco/val", "jsonl", tmp_path / "out", False, silent)
+    with pytest.raises(DatasetError, match="names no photographs: it was built without images"):
+        build_dataset("grefcoco", exported.build, Sources(tmp_path / "out", test_data / "photos" / "images"), silent)
+
+
+def test_a_rebuild_tells_which_splits_went(built: Path, tmp_path: Path) -> None:
+    export("refcoco/val", "jsonl", tmp_path / "out", False, silent)
+    manifest = build_dataset("refcoco", exported.build, Sources(tmp_path / "out"), silent)
+    assert "it replaced a build that also had testA, testB; build these again" in manifest["notes"]
+
+
 def test_the_command(built: Path, tmp_path: Path, refbench: Call) -> None:
     out = tmp_path / "out"
     done = refbench("export", "grefcoco/val", "--format", "jsonl", "--out", out, "--json")

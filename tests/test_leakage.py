@@ -64,6 +64,23 @@ def test_a_list_of_training_images(test_data: Path, home: Path, tmp_path: Path) 
         overlap("refcoco", str(by_name))
 
 
+def test_file_names_of_refs_and_rows_that_are_numbered_anew(test_data: Path, home: Path, tmp_path: Path) -> None:
+    release = test_data / "photos" / "refer"
+    build("refcoco", release)
+    refs = read_plain_pickle(release / "refcoco" / "refs(unc).p")
+    listed = tmp_path / "train.txt"
+    # As REFER's refs name them: the photograph, then the object.
+    listed.write_text("\n".join(f"COCO_train2014_{r['image_id']:012d}_{k}.jpg" for k, r in enumerate(refs)))
+    assert overlap("refcoco", str(listed)).images == 6
+    rows = [{"id": k, "file_name": f"COCO_train2014_{r['image_id']:012d}.jpg"} for k, r in enumerate(refs)]
+    (tmp_path / "pseudo.json").write_text(json.dumps({"images": rows}))
+    assert overlap("refcoco", str(tmp_path / "pseudo.json")).images == 6
+    with pytest.raises(DatasetError, match="write the split first"):
+        overlap(str(listed), "refcoco")
+    with pytest.raises(DatasetError, match=r"the list nolist.txt does not exist"):
+        overlap("refcoco", "nolist.txt")
+
+
 def test_objects_of_other_annotators_by_their_masks(tmp_path: Path, home: Path) -> None:
     build("grefcoco", mini.write_grefcoco(tmp_path, *mini.grefs()))
     build("lvis", mini.write_lvis(tmp_path / "lvis", mini.lvis()))

@@ -23,6 +23,7 @@ from refbench.storage import (
     file_sha256,
     in_batches,
     objects_table,
+    read_manifest,
     samples_table,
     without_garbage_collection,
     write_json,
@@ -35,12 +36,14 @@ from refbench.version import __version__
 class Sources:
     """What the user points a builder at: a folder of the original layout, or the file itself.
 
-    `downloads` tells which repositories of the hub, at which commits, the folders came from.
+    `downloads` tells which repositories of the hub, at which commits, the folders came from. `splits`, if any, are
+    the only ones that are wanted.
     """
 
     annotations: Path | None = None
     images: Path | None = None
     downloads: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,33 @@ def build_dataset(
     """
     with staging_folder(dataset) as staging, without_garbage_collection():
         built = builder(dataset, sources, staging, progress, **options)
+        _keep_wanted(dataset, built, sources.splits)
+        gone = _splits_built(dataset) - set(built.splits)
+        if gone:
+            built.notes.append(f"it replaced a build that also had {', '.join(sorted(gone))}; build these again")
         built.notes.extend(f"downloaded from {place}" for place in sources.downloads)
         return write_dataset(dataset, built, staging, options)
+
+
+def _keep_wanted(dataset: str, built: Built, wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    missing = sorted(set(wanted) - set(built.splits))
+    if missing:
+        raise DatasetError(
+            f"{dataset}: the files hold no split {missing[0]!r}, but {', '.join(built.splits) or 'none'}"
+        )
+    for split in set(built.splits) - set(wanted):
+        del built.splits[split]
+    images = {s.image_id for samples in built.splits.values() for s in samples}
+    built.objects[:] = [o for o in built.objects if o.image_id in images]
+
+
+def _splits_built(dataset: str) -> set[str]:
+    try:
+        return set(read_manifest(dataset)["splits"])
+    except DatasetError:
+        return set()
 
 
 def find_annotations(path: Path, folder: str, names: Sequence[str], release: str) -> Path:

@@ -92,8 +92,10 @@ class CocoInstances:
             raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
         name = self.category_names.get(row.get("category_id", -1), "")
         box = read_box(row.get("bbox"), mask)
-        crowd = bool(row.get("iscrowd", 0))
-        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, crowd, mask, polygons, box)
+        crowd = row.get("iscrowd", 0)
+        if crowd not in (0, 1) or isinstance(crowd, float):
+            raise MaskError("its iscrowd is neither 0 nor 1")
+        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, bool(crowd), mask, polygons, box)
         self._objects[ann_id] = found
         return found
 
@@ -198,6 +200,8 @@ def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
     if bbox is None:
         return mask.box_xywh
     try:
+        if not isinstance(bbox, (list, tuple)):
+            raise TypeError
         left, top, width, height = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
         raise MaskError("its bbox is not four numbers [left, top, width, height]") from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from refbench.builders.base import Built, Source, Sources, samples_fingerprint, source_of
+from refbench.builders.base import NO_IMAGES, Built, Source, Sources, samples_fingerprint, source_of
 from refbench.builders.coco import is_id, is_text, read_box, read_segmentation
+from refbench.builders.tables import unpack_images
 from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, is_plain_name
 from refbench.progress import Progress
@@ -55,7 +57,10 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         samples, objects = reader(root, split)
     except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(f"{root} is a damaged export ({type(error).__name__}: {error}); export it again") from None
-    samples = _with_images(samples, sources)
+    notes = [f"read from an export ({about['format']})"]
+    samples = _with_images(samples, root, about["files"], sources, folder)
+    if not any(s.image_path for s in samples):
+        notes.append(NO_IMAGES)
     if samples_fingerprint(samples) != about["fingerprint"]:
         raise DatasetError(
             f"{root} does not hold what {EXPORT_FILE} says: the fingerprint differs, so a file was changed; "
@@ -65,7 +70,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     builder = about["builder"]
     return Built(
         builder["name"], builder["version"], {split: samples}, objects, [_source(root, n) for n in about["files"]],
-        about["licence"], [f"read from an export ({about['format']})"], about["image_ids"], about["annotation_ids"],
+        about["licence"], notes, about["image_ids"], about["annotation_ids"],
         builder.get("options", {}),
     )  # fmt: skip
 
@@ -115,16 +120,26 @@ def _source(root: Path, name: str) -> Source:
     return Source(name, found.sha256, found.bytes)
 
 
-def _with_images(samples: list[Sample], sources: Sources) -> list[Sample]:
-    """`image_path` holds the bare file name so far; with --images it becomes the photograph's place."""
-    if sources.images is None:
-        return [_moved(s, "") for s in samples]
-    photographs = Photographs(sources.images)
-    places: dict[str, str] = {}
-    for s in samples:
-        if s.image_path not in places:
-            places[s.image_path] = photographs.find(s.image_path, s.height, s.width)
-    return [_moved(s, places[s.image_path]) for s in samples]
+def _with_images(
+    samples: list[Sample], root: Path, files: Iterable[str], sources: Sources, folder: Path
+) -> list[Sample]:
+    """`image_path` holds the bare file name so far; it becomes the place of the photograph.
+
+    They come from --images, or out of the export itself if it carries them.
+    """
+    places = {"": ""}
+    if sources.images is not None:
+        photographs = Photographs(sources.images)
+        for s in samples:
+            if not s.image_path:
+                raise DatasetError(f"{root} names no photographs: it was built without images; leave --images out")
+            if s.image_path not in places:
+                places[s.image_path] = photographs.find(s.image_path, s.height, s.width)
+    else:
+        tables = [root / name for name in files if name.startswith("data/") and name.endswith(".parquet")]
+        if any("image" in pq.read_schema(table).names for table in tables):
+            places |= unpack_images(tables, {s.image_path for s in samples}, folder)
+    return [_moved(s, places.get(s.image_path, "")) for s in samples]
 
 
 def _moved(sample: Sample, path: str) -> Sample:

@@ -49,7 +49,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress, *, c
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
     style = RefStyle(SPLITS, several=True, skip_crowds=crowd == "skip")
-    reader = RefReader(dataset, style, coco, CheckedImages(coco, sources.images, folder).path_of)
+    reader = RefReader(dataset, style, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
     rows = [(f"{path.name} row {row}", ref) for row, ref in enumerate(refs)]
     files = [source_of(path), source_of(instances_path)]
     return built_from_refs(reader, rows, "grefcoco", VERSION, files, LICENCE, progress)

@@ -82,6 +82,9 @@ def build(
         )
     if reader.dropped:
         notes.append(f"{reader.dropped} pairs of image and class are not exhaustively drawn: not in {split}-category")
+    asked = {s.image_id for s in (*reader.instances, *reader.categories)}
+    if len(asked) < len(coco.images):
+        notes.append(f"{len(coco.images) - len(asked)} of {len(coco.images)} images have nothing to ask about")
     if sources.images is None:
         notes.append(NO_IMAGES)
     splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}

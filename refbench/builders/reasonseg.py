@@ -3,9 +3,9 @@
 Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and `<name>.json` beside it, with
 `shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. Rule of the target, restated
 from LISA `utils/data_processing.py`: shapes are painted from the largest to the smallest, a label that holds
-`ignore` paints pixels that do not count, `flag` paints nothing, any other label paints the target. LISA draws with
-OpenCV on truncated corners; here pycocotools draws, as everywhere, and the polygons are kept for protocols that
-draw as LISA does.
+`ignore` paints pixels that LISA leaves out of its counts, `flag` paints nothing, any other label paints the target.
+LISA draws with OpenCV on truncated corners; here pycocotools draws, as everywhere, and the polygons are kept for
+protocols that draw as LISA does.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tup
     drawn: list[tuple[int, AnnotatedObject]] = []
     for k, shape in enumerate(shapes):
         label, polygon = _shape(shape, k)
-        if label.lower() == NOT_DRAWN:
+        if polygon is None:
             continue
         ignored = IGNORED in label.lower()
         mask = Mask.from_polygons([polygon], height, width)
@@ -146,7 +146,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shape(shape: Any, k: int) -> tuple[str, list[float]]:
+def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:
+    """Its label and its corners; None for one that is not drawn, whatever its points."""
+    if isinstance(shape, dict) and is_text(shape.get("label")) and shape["label"].lower() == NOT_DRAWN:
+        return shape["label"], None
     points = shape.get("points") if isinstance(shape, dict) else None
     if not isinstance(points, list) or not is_text(shape.get("label")):
         raise DatasetError(f"shapes[{k}] needs a label and points")

@@ -61,12 +61,18 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     if tables:
         return build_from_tables(dataset, layout.style, VERSION, tables, sources, folder, progress)
     refs_path = find_annotations(sources.annotations, layout.folder, (layout.refs_name,), "the REFER release")
+    others = {known.folder for known in LAYOUTS.values()} - {layout.folder}
+    if refs_path.resolve().parent.name in others:
+        raise DatasetError(
+            f"{refs_path} lies in the folder of another dataset; {dataset} is read from a folder {layout.folder}. "
+            "Rename the folder if its files are right"
+        )
     instances_path = refs_path.with_name("instances.json")
     refs = read_plain_pickle(refs_path)
     if not isinstance(refs, list):
         raise DatasetError(f"{refs_path} holds a {type(refs).__name__}, not the list of refs that REFER writes")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
-    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder).path_of)
+    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
     files = [source_of(refs_path), source_of(instances_path)]
     rows = [(f"{refs_path.name} row {row}", ref) for row, ref in enumerate(refs)]
     return built_from_refs(reader, rows, "refer", VERSION, files, LICENCE, progress)

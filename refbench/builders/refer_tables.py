@@ -84,7 +84,7 @@ def build_from_tables(
     for image_id, (_, image) in coco.images.items():
         if sizes[image_id] != (image["height"], image["width"]):
             problems.append(f"image {image_id}: its bytes are {sizes[image_id]} (height, width), image_info differs")
-    reader = RefReader(dataset, style, coco, paths.__getitem__)
+    reader = RefReader(dataset, style, coco, paths.__getitem__, sources.splits)
     built = built_from_refs(reader, refs, "refer", version, [source_of(t) for t in mine], LICENCE, progress)
     built.notes.append("the objects are those that an expression names: the hub's copy holds no others")
     return built

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,17 @@ class _Target:
 class RefReader:
     """Turns refs into samples; what is wrong with a row goes to `coco.problems`."""
 
-    def __init__(self, dataset: str, style: RefStyle, coco: CocoInstances, path_of: Callable[[int], str]) -> None:
-        """`path_of` tells where the photograph of an image id lies, "" without photographs."""
+    def __init__(
+        self,
+        dataset: str,
+        style: RefStyle,
+        coco: CocoInstances,
+        path_of: Callable[[int], str],
+        only: Collection[str] = (),
+    ) -> None:
+        """`path_of` tells where the photograph of an image id lies, "" without photographs; `only`, if not empty,
+        which splits are wanted."""
+        self.only = frozenset(only)
         self.dataset = dataset
         self.style = style
         self.coco = coco
@@ -58,7 +67,8 @@ class RefReader:
         self.crowd_parts = 0
         self.crowds_only = 0
         self._ref_ids: set[int] = set()
-        self._targets: dict[tuple[int, ...], _Target | None] = {}
+        self._targets: dict[tuple[int, ...], _Target | str] = {}
+        self.left_out = 0
 
     def samples(self, where: str, ref: Any) -> Iterator[tuple[str, Sample]]:
         """(split, sample) for each sentence of one ref; `where` tells its place in the file."""
@@ -82,12 +92,19 @@ class RefReader:
                 f"{', '.join(self.style.splits)}; these may be the refs of another dataset or split author"
             )
             return
+        if self.only and split not in self.only:
+            # Before its photograph is looked for: the hub holds those of the evaluation splits alone.
+            self.left_out += 1
+            return
         image_id = self._image_id(where, ref, ann_ids)
         target = None if image_id is None else self._target(where, ann_ids, image_id)
         if image_id is None or target is None:
             return
         if not sentences:
             self.problems.append(f"{where}: it has no sentences")
+        sent_ids = ref.get("sent_ids")
+        if isinstance(sent_ids, list) and len(sent_ids) > len(sentences):
+            self.problems.append(f"{where}: sent_ids names {len(sent_ids)} sentences, {len(sentences)} are there")
         try:
             image_path = self.path_of(image_id)
         except DatasetError as error:
@@ -142,8 +159,10 @@ class RefReader:
         """The image that the ref and all its annotations agree on; None after telling what is wrong."""
         claimed = ref.get("image_id")
         if self.style.several:
-            if "no_target" in ref and bool(ref["no_target"]) != (not ann_ids):
-                self.problems.append(f"{where}: no_target is {ref['no_target']!r}, but ann_id names {len(ann_ids)}")
+            flag = ref.get("no_target", not ann_ids)
+            if not isinstance(flag, bool) or flag != (not ann_ids):
+                stated = str(flag) if isinstance(flag, bool) else f"a {type(flag).__name__}"
+                self.problems.append(f"{where}: no_target is {stated}, but ann_id names {len(ann_ids)}")
                 return None
             if len(set(ann_ids)) != len(ann_ids):
                 self.problems.append(f"{where}: ann_id names an annotation twice")
@@ -163,7 +182,8 @@ class RefReader:
                 self.problems.append(f"{where}: image_id {shown}, but annotation {ann_id} is on image {found}")
                 return None
         if not is_id(claimed) or claimed not in self.coco.images:
-            self.problems.append(f"{where}: image {claimed} is not in {self.coco.path.name}")
+            stated = str(claimed) if is_id(claimed) else type(claimed).__name__
+            self.problems.append(f"{where}: image {stated} is not in {self.coco.path.name}")
             return None
         return claimed
 
@@ -171,25 +191,27 @@ class RefReader:
         # Expressions for nothing share no key: each has an image of its own.
         key = ann_ids or (-1, image_id)
         if key not in self._targets:
-            self._targets[key] = self._read_target(where, ann_ids, image_id)
-        return self._targets[key]
+            self._targets[key] = self._read_target(ann_ids, image_id)
+        found = self._targets[key]
+        if isinstance(found, str):
+            # Every ref that means it is named.
+            self.problems.append(f"{where}: {found}")
+            return None
+        return found
 
-    def _read_target(self, where: str, ann_ids: tuple[int, ...], image_id: int) -> _Target | None:
+    def _read_target(self, ann_ids: tuple[int, ...], image_id: int) -> _Target | str:
+        """The target, or what is wrong with it."""
         try:
             height, width = self.coco.size_of(image_id)
         except MaskError as error:
-            self.problems.append(f"{where}: image {image_id}: {error}")
-            return None
+            return f"image {image_id}: {error}"
         objects = []
         for ann_id in ann_ids:
             try:
                 objects.append(self.coco.read_object(ann_id))
             except MaskError as error:
                 position = self.coco.annotations[ann_id][0]
-                self.problems.append(
-                    f"{where}: annotation {ann_id} ({self.coco.path.name} annotations[{position}]): {error}"
-                )
-                return None
+                return f"annotation {ann_id} ({self.coco.path.name} annotations[{position}]): {error}"
         tags: tuple[str, ...] = ()
         if self.style.skip_crowds and any(o.crowd for o in objects):
             kept = [o for o in objects if not o.crowd]
@@ -228,6 +250,15 @@ def built_from_refs(
     if not splits:
         raise DatasetError(f"{reader.dataset} was not built: its file holds no refs")
     notes: list[str] = []
+    if reader.left_out:
+        notes.append(f"{reader.left_out} refs of other splits than {', '.join(sorted(reader.only))} are left out")
+    of_images: dict[str, set[str]] = {}
+    for split, samples in splits.items():
+        for s in samples:
+            of_images.setdefault(s.image_id, set()).add(split)
+    torn = sum(len(there) > 1 for there in of_images.values())
+    if torn:
+        notes.append(f"{torn} images are in more than one split: these splits leak into each other")
     objects = reader.coco.objects_of(reader.image_ids, notes)
     if not any(s.image_path for samples in splits.values() for s in samples):
         notes.append(NO_IMAGES)

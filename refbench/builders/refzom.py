@@ -43,7 +43,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         raise DatasetError(f"{path} holds a {type(refs).__name__}, not the list of refs of the release")
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
-    reader = RefReader(dataset, STYLE, coco, CheckedImages(coco, sources.images, folder).path_of)
+    reader = RefReader(dataset, STYLE, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
     rows = [(f"{path.name} row {row}", ref) for row, ref in enumerate(refs)]
     files = [source_of(path), source_of(instances_path)]
     return built_from_refs(reader, rows, "refzom", VERSION, files, LICENCE, progress)

@@ -42,7 +42,8 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     for done, (split, path) in enumerate(found.items()):
         coco = CocoInstances(read_json(path), path, problems)
         place = sources.images or path.parent
-        beside = Photographs(place).holds(file_name_of(next(iter(coco.images.values()))[1])) if coco.images else False
+        photographs = Photographs(place)
+        beside = any(photographs.holds(file_name_of(image)) for _, image in coco.images.values())
         images = CheckedImages(coco, place if beside or sources.images else None, folder)
         samples, there = _read(dataset, split, coco, images)
         if samples:

@@ -13,6 +13,8 @@ from refbench.errors import DatasetError
 from refbench.images import image_size, is_plain_name
 
 ROWS_AT_ONCE = 32
+# Columns that name the photograph of a row.
+NAMES = ("file_name", "image_file")
 # The columns of lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg.
 FLAT_SETS = {"question_id", "answer", "segmentation"}
 FLAT_SETS_REFUSED = (
@@ -90,13 +92,20 @@ class ImageFiles:
 def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
     """Write the photographs of these names out of hub tables; name -> path relative to the dataset's folder.
 
-    A table names a photograph in `file_name` or in `image_info.file_name`.
+    A table names a photograph in `file_name`, `image_file` or `image_info.file_name`.
     """
     files = ImageFiles(folder)
     found: dict[str, str] = {}
     for table in tables:
-        for row in table_rows(table, "", ("image",), "a table of photographs", ("file_name", "image_info")):
-            name = row.get("file_name") or (row.get("image_info") or {}).get("file_name")
+        for row in table_rows(
+            table, "", ("image",), "a table of photographs", ("file_name", "image_file", "image_info")
+        ):
+            info = row.get("image_info")
+            name = (
+                row.get("file_name")
+                or row.get("image_file")
+                or (info.get("file_name") if isinstance(info, dict) else None)
+            )
             if isinstance(name, str) and name in wanted and name not in found:
                 found[name] = files.write(name, row["image"])[0]
     return found

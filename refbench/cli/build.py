@@ -12,6 +12,7 @@ from refbench.builders.base import Sources, build_dataset
 from refbench.catalogue import HubSource, hub_source
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.errors import RefbenchError
+from refbench.integrity import DIFFERS, state_of
 from refbench.plugins import builder_options, load, load_attribute
 from refbench.storage import dataset_folder
 
@@ -36,6 +37,7 @@ HUB = "hub"
     default="files",
     help="Read --annotations, or download the dataset from the Hugging Face hub.",
 )
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Build this split alone; may be repeated.")
 @click.option("--sources", type=click.Path(path_type=Path), help="A sources.toml of your own: a mirror, a revision.")
 @click.option("--offline", is_flag=True, help="Take what was downloaded before, and download nothing.")
 @click.option("--yes", is_flag=True, help="Download without asking.")
@@ -50,6 +52,7 @@ def build(
     offline: bool,
     yes: bool,
     options: tuple[str, ...],
+    splits: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Build a dataset from its original files, from the hub, or render it.
@@ -66,6 +69,7 @@ def build(
       refbench build scenes
       refbench build refcoco --annotations refer/data --images coco/train2014.zip
       refbench build refcoco --from hub
+      refbench build grefcoco --annotations grefs --images hub --split val --split testA --split testB
       refbench build lvis --annotations lvis_v1_val.json --images coco -o negatives=true
       refbench build refcocog-umd --annotations "refer/data/refcocog/refs(umd).p" --json
     """
@@ -76,19 +80,24 @@ def build(
             raise click.BadParameter(f"{path} does not exist")
     if origin == HUB and annotations is not None:
         raise click.UsageError("--from hub downloads the annotations; leave --annotations out")
+    if origin != HUB and images != HUB and (sources is not None or offline or yes):
+        raise click.UsageError("--sources, --offline and --yes are about downloads: add --from hub or --images hub")
+    # Before anything is downloaded.
+    chosen = builder_options(dataset, builder, parse_options(options))
+    if origin == HUB and images is not None and hub_source(dataset, HUB, sources).files[0].path.endswith(".parquet"):
+        raise click.UsageError("the hub's tables carry their photographs; leave --images out")
     with ConsoleProgress() as progress:
         downloads: list[str] = []
         if origin == HUB:
             annotations = _fetch(hub_source(dataset, "hub", sources), offline, yes, progress, downloads)
         if images == HUB:
             photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress, downloads)
-        chosen = builder_options(dataset, builder, parse_options(options))
         if exported.is_export(annotations):
             if options:
                 raise click.UsageError("an export holds what was chosen when it was built; leave -o out")
             builder, chosen = exported.build, {}
         manifest = build_dataset(
-            dataset, builder, Sources(annotations, photographs, tuple(downloads)), progress, **chosen
+            dataset, builder, Sources(annotations, photographs, tuple(downloads), splits), progress, **chosen
         )
     if as_json:
         print_json(manifest)
@@ -103,6 +112,9 @@ def build(
     if len(manifest["notes"]) > 10:
         remark(f"and {len(manifest['notes']) - 10} more notes in the manifest")
     remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest['fingerprint']}")
+    state = state_of(dataset)
+    if state == DIFFERS:
+        remark(f"its figures are not the published ones: `refbench verify {dataset}` shows where")
 
 
 def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress, downloads: list[str]) -> Path:

@@ -22,7 +22,7 @@ def export(address: str, form: str, out: Path, with_images: bool, as_json: bool)
 
     hf: a folder for datasets.load_dataset, with typed features and a card. coco: one JSON for pycocotools and
     detectron-style code. jsonl: one object a line. croissant: metadata over Parquet files. Each is complete:
-    `refbench build DATASET --annotations OUT` gives the same fingerprint.
+    `refbench build DATASET --annotations OUT` gives a split of the same fingerprint.
 
     \b
     Example:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table
+from refbench.errors import DatasetError
 from refbench.integrity import NOT_BUILT, state_of
 from refbench.plugins import available, summary_of
 from refbench.storage import project_data, read_manifest
@@ -48,7 +49,11 @@ def _dataset(name: str) -> dict[str, Any]:
     # The second paragraph of a card, after its title, says what the dataset is.
     paragraphs = card.read_text(encoding="utf-8").split("\n\n") if card.is_file() else []
     summary = " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
-    state = state_of(name)
-    built = state != NOT_BUILT
-    splits = {s: v["expressions"] for s, v in read_manifest(name)["splits"].items()} if built else {}
+    try:
+        state = state_of(name)
+        built = state != NOT_BUILT
+        splits = {s: v["expressions"] for s, v in read_manifest(name)["splits"].items()} if built else {}
+    except DatasetError:
+        # One damaged folder must not hide the others.
+        state, built, splits = "damaged", True, {}
     return {"name": name, "built": built, "state": state, "splits": splits, "summary": summary}

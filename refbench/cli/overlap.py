@@ -15,8 +15,8 @@ from refbench.leakage import overlap as compare
 def overlap(a: str, b: str, as_json: bool) -> None:
     """Images and objects that two splits share (leakage).
 
-    A and B are splits or whole datasets; B may be a list of training images. A list is a text file with an image id or COCO file name a line, or a COCO JSON. Its images are those that
-    a model may have seen.
+    A and B are splits or whole datasets; B may be a list of training images: a text file with an image id or COCO
+    file name a line, or a COCO JSON. The shared images are those that a model may have seen.
 
     \b
     Example:

@@ -7,6 +7,8 @@ import click
 from refbench.cli.output import print_json, print_table, remark
 from refbench.integrity import DIFFERS, OK
 from refbench.integrity import verify as verify_dataset
+from refbench.plugins import available
+from refbench.storage import dataset_folder
 
 
 @click.command()
@@ -25,6 +27,8 @@ def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) 
       refbench verify refcoco
       refbench verify refcoco --complete --json
     """
+    if dataset not in available("builders") and not (dataset_folder(dataset) / "manifest.json").is_file():
+        raise click.BadParameter(f"there is no dataset {dataset!r}; `refbench list datasets` shows the names")
     found = verify_dataset(dataset)
     holds = found.holds and not (complete and found.state != "whole")
     if as_json:
@@ -35,7 +39,8 @@ def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) 
         if rows:
             print_table(dataset, ["split", "what", "expected", "found", "status", "remark"], rows)
         good, bad = sum(c.status == OK for c in found.checks), sum(c.status == DIFFERS for c in found.checks)
-        remark(f"{dataset} is {found.state}: {good} comparisons hold, {bad} differ")
+        state = "differs" if bad else f"is {found.state}"
+        remark(f"{dataset} {state}: {good} comparisons hold, {bad} differ")
     context.exit(0 if holds else 1)
 
 

@@ -173,6 +173,56 @@ def test_refzom_where_source_is_zero_nothing_is_meant(tmp_path: Path, home: Path
     assert load_samples("refzom/test")[1].no_target
 
 
+def test_one_split_alone(tmp_path: Path, home: Path) -> None:
+    refs, instances = mini.grefs()
+    annotations = mini.write_grefcoco(tmp_path, refs, instances)
+    images = mini.write_images(tmp_path / "images")
+    # testA's photograph is not there, as train's are not in the hub's tables.
+    (images / mini.file_name(2)).unlink()
+    with pytest.raises(DatasetError, match=r"COCO_train2014_000000000002.jpg is not in"):
+        build("grefcoco", annotations, images)
+    only = Sources(annotations, images, splits=("val",))
+    manifest = build_dataset("grefcoco", load("builders", "grefcoco"), only, silent)
+    assert list(manifest["splits"]) == ["val"]
+    assert "3 refs of other splits than val are left out" in manifest["notes"]
+    assert {o.image_id for o in load_objects("grefcoco")} == {"1"}
+    with pytest.raises(DatasetError, match="holds no refs"):
+        build_dataset("grefcoco", load("builders", "grefcoco"), Sources(annotations, splits=("train",)), silent)
+
+
+def test_rows_that_would_lose_something(tmp_path: Path, home: Path) -> None:
+    for change, message in (
+        ("refs[0]['sent_ids'] = [0, 1, 2]", "sent_ids names 3 sentences, 1 are there"),
+        ("refs[0]['no_target'] = 'no'", "no_target is a str, but ann_id names 2"),
+        ("instances['annotations'][0]['iscrowd'] = '0'", "its iscrowd is neither 0 nor 1"),
+        ("instances['annotations'][0]['bbox'] = '1234'", "its bbox is not four numbers"),
+    ):
+        refs, instances = mini.grefs()
+        exec(change, {"refs": refs, "instances": instances})
+        with pytest.raises(DatasetError, match=message):
+            build("grefcoco", mini.write_grefcoco(tmp_path, refs, instances))
+
+
+def test_every_ref_of_a_broken_annotation_is_named(tmp_path: Path, home: Path) -> None:
+    refs, instances = refer_release.content()
+    refs[1]["ann_id"] = refs[0]["ann_id"]
+    instances["annotations"][0]["segmentation"] = []
+    with pytest.raises(DatasetError, match=r"(?s)row 0 \(ref_id 1\): annotation 11.*row 1 \(ref_id 2\): annotation 11"):
+        build("refcoco", refer_release.write(tmp_path, refs, instances))
+
+
+def test_an_image_in_two_splits_is_told(tmp_path: Path, home: Path) -> None:
+    refs, instances = refer_release.content()
+    refs[1]["split"] = "testB"
+    manifest = build("refcoco", refer_release.write(tmp_path, refs, instances))
+    assert "1 images are in more than one split: these splits leak into each other" in manifest["notes"]
+
+
+def test_the_folder_of_another_dataset(test_data: Path, home: Path) -> None:
+    with pytest.raises(DatasetError, match="lies in the folder of another dataset; refcoco is read"):
+        build("refcoco", test_data / "photos" / "refer" / "refcoco+")
+
+
 # LVIS
 
 
@@ -402,6 +452,19 @@ def test_a_zip_that_climbs_out_is_not_followed(tmp_path: Path, home: Path, bad: 
             archive.writestr(f"{bad}{mini.file_name(image_id)}", mini.picture(image_id))
     with pytest.raises(DatasetError, match=r"the image COCO_train2014_000000000001.jpg is not in"):
         build("grefcoco", annotations, tmp_path / "evil.zip")
+
+
+def test_a_zip_behind_a_link(tmp_path: Path, home: Path) -> None:
+    annotations = mini.write_grefcoco(tmp_path, *mini.grefs())
+    with zipfile.ZipFile(tmp_path / "0123456789abcdef", "w") as archive:
+        for image_id in mini.SIZES:
+            archive.writestr(mini.file_name(image_id), mini.picture(image_id))
+    (tmp_path / "train2014.zip").symlink_to(tmp_path / "0123456789abcdef")
+    build("grefcoco", annotations, tmp_path / "train2014.zip")
+    sample = load_samples("grefcoco/val")[0]
+    load_image(sample.image_path, 60, 80)
+    with pytest.raises(DatasetError, match=r"its name does not end in .zip"):
+        build("grefcoco", annotations, tmp_path / "0123456789abcdef")
 
 
 def test_broken_zips(tmp_path: Path, home: Path) -> None:

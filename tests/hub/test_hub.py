@@ -183,6 +183,25 @@ def test_without_a_published_hash_the_hubs_own_is_checked(tmp_path: Path, hub: H
     assert build(sources=sources).returncode == 0
 
 
+def test_a_file_that_was_damaged_since_is_fetched_again(tmp_path: Path, hub: Hub, build: Call) -> None:
+    sources = write_sources(tmp_path / "mine.toml", hub, hashes=False)
+    assert build(sources=sources).returncode == 0
+    for path in (tmp_path / "home" / "cache").rglob("*.parquet"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    hub.requests.clear()
+    assert build(sources=sources).returncode == 0
+    assert len(gets(hub)) == len(hub.files)
+
+
+def test_nothing_is_downloaded_for_a_command_that_cannot_work(tmp_path: Path, hub: Hub, build: Call) -> None:
+    for wrong in (("-o", "crowd=use"), ("--images", "hub")):
+        done = build(*wrong)
+        assert done.returncode in (2, 3), done.stderr
+    assert not hub.requests
+
+
 def test_an_unpinned_revision_is_told_and_recorded(tmp_path: Path, hub: Hub, build: Call) -> None:
     done = build("--json", sources=write_sources(tmp_path / "mine.toml", hub, revision="main"))
     assert done.returncode == 0, done.stderr
