@@ -25,7 +25,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[models,hub,dev]'
+	$(PIP) -e '.[models,hub,ap,dev]'
 	@touch $@
 
 install: $(VENV)/.dev

@@ -52,6 +52,9 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "protocols": {
         "refbench": "refbench.protocols.exact:REFBENCH",
+        "coco-ap": "refbench.protocols.average_precision:COCO_AP",
+        "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
+        "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
     },
 }
 
@@ -96,6 +99,8 @@ def load_attribute(place: str) -> Any:
         missing = (error.name or "").split(".")[0]
         if missing in ("torch", "transformers", "safetensors"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
+        if missing == "hotcoco":
+            raise RefbenchError("this needs hotcoco: pip install 'refbench[ap]'") from error
         if missing in ("huggingface_hub", "datasets"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[hub]'") from error
         raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error

@@ -61,6 +61,9 @@ def score(
     """
     source = Path(source)
     rules: list[Protocol] = [load("protocols", name) for name in protocols]
+    for rule in rules:
+        if not isinstance(rule, Protocol):
+            raise PredictionError(f"{rule.name} scores detections against an annotation file: pass --ground-truth")
     info: dict[str, Any] = {}
     is_run = (source / "run.json").is_file()
     if is_run:

@@ -1,0 +1,249 @@
+"""AP: the published figures, other people's evaluators, and LVIS's federated rule restated in numpy."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from refbench.errors import DatasetError, PredictionError
+from refbench.protocols.average_precision import (
+    BOUNDARY_AP,
+    COCO_AP,
+    COCO_NAMES,
+    LVIS_AP,
+    DetectionProtocol,
+    score_detections,
+)
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def scored(protocol: DetectionProtocol, ground_truth: Path, results: Path) -> dict[str, float]:
+    return score_detections(ground_truth, results, [protocol])[protocol.name]
+
+
+def code_of(row: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    segmentation = row["segmentation"]
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    return coco_mask.frPyObjects(segmentation, height, width)
+
+
+def perturbed(path: Path, out: Path, seed: int) -> Path:
+    """Detections made of the annotations: shifted, dropped, doubled, mislabelled, with scores that tie at times."""
+    rng = random.Random(seed)
+    content = json.loads(path.read_text())
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    classes = sorted({a["category_id"] for a in content["annotations"]})
+    rows = []
+    for annotation in content["annotations"]:
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            mask = coco_mask.decode(code_of(annotation, *sizes[annotation["image_id"]]))
+            mask = np.roll(mask, (rng.randrange(-4, 5), rng.randrange(-4, 5)), axis=(0, 1))
+            code = coco_mask.encode(np.asfortranarray(mask))
+            rows.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": annotation["category_id"] if rng.random() < 0.85 else rng.choice(classes),
+                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                    "score": round(rng.random(), 2),
+                }
+            )
+    out.write_text(json.dumps(rows))
+    return out
+
+
+def test_the_published_figures_of_coco(test_data: Path) -> None:
+    folder = test_data / "coco-results"
+    found = scored(
+        COCO_AP,
+        folder / "instances_val2014_100.json",
+        folder / "instances_val2014_fakesegm100_results.json",
+    )
+    text = (folder / "val2014_fake_eval_res.txt").read_text()
+    masks = text.partition("type=segm")[2].partition("type=")[0]
+    published = [float(v) for v in re.findall(r"\] = (\d\.\d+)", masks)]
+    assert len(published) == 12
+    assert [round(found[name] / 100, 3) for name in COCO_NAMES] == published
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_ap_against_two_other_evaluators(test_data: Path, tmp_path: Path, seed: int) -> None:
+    faster = pytest.importorskip("faster_coco_eval")
+    vernier = pytest.importorskip("vernier")
+    truth = test_data / "coco128" / "annotations" / "instances_train2017.json"
+    results = perturbed(truth, tmp_path / "results.json", seed)
+    found = scored(BOUNDARY_AP, truth, results)
+    peer = faster.COCO(str(truth))
+    theirs = faster.COCOeval_faster(peer, peer.loadRes(str(results)), iouType="boundary")
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    assert np.allclose([found[n] / 100 for n in COCO_NAMES], theirs.stats[:12], atol=1e-9)
+    assert found["AP"] < scored(COCO_AP, truth, results)["AP"]
+    loaded = COCO(str(truth)).loadRes(str(results))
+    for row in loaded.dataset["annotations"]:
+        # pycocotools makes arrays of the boxes, which vernier does not take.
+        row["bbox"] = [float(v) for v in row["bbox"]]
+    other = vernier.COCOeval(COCO(str(truth)), loaded, "boundary")
+    other.evaluate()
+    other.accumulate()
+    other.summarize()
+    assert np.allclose([found[n] / 100 for n in COCO_NAMES], other.stats[:12], atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lvis_ap_against_its_rule(test_data: Path, tmp_path: Path, seed: int) -> None:
+    pytest.importorskip("hotcoco")
+    truth = test_data / "lvis" / "lvis_val_100.json"
+    results = perturbed(truth, tmp_path / "results.json", seed)
+    found = scored(LVIS_AP, truth, results)
+    expected = federated_ap(json.loads(truth.read_text()), json.loads(results.read_text()))
+    assert found["AP"] == pytest.approx(100 * expected["AP"], abs=1e-8)
+    assert found["AP50"] == pytest.approx(100 * expected["AP50"], abs=1e-8)
+    for group in "rcf":
+        assert found[f"AP{group}"] == pytest.approx(100 * expected[group], abs=1e-8)
+
+
+def federated_ap(content: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The rule of the LVIS paper (section 3), restated.
+
+    Of an image the 300 best detections count. A detection of a class that was neither found nor searched for in the
+    image is dropped; of a class that is not exhaustively drawn there, an unmatched one is ignored. Matching is
+    greedy by score at each IoU threshold; precision is made monotone and read at 101 recalls; AP is the mean over
+    thresholds and over the classes that have annotations.
+    """
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    negative = {i["id"]: set(i["neg_category_ids"]) for i in content["images"]}
+    partial = {i["id"]: set(i["not_exhaustive_category_ids"]) for i in content["images"]}
+    truths: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    for a in content["annotations"]:
+        truths[a["image_id"], a["category_id"]].append(code_of(a, *sizes[a["image_id"]]))
+    per_image: dict[int, list[Any]] = defaultdict(list)
+    for row in rows:
+        per_image[row["image_id"]].append(row)
+    found: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    for image_id, listed in per_image.items():
+        for row in sorted(listed, key=lambda r: -r["score"])[:300]:
+            key = image_id, row["category_id"]
+            if key in truths or row["category_id"] in negative[image_id]:
+                found[key].append(row)
+    thresholds = np.linspace(0.5, 0.95, 10)
+    recalls = np.linspace(0, 1, 101)
+    values: dict[int, list[float]] = {}
+    for category in content["categories"]:
+        number = category["id"]
+        positives = sum(len(v) for (_, c), v in truths.items() if c == number)
+        if not positives:
+            continue
+        values[number] = []
+        for threshold in thresholds:
+            scores, hits = [], []
+            for image_id in sorted(sizes):
+                listed = found.get((image_id, number), [])
+                masks = truths.get((image_id, number), [])
+                if not listed:
+                    continue
+                overlaps = (
+                    coco_mask.iou([r["segmentation"] for r in listed], masks, [0] * len(masks)) if masks else None
+                )
+                taken: set[int] = set()
+                for k, row in enumerate(listed):
+                    best, at = min(threshold, 1 - 1e-10), -1
+                    for g in range(len(masks)):
+                        if g not in taken and overlaps is not None and overlaps[k, g] >= best:
+                            best, at = overlaps[k, g], g
+                    if at >= 0:
+                        taken.add(at)
+                    elif number in partial[image_id]:
+                        continue
+                    scores.append(row["score"])
+                    hits.append(at >= 0)
+            order = np.argsort(-np.array(scores), kind="mergesort")
+            true = np.cumsum(np.array(hits, float)[order]) if hits else np.array([])
+            false = np.cumsum(~np.array(hits, bool)[order]) if hits else np.array([])
+            recall = true / positives
+            precision = true / np.maximum(true + false, np.spacing(1))
+            for k in range(len(precision) - 1, 0, -1):
+                precision[k - 1] = max(precision[k - 1], precision[k])
+            at = np.searchsorted(recall, recalls, side="left")
+            read = np.where(at < len(precision), precision[np.minimum(at, len(precision) - 1)], 0) if hits else [0.0]
+            values[number].append(float(np.mean(read)))
+    frequency = {c["id"]: c["frequency"] for c in content["categories"]}
+    out = {"AP": float(np.mean(list(values.values()))), "AP50": float(np.mean([v[0] for v in values.values()]))}
+    for group in "rcf":
+        out[group] = float(np.mean([v for n, v in values.items() if frequency[n] == group]))
+    return out
+
+
+def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> None:
+    folder = test_data / "coco-results"
+    results, truth = folder / "instances_val2014_fakesegm100_results.json", folder / "instances_val2014_100.json"
+    done = refbench("score", results, "--ground-truth", truth, "--protocol", "coco-ap", "--json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["protocols"]["coco-ap"]["metrics"]
+    assert list(metrics) == list(COCO_NAMES)
+    assert metrics["AP"] == pytest.approx(31.9545, abs=1e-3)
+    every = refbench("score", results, "--ground-truth", truth, "--protocol", "all", "--json")
+    assert set(json.loads(every.stdout)["protocols"]) == {"coco-ap", "boundary-ap"}
+    assert "lvis-ap is left out" in every.stderr
+    assert refbench("score", results, "--ground-truth", truth, "--protocol", "refbench").returncode == 2
+    assert refbench("score", results, "--ground-truth", truth, "--dataset", "refcoco/val").returncode == 2
+    lvis = refbench("score", results, "--ground-truth", truth, "--protocol", "lvis-ap")
+    assert lvis.returncode == 3
+    assert "this is a COCO file" in lvis.stderr
+    wrong = refbench("score", results, "--dataset", "scenes/test", "--protocol", "coco-ap")
+    assert "pass --ground-truth" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("rows[1]['image_id'] = 5", "entry 1: image_id 5 is not in the annotation file"),
+        ("rows[1]['category_id'] = 999", "entry 1: category_id 999 is not in the annotation file"),
+        ("del rows[1]['score']", "entry 1: it has no score"),
+        ("rows[1]['score'] = float('nan')", "entry 1: its score is nan"),
+        ("rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}", r"entry 1: its mask is \[2, 2\], its image"),
+        ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1: broken run-length code"),
+        ("rows[1]['segmentation'] = []", "entry 1: a run-length mask is a dict"),
+        ("rows[1] = 7", "entry 1: a int where an object was expected"),
+        ("del truth['annotations'][0]['area']", "has no area"),
+        ("truth['annotations'][0]['image_id'] = 1", r"annotations\[0\]: image_id 1"),
+        ("del truth['images']", "is no COCO annotation file"),
+        ("del truth['images'][0]['height']", "an image or category lacks 'height'"),
+    ],
+)
+def test_files_that_cannot_be_scored(test_data: Path, tmp_path: Path, change: str, message: str) -> None:
+    folder = test_data / "coco-results"
+    truth = json.loads((folder / "instances_val2014_100.json").read_text())
+    rows = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())[:5]
+    exec(change, {"rows": rows, "truth": truth})
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises((PredictionError, DatasetError), match=message):
+        scored(COCO_AP, tmp_path / "truth.json", tmp_path / "rows.json")
+
+
+def test_no_detections_and_nothing_to_find(test_data: Path, tmp_path: Path) -> None:
+    truth = test_data / "coco-results" / "instances_val2014_100.json"
+    (tmp_path / "none.json").write_text("[]")
+    assert scored(COCO_AP, truth, tmp_path / "none.json")["AP"] == 0.0
+    content = json.loads(truth.read_text())
+    # Large objects alone: of small ones there is no figure, which is not the same as 0.
+    content["annotations"] = [a for a in content["annotations"] if a["area"] > 96**2 and not a["iscrowd"]][:20]
+    (tmp_path / "large.json").write_text(json.dumps(content))
+    results = perturbed(tmp_path / "large.json", tmp_path / "results.json", 1)
+    found = scored(COCO_AP, tmp_path / "large.json", results)
+    assert np.isnan(found["APs"])
+    assert found["APl"] > 0
