@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from refbench.errors import MaskError, PredictionError, RunError
@@ -18,6 +19,7 @@ from refbench.mask import Mask, check_code, count_codes
 from refbench.plugins import load
 from refbench.progress import Progress, silent
 from refbench.protocols.base import Protocol, ScoreTable, summarise
+from refbench.protocols.targets import UNION, redrawn
 from refbench.records import Summary
 from refbench.runner import planned_paths, read_run
 from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
@@ -79,8 +81,9 @@ def score(
         address, limit = dataset, None
     targets = _Targets(address, limit)
     claims = _claims_of_run(source, info, targets.index) if is_run else read_claims(source, targets.index)
-    scores = _count(claims, targets, progress)
-    summaries = {rule.name: summarise(rule, scores) for rule in rules}
+    tables = _count(claims, targets, sorted({UNION, *(rule.target for rule in rules)}), progress)
+    scores = tables[UNION]
+    summaries = {rule.name: summarise(rule, tables[rule.target]) for rule in rules}
     folder = Path(out) if out else source if is_run else None
     fingerprint = split_fingerprint(address)
     if folder is not None:
@@ -134,10 +137,29 @@ class _Targets:
         self.widths = table["width"].to_numpy().astype(np.int64)
         self.no_target = table["no_target"].to_numpy()
         self.counts = table["target_counts"]
+        self._limit = limit
         self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
 
+    def redrawn(self, drawing: str) -> dict[int, bytes]:
+        """Row -> code of the target, for those of one object that `drawing` draws otherwise than as the union."""
+        table = read_table(self.path, ["polygons", "ann_ids"]).slice(0, self._limit)
+        several = pc.greater(pc.list_value_length(table["polygons"]), 1)
+        single = pc.equal(pc.list_value_length(table["ann_ids"]), 1)
+        rows = np.flatnonzero(pc.and_(several, single).to_numpy(zero_copy_only=False)).tolist()
+        polygons = table["polygons"].take(pa.array(rows, pa.int64())).to_pylist()
+        out: dict[int, bytes] = {}
+        made: dict[tuple[bytes, str], bytes] = {}
+        for row, code, parts in zip(rows, self.codes(rows), polygons, strict=True):
+            key = code, repr(parts)
+            if key not in made:
+                mask = Mask(int(self.heights[row]), int(self.widths[row]), code)
+                made[key] = redrawn(parts, mask, drawing).counts
+            if made[key] != code:
+                out[row] = made[key]
+        return out
+
     def codes(self, rows: Sequence[int]) -> list[bytes]:
-        return [text.encode("ascii") for text in self.counts.take(pa.array(rows)).to_pylist()]
+        return [text.encode("ascii") for text in self.counts.take(pa.array(rows, pa.int64())).to_pylist()]
 
 
 def check_run(folder: Path, info: dict[str, Any]) -> None:
@@ -175,9 +197,13 @@ def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> I
         yield where, row, Claim(counts.encode("ascii"), None, no_target, (), error or "")
 
 
-def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress: Progress) -> ScoreTable:
+def _count(
+    claims: Iterator[tuple[str, int, Claim]], targets: _Targets, drawings: Sequence[str], progress: Progress
+) -> dict[str, ScoreTable]:
+    """Counts against the targets as each of `drawings` draws them; "union" is among them."""
     n = len(targets.heights)
-    counts = np.zeros((n, len(COLUMNS)), np.int64)
+    others = {drawing: targets.redrawn(drawing) for drawing in drawings if drawing != UNION}
+    counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in drawings}
     failed = np.ones(n, bool)
     flags = np.full(n, -1, np.int8)
     batch: list[tuple[str, int, Claim]] = []
@@ -185,11 +211,11 @@ def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress
     for item in claims:
         batch.append(item)
         if len(batch) == BATCH_PAIRS:
-            _count_batch(batch, targets, counts, failed, flags)
+            _count_batch(batch, targets, others, counts, failed, flags)
             done += len(batch)
             progress("scoring", done, n)
             batch.clear()
-    _count_batch(batch, targets, counts, failed, flags)
+    _count_batch(batch, targets, others, counts, failed, flags)
     missing = np.flatnonzero(flags == -1)
     for first in range(0, len(missing), BATCH_PAIRS):
         # A missing sample is a failure with an empty mask: its target still counts in the union.
@@ -197,18 +223,21 @@ def _count(claims: Iterator[tuple[str, int, Claim]], targets: _Targets, progress
         empty = [
             ("missing", row, Claim(_empty_code(targets, row), error="missing from the predictions")) for row in rows
         ]
-        _count_batch(empty, targets, counts, failed, flags)
+        _count_batch(empty, targets, others, counts, failed, flags)
     progress("scoring", n, n)
-    empty_mask = counts[:, COLUMNS.index("prediction_area")] == 0
+    empty_mask = counts[UNION][:, COLUMNS.index("prediction_area")] == 0
     predicted_no_target = np.where(flags == 2, empty_mask, flags == 1) & ~failed
-    return ScoreTable(
-        sample_id=targets.sample_id,
-        image_id=targets.image_id,
-        failed=failed,
-        no_target=targets.no_target,
-        predicted_no_target=predicted_no_target,
-        **{name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(COLUMNS)},
-    )
+    return {
+        drawing: ScoreTable(
+            sample_id=targets.sample_id,
+            image_id=targets.image_id,
+            failed=failed,
+            no_target=targets.no_target,
+            predicted_no_target=predicted_no_target,
+            **{name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(COLUMNS)},
+        )
+        for drawing, table in counts.items()
+    }
 
 
 def _empty_code(targets: _Targets, row: int) -> bytes:
@@ -218,7 +247,8 @@ def _empty_code(targets: _Targets, row: int) -> bytes:
 def _count_batch(
     batch: list[tuple[str, int, Claim]],
     targets: _Targets,
-    counts: np.ndarray,
+    others: Mapping[str, Mapping[int, bytes]],
+    counts: Mapping[str, np.ndarray],
     failed: np.ndarray,
     flags: np.ndarray,
 ) -> None:
@@ -229,7 +259,14 @@ def _count_batch(
     codes = [claim.counts for _, _, claim in batch]
     heights, widths = targets.heights[rows], targets.widths[rows]
     try:
-        counts[rows] = count_codes(codes, targets.codes(rows), heights, widths)
+        counts[UNION][rows] = count_codes(codes, targets.codes(rows), heights, widths)
+        for drawing, drawn in others.items():
+            counts[drawing][rows] = counts[UNION][rows]
+            at = [k for k, row in enumerate(rows) if row in drawn]
+            if at:
+                again = [drawn[rows[k]] for k in at]
+                counted = count_codes([codes[k] for k in at], again, heights[at], widths[at])
+                counts[drawing][[rows[k] for k in at]] = counted
     except MaskError as error:
         _name_broken_code(batch, heights, widths)
         raise MaskError(f"{targets.path}: {error}; build the dataset again") from None

@@ -63,6 +63,7 @@ def score(
                         "intervals": {m: [e.low, e.high] for m, e in summary.metrics.items()},
                         "samples": summary.samples,
                         "failures": summary.failures,
+                        "caveats": list(load("protocols", name).caveats),
                     }
                     for name, summary in scored.summaries.items()
                 },
@@ -74,6 +75,8 @@ def score(
         cells = estimate_cells(summary.metrics, list(summary.metrics))
         rows = [[metric, cell] for metric, cell in zip(summary.metrics, cells, strict=True)]
         print_table(title, ["metric", "% [95 % interval]"], rows)
+        for caveat in load("protocols", name).caveats:
+            remark(f"{name}: {caveat}")
     if scored.folder is not None:
         remark(f"scores.parquet and summary.json are in {scored.folder}")
 

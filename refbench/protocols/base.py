@@ -36,12 +36,29 @@ Terms = Callable[[ScoreTable], tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """The ten choices that a published number rests on, in words; two numbers compare only where all agree."""
+
+    units: str
+    text: str
+    target: str
+    canvas: str
+    binarisation: str
+    resampling: str
+    sample_iou: str
+    both_empty: str
+    aggregation: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """A published way to turn counts into numbers.
 
     `metrics` maps the name as the original prints it to a function of the score table that returns
     numerators and denominators, float64 (N,); the metric is 100 * sum / sum, in percent. `when_empty` is
-    the value, 0..1, of a ratio whose denominator is zero.
+    the value, 0..1, of a ratio whose denominator is zero. `target` names how targets are drawn (see
+    `refbench.protocols.targets`), `caveats` what the original saw and a stored mask cannot give.
     """
 
     name: str
@@ -49,6 +66,9 @@ class Protocol:
     source: str
     metrics: Mapping[str, Terms]
     when_empty: float = 1.0
+    target: str = "union"
+    choices: Choices | None = None
+    caveats: tuple[str, ...] = ()
 
 
 def summarise(protocol: Protocol, scores: ScoreTable) -> Summary:

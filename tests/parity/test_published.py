@@ -1,0 +1,353 @@
+"""Published rules, each restated on pixels from its description, against the folds over integer counts.
+
+The cases are random and real masks with the corners that evaluators disagree about: polygons that overlap, both
+empty, nothing predicted, nothing meant (with and without a flag), a rejected target with a mask, an IoU of exactly
+0.5, 0.6 and 0.9, one and twenty expressions of an image, one-pixel objects and objects at the border.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from refbench import score
+from refbench.builders.base import Built, Sources, build_dataset
+from refbench.interchange import json_line
+from refbench.mask import Mask
+from refbench.plugins import load
+from refbench.progress import silent
+from refbench.protocols.targets import HOLE, RLE_CORRUPT, redrawn
+from refbench.records import Prediction, Sample
+
+SIZE = (40, 50)
+
+
+@dataclass
+class Case:
+    """A prediction and the polygons of its target (none: nothing is meant), in pixels."""
+
+    image: str
+    polygons: list[list[float]]
+    prediction: np.ndarray
+    flag: bool
+
+    @property
+    def layers(self) -> np.ndarray:
+        """How many polygons cover each pixel, as REFER's getMask adds them up."""
+        if not self.polygons:
+            return np.zeros(SIZE, np.uint8)
+        return coco_mask.decode(coco_mask.frPyObjects(self.polygons, *SIZE)).sum(axis=2).astype(np.uint8)
+
+
+def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
+    return [float(v) for v in (left, top, right, top, right, bottom, left, bottom)]
+
+
+def filled(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def corners() -> list[Case]:
+    whole = rectangle(0, 0, 10, 10)
+    none = np.zeros(SIZE, bool)
+    out = []
+    for tenths in (5, 6, 7, 8, 9, 10):
+        # A part of the target: I / U is exactly tenths / 10.
+        out.append(Case("exact", [whole], filled(0, 0, 10, tenths), False))
+    out += [
+        Case("empty", [], none, True),
+        Case("empty", [], none, False),
+        Case("empty", [], filled(3, 3, 9, 9), True),
+        Case("empty", [], filled(3, 3, 9, 9), False),
+        Case("rejected", [whole], filled(0, 0, 10, 9), True),
+        Case("rejected", [whole], none, True),
+        Case("missed", [whole], none, False),
+        Case("overlap", [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)], filled(5, 5, 25, 25), False),
+        Case("overlap", [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)], filled(14, 14, 26, 26), False),
+        Case("nested", [rectangle(5, 5, 35, 35), rectangle(10, 10, 20, 20)], filled(5, 5, 35, 35), False),
+        Case("apart", [rectangle(0, 0, 8, 8), rectangle(20, 20, 30, 30)], filled(0, 0, 8, 8), False),
+        Case("pixel", [rectangle(7, 7, 8, 8)], filled(7, 7, 8, 8), False),
+        Case("border", [rectangle(0, 0, 50, 40)], filled(0, 0, 50, 40), False),
+        Case("border", [rectangle(45, 30, 50, 40)], filled(40, 30, 50, 40), False),
+    ]
+    out += [Case("crowded", [whole], filled(0, 0, 10, 1 + k % 10), False) for k in range(20)]
+    return out
+
+
+def drawn_at_random(count: int, seed: int) -> list[Case]:
+    rng = random.Random(seed)
+    out = []
+    for _ in range(count):
+        parts = [
+            [rng.uniform(0, side) for _ in range(rng.randrange(3, 8)) for side in (SIZE[1], SIZE[0])]
+            for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))
+        ]
+        case = Case(f"image-{rng.randrange(count // 4)}", parts, np.zeros(SIZE, bool), rng.random() < 0.3)
+        if rng.random() < 0.85:
+            shift = rng.randrange(-3, 4), rng.randrange(-3, 4)
+            noise = filled(rng.randrange(40), rng.randrange(30), rng.randrange(50), rng.randrange(40))
+            case.prediction = np.roll(case.layers > 0, shift, axis=(0, 1)) ^ noise
+        # A polygon that covers no pixel is no target that a dataset could hold.
+        out.append(case if not parts or case.layers.any() else Case(case.image, [], case.prediction, case.flag))
+    return out
+
+
+def as_sample(case: Case, number: int) -> Sample:
+    target = Mask.from_array(case.layers > 0)
+    return Sample(
+        sample_id=f"cases/val/{number}/0",
+        image_id=case.image,
+        image_path="",
+        height=SIZE[0],
+        width=SIZE[1],
+        expression="x",
+        raw_expression="x",
+        ref_id=str(number),
+        sent_id="0",
+        ann_ids=(str(number),) if case.polygons else (),
+        category="",
+        target=target,
+        no_target=not case.polygons,
+        polygons=tuple(tuple(p) for p in case.polygons),
+        box_xywh=target.box_xywh,
+    )
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return corners() + drawn_at_random(2200, 5)
+
+
+def refbench_says(cases: Sequence[Case], folder: Path, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
+    samples = [as_sample(case, k) for k, case in enumerate(cases)]
+
+    def builder(dataset: str, sources: Sources, place: Path, progress: object) -> Built:
+        return Built("cases", 1, {"val": samples}, [], [], "")
+
+    build_dataset("cases", builder, Sources(), silent)
+    lines = [
+        json_line(Prediction(s.sample_id, Mask.from_array(c.prediction), no_target=c.flag))
+        for s, c in zip(samples, cases, strict=True)
+    ]
+    (folder / "predictions.jsonl").write_text("\n".join(lines))
+    scored = score(folder / "predictions.jsonl", "cases/val", protocols=protocols)
+    return {name: {m: e.value for m, e in s.metrics.items()} for name, s in scored.summaries.items()}
+
+
+# The rules, on pixels.
+
+
+def areas(case: Case, target: np.ndarray) -> tuple[int, int]:
+    return int((case.prediction & target).sum()), int((case.prediction | target).sum())
+
+
+def by_sample(cases: Sequence[Case], target: Callable[[Case], np.ndarray]) -> list[tuple[int, int]]:
+    return [areas(case, target(case)) for case in cases]
+
+
+def union(case: Case) -> np.ndarray:
+    return case.layers > 0
+
+
+def hole(case: Case) -> np.ndarray:
+    return case.layers == 1
+
+
+def through_the_encoder(case: Case) -> np.ndarray:
+    """cocoapi's rleEncode restated: a run ends where the value changes; runs are background and foreground by turns."""
+    flat = case.layers.flatten(order="F")
+    out = np.zeros(flat.size, bool)
+    foreground, before = False, 0
+    for k, value in enumerate(flat):
+        if value != before:
+            foreground, before = not foreground, value
+        out[k] = foreground
+    return out.reshape(SIZE, order="F")
+
+
+def cris(cases: Sequence[Case]) -> dict[str, float]:
+    ious = np.array([i / (u + 1e-6) for i, u in by_sample(cases, union)])
+    thresholds = (0.5, 0.60000002, 0.69999999, 0.80000001, 0.89999998)
+    found = {"IoU": 100 * ious.mean()}
+    for name, threshold in zip((50, 60, 70, 80, 90), thresholds, strict=True):
+        found[f"Pr@{name}"] = 100 * float((ious > threshold).mean())
+    return found
+
+
+def vlt(cases: Sequence[Case]) -> dict[str, float]:
+    ious = np.array([(i + 1e-10) / (u + 1e-10) for i, u in by_sample(cases, union)])
+    found = {"seg_iou": 100 * ious.mean()}
+    for threshold in np.arange(0.5, 1, 0.05):
+        found[f"seg_prec@{threshold:.2f}"] = 100 * float((ious > threshold).mean())
+    return found
+
+
+def lisa_family(
+    cases: Sequence[Case], target: Callable[[Case], np.ndarray], epsilon: float, over: float, under: float
+) -> tuple[float, float]:
+    total = top = bottom = 0.0
+    for i, u in by_sample(cases, target):
+        total += i / (u + epsilon) if u else 1.0
+        top, bottom = top + i, bottom + u
+    return 100 * total / (len(cases) + over), 100 * top / (bottom + under)
+
+
+def lisa(cases: Sequence[Case]) -> dict[str, float]:
+    giou, ciou = lisa_family(cases, hole, 1e-5, 1e-5, 1e-10)
+    return {"giou": giou, "ciou": ciou}
+
+
+def evf_sam(cases: Sequence[Case]) -> dict[str, float]:
+    giou, ciou = lisa_family(cases, hole, 1e-10, 1e-10, 1e-10)
+    return {"giou": giou, "ciou": ciou}
+
+
+def sa2va(cases: Sequence[Case]) -> dict[str, float]:
+    giou, ciou = lisa_family(cases, through_the_encoder, 1e-5, 0, 0)
+    return {"GIoU": giou, "CIoU": ciou}
+
+
+def mllmseg_res(cases: Sequence[Case]) -> dict[str, float]:
+    images: dict[str, list[float]] = {}
+    for case, (i, u) in zip(cases, by_sample(cases, union), strict=True):
+        images.setdefault(case.image, []).append(i / (u + 1e-5) if u else 1.0)
+    _, ciou = lisa_family(cases, union, 1e-5, 0, 1e-10)
+    return {"giou": 100 * float(np.mean([np.mean(v) for v in images.values()])), "ciou": ciou}
+
+
+def gsva_gres(cases: Sequence[Case]) -> dict[str, float]:
+    total = top = bottom = 0.0
+    right = {"N": [0, 0], "T": [0, 0]}
+    for case in cases:
+        i, u = areas(case, union(case))
+        if not case.polygons:
+            right["N"][1] += 1
+            right["N"][0] += case.flag
+            total += case.flag
+            bottom += 0 if case.flag else case.prediction.sum()
+        else:
+            right["T"][1] += 1
+            right["T"][0] += not case.flag
+            total += i / (u + 1e-8)
+            top, bottom = top + i, bottom + u
+    return {
+        "giou": 100 * total / len(cases),
+        "ciou": 100 * top / bottom,
+        "N_acc": 100 * right["N"][0] / right["N"][1],
+        "T_acc": 100 * right["T"][0] / right["T"][1],
+    }
+
+
+def refcoco_m(cases: Sequence[Case]) -> dict[str, float]:
+    return {"mIoU": 100 * float(np.mean([i / u if u else 0.0 for i, u in by_sample(cases, union)]))}
+
+
+def uninext(cases: Sequence[Case]) -> dict[str, float]:
+    pairs = by_sample(cases, union)
+    return {
+        "oIoU": 100 * sum(i for i, _ in pairs) / sum(u for _, u in pairs),
+        "mIoU": 100 * float(np.mean([i / u if u else 0.0 for i, u in pairs])),
+    }
+
+
+RULES = {
+    "cris": cris,
+    "vlt": vlt,
+    "lisa": lisa,
+    "evf-sam": evf_sam,
+    "sa2va": sa2va,
+    "mllmseg-res": mllmseg_res,
+    "gsva-gres": gsva_gres,
+    "refcoco-m": refcoco_m,
+    "uninext": uninext,
+}
+
+
+def test_every_published_rule(cases: list[Case], home: Path, tmp_path: Path) -> None:
+    found = refbench_says(cases, tmp_path, list(RULES))
+    for name, rule in RULES.items():
+        expected = rule(cases)
+        assert list(found[name]) == list(expected), name
+        for metric, value in expected.items():
+            # Sums in another order differ in the last bits; the originals print two to four decimals.
+            assert found[name][metric] == pytest.approx(value, abs=1e-9), (name, metric)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_each_corner_alone(name: str, home: Path, tmp_path: Path) -> None:
+    """One image of corners at a time, so that no mistake is averaged away; gsva needs both kinds of samples."""
+    groups: dict[str, list[Case]] = {}
+    for case in corners():
+        groups.setdefault(case.image, []).append(case)
+    for image, group in groups.items():
+        some = group + groups["empty"] + groups["exact"] if name == "gsva-gres" else group
+        if name in ("lisa", "evf-sam", "sa2va", "mllmseg-res", "uninext") and not any(c.polygons for c in some):
+            some = some + groups["pixel"]
+        found = refbench_says(some, tmp_path, [name])[name]
+        expected = RULES[name](some)
+        assert found == pytest.approx(expected, abs=1e-9), image
+
+
+def test_the_thresholds_of_cris_are_those_of_float32(home: Path, tmp_path: Path) -> None:
+    # An IoU of exactly 0.6 fails, one of exactly 0.9 passes: 90 of 100 pixels, 1e-6 in the denominator or not.
+    exact = [c for c in corners() if c.image == "exact"]
+    found = refbench_says(exact, tmp_path, ["cris", "refbench"])
+    assert found["cris"]["Pr@60"] == pytest.approx(100 * 4 / 6)
+    assert found["refbench"]["precision_at_0.6"] == pytest.approx(100 * 5 / 6)
+    assert found["cris"]["Pr@90"] == pytest.approx(100 * 2 / 6)
+
+
+def test_targets_of_real_annotations(test_data: Path) -> None:
+    content = json.loads((test_data / "coco128" / "annotations" / "instances_train2017.json").read_text())
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    several = changed = 0
+    for row in content["annotations"]:
+        if isinstance(row["segmentation"], dict):
+            continue
+        size = sizes[row["image_id"]]
+        mask = Mask.from_polygons(row["segmentation"], *size)
+        layers = coco_mask.decode(coco_mask.frPyObjects(row["segmentation"], *size)).sum(axis=2)
+        several += len(row["segmentation"]) > 1
+        ones = redrawn(row["segmentation"], mask, HOLE)
+        assert np.array_equal(ones.to_array(), layers == 1)
+        corrupt = redrawn(row["segmentation"], mask, RLE_CORRUPT)
+        assert (corrupt != mask) == bool(layers.max() > 1) == (ones != mask)
+        changed += ones != mask
+    # Few have several polygons, fewer overlap: these rules matter for few samples, and are exact all the same.
+    assert several > 50
+    assert 0 < changed < several
+
+
+def test_a_mask_that_its_polygons_do_not_tell_stays() -> None:
+    polygons = [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)]
+    redone = Mask.from_array(filled(5, 5, 30, 30))
+    assert redrawn(polygons, redone, HOLE) == redone
+
+
+def test_a_crash_is_worth_no_point_under_any_rule(home: Path, tmp_path: Path) -> None:
+    nothing = [Case("a", [], np.zeros(SIZE, bool), True)]
+    samples = [as_sample(c, k) for k, c in enumerate(nothing)]
+    build_dataset("cases", lambda *_: Built("cases", 1, {"val": samples}, [], [], ""), Sources(), silent)
+    (tmp_path / "none.jsonl").write_text("")
+    scored = score(tmp_path / "none.jsonl", "cases/val", protocols=list(RULES))
+    for name, summary in scored.summaries.items():
+        for metric, estimate in summary.metrics.items():
+            assert estimate.value == 0.0, (name, metric)
+
+
+def test_every_rule_states_its_ten_choices() -> None:
+    for name in RULES:
+        protocol = load("protocols", name)
+        assert protocol.name == name
+        assert protocol.choices is not None
+        assert all(getattr(protocol.choices, field) for field in protocol.choices.__slots__)
+        assert "(" in protocol.source or "card" in protocol.source
