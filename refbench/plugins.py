@@ -54,8 +54,13 @@ TABLE: dict[str, dict[str, str]] = {
         "refbench": "refbench.protocols.exact:REFBENCH",
         **{
             name: f"refbench.protocols.published:{name.replace('-', '_').upper()}"
-            for name in "cris vlt lisa evf-sam sa2va mllmseg-res gsva-gres refcoco-m uninext".split()
+            for name in "lavt-480 magnet-480 cris vlt lisa evf-sam sa2va mllmseg-res refcoco-m uninext".split()
         },
+        **{
+            name: f"refbench.protocols.published:{name.replace('-', '_').upper()}"
+            for name in "gres gres-legacy-tacc gsva-gres refzom-dmmi".split()
+        },
+        "gres-mask-empty(50)": "refbench.protocols.published:GRES_MASK_EMPTY_50",
         "coco-ap": "refbench.protocols.average_precision:COCO_AP",
         "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
         "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",

@@ -19,7 +19,7 @@ from refbench.mask import Mask, check_code, count_codes
 from refbench.plugins import load
 from refbench.progress import Progress, silent
 from refbench.protocols.base import Protocol, ScoreTable, summarise
-from refbench.protocols.targets import UNION, redrawn
+from refbench.protocols.targets import CANVAS, UNION, on_canvas, redrawn, resized
 from refbench.records import Summary
 from refbench.runner import planned_paths, read_run
 from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
@@ -142,6 +142,8 @@ class _Targets:
 
     def redrawn(self, drawing: str) -> dict[int, bytes]:
         """Row -> code of the target, for those of one object that `drawing` draws otherwise than as the union."""
+        if drawing in CANVAS:
+            return self._on_canvas(drawing)
         table = read_table(self.path, ["polygons", "ann_ids"]).slice(0, self._limit)
         several = pc.greater(pc.list_value_length(table["polygons"]), 1)
         single = pc.equal(pc.list_value_length(table["ann_ids"]), 1)
@@ -156,6 +158,20 @@ class _Targets:
                 made[key] = redrawn(parts, mask, drawing).counts
             if made[key] != code:
                 out[row] = made[key]
+        return out
+
+    def _on_canvas(self, drawing: str) -> dict[int, bytes]:
+        table = read_table(self.path, ["polygons", "ann_ids"]).slice(0, self._limit)
+        single = pc.equal(pc.list_value_length(table["ann_ids"]), 1).to_pylist()
+        out: dict[int, bytes] = {}
+        made: dict[tuple[bytes, int, int, str], bytes] = {}
+        codes = self.codes(range(len(single)))
+        for row, (code, parts) in enumerate(zip(codes, table["polygons"].to_pylist(), strict=True)):
+            height, width = int(self.heights[row]), int(self.widths[row])
+            key = code, height, width, f"{single[row]} {parts}"
+            if key not in made:
+                made[key] = on_canvas(parts, bool(single[row]), Mask(height, width, code), drawing).counts
+            out[row] = made[key]
         return out
 
     def codes(self, rows: Sequence[int]) -> list[bytes]:
@@ -261,6 +277,9 @@ def _count_batch(
     try:
         counts[UNION][rows] = count_codes(codes, targets.codes(rows), heights, widths)
         for drawing, drawn in others.items():
+            if drawing in CANVAS:
+                counts[drawing][rows] = _count_on_canvas(codes, [drawn[row] for row in rows], heights, widths, drawing)
+                continue
             counts[drawing][rows] = counts[UNION][rows]
             at = [k for k, row in enumerate(rows) if row in drawn]
             if at:
@@ -275,6 +294,19 @@ def _count_batch(
             _check_instance(batch, code, int(targets.heights[row]), int(targets.widths[row]))
         failed[row] = bool(claim.error)
         flags[row] = 2 if claim.no_target is None else int(claim.no_target)
+
+
+def _count_on_canvas(
+    predictions: Sequence[bytes], drawn: Sequence[bytes], heights: np.ndarray, widths: np.ndarray, drawing: str
+) -> np.ndarray:
+    side = CANVAS[drawing]
+    masks = Mask.from_codes(predictions, heights.tolist(), widths.tolist())
+    small: dict[Mask, bytes] = {}
+    for mask in masks:
+        if mask not in small:
+            small[mask] = resized(mask, side).counts
+    sides = np.full(len(masks), side, np.int64)
+    return count_codes([small[mask] for mask in masks], drawn, sides, sides)
 
 
 def _name_broken_code(batch: list[tuple[str, int, Claim]], heights: np.ndarray, widths: np.ndarray) -> None:

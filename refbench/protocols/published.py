@@ -1,4 +1,4 @@
-"""Published scoring rules on the original canvas, each restated from the evaluator named in `source`.
+"""Published scoring rules, each restated from the evaluator named in `source`.
 
 A failed sample is an empty prediction, and never worth a point: where a rule gives 1 for nothing found where nothing
 is, a crash gets 0. Values are in percent, whatever the original prints.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refbench.protocols.base import Choices, FloatArray, Protocol, ScoreTable, Terms
-from refbench.protocols.targets import HOLE, RLE_CORRUPT, UNION
+from refbench.protocols.targets import HOLE, HOLE_480, POLYGONS_480, RLE_CORRUPT, UNION
 from refbench.statistics.bootstrap import image_codes
 
 STORED_MASK = "the original resizes and thresholds scores; a stored mask is taken as it is"
@@ -102,6 +102,109 @@ def _no_target_accuracy(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
 def _target_accuracy(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
     something = ~_nothing_meant(scores)
     return (something & ~scores.predicted_no_target).astype(np.float64), something.astype(np.float64)
+
+
+# GRES: on ReLA's canvas. The flag decides everything, whatever the mask holds.
+
+
+def _gres_flag(pixels: int | None) -> Callable[[ScoreTable], np.ndarray]:
+    """The flag that a prediction gives itself, or fewer than `pixels` of foreground on the canvas."""
+
+    def flag(scores: ScoreTable) -> np.ndarray:
+        if pixels is None:
+            return scores.predicted_no_target
+        few: np.ndarray = (scores.prediction_area < pixels) & ~scores.failed
+        return few
+
+    return flag
+
+
+def _gres_metrics(pixels: int | None = None, legacy: bool = False) -> dict[str, Terms]:
+    flag = _gres_flag(pixels)
+
+    def spared(scores: ScoreTable) -> np.ndarray:
+        both: np.ndarray = scores.no_target & flag(scores)
+        return both
+
+    def credited(scores: ScoreTable) -> np.ndarray:
+        neither: np.ndarray = ~scores.no_target & ~flag(scores)
+        return neither
+
+    def iou(scores: ScoreTable) -> FloatArray:
+        masks = scores.intersection / np.maximum(scores.union, 1)
+        values: FloatArray = np.where(credited(scores), masks, spared(scores).astype(np.float64))
+        return values
+
+    def cumulative(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+        top = np.where(credited(scores), scores.intersection, 0)
+        return top.astype(np.float64), np.where(spared(scores), 0, scores.union).astype(np.float64)
+
+    def accuracy(of_nothing: bool) -> Terms:
+        def terms(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+            nothing, said = scores.no_target, flag(scores)
+            if legacy:
+                # Positive is "nothing is meant": TP / (TP + FN + 1), and TP / (TP + FP + 1) under the name T_acc.
+                beside = nothing if of_nothing else said
+                return (nothing & said).astype(np.float64), beside.astype(np.float64) + 1.0 / max(len(said), 1)
+            right = nothing & said if of_nothing else ~nothing & ~said
+            return right.astype(np.float64), (nothing if of_nothing else ~nothing).astype(np.float64)
+
+        return terms
+
+    def precision(tenths: int) -> Terms:
+        def terms(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+            reached = credited(scores) & (10 * scores.intersection >= tenths * scores.union) & (scores.union > 0)
+            return reached.astype(np.float64), (~scores.no_target).astype(np.float64)
+
+        return terms
+
+    return {
+        "gIoU": _mean(iou),
+        "cIoU": cumulative,
+        "T_acc": accuracy(of_nothing=False),
+        "N_acc": accuracy(of_nothing=True),
+        **{f"Pr@0.{t}": precision(t) for t in (7, 8, 9)},
+    }
+
+
+# LAVT: a canvas of 480 x 480, sums of integers, thresholds met by equality.
+
+
+def _reached(tenths: int, counted: Callable[[ScoreTable], np.ndarray]) -> Terms:
+    def terms(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+        reached = (10 * scores.intersection >= tenths * scores.union) & (scores.union > 0) & counted(scores)
+        return reached.astype(np.float64), counted(scores).astype(np.float64)
+
+    return terms
+
+
+def _lavt_metrics(counted: Callable[[ScoreTable], np.ndarray]) -> dict[str, Terms]:
+    def mean_iou(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+        here = counted(scores)
+        return np.where(here, _iou(0.0, 0.0)(scores), 0.0), here.astype(np.float64)
+
+    def overall(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+        here = counted(scores)
+        return (scores.intersection * here).astype(np.float64), (scores.union * here).astype(np.float64)
+
+    return {
+        "Mean IoU": mean_iou,
+        **{f"precision@0.{t}": _reached(t, counted) for t in (5, 6, 7, 8, 9)},
+        "overall IoU": overall,
+    }
+
+
+def _all_samples(scores: ScoreTable) -> np.ndarray:
+    return np.ones(len(scores.failed), bool)
+
+
+def _with_target(scores: ScoreTable) -> np.ndarray:
+    return ~scores.no_target
+
+
+def _empty_where_nothing(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
+    right = scores.no_target & (scores.prediction_area == 0) & ~scores.failed
+    return right.astype(np.float64), scores.no_target.astype(np.float64)
 
 
 EVERY = "every sentence"
@@ -248,3 +351,97 @@ UNINEXT = Protocol(
     when_empty=0.0,
     caveats=("the original crashes on a sentence without a detection; here that is an empty mask",),
 )  # fmt: skip
+
+CANVAS_480 = "480 x 480"
+RESIZED = (
+    "the original never leaves its canvas of 480 x 480; here the stored mask is resized to it by nearest neighbour"
+)
+
+LAVT_480 = Protocol(
+    name="lavt-480",
+    summary="480 x 480 by nearest neighbour, pixels of two polygons are background, sums of integers, >=",
+    source="yz93/LAVT-RIS test.py:evaluate, computeIoU (1da0af9)",
+    choices=Choices(
+        EVERY, "raw, 20 tokens", HOLE_480, CANVAS_480, "argmax of two logits", "none", "I / U", "0",
+        "mean over sentences; sum I / sum U", ">= .5 to .9",
+    ),
+    metrics=_lavt_metrics(_all_samples),
+    when_empty=0.0,
+    target=HOLE_480,
+    caveats=(RESIZED,),
+)  # fmt: skip
+
+MAGNET_480 = Protocol(
+    name="magnet-480",
+    summary="the accumulators of lavt-480",
+    source="yxchng/mask-grounding test.py (2debc7e)",
+    choices=Choices(
+        EVERY, "raw, 20 tokens", HOLE_480, CANVAS_480, "softmax * sigmoid > 0.5", "bilinear, align_corners", "I / U",
+        "0",
+        "mean over sentences; sum I / sum U", ">= .5 to .9",
+    ),
+    metrics=_lavt_metrics(_all_samples),
+    when_empty=0.0,
+    target=HOLE_480,
+    caveats=(RESIZED, "its README sets the mean IoU of CRIS beside the cumulative IoU of others"),
+)  # fmt: skip
+
+REFZOM_DMMI = Protocol(
+    name="refzom-dmmi",
+    summary="lavt-480 over expressions with a target; those without count as right if the mask is empty",
+    source="toggle1995/RIS-DMMI test.py (753cd60)",
+    choices=Choices(
+        "every sentence; those without target apart", "raw, 20 tokens", HOLE_480, CANVAS_480, "argmax of two logits",
+        "none", "I / U", "0", "mean over sentences; sum I / sum U", ">= .5 to .9",
+    ),
+    metrics={
+        **_lavt_metrics(_with_target),
+        "Mean accuracy for one-to-zero sample": _empty_where_nothing,
+    },
+    when_empty=0.0,
+    target=HOLE_480,
+    caveats=(RESIZED,),
+)  # fmt: skip
+
+_GRES_CHOICES = Choices(
+    EVERY, "raw, 20 tokens", POLYGONS_480, CANVAS_480, "argmax of two channels", "none", "I / U",
+    "by the flag for no target", "mean over sentences; sum I / sum U", ">= .7 .8 .9, over targets",
+)  # fmt: skip
+_GRES_CAVEATS = (
+    RESIZED,
+    "a prediction without a flag of its own counts as flagged if its mask is empty",
+    "crowd annotations are not in the original's targets: build grefcoco with its default",
+)
+
+GRES = Protocol(
+    name="gres",
+    summary="generalised: the flag for no target decides, whatever the mask holds; ReLA's canvas",
+    source="henghuiding/ReLA gres_model/evaluation/refer_evaluation.py (3ca9551)",
+    choices=_GRES_CHOICES,
+    metrics=_gres_metrics(),
+    when_empty=0.0,
+    target=POLYGONS_480,
+    caveats=_GRES_CAVEATS,
+)
+
+GRES_LEGACY_TACC = Protocol(
+    name="gres-legacy-tacc",
+    summary="gres before August 2023: T_acc was TP / (TP + FP + 1), N_acc TP / (TP + FN + 1)",
+    source="henghuiding/ReLA branch original, changed by commit 884ef17",
+    choices=_GRES_CHOICES,
+    metrics=_gres_metrics(legacy=True),
+    when_empty=0.0,
+    target=POLYGONS_480,
+    caveats=_GRES_CAVEATS,
+)
+
+GRES_MASK_EMPTY_50 = Protocol(
+    name="gres-mask-empty(50)",
+    summary="gres for models without a flag: fewer than 50 pixels on the canvas say that nothing is meant",
+    source="Liu et al., GRES, CVPR 2023 (the rule is in no code that was read)",
+    choices=_GRES_CHOICES,
+    metrics=_gres_metrics(pixels=50),
+    when_empty=0.0,
+    target=POLYGONS_480,
+    caveats=(RESIZED, _GRES_CAVEATS[2]),
+)
