@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from refbench.errors import RefbenchError, RunError
+from refbench.protocols.audit import check_metrics
 from refbench.storage import atomic_file, read_json
 
 PUBLISHED_COLUMNS = (
@@ -81,6 +82,7 @@ def _row(path: Path) -> Row:
     info = read_json(path.with_name("run.json"), RunError)
     try:
         metrics = {k: (float(v["value"]), float(v["low"]), float(v["high"])) for k, v in summary["metrics"].items()}
+        check_metrics(metrics, str(path))
         options = ",".join(f"{k}={v}" for k, v in sorted(info["adapter_options"].items()))
         name = f"{info['adapter']} ({options})" if options else info["adapter"]
         if info.get("limit") is not None:

@@ -18,6 +18,7 @@ from refbench.kernels import COLUMNS
 from refbench.mask import Mask, check_code, count_codes
 from refbench.plugins import load
 from refbench.progress import Progress, silent
+from refbench.protocols.audit import check_metrics, check_scores
 from refbench.protocols.base import Protocol, ScoreTable, summarise
 from refbench.protocols.targets import CANVAS, UNION, on_canvas, redrawn, resized
 from refbench.records import Summary
@@ -83,16 +84,19 @@ def score(
     claims = _claims_of_run(source, info, targets.index) if is_run else read_claims(source, targets.index)
     tables = _count(claims, targets, sorted({UNION, *(rule.target for rule in rules)}), progress)
     scores = tables[UNION]
+    check_scores(scores, address)
     summaries = {rule.name: summarise(rule, tables[rule.target]) for rule in rules}
+    for name, summary in summaries.items():
+        check_metrics({m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}, f"{address}, protocol {name}")
     folder = Path(out) if out else source if is_run else None
     fingerprint = split_fingerprint(address)
     if folder is not None:
         write_table(folder / "scores.parquet", scores_to_table(scores))
         first = next(iter(summaries.values()))
-        summary = summary_json(first, address, fingerprint)
+        content = summary_json(first, address, fingerprint)
         if len(summaries) > 1:
-            summary["protocols"] = {n: summary_json(s, address, fingerprint) for n, s in summaries.items()}
-        write_json(folder / "summary.json", summary)
+            content["protocols"] = {n: summary_json(s, address, fingerprint) for n, s in summaries.items()}
+        write_json(folder / "summary.json", content)
     return Scored(address, fingerprint, scores, summaries, folder)
 
 
@@ -114,14 +118,24 @@ def scores_to_table(scores: ScoreTable) -> pa.Table:
 
 
 def read_scores(path: Path) -> ScoreTable:
-    """Read scores.parquet back."""
+    """Read scores.parquet back.
+
+    Raises:
+        DatasetError: it cannot be read.
+        RunError: a column is missing, or a row breaks an identity of counts.
+    """
     table = read_table(path)
+    missing = [f.name for f in dataclasses.fields(ScoreTable) if f.name not in table.column_names]
+    if missing:
+        raise RunError(f"{path} has no column {missing[0]}; run `refbench score` again")
     columns = {f.name: table[f.name] for f in dataclasses.fields(ScoreTable)}
     arrays = {
         name: column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
         for name, column in columns.items()
     }
-    return ScoreTable(**arrays)
+    scores = ScoreTable(**arrays)
+    check_scores(scores, str(path))
+    return scores
 
 
 class _Targets:
