@@ -35,9 +35,12 @@ def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) 
         print_json({**found.to_json(), "holds": holds})
     else:
         shown = [c for c in found.checks if c.status != OK]
-        rows = [[c.split or "-", c.what, _short(c.expected), _short(c.found), c.status, c.remark] for c in shown]
+        rows = [[c.split or "-", c.what, _short(c.expected), _short(c.found), c.status] for c in shown]
         if rows:
-            print_table(dataset, ["split", "what", "expected", "found", "status", "remark"], rows)
+            print_table(dataset, ["split", "what", "expected", "found", "status"], rows)
+        # One line each below the table: in a column of it they would leave no room for the figures.
+        for text in dict.fromkeys(f"{c.what}: {c.remark}" for c in shown if c.remark):
+            remark(text)
         good, bad = sum(c.status == OK for c in found.checks), sum(c.status == DIFFERS for c in found.checks)
         state = "differs" if bad else f"is {found.state}"
         remark(f"{dataset} {state}: {good} comparisons hold, {bad} differ")
