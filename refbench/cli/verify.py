@@ -39,8 +39,12 @@ def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) 
         if rows:
             print_table(dataset, ["split", "what", "expected", "found", "status"], rows)
         # One line each below the table: in a column of it they would leave no room for the figures.
-        for text in dict.fromkeys(f"{c.what}: {c.remark}" for c in shown if c.remark):
-            remark(text)
+        said: dict[str, dict[str, None]] = {}
+        for c in shown:
+            if c.remark:
+                said.setdefault(c.remark, {})[c.what] = None
+        for text, things in said.items():
+            remark(f"{', '.join(things)}: {text}")
         good, bad = sum(c.status == OK for c in found.checks), sum(c.status == DIFFERS for c in found.checks)
         state = "differs" if bad else f"is {found.state}"
         remark(f"{dataset} {state}: {good} comparisons hold, {bad} differ")
