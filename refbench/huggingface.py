@@ -191,7 +191,9 @@ def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: st
 
 
 def _not_here(source: HubSource, file: HubFile) -> DatasetError:
-    return DatasetError(f"{file.path} of {source.repo} was not downloaded before, and --offline forbids it now")
+    return DatasetError(
+        f"{file.path} of {source.repo} was not downloaded before, and --offline forbids it now: leave it out once"
+    )
 
 
 def _failed(source: HubSource, file: HubFile, error: Exception) -> DatasetError:

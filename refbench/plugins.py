@@ -7,6 +7,7 @@ The only place, with the command line's verb table, where names become imports a
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -95,7 +96,13 @@ def load(kind: str, name: str) -> Any:
     places = available(kind)
     if name not in places:
         hint = ", or path/to/file.py:Class" if kind == "adapters" else ""
-        raise UnknownPlugin(f"there is no {kind[:-1]} {name!r}; known: {', '.join(places)}{hint}")
+        # Users know builders by what they build.
+        word = "dataset" if kind == "builders" else kind[:-1]
+        lower = {place.lower(): place for place in places}
+        close = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3)]
+        if close:
+            raise UnknownPlugin(f"there is no {word} {name!r}; did you mean {' or '.join(close)}{hint}?")
+        raise UnknownPlugin(f"there is no {word} {name!r}; known: {', '.join(places)}{hint}")
     return load_attribute(places[name])
 
 

@@ -104,7 +104,7 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
         (["run", "center", "snapshots/test", "-o", "x"], 2, "is not key=value"),
         (["run", "nobody", "snapshots/test"], 3, "there is no adapter 'nobody'; known: nothing"),
         (["run", "center", "atlantis/val"], 3, "atlantis is not built here"),
-        (["build", "atlantis"], 3, "there is no builder 'atlantis'"),
+        (["build", "atlantis"], 3, "there is no dataset 'atlantis'"),
         (["build", "refcoco"], 3, "pass --annotations"),
         (["build", "refcoco", "--annotations", "/no/such"], 2, "/no/such does not exist"),
         (["score", "/no/such.jsonl", "--dataset", "snapshots/test"], 3, "does not exist"),

@@ -73,5 +73,12 @@ def test_a_broken_package_is_named_not_a_bug_of_ours(tmp_path: Path, monkeypatch
 
 
 def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'lavt'; known: refbench"):
+    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'lavt'; did you mean lavt-480"):
         load("protocols", "lavt")
+
+
+def test_a_near_miss_is_named_and_a_far_one_gets_the_list() -> None:
+    with pytest.raises(plugins.UnknownPlugin, match=r"there is no dataset 'sginw-cows'; did you mean sginw-Cows"):
+        load("builders", "sginw-cows")
+    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'xyz'; known: refbench, "):
+        load("protocols", "xyz")
