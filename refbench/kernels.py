@@ -200,8 +200,8 @@ def _intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, h
 
 
 @njit(nogil=True, cache=True)
-def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """Erode by a (2d+1)x(2d+1) square; what lies outside the image is background.
+def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):  # type: ignore[no-untyped-def]
+    """Erode by a (2d+1)x(2d+1) square; what lies outside the image is background or, if `framed`, foreground.
 
     Returns `(count, out_starts, out_ends)`; the output arrays are replaced by longer ones if needed.
     The square is separable: every vertical run shrinks by d at both ends, then each column is
@@ -209,11 +209,15 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends):  #
     and Gil & Werman (1993), which costs two intersections a column whatever d is.
     """
     window = 2 * d + 1
-    if n == 0 or height < window or width < window:
+    if n == 0 or (not framed and (height < window or width < window)):
         return 0, out_starts, out_ends
     first = starts[0] // height
     last = (ends[n - 1] - 1) // height
-    columns = last - first + 1
+    # In a frame, full columns continue a mask that reaches the left or right border.
+    before = d if framed and first == 0 else 0
+    after = d if framed and last == width - 1 else 0
+    columns = last - first + 1 + before + after
+    first -= before
     if columns < window:
         return 0, out_starts, out_ends
 
@@ -224,6 +228,12 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends):  #
     runs = 0
     column = np.int64(0)
     single = True
+    for c in range(before):
+        column = np.int64(c)
+        column_at[c] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
     for i in range(n):
         position = starts[i]
         end = ends[i]
@@ -231,17 +241,30 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends):  #
         while position < end:
             top = (first + c) * height
             stop = min(end, top + height)
-            if stop - position > 2 * d:
+            low = position - top + d
+            high = stop - top - d
+            if framed and position == top:
+                low = np.int64(0)
+            if framed and stop == top + height:
+                high = np.int64(height)
+            if high > low:
                 while column < c:
                     column += 1
                     column_at[column] = runs
                 if runs > column_at[column]:
                     single = False
-                lows[runs] = position - top + d
-                highs[runs] = stop - top - d
+                lows[runs] = low
+                highs[runs] = high
                 runs += 1
             position = stop
             c += 1
+    for c in range(columns - after, columns):
+        while column < c:
+            column += 1
+            column_at[column] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
     while column < columns:
         column += 1
         column_at[column] = runs
@@ -421,3 +444,343 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
         out[i, 4] = band_both
         out[i, 5] = band_p + band_t - band_both
     return -1
+
+
+@njit(nogil=True, cache=True)
+def complement_intervals(starts, ends, n, size, out_starts, out_ends):  # type: ignore[no-untyped-def]
+    """The pixels that are in none of the intervals; `out` needs room for n + 1. Returns how many intervals."""
+    count = 0
+    position = np.int64(0)
+    for i in range(n):
+        if starts[i] > position:
+            out_starts[count] = position
+            out_ends[count] = starts[i]
+            count += 1
+        position = ends[i]
+    if position < size:
+        out_starts[count] = position
+        out_ends[count] = size
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts, out_ends):  # type: ignore[no-untyped-def]
+    """Pixels of a that are not in b; `out` needs room for n_a + n_b. Returns how many intervals."""
+    count = 0
+    j = 0
+    for i in range(n_a):
+        position = starts_a[i]
+        while j < n_b and ends_b[j] <= position:
+            j += 1
+        k = j
+        while k < n_b and starts_b[k] < ends_a[i]:
+            if starts_b[k] > position:
+                out_starts[count] = position
+                out_ends[count] = starts_b[k]
+                count += 1
+            position = max(position, ends_b[k])
+            k += 1
+        if position < ends_a[i]:
+            out_starts[count] = position
+            out_ends[count] = ends_a[i]
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-untyped-def]
+    """Dilate by a (2d+1)x(2d+1) square, cut at the image's borders; returns `(count, starts, ends)`.
+
+    What the mask does not reach is what remains of its complement after an erosion in which the outside takes no part.
+    """
+    size = height * width
+    around_starts = np.empty(n + 1, np.int64)
+    around_ends = np.empty(n + 1, np.int64)
+    m = complement_intervals(starts, ends, n, size, around_starts, around_ends)
+    left_starts = np.empty(1024, np.int64)
+    left_ends = np.empty(1024, np.int64)
+    m, left_starts, left_ends = erode_intervals(
+        around_starts, around_ends, m, height, width, d, left_starts, left_ends, True
+    )
+    out_starts = np.empty(m + 1, np.int64)
+    out_ends = np.empty(m + 1, np.int64)
+    count = complement_intervals(left_starts, left_ends, m, size, out_starts, out_ends)
+    return count, out_starts, out_ends
+
+
+@njit(nogil=True, cache=True)
+def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
+    """Areas by which a band of d pixels on both sides of the target's outline is counted, of N pairs.
+
+    `out` is int64 (N, 4): the eroded target, the dilated target, and the prediction's pixels in each of the two. The
+    image's border is no outline: beyond it the target may go on. All codes must have been checked.
+    """
+    eroded_starts = np.empty(1024, np.int64)
+    eroded_ends = np.empty(1024, np.int64)
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
+        code_t = target_codes[target_at[i] : target_at[i + 1]]
+        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        n_p = decode_intervals(code_p, size, starts_p, ends_p)
+        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        m, eroded_starts, eroded_ends = erode_intervals(
+            starts_t, ends_t, n_t, height, width, bands_px[i], eroded_starts, eroded_ends, True
+        )
+        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, bands_px[i])
+        out[i, 0] = intervals_area(eroded_starts, eroded_ends, m)
+        out[i, 1] = intervals_area(dilated_starts, dilated_ends, k)
+        out[i, 2] = intervals_intersection(starts_p, ends_p, n_p, eroded_starts, eroded_ends, m)
+        out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
+
+
+@njit(nogil=True, cache=True)
+def half_width_px(starts, ends, n, height, width, limit):  # type: ignore[no-untyped-def]
+    """The largest d <= limit whose (2d+1)x(2d+1) square fits into the mask somewhere; 0 if none does."""
+    low = 0
+    high = limit
+    out_starts = np.empty(1024, np.int64)
+    out_ends = np.empty(1024, np.int64)
+    while low < high:
+        middle = (low + high + 1) // 2
+        m, out_starts, out_ends = erode_intervals(starts, ends, n, height, width, middle, out_starts, out_ends)
+        if m > 0:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+ERROR_COLUMNS = (
+    "deep_missing",
+    "band_missing",
+    "band_extra",
+    "far_on_others",
+    "far_elsewhere",
+    "other_intersection",
+    "other_union",
+    "joint_intersection",
+    "joint_union",
+)
+
+
+@njit(nogil=True, cache=True)
+def count_errors(  # type: ignore[no-untyped-def]
+    prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
+    heights, widths, bands_px, out,
+):  # fmt: skip
+    """Where the wrong pixels of N predictions lie; `out` is int64 (N, 9), the columns in the order of ERROR_COLUMNS.
+
+    `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of those that pair i does not mean.
+    The band reaches d pixels to both sides of the target's outline; d is `bands_px`, but at most half of the target's
+    half-width, so that a small object does not consist of outline alone. `deep_missing` are the target's pixels inside
+    of the band that the prediction lacks, `far_*` the prediction's pixels outside of it. `other_*` are of the object
+    whose IoU with the prediction is highest, `joint_*` of that object and the target together. All codes must have
+    been checked.
+    """
+    eroded_starts = np.empty(1024, np.int64)
+    eroded_ends = np.empty(1024, np.int64)
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
+        code_t = target_codes[target_at[i] : target_at[i + 1]]
+        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        n_p = decode_intervals(code_p, size, starts_p, ends_p)
+        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        area_p = intervals_area(starts_p, ends_p, n_p)
+        area_t = intervals_area(starts_t, ends_t, n_t)
+        both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
+
+        half = half_width_px(starts_t, ends_t, n_t, height, width, 2 * bands_px[i])
+        d = min(bands_px[i], max(1, half // 2))
+        m, eroded_starts, eroded_ends = erode_intervals(
+            starts_t, ends_t, n_t, height, width, d, eroded_starts, eroded_ends, True
+        )
+        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, d)
+        area_eroded = intervals_area(eroded_starts, eroded_ends, m)
+        in_eroded = intervals_intersection(starts_p, ends_p, n_p, eroded_starts, eroded_ends, m)
+        out[i, 0] = area_eroded - in_eroded
+        out[i, 1] = (area_t - area_eroded) - (both - in_eroded)
+        in_dilated = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
+        out[i, 2] = in_dilated - both
+
+        far_starts = np.empty(n_p + k, np.int64)
+        far_ends = np.empty(n_p + k, np.int64)
+        far = subtract_intervals(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k, far_starts, far_ends)
+        area_far = area_p - in_dilated
+        best = np.int64(-1)
+        best_both = np.int64(0)
+        best_union = np.int64(0)
+        for position in range(others_at[i], others_at[i + 1]):
+            o = others[position]
+            code_o = object_codes[object_at[o] : object_at[o + 1]]
+            starts_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
+            ends_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
+            n_o = decode_intervals(code_o, size, starts_o, ends_o)
+            inside = intervals_intersection(starts_p, ends_p, n_p, starts_o, ends_o, n_o)
+            joined = area_p + intervals_area(starts_o, ends_o, n_o) - inside
+            if inside > 0 and (best < 0 or inside * best_union > best_both * joined):
+                best = o
+                best_both = inside
+                best_union = joined
+            if far > 0 and inside > 0:
+                rest_starts = np.empty(far + n_o, np.int64)
+                rest_ends = np.empty(far + n_o, np.int64)
+                far = subtract_intervals(far_starts, far_ends, far, starts_o, ends_o, n_o, rest_starts, rest_ends)
+                far_starts = rest_starts
+                far_ends = rest_ends
+        elsewhere = intervals_area(far_starts, far_ends, far)
+        out[i, 3] = area_far - elsewhere
+        out[i, 4] = elsewhere
+        out[i, 5] = best_both
+        out[i, 6] = best_union
+        out[i, 7] = 0
+        out[i, 8] = 0
+        if best >= 0:
+            code_o = object_codes[object_at[best] : object_at[best + 1]]
+            starts_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
+            ends_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
+            n_o = decode_intervals(code_o, size, starts_o, ends_o)
+            shared_starts = np.empty(n_o + n_t, np.int64)
+            shared_ends = np.empty(n_o + n_t, np.int64)
+            shared = _intersect_runs(starts_o, ends_o, 0, n_o, starts_t, ends_t, 0, n_t, shared_starts, shared_ends, 0)
+            overlap = intervals_area(shared_starts, shared_ends, shared)
+            triple = intervals_intersection(starts_p, ends_p, n_p, shared_starts, shared_ends, shared)
+            joint = best_both + both - triple
+            out[i, 7] = joint
+            out[i, 8] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - joint
+
+
+@njit(nogil=True, cache=True)
+def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
+    """Set the pixels of intervals in a picture (h, w) whose corner lies at `top`, `left` of the image."""
+    for i in range(n):
+        for position in range(starts[i], ends[i]):
+            out[position % height - top, position // height - left] = 1
+
+
+@njit(nogil=True, cache=True)
+def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-def]
+    """The 1-pixel outline of davis2017 `_seg2bmap`: where a pixel differs from its right, lower or diagonal neighbour.
+
+    `inside` is a part of the image at `top`, `left` with a row and a column of its neighbours to spare; the image's
+    last row looks to the right alone, its last column down, its last pixel nowhere. Returns the number of pixels.
+    """
+    count = 0
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            here = inside[y, x]
+            last_row = top + y == height - 1
+            last_column = left + x == width - 1
+            if last_row:
+                differs = not last_column and here != inside[y, x + 1]
+            elif last_column:
+                differs = here != inside[y + 1, x]
+            else:
+                differs = here != inside[y, x + 1] or here != inside[y + 1, x] or here != inside[y + 1, x + 1]
+            out[y, x] = differs
+            count += differs
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
+    """Pixels of one outline that have a pixel of the other at one of the given distances."""
+    count = 0
+    for y in range(of.shape[0]):
+        for x in range(of.shape[1]):
+            if not of[y, x]:
+                continue
+            for k in range(down.shape[0]):
+                v = y + down[k]
+                w = x + right[k]
+                if 0 <= v < by.shape[0] and 0 <= w < by.shape[1] and by[v, w]:
+                    count += 1
+                    break
+    return count
+
+
+@njit(nogil=True, cache=True)
+def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):  # type: ignore[no-untyped-def]
+    """Outline pixels of N pairs and how many of them lie within a disc of the other's.
+
+    `out` is int64 (N, 4): of the prediction, of the target, matched of the prediction, matched of the target. All
+    codes must have been checked. Source: davisvideochallenge/davis2017-evaluation `metrics.py:f_measure` (ac7c43f).
+    """
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
+        code_t = target_codes[target_at[i] : target_at[i + 1]]
+        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
+        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
+        n_p = decode_intervals(code_p, size, starts_p, ends_p)
+        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        out[i, :] = 0
+        if n_p + n_t == 0:
+            continue
+        # The box of both masks, a row and a column more to the left and above.
+        top = height
+        bottom = np.int64(0)
+        left = width
+        right = np.int64(0)
+        for starts, ends, n in ((starts_p, ends_p, n_p), (starts_t, ends_t, n_t)):
+            if n > 0:
+                left = min(left, starts[0] // height)
+                right = max(right, (ends[n - 1] - 1) // height)
+            for j in range(n):
+                if starts[j] // height != (ends[j] - 1) // height:
+                    top = np.int64(0)
+                    bottom = height - 1
+                else:
+                    top = min(top, starts[j] % height)
+                    bottom = max(bottom, (ends[j] - 1) % height)
+        top = max(0, top - 1)
+        left = max(0, left - 1)
+        rows = bottom - top + 1
+        columns = right - left + 1
+        inside_p = np.zeros((rows + 1, columns + 1), np.uint8)
+        inside_t = np.zeros((rows + 1, columns + 1), np.uint8)
+        _paint(starts_p, ends_p, n_p, height, top, left, inside_p)
+        _paint(starts_t, ends_t, n_t, height, top, left, inside_t)
+        edge_p = np.zeros((rows, columns), np.bool_)
+        edge_t = np.zeros((rows, columns), np.bool_)
+        out[i, 0] = _outline(inside_p, top, left, height, width, edge_p)
+        out[i, 1] = _outline(inside_t, top, left, height, width, edge_t)
+        # Offsets from near to far: most pixels of a good mask are matched at once.
+        r = radii_px[i]
+        offsets = 0
+        for a in range(-r, r + 1):
+            for b in range(-r, r + 1):
+                if a * a + b * b <= r * r:
+                    offsets += 1
+        distances = np.empty(offsets, np.int64)
+        down = np.empty(offsets, np.int64)
+        across = np.empty(offsets, np.int64)
+        k = 0
+        for a in range(-r, r + 1):
+            for b in range(-r, r + 1):
+                if a * a + b * b <= r * r:
+                    distances[k] = a * a + b * b
+                    down[k] = a
+                    across[k] = b
+                    k += 1
+        order = np.argsort(distances)
+        down = down[order]
+        across = across[order]
+        out[i, 2] = _matched(edge_p, edge_t, down, across)
+        out[i, 3] = _matched(edge_t, edge_p, down, across)

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from refbench.errors import RefbenchError, RunError
-from refbench.protocols.audit import check_metrics
-from refbench.storage import atomic_file, read_json
+from refbench.results import SUMMARY_FILE, read_result
+from refbench.storage import atomic_file
 
 PUBLISHED_COLUMNS = (
     "system",
@@ -72,33 +72,26 @@ def read_rows(folders: Iterable[Path]) -> list[Row]:
     rows = []
     for folder in folders:
         for path in sorted(folder.rglob("run.json")):
-            if path.with_name("summary.json").is_file():
-                rows.append(_row(path.with_name("summary.json")))
+            if path.with_name(SUMMARY_FILE).is_file():
+                rows.append(_row(path.parent))
     return rows
 
 
-def _row(path: Path) -> Row:
-    summary = read_json(path, RunError)
-    info = read_json(path.with_name("run.json"), RunError)
+def _row(folder: Path) -> Row:
+    result = read_result(folder)
+    path = folder / SUMMARY_FILE
     try:
-        metrics = {k: (float(v["value"]), float(v["low"]), float(v["high"])) for k, v in summary["metrics"].items()}
-        check_metrics(metrics, str(path))
+        info = result.info
         options = ",".join(f"{k}={v}" for k, v in sorted(info["adapter_options"].items()))
         name = f"{info['adapter']} ({options})" if options else info["adapter"]
         if info.get("limit") is not None:
             name += f" [first {info['limit']}]"
-        return Row(
-            name,
-            summary["dataset"],
-            summary["fingerprint"],
-            summary["protocol"],
-            int(summary["samples"]),
-            int(summary["failures"]),
-            metrics,
-            path.parent,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {path.parent}` again") from None
+    except (KeyError, AttributeError) as error:
+        raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {folder}` again") from None
+    metrics = dict(result.metrics or {})
+    return Row(
+        name, result.address, result.fingerprint, result.protocol, result.samples, result.failures, metrics, folder
+    )
 
 
 def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:

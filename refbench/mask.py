@@ -84,6 +84,25 @@ class Mask:
         return _known(pixels.shape[0], pixels.shape[1], code["counts"])
 
     @staticmethod
+    def from_crop(array: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> Mask:
+        """A mask of `height` x `width` that holds the bool array (h, w) at `top`, `left` and background elsewhere.
+
+        Raises:
+            MaskError: the array does not lie inside.
+        """
+        check_size(height, width)
+        rows, columns = array.shape
+        if array.dtype != np.bool_ or min(top, left) < 0 or top + rows > height or left + columns > width:
+            raise MaskError(f"{array.dtype} {array.shape} at {top}, {left} is no part of a mask of {height} x {width}")
+        # A row of background above and below each column, so that runs begin and end inside it.
+        walls = np.zeros((columns, rows + 2), np.int8)
+        walls[:, 1:-1] = array.T
+        steps = np.diff(walls, axis=1)
+        at_start, at_end = np.nonzero(steps == 1), np.nonzero(steps == -1)
+        starts, ends = ((left + c) * height + top + r for c, r in (at_start, at_end))
+        return _known(height, width, _encode(starts, ends, height * width))
+
+    @staticmethod
     def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
         """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised by pycocotools.
 
@@ -295,6 +314,81 @@ def count_codes(
                 _intervals(code, int(heights[pair]), int(widths[pair]))
             except MaskError as error:
                 raise MaskError(f"{'target' if is_target else 'prediction'} of pair {pair}: {error}") from None
+    return out
+
+
+def count_bands(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    bands_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Areas around the targets' outlines of N checked pairs: int64 (N, 4), see `kernels.count_bands`."""
+    return _over_pairs(kernels.count_bands, predictions, targets, heights, widths, bands_px, 4)
+
+
+def count_outlines(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    radii_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Outline pixels of N checked pairs and their matches: int64 (N, 4), see `kernels.count_outlines`."""
+    return _over_pairs(kernels.count_outlines, predictions, targets, heights, widths, radii_px, 4)
+
+
+def count_errors(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    objects: Sequence[bytes],
+    others: Sequence[Sequence[int]],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    bands_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Where the wrong pixels of N checked pairs lie: int64 (N, 9), columns as `kernels.ERROR_COLUMNS`.
+
+    `others` holds, for each pair, the positions in `objects` of those that it does not mean, of the same image.
+    """
+    codes_o, at_o = _end_to_end(objects)
+    flat = np.fromiter((o for row in others for o in row), np.int64)
+    ends = np.zeros(len(others) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, others), np.int64, len(others)), out=ends[1:])
+    codes_p, at_p = _end_to_end(predictions)
+    codes_t, at_t = _end_to_end(targets)
+    out = np.empty((len(predictions), len(kernels.ERROR_COLUMNS)), np.int64)
+
+    def work(chunk: slice) -> None:
+        at = slice(chunk.start, chunk.stop + 1)
+        kernels.count_errors(
+            codes_p, at_p[at], codes_t, at_t[at], codes_o, at_o, flat, ends[at],
+            heights[chunk], widths[chunk], bands_px[chunk], out[chunk],
+        )  # fmt: skip
+
+    _in_chunks(work, len(predictions), None)
+    return out
+
+
+def _over_pairs(
+    kernel: Callable[..., None],
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    sizes_px: NDArray[np.int64],
+    columns: int,
+) -> NDArray[np.int64]:
+    codes_p, at_p = _end_to_end(predictions)
+    codes_t, at_t = _end_to_end(targets)
+    out = np.empty((len(predictions), columns), np.int64)
+
+    def work(chunk: slice) -> None:
+        at = slice(chunk.start, chunk.stop + 1)
+        kernel(codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], sizes_px[chunk], out[chunk])
+
+    _in_chunks(work, len(predictions), None)
     return out
 
 

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Mapping
@@ -51,22 +52,39 @@ TABLE: dict[str, dict[str, str]] = {
         "tiny": "refbench.adapters.tiny.adapter:Tiny",
         "clipseg": "refbench.adapters.clipseg:ClipSeg",
     },
+    # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.
     "protocols": {
         "refbench": "refbench.protocols.exact:REFBENCH",
         **{
-            name: f"refbench.protocols.published:{name.replace('-', '_').upper()}"
-            for name in "lavt-480 magnet-480 cris vlt lisa evf-sam sa2va mllmseg-res refcoco-m uninext".split()
+            name: f"refbench.protocols.referring:{name.replace('-', '_').upper()}"
+            for name in (
+                "lavt-480 magnet-480 cris vlt lisa evf-sam sa2va mllmseg-res glamm-3 psalm xdecoder uninext "
+                "mmdet-refseg refcoco-m refzom-dmmi"
+            ).split()
         },
+        "samtok-bench": "refbench.protocols.boxes:SAMTOK_BENCH",
+        "rec-acc@0.5": "refbench.protocols.boxes:REC_ACC",
         **{
-            name: f"refbench.protocols.published:{name.replace('-', '_').upper()}"
-            for name in "gres gres-legacy-tacc gsva-gres refzom-dmmi".split()
+            name: f"refbench.protocols.generalised:{name.replace('-', '_').upper()}"
+            for name in "gres gres-legacy-tacc gsva-gres".split()
         },
-        "gres-mask-empty(50)": "refbench.protocols.published:GRES_MASK_EMPTY_50",
+        "gres-mask-empty(k)": "refbench.protocols.generalised:gres_mask_empty",
+        "boundary-iou(ratio,...)": "refbench.protocols.boundary:boundary_iou",
+        "biou-hqsam": "refbench.protocols.boundary:BIOU_HQSAM",
+        "davis-f": "refbench.protocols.boundary:DAVIS_F",
+        "davis-jf": "refbench.protocols.boundary:DAVIS_JF",
+        "trimap(k)": "refbench.protocols.boundary:trimap",
+        "lvis-instance": "refbench.protocols.open_vocabulary:LVIS_INSTANCE",
+        "lvis-category-union": "refbench.protocols.open_vocabulary:LVIS_CATEGORY_UNION",
+        "sginw": "refbench.protocols.average_precision:SGINW",
         "coco-ap": "refbench.protocols.average_precision:COCO_AP",
         "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
         "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
     },
 }
+
+
+FAMILY = re.compile(r"([^()]+)\(([^()]+)\)")
 
 
 class UnknownPlugin(RefbenchError):
@@ -94,7 +112,10 @@ def load(kind: str, name: str) -> Any:
         RefbenchError: its module needs a package that is not installed; the message says which extra.
     """
     places = available(kind)
-    if name not in places:
+    base, arguments = _family(name) if kind == "protocols" else (name, None)
+    families = {place.partition("(")[0]: place for place in places if "(" in place}
+    known = name if name in places else families.get(base, "" if arguments is not None else base)
+    if known not in places:
         hint = ", or path/to/file.py:Class" if kind == "adapters" else ""
         # Users know builders by what they build.
         word = "dataset" if kind == "builders" else kind[:-1]
@@ -103,7 +124,17 @@ def load(kind: str, name: str) -> Any:
         if close:
             raise UnknownPlugin(f"there is no {word} {name!r}; did you mean {' or '.join(close)}{hint}?")
         raise UnknownPlugin(f"there is no {word} {name!r}; known: {', '.join(places)}{hint}")
-    return load_attribute(places[name])
+    found = load_attribute(places[known])
+    return found(*(arguments or ())) if "(" in known else found
+
+
+def _family(name: str) -> tuple[str, list[float] | None]:
+    """`trimap(3)` -> ("trimap", [3.0]); the name itself and None without numbers in parentheses."""
+    match = FAMILY.fullmatch(name)
+    try:
+        return (match[1], [float(n) for n in match[2].split(",")]) if match else (name, None)
+    except ValueError:
+        return name, None
 
 
 def load_attribute(place: str) -> Any:
@@ -115,6 +146,8 @@ def load_attribute(place: str) -> Any:
         missing = (error.name or "").split(".")[0]
         if missing in ("torch", "transformers", "safetensors"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
+        if missing == "cv2":
+            raise RefbenchError("this needs OpenCV: pip install 'refbench[opencv]'") from error
         if missing == "hotcoco":
             raise RefbenchError("this needs hotcoco: pip install 'refbench[ap]'") from error
         if missing in ("huggingface_hub", "datasets"):

@@ -92,12 +92,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a protocol says about a whole split."""
+    """What a protocol says about a whole split; `samples` are those that it counts."""
 
     protocol: str
     metrics: dict[str, Estimate]
     samples: int
     failures: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

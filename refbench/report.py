@@ -25,9 +25,11 @@ from refbench.images import load_image
 from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
 from refbench.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.records import Prediction, Sample
+from refbench.results import read_result
 from refbench.runner import read_run, shard_paths
-from refbench.scorer import check_run, read_scores
-from refbench.storage import atomic_file, load_samples, predictions_from_table, read_json, read_table
+from refbench.scorer import check_run
+from refbench.scores import SCORES_FILE
+from refbench.storage import atomic_file, load_samples, predictions_from_table, read_table
 from refbench.version import __version__
 
 SHOWN_PER_GROUP = 12
@@ -47,10 +49,10 @@ def write_report(folder: Path) -> Path:
     """
     info = read_run(folder)
     check_run(folder, info)
-    if not (folder / "scores.parquet").is_file():
+    result = read_result(folder) if (folder / SCORES_FILE).is_file() else None
+    if result is None or result.scores is None or result.metrics is None:
         raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
-    summary = read_json(folder / "summary.json", RunError)
-    scores = read_scores(folder / "scores.parquet")
+    scores = result.scores
     samples = load_samples(f"{info['dataset']}/{info['split']}")[: len(scores.failed)]
     iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
     groups = _choose(iou, scores.no_target, scores.failed)
@@ -71,10 +73,9 @@ def write_report(folder: Path) -> Path:
         ]
     page = _PAGES.get_template("report.html.j2").render(
         info=info,
-        summary=summary,
+        result=result,
         metrics=[
-            (SHORT_NAMES.get(name, name), f"{m['value']:.2f}", f"{m['low']:.2f}", f"{m['high']:.2f}")
-            for name, m in summary["metrics"].items()
+            (SHORT_NAMES.get(name, name), *(f"{v:.2f}" for v in figures)) for name, figures in result.metrics.items()
         ],
         histogram=_histogram(iou, boundary_iou),
         by_tag=_by_tag(samples, iou),

@@ -3,42 +3,83 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from refbench.errors import MaskError, PredictionError, RunError
 from refbench.interchange import Claim, SampleIndex, read_claims
 from refbench.kernels import COLUMNS
 from refbench.mask import Mask, check_code, count_codes
-from refbench.plugins import load
+from refbench.plugins import available, load
 from refbench.progress import Progress, silent
-from refbench.protocols.audit import check_metrics, check_scores
-from refbench.protocols.base import Protocol, ScoreTable, summarise
-from refbench.protocols.targets import CANVAS, UNION, on_canvas, redrawn, resized
+from refbench.protocols.audit import check_summary
+from refbench.protocols.base import Batch, Evidence, Measure, Protocol, summarise
+from refbench.protocols.explain import Walk, hybrids, walk
+from refbench.protocols.targets import OF_SEVERAL_POLYGONS, OPENCV, ORIGINAL, SIDES_PX, UNION, drawn, resized
 from refbench.records import Summary
+from refbench.results import SUMMARY_FILE, summary_json
 from refbench.runner import planned_paths, read_run
-from refbench.storage import read_table, split_fingerprint, split_path, write_json, write_table
-from refbench.version import __version__
+from refbench.scores import SCORES_FILE, ScoreTable, check_scores, write_scores
+from refbench.statistics.bootstrap import PERCENTILE
+from refbench.storage import parse_address, read_table, split_fingerprint, split_path, write_json
 
 BATCH_PAIRS = 4096
-RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "error"]
+RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "instances", "error"]
+ALL = "all"
+
+
+class Drawing(NamedTuple):
+    """How targets are drawn, and on what pixels (see `refbench.protocols.targets`)."""
+
+    target: str
+    canvas: str
+
+
+STORED = Drawing(UNION, ORIGINAL)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """The masks of a source, counted under several drawings of the targets: all that protocols need."""
+
+    address: str
+    fingerprint: str
+    is_run: bool
+    tables: Mapping[Drawing, ScoreTable]
+    measured: Mapping[str, NDArray[Any]]
+    refs: Sequence[str]
+    objects: Sequence[str]
+
+    @property
+    def scores(self) -> ScoreTable:
+        return self.tables[STORED]
+
+    def evidence(self, rule: Protocol) -> Evidence:
+        table = self.tables[Drawing(rule.target, rule.canvas)]
+        return Evidence(table, self.refs, self.objects, self.measured)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scored:
-    """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written)."""
+    """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written).
+
+    `left_out` tells why a protocol of "all" was not applied.
+    """
 
     address: str
     fingerprint: str
     scores: ScoreTable
     summaries: dict[str, Summary]
     folder: Path | None
+    left_out: dict[str, str]
 
 
 def score(
@@ -47,6 +88,7 @@ def score(
     *,
     protocols: Sequence[str] = ("refbench",),
     out: Path | None = None,
+    interval: str = PERCENTILE,
     progress: Progress = silent,
 ) -> Scored:
     """Score a run folder, or a predictions file against a split.
@@ -54,8 +96,9 @@ def score(
     Args:
         source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
         dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
-        protocols: names from `refbench list protocols`.
+        protocols: names from `refbench list protocols`; "all" stands for every one that applies.
         out: where scores.parquet and summary.json go; a run folder by default keeps them itself.
+        interval: "percentile" or "bca".
 
     Raises:
         PredictionError: the predictions do not fit the split; names file, entry and cure.
@@ -63,79 +106,124 @@ def score(
         DatasetError: the split is not built.
     """
     source = Path(source)
-    rules: list[Protocol] = [load("protocols", name) for name in protocols]
-    for rule in rules:
-        if not isinstance(rule, Protocol):
-            raise PredictionError(f"{rule.name} scores detections against an annotation file: pass --ground-truth")
-    info: dict[str, Any] = {}
-    is_run = (source / "run.json").is_file()
-    if is_run:
-        info = read_run(source)
-        address = f"{info['dataset']}/{info['split']}"
-        if dataset is not None and dataset != address:
-            raise RunError(f"{source} is a run on {address}, not on {dataset}")
-        check_run(source, info)
-        limit = info.get("limit")
-    elif dataset is None:
-        raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
-    else:
-        address, limit = dataset, None
-    targets = _Targets(address, limit)
-    claims = _claims_of_run(source, info, targets.index) if is_run else read_claims(source, targets.index)
-    tables = _count(claims, targets, sorted({UNION, *(rule.target for rule in rules)}), progress)
-    scores = tables[UNION]
-    check_scores(scores, address)
-    summaries = {rule.name: summarise(rule, tables[rule.target]) for rule in rules}
-    for name, summary in summaries.items():
-        check_metrics({m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}, f"{address}, protocol {name}")
-    folder = Path(out) if out else source if is_run else None
-    fingerprint = split_fingerprint(address)
+    address, info = _address_of(source, dataset)
+    rules, left_out = choose_protocols(protocols, address)
+    drawings = [Drawing(rule.target, rule.canvas) for rule in rules]
+    measures = {m.name: m for rule in rules for m in rule.measures}
+    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    summaries = {}
+    for done, rule in enumerate(rules):
+        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
+        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
+        progress("protocols", done + 1, len(rules))
+    folder = Path(out) if out else source if counted.is_run else None
     if folder is not None:
-        write_table(folder / "scores.parquet", scores_to_table(scores))
-        first = next(iter(summaries.values()))
-        content = summary_json(first, address, fingerprint)
-        if len(summaries) > 1:
-            content["protocols"] = {n: summary_json(s, address, fingerprint) for n, s in summaries.items()}
-        write_json(folder / "summary.json", content)
-    return Scored(address, fingerprint, scores, summaries, folder)
+        write_scores(folder / SCORES_FILE, counted.scores)
+        content = summary_json(summaries, counted.scores, address, counted.fingerprint)
+        write_json(folder / SUMMARY_FILE, content)
+    return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out)
 
 
-def summary_json(summary: Summary, address: str, fingerprint: str) -> dict[str, Any]:
-    """The content of summary.json."""
-    return {
-        "protocol": summary.protocol,
-        "dataset": address,
-        "fingerprint": fingerprint,
-        "refbench_version": __version__,
-        "samples": summary.samples,
-        "failures": summary.failures,
-        "metrics": {name: dataclasses.asdict(estimate) for name, estimate in summary.metrics.items()},
-    }
+def explain(
+    source: Path | str, dataset: str | None, first: str, second: str, progress: Progress = silent
+) -> tuple[str, Walk]:
+    """The split, and the way from one protocol's number to another's, one choice at a time.
 
-
-def scores_to_table(scores: ScoreTable) -> pa.Table:
-    return pa.table({f.name: getattr(scores, f.name) for f in dataclasses.fields(ScoreTable)})
-
-
-def read_scores(path: Path) -> ScoreTable:
-    """Read scores.parquet back.
+    Args:
+        source, dataset: as for `score`.
+        first, second: a protocol, whose headline is meant, or `NAME:METRIC`.
 
     Raises:
-        DatasetError: it cannot be read.
-        RunError: a column is missing, or a row breaks an identity of counts.
+        PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
     """
-    table = read_table(path)
-    missing = [f.name for f in dataclasses.fields(ScoreTable) if f.name not in table.column_names]
-    if missing:
-        raise RunError(f"{path} has no column {missing[0]}; run `refbench score` again")
-    columns = {f.name: table[f.name] for f in dataclasses.fields(ScoreTable)}
-    arrays = {
-        name: column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
-        for name, column in columns.items()
-    }
-    scores = ScoreTable(**arrays)
-    check_scores(scores, str(path))
-    return scores
+    source = Path(source)
+    address, info = _address_of(source, dataset)
+    (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
+    rule, other = (choose_protocols([n], address)[0][0] for n in (name, other_name))
+    versions = [*(version for _, version in hybrids(rule, other)), other]
+    measures = {m.name: m for version in (rule, other) for m in version.measures}
+    drawings = [Drawing(v.target, v.canvas) for v in versions]
+    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    return address, walk(rule, other, counted.evidence, metric, other_metric)
+
+
+def _protocol_and_metric(text: str) -> tuple[str, str | None]:
+    name, colon, metric = text.partition(":")
+    return name, metric if colon else None
+
+
+def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
+    """The protocols of these names for a split, and of those that "all" stands for, why some are left out.
+
+    Raises:
+        UnknownPlugin: there is none of a name.
+        PredictionError: one is about other datasets, or scores detections.
+    """
+    rules: dict[str, Protocol] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        for one in available("protocols") if name == ALL else (name,):
+            rule = load("protocols", one)
+            reason = _reason_against(rule, address)
+            if not reason:
+                rules.setdefault(rule.name, rule)
+            elif name != ALL:
+                raise PredictionError(f"{rule.name} {reason}")
+            elif isinstance(rule, Protocol):
+                left_out[rule.name] = reason
+    return list(rules.values()), left_out
+
+
+def _reason_against(rule: Any, address: str) -> str:
+    dataset, split = parse_address(address)
+    if not isinstance(rule, Protocol):
+        return "scores detections against an annotation file: pass --ground-truth"
+    if rule.datasets and dataset not in rule.datasets:
+        return f"is a rule for {', '.join(rule.datasets)}, not for {dataset}"
+    if rule.splits and not split.endswith(rule.splits):
+        return f"is a rule for splits that end in {' or '.join(rule.splits)}, not for {split}"
+    if rule.target == OPENCV and find_spec("cv2") is None:
+        return "draws targets with OpenCV: pip install 'refbench[opencv]'"
+    return ""
+
+
+def _address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
+    """The split that a source answers, and the run.json of a run folder."""
+    if not (source / "run.json").is_file():
+        if dataset is None:
+            raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
+        return dataset, {}
+    info = read_run(source)
+    address = f"{info['dataset']}/{info['split']}"
+    if dataset is not None and dataset != address:
+        raise RunError(f"{source} is a run on {address}, not on {dataset}")
+    check_run(source, info)
+    return address, info
+
+
+def count(
+    source: Path,
+    address: str,
+    info: Mapping[str, Any],
+    drawings: Iterable[Drawing],
+    measures: Sequence[Measure],
+    progress: Progress = silent,
+) -> Counted:
+    """One pass over the masks of a run (its `info` is not empty) or of a predictions file."""
+    targets = _Targets(address, info.get("limit"))
+    claims = _claims_of_run(source, info, targets.index) if info else read_claims(source, targets.index)
+    counter = _Counter(targets, [d for d in dict.fromkeys(drawings) if d != STORED], measures)
+    tables = counter.count(claims, progress)
+    check_scores(tables[STORED], address, targets.heights * targets.widths)
+    return Counted(
+        address,
+        split_fingerprint(address),
+        bool(info),
+        tables,
+        counter.measured,
+        targets.refs,
+        targets.objects,
+    )
 
 
 class _Targets:
@@ -143,7 +231,7 @@ class _Targets:
 
     def __init__(self, address: str, limit: int | None) -> None:
         self.path = split_path(address)
-        names = ["sample_id", "image_id", "height", "width", "target_counts", "no_target"]
+        names = "sample_id image_id height width target_counts no_target ref_id ann_ids box_xywh".split()
         table = read_table(self.path, names).slice(0, limit)
         self.sample_id = table["sample_id"]
         self.image_id = table["image_id"].to_pylist()
@@ -151,41 +239,38 @@ class _Targets:
         self.widths = table["width"].to_numpy().astype(np.int64)
         self.no_target = table["no_target"].to_numpy()
         self.counts = table["target_counts"]
+        self.refs = table["ref_id"].to_pylist()
+        # What nobody annotated is its ref's own: two refs that mean nothing do not mean the same.
+        ids = table["ann_ids"].to_pylist()
+        self.objects = [",".join(a) if a else f"ref {r}" for a, r in zip(ids, self.refs, strict=True)]
+        self.one_object = np.array([len(a) == 1 for a in ids], bool)
+        flat = [c.flatten().to_numpy() for c in table["box_xywh"].chunks]
+        self.boxes = np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
         self._limit = limit
         self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
 
-    def redrawn(self, drawing: str) -> dict[int, bytes]:
-        """Row -> code of the target, for those of one object that `drawing` draws otherwise than as the union."""
-        if drawing in CANVAS:
-            return self._on_canvas(drawing)
-        table = read_table(self.path, ["polygons", "ann_ids"]).slice(0, self._limit)
-        several = pc.greater(pc.list_value_length(table["polygons"]), 1)
-        single = pc.equal(pc.list_value_length(table["ann_ids"]), 1)
-        rows = np.flatnonzero(pc.and_(several, single).to_numpy(zero_copy_only=False)).tolist()
-        polygons = table["polygons"].take(pa.array(rows, pa.int64())).to_pylist()
+    def drawn(self, drawing: Drawing) -> dict[int, bytes]:
+        """Row -> code of the target, for those that `drawing` draws otherwise than they are stored.
+
+        On a canvas of its own it draws all of them.
+        """
+        polygons = read_table(self.path, ["polygons"]).slice(0, self._limit)["polygons"]
+        rows = list(range(len(self.refs)))
+        if drawing.canvas == ORIGINAL and drawing.target in OF_SEVERAL_POLYGONS:
+            # Few objects have several: only theirs are read.
+            several = pc.greater(pc.list_value_length(polygons), 1).to_numpy()
+            rows = np.flatnonzero(several & self.one_object).tolist()
+            polygons = polygons.take(pa.array(rows, pa.int64()))
         out: dict[int, bytes] = {}
-        made: dict[tuple[bytes, str], bytes] = {}
-        for row, code, parts in zip(rows, self.codes(rows), polygons, strict=True):
-            key = code, repr(parts)
+        made: dict[tuple[bytes, str, str], bytes] = {}
+        codes = self.codes(rows)
+        for row, code, parts in zip(rows, codes, polygons.to_pylist(), strict=True):
+            key = code, self.image_id[row], self.objects[row]
             if key not in made:
                 mask = Mask(int(self.heights[row]), int(self.widths[row]), code)
-                made[key] = redrawn(parts, mask, drawing).counts
-            if made[key] != code:
+                made[key] = drawn(parts, bool(self.one_object[row]), mask, *drawing).counts
+            if made[key] != code or drawing.canvas != ORIGINAL:
                 out[row] = made[key]
-        return out
-
-    def _on_canvas(self, drawing: str) -> dict[int, bytes]:
-        table = read_table(self.path, ["polygons", "ann_ids"]).slice(0, self._limit)
-        single = pc.equal(pc.list_value_length(table["ann_ids"]), 1).to_pylist()
-        out: dict[int, bytes] = {}
-        made: dict[tuple[bytes, int, int, str], bytes] = {}
-        codes = self.codes(range(len(single)))
-        for row, (code, parts) in enumerate(zip(codes, table["polygons"].to_pylist(), strict=True)):
-            height, width = int(self.heights[row]), int(self.widths[row])
-            key = code, height, width, f"{single[row]} {parts}"
-            if key not in made:
-                made[key] = on_canvas(parts, bool(single[row]), Mask(height, width, code), drawing).counts
-            out[row] = made[key]
         return out
 
     def codes(self, rows: Sequence[int]) -> list[bytes]:
@@ -208,119 +293,131 @@ def check_run(folder: Path, info: dict[str, Any]) -> None:
         raise RunError(f"{folder} lacks {', '.join(missing)}; run the same `refbench run` command again to complete it")
 
 
-def _claims_of_run(folder: Path, info: dict[str, Any], index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+def _claims_of_run(folder: Path, info: Mapping[str, Any], index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
     for path in planned_paths(folder, int(info["shards"])):
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=RUN_COLUMNS):
                     yield from _claims_of_batch(path, batch, index)
-        except (OSError, pa.ArrowException, KeyError, AttributeError, UnicodeEncodeError) as error:
+        except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
             raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
 
 
 def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
     columns = (batch.column(name).to_pylist() for name in RUN_COLUMNS)
-    for sample_id, height, width, counts, no_target, error in zip(*columns, strict=True):
+    for sample_id, height, width, counts, no_target, instances, error in zip(*columns, strict=True):
         where = f"{path} sample {sample_id}"
         row = index.row(where, sample_id)
         index.check_size(where, row, height, width)
-        yield where, row, Claim(counts.encode("ascii"), None, no_target, (), error or "")
+        several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
+        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
 
 
-def _count(
-    claims: Iterator[tuple[str, int, Claim]], targets: _Targets, drawings: Sequence[str], progress: Progress
-) -> dict[str, ScoreTable]:
-    """Counts against the targets as each of `drawings` draws them; "union" is among them."""
-    n = len(targets.heights)
-    others = {drawing: targets.redrawn(drawing) for drawing in drawings if drawing != UNION}
-    counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in drawings}
-    failed = np.ones(n, bool)
-    flags = np.full(n, -1, np.int8)
-    batch: list[tuple[str, int, Claim]] = []
-    done = 0
-    for item in claims:
-        batch.append(item)
-        if len(batch) == BATCH_PAIRS:
-            _count_batch(batch, targets, others, counts, failed, flags)
-            done += len(batch)
-            progress("scoring", done, n)
-            batch.clear()
-    _count_batch(batch, targets, others, counts, failed, flags)
-    missing = np.flatnonzero(flags == -1)
-    for first in range(0, len(missing), BATCH_PAIRS):
-        # A missing sample is a failure with an empty mask: its target still counts in the union.
-        rows = missing[first : first + BATCH_PAIRS].tolist()
-        empty = [
-            ("missing", row, Claim(_empty_code(targets, row), error="missing from the predictions")) for row in rows
-        ]
-        _count_batch(empty, targets, others, counts, failed, flags)
-    progress("scoring", n, n)
-    empty_mask = counts[UNION][:, COLUMNS.index("prediction_area")] == 0
-    predicted_no_target = np.where(flags == 2, empty_mask, flags == 1) & ~failed
-    return {
-        drawing: ScoreTable(
-            sample_id=targets.sample_id,
-            image_id=targets.image_id,
-            failed=failed,
-            no_target=targets.no_target,
-            predicted_no_target=predicted_no_target,
-            **{name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(COLUMNS)},
-        )
-        for drawing, table in counts.items()
-    }
+class _Counter:
+    """Counts the claims of a source, a batch at a time, under every drawing; the stored one always."""
+
+    def __init__(self, targets: _Targets, drawings: Sequence[Drawing], measures: Sequence[Measure]) -> None:
+        n = len(targets.heights)
+        self.targets = targets
+        self.others = {drawing: targets.drawn(drawing) for drawing in drawings}
+        self.measures = measures
+        self.counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in (STORED, *drawings)}
+        self.measured: dict[str, NDArray[Any]] = {}
+        self.failed = np.ones(n, bool)
+        # 0 and 1 as predicted, 2 if the mask has to tell, -1 before a prediction came.
+        self.flags = np.full(n, -1, np.int8)
+
+    def count(self, claims: Iterator[tuple[str, int, Claim]], progress: Progress) -> dict[Drawing, ScoreTable]:
+        targets, n = self.targets, len(self.targets.heights)
+        batch: list[tuple[str, int, Claim]] = []
+        done = 0
+        for item in claims:
+            batch.append(item)
+            if len(batch) == BATCH_PAIRS:
+                self._count_batch(batch)
+                done += len(batch)
+                progress("scoring", done, n)
+                batch.clear()
+        self._count_batch(batch)
+        missing = np.flatnonzero(self.flags == -1)
+        for first in range(0, len(missing), BATCH_PAIRS):
+            # A missing sample is a failure with an empty mask: its target still counts in the union.
+            rows = missing[first : first + BATCH_PAIRS].tolist()
+            empty = [("missing", r, Claim(_empty_code(targets, r), error="missing from the predictions")) for r in rows]
+            self._count_batch(empty)
+        progress("scoring", n, n)
+        empty_mask = self.counts[STORED][:, COLUMNS.index("prediction_area")] == 0
+        predicted_no_target = np.where(self.flags == 2, empty_mask, self.flags == 1) & ~self.failed
+        return {
+            drawing: ScoreTable(
+                sample_id=targets.sample_id,
+                image_id=targets.image_id,
+                failed=self.failed,
+                no_target=targets.no_target,
+                predicted_no_target=predicted_no_target,
+                **{name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(COLUMNS)},
+            )
+            for drawing, table in self.counts.items()
+        }
+
+    def _count_batch(self, batch: list[tuple[str, int, Claim]]) -> None:
+        if not batch:
+            return
+        targets = self.targets
+        rows = [row for _, row, _ in batch]
+        codes = [claim.counts for _, _, claim in batch]
+        heights, widths = targets.heights[rows], targets.widths[rows]
+        of_targets = targets.codes(rows)
+        try:
+            self.counts[STORED][rows] = count_codes(codes, of_targets, heights, widths)
+            for drawing, other in self.others.items():
+                if drawing.canvas != ORIGINAL:
+                    side = SIDES_PX[drawing.canvas]
+                    self.counts[drawing][rows] = _count_on_canvas(
+                        codes, [other[r] for r in rows], heights, widths, side
+                    )
+                    continue
+                self.counts[drawing][rows] = self.counts[STORED][rows]
+                at = [k for k, row in enumerate(rows) if row in other]
+                if at:
+                    again = [other[rows[k]] for k in at]
+                    counted = count_codes([codes[k] for k in at], again, heights[at], widths[at])
+                    self.counts[drawing][[rows[k] for k in at]] = counted
+        except MaskError as error:
+            _name_broken_code(batch, heights, widths)
+            raise MaskError(f"{targets.path}: {error}; build the dataset again") from None
+        for _, row, claim in batch:
+            for code, _ in claim.instances:
+                _check_instance(batch, code, int(targets.heights[row]), int(targets.widths[row]))
+            self.failed[row] = bool(claim.error)
+            self.flags[row] = 2 if claim.no_target is None else int(claim.no_target)
+        if self.measures:
+            instances = [[code for code, _ in claim.instances] for _, _, claim in batch]
+            self._measure(rows, Batch(codes, of_targets, heights, widths, targets.boxes[rows], instances))
+
+    def _measure(self, rows: list[int], batch: Batch) -> None:
+        for measure in self.measures:
+            for column, values in measure.count(batch).items():
+                name = f"{measure.name}.{column}"
+                if name not in self.measured:
+                    self.measured[name] = np.zeros(len(self.failed), values.dtype)
+                self.measured[name][rows] = values
 
 
 def _empty_code(targets: _Targets, row: int) -> bytes:
     return Mask.empty(int(targets.heights[row]), int(targets.widths[row])).counts
 
 
-def _count_batch(
-    batch: list[tuple[str, int, Claim]],
-    targets: _Targets,
-    others: Mapping[str, Mapping[int, bytes]],
-    counts: Mapping[str, np.ndarray],
-    failed: np.ndarray,
-    flags: np.ndarray,
-) -> None:
-    """Count one batch into the rows of `counts`. Flags: 0 and 1 as predicted, 2 if the mask has to tell."""
-    if not batch:
-        return
-    rows = [row for _, row, _ in batch]
-    codes = [claim.counts for _, _, claim in batch]
-    heights, widths = targets.heights[rows], targets.widths[rows]
-    try:
-        counts[UNION][rows] = count_codes(codes, targets.codes(rows), heights, widths)
-        for drawing, drawn in others.items():
-            if drawing in CANVAS:
-                counts[drawing][rows] = _count_on_canvas(codes, [drawn[row] for row in rows], heights, widths, drawing)
-                continue
-            counts[drawing][rows] = counts[UNION][rows]
-            at = [k for k, row in enumerate(rows) if row in drawn]
-            if at:
-                again = [drawn[rows[k]] for k in at]
-                counted = count_codes([codes[k] for k in at], again, heights[at], widths[at])
-                counts[drawing][[rows[k] for k in at]] = counted
-    except MaskError as error:
-        _name_broken_code(batch, heights, widths)
-        raise MaskError(f"{targets.path}: {error}; build the dataset again") from None
-    for _, row, claim in batch:
-        for code, _ in claim.instances:
-            _check_instance(batch, code, int(targets.heights[row]), int(targets.widths[row]))
-        failed[row] = bool(claim.error)
-        flags[row] = 2 if claim.no_target is None else int(claim.no_target)
-
-
 def _count_on_canvas(
-    predictions: Sequence[bytes], drawn: Sequence[bytes], heights: np.ndarray, widths: np.ndarray, drawing: str
+    predictions: Sequence[bytes], targets: Sequence[bytes], heights: np.ndarray, widths: np.ndarray, side: int
 ) -> np.ndarray:
-    side = CANVAS[drawing]
     masks = Mask.from_codes(predictions, heights.tolist(), widths.tolist())
     small: dict[Mask, bytes] = {}
     for mask in masks:
         if mask not in small:
             small[mask] = resized(mask, side).counts
     sides = np.full(len(masks), side, np.int64)
-    return count_codes([small[mask] for mask in masks], drawn, sides, sides)
+    return count_codes([small[mask] for mask in masks], targets, sides, sides)
 
 
 def _name_broken_code(batch: list[tuple[str, int, Claim]], heights: np.ndarray, widths: np.ndarray) -> None:

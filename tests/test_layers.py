@@ -15,10 +15,10 @@ ROWS = {
     "errors": 0, "version": 0, "progress": 0,
     "mask": 1, "kernels": 1,
     "records": 2,
-    "storage": 3, "images": 3, "plugins": 3, "provenance": 3, "interchange": 3,
+    "storage": 3, "scores": 3, "images": 3, "plugins": 3, "provenance": 3, "interchange": 3,
     "catalogue": 3, "huggingface": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4,
-    "runner": 5, "scorer": 5, "contract": 5, "leaderboard": 5, "report": 5, "demo": 5,
+    "runner": 5, "scorer": 5, "contract": 5, "results": 5, "leaderboard": 5, "report": 5, "demo": 5,
     "integrity": 5, "leakage": 5, "exporter": 5,
     "cli": 6, "web": 6,
 }  # fmt: skip

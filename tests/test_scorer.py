@@ -19,10 +19,10 @@ from refbench import Mask, Sample, load_samples, run, score
 from refbench.errors import PredictionError, RunError
 from refbench.interchange import json_line
 from refbench.leaderboard import read_rows
-from refbench.protocols.base import ScoreTable, summarise
+from refbench.protocols.base import Evidence, summarise
 from refbench.protocols.exact import REFBENCH
 from refbench.records import Instance, Prediction
-from refbench.scorer import read_scores
+from refbench.scores import ScoreTable, read_scores
 
 COUNTS = (
     "intersection",
@@ -291,14 +291,14 @@ def table(**columns: list[Any]) -> ScoreTable:
 def test_corner_cases_of_the_default_protocol() -> None:
     # Exactly 0.6; both empty; both empty but failed; nothing found.
     scores = table(intersection=[3, 0, 0, 0], union=[5, 0, 0, 7], failed=[False, False, True, False])
-    metrics = {k: v.value for k, v in summarise(REFBENCH, scores).metrics.items()}
+    metrics = {k: v.value for k, v in summarise(REFBENCH, Evidence(scores)).metrics.items()}
     assert metrics["precision_at_0.6"] == 50.0
     assert metrics["precision_at_0.7"] == 25.0
     assert metrics["mean_iou"] == pytest.approx(100 * (0.6 + 1 + 0 + 0) / 4)
     assert metrics["cumulative_iou"] == pytest.approx(100 * 3 / 12)
-    empty = {k: v.value for k, v in summarise(REFBENCH, table(intersection=[0], union=[0])).metrics.items()}
+    empty = {k: v.value for k, v in summarise(REFBENCH, Evidence(table(intersection=[0], union=[0]))).metrics.items()}
     assert set(empty.values()) == {100.0}
-    crashed = summarise(REFBENCH, table(intersection=[0], union=[0], failed=[True]))
+    crashed = summarise(REFBENCH, Evidence(table(intersection=[0], union=[0], failed=[True])))
     assert {v.value for v in crashed.metrics.values()} == {0.0}
 
 

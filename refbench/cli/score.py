@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import click
 
 from refbench import scorer
-from refbench.cli.output import ConsoleProgress, estimate_cells, print_json, print_table, remark
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.plugins import available, load
 from refbench.protocols.average_precision import LVIS_AP, DetectionProtocol, has_lvis_fields, score_detections
-from refbench.protocols.base import Protocol
+from refbench.protocols.explain import Walk
+from refbench.scorer import Scored
+from refbench.statistics.bootstrap import BCA, PERCENTILE
+
+SHOWN = Decimal("0.0001")
 
 
 @click.command()
@@ -23,14 +30,25 @@ from refbench.protocols.base import Protocol
     help="A COCO or LVIS annotation file: the predictions are COCO results, scored by AP.",
 )
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME|all", help="Repeatable.  [default: refbench]")
+@click.option(
+    "--explain",
+    nargs=2,
+    metavar="A B",
+    help="Walk from A's number to B's, one choice at a time; a protocol's headline, or NAME:METRIC.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for scores.parquet and summary.json.")
+@click.option(
+    "--interval", type=click.Choice([PERCENTILE, BCA]), default=PERCENTILE, show_default=True, help="Kind of interval."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def score(
     source: Path,
     dataset: str | None,
     ground_truth: Path | None,
     protocols: tuple[str, ...],
+    explain: tuple[str, str] | None,
     out: Path | None,
+    interval: str,
     as_json: bool,
 ) -> None:
     """Score a run folder or a predictions file.
@@ -41,56 +59,116 @@ def score(
     \b
     Example:
       refbench score ~/.refbench/runs/tiny/scenes-test
-      refbench score predictions.jsonl --dataset refcoco/testA --json
+      refbench score predictions.jsonl --dataset refcoco/testA --protocol all --json
+      refbench score predictions.jsonl --dataset refcoco/testA --protocol 'boundary-iou(0.005,0.02)'
+      refbench score predictions.jsonl --dataset refcoco/testA --explain lavt-480 cris
       refbench score results.json --ground-truth instances_val2017.json --protocol coco-ap --protocol boundary-ap
     """
     if ground_truth is not None:
-        if dataset is not None or out is not None:
-            raise click.UsageError("--ground-truth scores COCO files alone; leave --dataset and --out out")
+        if dataset is not None or out is not None or explain is not None:
+            raise click.UsageError("--ground-truth scores COCO files alone; leave --dataset, --explain and --out out")
         _score_detections(source, ground_truth, protocols, as_json)
         return
-    names = _names(protocols, Protocol) if "all" in protocols else list(protocols) or ["refbench"]
-    with ConsoleProgress() as progress:
-        scored = scorer.score(source, dataset, protocols=names, out=out, progress=progress)
-    if as_json:
-        print_json(
-            {
-                "dataset": scored.address,
-                "fingerprint": scored.fingerprint,
-                "protocols": {
-                    name: {
-                        "metrics": {m: e.value for m, e in summary.metrics.items()},
-                        "intervals": {m: [e.low, e.high] for m, e in summary.metrics.items()},
-                        "samples": summary.samples,
-                        "failures": summary.failures,
-                        "caveats": list(load("protocols", name).caveats),
-                    }
-                    for name, summary in scored.summaries.items()
-                },
-            }
-        )
+    if explain is not None:
+        if protocols or out is not None:
+            raise click.UsageError("--explain names its two protocols itself; leave --protocol and --out out")
+        with ConsoleProgress() as progress:
+            address, walk = scorer.explain(source, dataset, *explain, progress=progress)
+        _show_walk(address, walk, as_json)
         return
+    with ConsoleProgress() as progress:
+        scored = scorer.score(
+            source, dataset, protocols=protocols or ("refbench",), out=out, interval=interval, progress=progress
+        )
+    if as_json:
+        print_json(_json_of(scored))
+    else:
+        _show(scored)
+
+
+def _json_of(scored: Scored) -> dict[str, Any]:
+    return {
+        "dataset": scored.address,
+        "fingerprint": scored.fingerprint,
+        "protocols": {
+            name: {
+                "metrics": {m: _number(e.value) for m, e in summary.metrics.items()},
+                "intervals": {m: [_number(e.low), _number(e.high)] for m, e in summary.metrics.items()},
+                "samples": summary.samples,
+                "failures": summary.failures,
+                "caveats": [*load("protocols", name).caveats, *summary.notes],
+            }
+            for name, summary in scored.summaries.items()
+        },
+        "left_out": scored.left_out,
+    }
+
+
+def _number(value: float) -> float | None:
+    # JSON has no NaN: null says that the original leaves the metric without a value.
+    return None if math.isnan(value) else value
+
+
+def _show(scored: Scored) -> None:
+    whole = next(iter(scored.summaries.values()))
+    rows = []
     for name, summary in scored.summaries.items():
-        title = f"{scored.address}, protocol {name}: {summary.samples} samples, {summary.failures} failed"
-        cells = estimate_cells(summary.metrics, list(summary.metrics))
-        rows = [[metric, cell] for metric, cell in zip(summary.metrics, cells, strict=True)]
-        print_table(title, ["metric", "% [95 % interval]"], rows)
-        for caveat in load("protocols", name).caveats:
-            remark(f"{name}: {caveat}")
+        for metric, e in summary.metrics.items():
+            interval = f"[{e.low:.2f}, {e.high:.2f}]"
+            rows.append([name, metric, f"{e.value:.2f}", interval, str(summary.samples)])
+    title = f"{scored.address}: {len(scored.scores)} samples, {whole.failures} failed"
+    print_table(title, ["protocol", "metric", "%", "95 % interval", "samples"], rows)
+    said: dict[str, list[str]] = {}
+    for name, summary in scored.summaries.items():
+        for caveat in (*load("protocols", name).caveats, *summary.notes):
+            said.setdefault(caveat, []).append(name)
+    for caveat, names in said.items():
+        remark(f"{', '.join(names)}: {caveat}")
+    for name, reason in scored.left_out.items():
+        remark(f"{name} is left out: it {reason}")
     if scored.folder is not None:
         remark(f"scores.parquet and summary.json are in {scored.folder}")
 
 
-def _names(protocols: tuple[str, ...], kind: type) -> list[str]:
-    """All protocols of a kind for `all`, else those that were asked for."""
-    if "all" not in protocols:
-        return list(protocols)
-    return [name for name in available("protocols") if isinstance(load("protocols", name), kind)]
+def _show_walk(address: str, walk: Walk, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "dataset": address,
+                "explain": {
+                    "from": {"protocol": walk.first, "metric": walk.first_metric, "value": float(walk.start)},
+                    "steps": [
+                        {
+                            "choice": s.choice,
+                            "from": s.before,
+                            "to": s.after,
+                            "value": float(s.value),
+                            "difference": float(s.difference),
+                        }
+                        for s in walk.steps
+                    ],
+                    "to": {"protocol": walk.second, "metric": walk.second_metric, "value": float(walk.end)},
+                    "not_replayed": [{"choice": c, "from": a, "to": b} for c, a, b in walk.not_replayed],
+                },
+            }
+        )
+        return
+    shown = [value.quantize(SHOWN) for value in (walk.start, *(s.value for s in walk.steps))]
+    rows = [[walk.first, walk.first_metric, "", str(shown[0]), ""]]
+    # Differences of the figures that are shown, so that they add up as they stand.
+    for step, (before, after) in zip(walk.steps, itertools.pairwise(shown), strict=True):
+        rows.append([step.choice, step.before, step.after, str(after), f"{after - before:+}"])
+    rows.append([walk.second, "", walk.second_metric, str(shown[-1]), f"{shown[-1] - shown[0]:+}"])
+    print_table(f"{address}: from {walk.first} to {walk.second}", ["choice", "from", "to", "%", "difference"], rows)
+    for choice, ours, theirs in walk.not_replayed:
+        remark(f"{choice} differs too, which stored masks cannot replay: {ours} / {theirs}")
 
 
 def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, ...], as_json: bool) -> None:
-    names = _names(protocols, DetectionProtocol) or ["coco-ap"]
+    names = list(available("protocols")) if "all" in protocols else list(protocols or ("coco-ap",))
     rules = [load("protocols", name) for name in names]
+    if "all" in protocols:
+        rules = [rule for rule in rules if isinstance(rule, DetectionProtocol)]
     for rule in rules:
         if not isinstance(rule, DetectionProtocol):
             raise click.UsageError(
@@ -101,13 +179,11 @@ def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, .
         remark("lvis-ap is left out: the annotation file has no neg_category_ids")
     metrics = score_detections(ground_truth, results, rules)
     if as_json:
-        # JSON has no NaN: null says that the annotation file has nothing to find there.
         print_json(
             {
                 "ground_truth": str(ground_truth),
                 "protocols": {
-                    name: {"metrics": {m: None if math.isnan(v) else v for m, v in values.items()}}
-                    for name, values in metrics.items()
+                    name: {"metrics": {m: _number(v) for m, v in values.items()}} for name, values in metrics.items()
                 },
             }
         )

@@ -222,6 +222,8 @@ LVIS_AP = DetectionProtocol(
     evaluate_lvis,
 )
 
+SGINW = COCO_AP
+
 
 def score_detections(
     ground_truth: Path, results: Path, protocols: list[DetectionProtocol]

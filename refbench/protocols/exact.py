@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from refbench.protocols.base import FloatArray, Protocol, ScoreTable, Terms
+from refbench.protocols.base import BOUNDARY, Cumulative, FloatArray, Mean, Precision, Protocol
+from refbench.scores import ScoreTable
 
-PRECISION_THRESHOLDS = (5, 6, 7, 8, 9)
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def sample_iou(scores: ScoreTable) -> FloatArray:
@@ -31,37 +32,19 @@ def _shares(top: np.ndarray, bottom: np.ndarray, failed: np.ndarray) -> FloatArr
     return out
 
 
-def _mean(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return values, np.ones(len(values))
-
-
-def _cumulative_iou(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
-    return scores.intersection.astype(np.float64), scores.union.astype(np.float64)
-
-
-def _cumulative_boundary_iou(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
-    return scores.boundary_intersection.astype(np.float64), scores.boundary_union.astype(np.float64)
-
-
-def _precision_at(tenths: int) -> Terms:
-    def metric(scores: ScoreTable) -> tuple[FloatArray, FloatArray]:
-        # 10 I >= t U in integers: an IoU of exactly 0.6 reaches 0.6, whatever floats make of it.
-        reached = 10 * scores.intersection >= tenths * scores.union
-        reached &= ~((scores.union == 0) & scores.failed)
-        return _mean(reached.astype(np.float64))
-
-    return metric
-
-
 REFBENCH = Protocol(
     name="refbench",
     summary="original size, union of polygons, every expression, both empty = 1, failures = 0, >=",
     source="refbench; the choices are those of section 1 of the README's 'How numbers are made'",
+    text="the expression as built",
+    binarisation="by the adapter",
+    resampling="by the adapter, to the original size",
     metrics={
-        "cumulative_iou": _cumulative_iou,
-        "mean_iou": lambda scores: _mean(sample_iou(scores)),
-        **{f"precision_at_0.{t}": _precision_at(t) for t in PRECISION_THRESHOLDS},
-        "mean_boundary_iou": lambda scores: _mean(sample_boundary_iou(scores)),
-        "cumulative_boundary_iou": _cumulative_boundary_iou,
+        "cumulative_iou": Cumulative(),
+        "mean_iou": Mean(),
+        **{f"precision_at_{t}": Precision(t) for t in PRECISION_THRESHOLDS},
+        "mean_boundary_iou": Mean(counts=BOUNDARY),
+        "cumulative_boundary_iou": Cumulative(counts=BOUNDARY),
     },
+    headline="cumulative_iou",
 )
