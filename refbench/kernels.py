@@ -558,6 +558,7 @@ def half_width_px(starts, ends, n, height, width, limit):  # type: ignore[no-unt
 
 
 ERROR_COLUMNS = (
+    "deep",
     "deep_missing",
     "band_missing",
     "band_extra",
@@ -575,12 +576,13 @@ def count_errors(  # type: ignore[no-untyped-def]
     prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
     heights, widths, bands_px, out,
 ):  # fmt: skip
-    """Where the wrong pixels of N predictions lie; `out` is int64 (N, 9), the columns in the order of ERROR_COLUMNS.
+    """Where the wrong pixels of N predictions lie; `out` is int64 (N, 10), the columns in the order of ERROR_COLUMNS.
 
     `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of those that pair i does not mean.
-    The band reaches d pixels to both sides of the target's outline; d is `bands_px`, but at most half of the target's
-    half-width, so that a small object does not consist of outline alone. `deep_missing` are the target's pixels inside
-    of the band that the prediction lacks, `far_*` the prediction's pixels outside of it. `other_*` are of the object
+    The band along the target's outline is `bands_px` wide, but outwards no wider than the target's half-width and
+    inwards than half of that, so that a small object does not consist of outline alone. `deep` is what the target
+    holds inside of the band, `deep_missing` what of it the prediction lacks, `far_*` the prediction's pixels outside of
+    the band. `other_*` are of the object
     whose IoU with the prediction is highest, `joint_*` of that object and the target together. All codes must have
     been checked.
     """
@@ -603,17 +605,19 @@ def count_errors(  # type: ignore[no-untyped-def]
         both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
 
         half = half_width_px(starts_t, ends_t, n_t, height, width, 2 * bands_px[i])
-        d = min(bands_px[i], max(1, half // 2))
+        inwards = min(bands_px[i], max(1, (half + 1) // 2))
+        outwards = min(bands_px[i], max(1, half))
         m, eroded_starts, eroded_ends = erode_intervals(
-            starts_t, ends_t, n_t, height, width, d, eroded_starts, eroded_ends, True
+            starts_t, ends_t, n_t, height, width, inwards, eroded_starts, eroded_ends, True
         )
-        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, d)
+        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, outwards)
         area_eroded = intervals_area(eroded_starts, eroded_ends, m)
         in_eroded = intervals_intersection(starts_p, ends_p, n_p, eroded_starts, eroded_ends, m)
-        out[i, 0] = area_eroded - in_eroded
-        out[i, 1] = (area_t - area_eroded) - (both - in_eroded)
+        out[i, 0] = area_eroded
+        out[i, 1] = area_eroded - in_eroded
+        out[i, 2] = (area_t - area_eroded) - (both - in_eroded)
         in_dilated = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
-        out[i, 2] = in_dilated - both
+        out[i, 3] = in_dilated - both
 
         far_starts = np.empty(n_p + k, np.int64)
         far_ends = np.empty(n_p + k, np.int64)
@@ -641,12 +645,12 @@ def count_errors(  # type: ignore[no-untyped-def]
                 far_starts = rest_starts
                 far_ends = rest_ends
         elsewhere = intervals_area(far_starts, far_ends, far)
-        out[i, 3] = area_far - elsewhere
-        out[i, 4] = elsewhere
-        out[i, 5] = best_both
-        out[i, 6] = best_union
-        out[i, 7] = 0
+        out[i, 4] = area_far - elsewhere
+        out[i, 5] = elsewhere
+        out[i, 6] = best_both
+        out[i, 7] = best_union
         out[i, 8] = 0
+        out[i, 9] = 0
         if best >= 0:
             code_o = object_codes[object_at[best] : object_at[best + 1]]
             starts_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
@@ -658,8 +662,8 @@ def count_errors(  # type: ignore[no-untyped-def]
             overlap = intervals_area(shared_starts, shared_ends, shared)
             triple = intervals_intersection(starts_p, ends_p, n_p, shared_starts, shared_ends, shared)
             joint = best_both + both - triple
-            out[i, 7] = joint
-            out[i, 8] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - joint
+            out[i, 8] = joint
+            out[i, 9] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - joint
 
 
 @njit(nogil=True, cache=True)

@@ -348,7 +348,7 @@ def count_errors(
     widths: NDArray[np.int64],
     bands_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Where the wrong pixels of N checked pairs lie: int64 (N, 9), columns as `kernels.ERROR_COLUMNS`.
+    """Where the wrong pixels of N checked pairs lie: int64 (N, 10), columns as `kernels.ERROR_COLUMNS`.
 
     `others` holds, for each pair, the positions in `objects` of those that it does not mean, of the same image.
     """

@@ -16,19 +16,23 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.segmentation import find_boundaries
 
+from refbench.comparison import Comparison, SliceDifference
+from refbench.diagnosis import Loss, SliceScore, diagnose
 from refbench.errors import DatasetError, RunError
 from refbench.images import load_image
 from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
 from refbench.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.records import Prediction, Sample
-from refbench.results import read_result
+from refbench.results import Result, read_result
 from refbench.runner import read_run, shard_paths
 from refbench.scorer import check_run
 from refbench.scores import SCORES_FILE
+from refbench.statistics.power import SIGNIFICANCE
 from refbench.storage import atomic_file, load_samples, predictions_from_table, read_table
 from refbench.version import __version__
 
@@ -53,6 +57,7 @@ def write_report(folder: Path) -> Path:
     if result is None or result.scores is None or result.metrics is None:
         raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
     scores = result.scores
+    diagnosis = diagnose(folder)
     samples = load_samples(f"{info['dataset']}/{info['split']}")[: len(scores.failed)]
     iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
     groups = _choose(iou, scores.no_target, scores.failed)
@@ -78,11 +83,63 @@ def write_report(folder: Path) -> Path:
             (SHORT_NAMES.get(name, name), *(f"{v:.2f}" for v in figures)) for name, figures in result.metrics.items()
         ],
         histogram=_histogram(iou, boundary_iou),
-        by_tag=_by_tag(samples, iou),
+        losses=_losses_chart(diagnosis.losses),
+        slices=_slice_rows(diagnosis.slices),
         figures=figures,
         version=__version__,
     )
     return _write(folder / "report.html", page)
+
+
+def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path: Path) -> Path:
+    """Write a page about two runs: differences, slices, and the samples that changed most with the masks of both.
+
+    The masks are shown where both runs hold their predictions and the split is built here.
+    """
+    figures = []
+    names = {c.sample_id for c in found.changed}
+    try:
+        samples = {s.sample_id: s for s in load_samples(found.address, names)} if names else {}
+    except DatasetError:
+        samples = {}
+    both = [_read_predictions(r.folder, names) for r in (found.first, found.second)] if samples else [{}, {}]
+    for change in found.changed:
+        sample = samples.get(change.sample_id)
+        pictures = [_overlay(sample, masks[change.sample_id]) for masks in both if sample and change.sample_id in masks]
+        expression = sample.expression if sample else ""
+        figures.append({"change": change, "expression": expression, "pictures": pictures})
+    page = _PAGES.get_template("comparison.html.j2").render(
+        found=found,
+        names=[_system(found.first), _system(found.second)],
+        metrics=[(SHORT_NAMES.get(d.metric, d.metric), d) for d in found.metrics],
+        forest=_forest(slices),
+        slices=slices,
+        figures=figures,
+        version=__version__,
+    )
+    return _write(path, page)
+
+
+def _system(result: Result) -> str:
+    return str(result.info.get("adapter", result.folder))
+
+
+def _forest(slices: Sequence[SliceDifference]) -> str:
+    """Differences of the slices with their intervals, one below the other; "" without slices."""
+    if not slices:
+        return ""
+    figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.21 * len(slices)), layout="constrained")
+    places = range(len(slices), 0, -1)
+    for place, s in zip(places, slices, strict=True):
+        d = s.mean_iou
+        color = "#868e96" if s.p_adjusted > SIGNIFICANCE else "#2b8a3e" if d.difference > 0 else "#c92a2a"
+        axes.plot([d.low, d.high], [place, place], color=color, linewidth=1.6)
+        axes.plot([d.difference], [place], "o", color=color, markersize=4)
+    axes.axvline(0, color="#212529", linewidth=0.8)
+    axes.set_yticks(list(places), [f"{s.dimension}: {s.label} ({s.samples})" for s in slices], fontsize=8)
+    axes.set(xlabel="difference in mean IoU, points", ylim=(0.3, len(slices) + 0.7))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return _figure_uri(figure)
 
 
 def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
@@ -138,6 +195,15 @@ def _read_predictions(folder: Path, wanted: set[str]) -> dict[str, Prediction]:
     return found
 
 
+def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]:
+    """(dimension, label, samples, mean IoU with its interval)."""
+    rows = []
+    for part in slices:
+        e = part.metrics["mean_iou"]
+        rows.append((part.dimension, part.label, part.samples, format_interval((e.value, e.low, e.high))))
+    return rows
+
+
 def _overlay(sample: Sample, prediction: Prediction | None) -> str:
     """A data URI: the picture, the target outlined green, the prediction filled and outlined pink."""
     try:
@@ -170,20 +236,28 @@ def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> s
     axes.set(xlabel="of a sample", ylabel="samples", xlim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    return _figure_uri(figure)
+
+
+def _losses_chart(losses: Sequence[Loss]) -> str:
+    """What each kind of error costs, as bars."""
+    shown = [x for x in losses if x.samples]
+    figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.34 * max(len(shown), 1)), layout="constrained")
+    places = np.arange(len(shown), 0, -1)
+    axes.barh(places + 0.19, [x.mean_iou for x in shown], 0.36, color="#3566c0", label="points of mIoU")
+    axes.barh(places - 0.19, [x.cumulative_iou for x in shown], 0.36, color="#d6336c", label="points of cIoU")
+    axes.set_yticks(places, [f"{x.kind.replace('_', ' ')} ({x.samples})" for x in shown])
+    axes.set(xlabel="points lost")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _figure_uri(figure)
+
+
+def _figure_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _by_tag(samples: Sequence[Sample], iou: NDArray[np.float64]) -> list[tuple[str, int, str]]:
-    """(tag, samples, mean IoU in percent), worst first."""
-    values: dict[str, list[float]] = {}
-    for sample, value in zip(samples, iou, strict=True):
-        for tag in sample.tags:
-            values.setdefault(tag, []).append(float(value))
-    means = sorted((100 * sum(v) / len(v), tag, len(v)) for tag, v in values.items())
-    return [(tag, count, f"{mean:.1f}") for mean, tag, count in means]
 
 
 def _data_uri(image: Image.Image, kind: str) -> str:

@@ -21,15 +21,15 @@ from refbench.mask import Mask, check_code, count_codes
 from refbench.plugins import available, load
 from refbench.progress import Progress, silent
 from refbench.protocols.audit import check_summary
-from refbench.protocols.base import Batch, Evidence, Measure, Protocol, summarise
+from refbench.protocols.base import Evidence, Protocol, summarise
 from refbench.protocols.explain import Walk, hybrids, walk
 from refbench.protocols.targets import OF_SEVERAL_POLYGONS, OPENCV, ORIGINAL, SIDES_PX, UNION, drawn, resized
 from refbench.records import Summary
 from refbench.results import SUMMARY_FILE, summary_json
 from refbench.runner import planned_paths, read_run
-from refbench.scores import SCORES_FILE, ScoreTable, check_scores, write_scores
+from refbench.scores import SCORES_FILE, Batch, Measure, ScoreTable, check_scores, write_scores
 from refbench.statistics.bootstrap import PERCENTILE
-from refbench.storage import parse_address, read_table, split_fingerprint, split_path, write_json
+from refbench.storage import load_objects, parse_address, read_table, split_fingerprint, split_path, write_json
 
 BATCH_PAIRS = 4096
 RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "instances", "error"]
@@ -106,7 +106,7 @@ def score(
         DatasetError: the split is not built.
     """
     source = Path(source)
-    address, info = _address_of(source, dataset)
+    address, info = address_of(source, dataset)
     rules, left_out = choose_protocols(protocols, address)
     drawings = [Drawing(rule.target, rule.canvas) for rule in rules]
     measures = {m.name: m for rule in rules for m in rule.measures}
@@ -137,7 +137,7 @@ def explain(
         PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
     """
     source = Path(source)
-    address, info = _address_of(source, dataset)
+    address, info = address_of(source, dataset)
     (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
     rule, other = (choose_protocols([n], address)[0][0] for n in (name, other_name))
     versions = [*(version for _, version in hybrids(rule, other)), other]
@@ -187,7 +187,7 @@ def _reason_against(rule: Any, address: str) -> str:
     return ""
 
 
-def _address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
+def address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
     """The split that a source answers, and the run.json of a run folder."""
     if not (source / "run.json").is_file():
         if dataset is None:
@@ -273,6 +273,23 @@ class _Targets:
                 out[row] = made[key]
         return out
 
+    def objects_around(self) -> tuple[list[bytes], list[list[int]]]:
+        """Codes of the dataset's objects and, for each row, the positions of those of its image that it does not mean.
+
+        An object without a pixel is nobody's distractor.
+        """
+        dataset = self.path.parent.name
+        objects = [o for o in load_objects(dataset) if o.mask.area]
+        by_image: dict[str, list[int]] = {}
+        for k, thing in enumerate(objects):
+            by_image.setdefault(thing.image_id, []).append(k)
+        meant = (set(a.split(",")) for a in self.objects)
+        others = [
+            [k for k in by_image.get(image, []) if objects[k].ann_id not in here]
+            for image, here in zip(self.image_id, meant, strict=True)
+        ]
+        return [o.mask.counts for o in objects], others
+
     def codes(self, rows: Sequence[int]) -> list[bytes]:
         return [text.encode("ascii") for text in self.counts.take(pa.array(rows, pa.int64())).to_pylist()]
 
@@ -321,6 +338,7 @@ class _Counter:
         self.targets = targets
         self.others = {drawing: targets.drawn(drawing) for drawing in drawings}
         self.measures = measures
+        self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
         self.counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in (STORED, *drawings)}
         self.measured: dict[str, NDArray[Any]] = {}
         self.failed = np.ones(n, bool)
@@ -393,7 +411,10 @@ class _Counter:
             self.flags[row] = 2 if claim.no_target is None else int(claim.no_target)
         if self.measures:
             instances = [[code for code, _ in claim.instances] for _, _, claim in batch]
-            self._measure(rows, Batch(codes, of_targets, heights, widths, targets.boxes[rows], instances))
+            objects, others = self.objects
+            of_rows = [others[row] for row in rows] if others else ()
+            boxes = targets.boxes[rows]
+            self._measure(rows, Batch(codes, of_targets, heights, widths, boxes, instances, objects, of_rows))
 
     def _measure(self, rows: list[int], batch: Batch) -> None:
         for measure in self.measures:

@@ -1,12 +1,13 @@
 """The score table: one row a sample with its integer counts, its file, and the identities that it satisfies.
 
-Everything that is said of a run, under our own protocol, is a fold over this table: no masks, no model.
+Beside it, what else can be counted on pairs of masks (`Measure`). Everything that is said of a run, under our own
+protocol, is a fold over this table: no masks, no model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,37 @@ class ScoreTable:
             column = getattr(self, f.name)
             taken[f.name] = [str(column[k]) for k in rows.tolist()] if f.name.endswith("_id") else column[rows]
         return ScoreTable(**taken)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Pairs of masks of one size each, to be measured; codes are compressed and checked."""
+
+    predictions: Sequence[bytes]
+    targets: Sequence[bytes]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    # The box that the annotation file gives, [left, top, width, height] in pixels, (B, 4).
+    annotated_boxes: NDArray[np.float64]
+    # All masks of a prediction that returns several; empty where it returned one.
+    instances: Sequence[Sequence[bytes]]
+    # Codes of annotated objects, and for each pair the positions of those in its image that it does not mean; both
+    # empty unless a measure asks for them.
+    objects: Sequence[bytes] = ()
+    others: Sequence[Sequence[int]] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measure:
+    """Something counted on pairs of masks besides the columns of the score table.
+
+    `count` returns `columns` as arrays (B,); a protocol finds them as `measured["<name>.<column>"]`.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    count: Callable[[Batch], Mapping[str, NDArray[Any]]]
+    needs_objects: bool = False
 
 
 def scores_to_table(scores: ScoreTable) -> pa.Table:

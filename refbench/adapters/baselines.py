@@ -58,44 +58,84 @@ class Center:
 class NoisyOracle:
     """The target, spoilt on purpose.
 
+    The shares are of samples, in 0..1, and at most one of them meets a sample.
+
     Args:
         dilate: grow the mask by this many px (Euclidean); negative erodes.
         shift: move it by this many px in a direction drawn for each sample; what leaves the image is lost.
-        swap: share of samples, in 0..1, answered with another object of the image, if there is one.
-        seed: of the drawn directions and swaps; the draw depends on seed and sample alone, not on the order.
+        swap: share answered with another object of the image, if there is one.
+        miss: share answered with an empty mask.
+        part: share of which only one half is kept, left or right of a line.
+        merge: share answered with the target and another object together, if there is one.
+        invent: share of the samples without target answered with an object of the image, if there is one.
+        seed: of all draws, which depend on seed and sample alone, not on the order.
     """
 
     name = "noisy-oracle"
     needs_images = False
 
-    def __init__(self, dilate: int = 0, shift: int = 0, swap: float = 0.0, seed: int = 0) -> None:
-        if not 0 <= swap <= 1:
-            raise AdapterError(f"swap is a share of samples in 0..1, not {swap}")
+    def __init__(
+        self,
+        dilate: int = 0,
+        shift: int = 0,
+        swap: float = 0.0,
+        miss: float = 0.0,
+        part: float = 0.0,
+        merge: float = 0.0,
+        invent: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._shares = {"swap": swap, "miss": miss, "part": part, "merge": merge}
+        for name, share in {**self._shares, "invent": invent}.items():
+            if not 0 <= share <= 1:
+                raise AdapterError(f"{name} is a share of samples in 0..1, not {share}")
+        if sum(self._shares.values()) > 1 + 1e-9:
+            raise AdapterError(f"{', '.join(self._shares)} are shares of the same samples; together at most 1")
         if shift < 0:
             raise AdapterError(f"shift is a distance in px, not {shift}")
         self.dilate = dilate
         self.shift = shift
-        self.swap = swap
+        self.swap, self.miss, self.part, self.merge, self.invent = swap, miss, part, merge, invent
         self.seed = seed
         self._others: dict[str, dict[str, list[tuple[str, Mask]]]] = {}
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
         return [self._spoil(s) for s in samples]
 
+    def fault(self, sample: Sample) -> str:
+        """Which share meets a sample, by its option's name; "" for none, or for want of another object."""
+        return self._drawn(sample)[0]
+
     def _spoil(self, sample: Sample) -> Mask:
-        text = f"{self.seed}/{sample.sample_id}".encode()
-        random = np.random.default_rng(list(hashlib.sha256(text).digest()))
-        swapped, angle, pick = random.random() < self.swap, random.uniform(0, 2 * np.pi), random.random()
+        fault, angle, other = self._drawn(sample)
         mask = sample.target
-        if swapped:
-            others = self._other_masks(sample)
-            mask = others[int(pick * len(others))] if others else mask
+        if fault == "miss":
+            return Mask.empty(*mask.size)
+        if other is not None:
+            mask = mask.union(other) if fault == "merge" else other
+        if fault == "part":
+            mask = Mask.from_array(_half(mask.to_array()))
         if not self.dilate and not self.shift:
             return mask
         pixels = mask.to_array()
         if self.shift:
             pixels = _moved(pixels, round(self.shift * np.sin(angle)), round(self.shift * np.cos(angle)))
         return Mask.from_array(_dilated(pixels, self.dilate) if self.dilate else pixels)
+
+    def _drawn(self, sample: Sample) -> tuple[str, float, Mask | None]:
+        """The fault, the direction of the shift, and the other object where the fault needs one."""
+        text = f"{self.seed}/{sample.sample_id}".encode()
+        random = np.random.default_rng(list(hashlib.sha256(text).digest()))
+        place, angle, pick = random.random(), random.uniform(0, 2 * np.pi), random.random()
+        fault = ""
+        for name, share in ({"invent": self.invent} if sample.no_target else self._shares).items():
+            if 0 <= place < share:
+                fault = name
+            place -= share
+        if fault not in ("swap", "merge", "invent"):
+            return fault, angle, None
+        others = self._other_masks(sample)
+        return (fault, angle, others[int(pick * len(others))]) if others else ("", angle, None)
 
     def _other_masks(self, sample: Sample) -> list[Mask]:
         dataset = sample.sample_id.partition("/")[0]
@@ -126,6 +166,14 @@ def _dilated(pixels: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
         # Padding makes the border of the image an outline, as it is for the Boundary IoU band.
         out[window] = distance_transform_edt(np.pad(pixels[window], 1))[1:-1, 1:-1] > -by_px
     return out
+
+
+def _half(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What lies left of the column that halves the mask."""
+    columns = np.cumsum(pixels.sum(axis=0))
+    kept = pixels.copy()
+    kept[:, int(np.searchsorted(columns, columns[-1] / 2)) :] = False
+    return kept
 
 
 def _moved(pixels: NDArray[np.bool_], down: int, right: int) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refbench.protocols.targets import ORIGINAL, UNION
 from refbench.records import Estimate, Summary
-from refbench.scores import ScoreTable
+from refbench.scores import Measure, ScoreTable
 from refbench.statistics.bootstrap import PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
 
 FloatArray = NDArray[np.float64]
@@ -28,32 +28,6 @@ BoolArray = NDArray[np.bool_]
 Terms = tuple[FloatArray, FloatArray]
 
 MASK, BOUNDARY = "mask", "boundary"
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Pairs of masks of one size each, to be measured; codes are compressed and checked."""
-
-    predictions: Sequence[bytes]
-    targets: Sequence[bytes]
-    heights: NDArray[np.int64]
-    widths: NDArray[np.int64]
-    # The box that the annotation file gives, [left, top, width, height] in pixels, float64 (B, 4).
-    annotated_boxes: FloatArray
-    # All masks of a prediction that returns several; empty where it returned one.
-    instances: Sequence[Sequence[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """Something counted on pairs of masks besides the columns of the score table.
-
-    `count` returns `columns` as arrays (B,); a protocol finds them as `measured["<name>.<column>"]`.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    count: Callable[[Batch], Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, slots=True)

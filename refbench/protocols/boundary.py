@@ -12,17 +12,16 @@ from refbench.kernels import COLUMNS
 from refbench.mask import count_bands, count_codes, count_outlines
 from refbench.protocols.base import (
     BOUNDARY,
-    Batch,
     Cumulative,
     FloatArray,
     Judged,
     Mean,
-    Measure,
     Own,
     Protocol,
     Terms,
     Worth,
 )
+from refbench.scores import Batch, Measure
 
 DEFAULT_RATIO = 0.02
 DAVIS_SHARE = 0.008

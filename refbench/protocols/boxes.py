@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from refbench.protocols.base import Batch, Cumulative, FloatArray, Judged, Mean, Measure, Own, Protocol, Terms, Worth
+from refbench.protocols.base import Cumulative, FloatArray, Judged, Mean, Own, Protocol, Terms, Worth
 from refbench.protocols.referring import STORED_MASK
+from refbench.scores import Batch, Measure
 
 SIDES = ("left", "top", "right", "bottom")
 

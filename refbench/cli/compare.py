@@ -1,0 +1,91 @@
+"""`refbench compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refbench import comparison
+from refbench.cli.output import print_json, print_table, remark
+from refbench.comparison import DEFAULT_MARGIN, Comparison, Difference, SliceDifference
+from refbench.diagnosis import slice_differences
+from refbench.errors import DatasetError
+from refbench.report import write_comparison
+
+SIGNIFICANCE = 0.05
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path, exists=True))
+@click.argument("run_b", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=DEFAULT_MARGIN,
+    show_default=True,
+    help="Points below which two runs are taken as equivalent.",
+)
+@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the masks of both.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(run_a: Path, run_b: Path, margin: float, page: Path | None, as_json: bool) -> None:
+    """Compare two runs: paired differences, slices, what changed.
+
+    Both are scored run folders (or scores.parquet files) of one split. Differences are RUN_B less RUN_A, in points of
+    percent, with 95 % intervals; p-values are of a permutation test. Images are the unit of both.
+
+    \b
+    Example:
+      refbench compare ~/.refbench/runs/tiny/scenes-test ~/.refbench/runs/mine/scenes-test
+      refbench compare old new --margin 0.3 --page compare.html
+    """
+    found = comparison.compare(run_a, run_b, margin)
+    try:
+        slices = slice_differences(found)
+    except DatasetError as error:
+        slices = []
+        remark(f"no slices: {error}")
+    if page is not None:
+        remark(f"the page is {write_comparison(found, slices, page)}")
+    if as_json:
+        print_json(_json_of(found, slices))
+        return
+    rows = [[d.metric, *_cells(d), f"{d.p_value:.4f}", _verdict(d)] for d in found.metrics]
+    title = f"{found.address}: {run_b} against {run_a}, {found.samples} samples, {found.images} images"
+    print_table(title, ["metric", "A", "B", "difference", "95 % interval", "p", ""], rows)
+    if slices:
+        lines = [[s.dimension, s.label, str(s.samples), *_cells(s.mean_iou), f"{s.p_adjusted:.4f}"] for s in slices]
+        columns = ["slice", "label", "samples", "A", "B", "difference", "95 % interval", "p, corrected"]
+        print_table("mean IoU of slices (p corrected by Holm's method for their number)", columns, lines)
+    changed = [
+        [c.sample_id, f"{c.first_iou:.1f}", f"{c.second_iou:.1f}", f"{c.difference:+.1f}"] for c in found.changed
+    ]
+    print_table("samples that changed most", ["sample", "A", "B", "difference"], changed)
+
+
+def _cells(d: Difference) -> list[str]:
+    return [f"{d.first:.2f}", f"{d.second:.2f}", f"{d.difference:+.2f}", f"[{d.low:+.2f}, {d.high:+.2f}]"]
+
+
+def _verdict(d: Difference) -> str:
+    """What can be said, in words."""
+    if d.p_value <= SIGNIFICANCE:
+        return "better" if d.difference > 0 else "worse" if d.difference < 0 else ""
+    if d.p_equivalent < SIGNIFICANCE:
+        return "equivalent"
+    return f"cannot tell; {d.detectable:.2f} would likely show"
+
+
+def _json_of(found: Comparison, slices: list[SliceDifference]) -> dict[str, Any]:
+    return {
+        "dataset": found.address,
+        "fingerprint": found.first.fingerprint or found.second.fingerprint,
+        "samples": found.samples,
+        "images": found.images,
+        "margin": found.margin,
+        "metrics": {d.metric: {k: v for k, v in dataclasses.asdict(d).items() if k != "metric"} for d in found.metrics},
+        "slices": [dataclasses.asdict(s) for s in slices],
+        "changed": [dataclasses.asdict(c) for c in found.changed],
+    }

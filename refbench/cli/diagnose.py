@@ -1,0 +1,69 @@
+"""`refbench diagnose`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refbench import diagnosis
+from refbench.analysis.errors import KINDS, MEANING
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.diagnosis import ERRORS_FILE, Diagnosis
+
+
+@click.command()
+@click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
+@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file answers.")
+@click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
+    """Where a run loses its points: kinds of errors, slices.
+
+    Every wrong pixel is given to one kind of error, so that the kinds add up to what cIoU and mIoU lack to 100. A
+    sample's own kind, the one that costs it most, is in errors.parquet. Slices are by the words, the target, and what
+    stands around it.
+
+    \b
+    Example:
+      refbench diagnose ~/.refbench/runs/tiny/scenes-test
+      refbench diagnose predictions.jsonl --dataset refcoco/testA --json
+    """
+    with ConsoleProgress() as progress:
+        found = diagnosis.diagnose(source, dataset, out=out, progress=progress)
+    if as_json:
+        print_json(_json_of(found))
+        return
+    rows = [
+        [x.kind, MEANING[x.kind], str(x.samples), f"{x.cumulative_iou:.2f}", f"{x.mean_iou:.2f}"] for x in found.losses
+    ]
+    right = len(found.scores) - sum(x.samples for x in found.losses)
+    kept = found.metrics
+    rows.append(["right", "what is left", str(right), f"{kept['cumulative_iou']:.2f}", f"{kept['mean_iou']:.2f}"])
+    print_table(f"{found.address}: where the points go", ["kind", "what it is", "samples", "cIoU", "mIoU"], rows)
+    lines = []
+    for part in found.slices:
+        values = [f"{e.value:.1f} [{e.low:.1f}, {e.high:.1f}]" for e in part.metrics.values()]
+        worst = max(KINDS, key=lambda kind: part.losses[kind])
+        told = f"{worst} {part.losses[worst]:.1f}" if part.losses[worst] > 0 else ""
+        lines.append([part.dimension, part.label, str(part.samples), *values, told])
+    print_table("slices", ["slice", "label", "samples", "cIoU", "mIoU", "costs most mIoU"], lines)
+    for metric, by_correlation in found.detectable.items():
+        told = ", ".join(f"{v:.2f} points at a correlation of {c:g}" for c, v in by_correlation.items())
+        remark(f"the smallest difference in {metric} that this split is likely to show: {told}")
+    if found.folder is not None:
+        remark(f"{ERRORS_FILE}, one row a sample, is in {found.folder}")
+
+
+def _json_of(found: Diagnosis) -> dict[str, Any]:
+    return {
+        "dataset": found.address,
+        "fingerprint": found.fingerprint,
+        "samples": len(found.scores),
+        "metrics": found.metrics,
+        "losses": {x.kind: {k: v for k, v in dataclasses.asdict(x).items() if k != "kind"} for x in found.losses},
+        "slices": [dataclasses.asdict(part) for part in found.slices],
+        "smallest_detectable": {m: {f"{c:g}": v for c, v in by.items()} for m, by in found.detectable.items()},
+    }

@@ -1,0 +1,77 @@
+"""`refbench gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench import regression
+from refbench.cli.output import print_json, print_table, remark
+from refbench.protocols.exact import REFBENCH
+from refbench.regression import DEFAULT_MARGINS, to_json, to_junit, to_markdown
+from refbench.storage import atomic_file
+
+DEFAULT_MARGIN = 0.5
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The scored run to be as good as.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice(list(REFBENCH.metrics)),
+    help=f"What to watch, repeatable.  [default: {', '.join(DEFAULT_MARGINS)}]",
+)
+@click.option(
+    "--margin",
+    "margins",
+    multiple=True,
+    type=click.FloatRange(min=0),
+    help="Points that it may lose: one for all metrics, or one each, in their order.  [default: 0.5]",
+)
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML there.")
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown summary there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def gate(
+    context: click.Context,
+    run: Path,
+    baseline: Path,
+    metrics: tuple[str, ...],
+    margins: tuple[float, ...],
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    """Exit 1 if a run is worse than a baseline, beyond a margin and chance.
+
+    RUN and the baseline are scored run folders or scores.parquet files; nothing else is needed, neither the dataset nor
+    torch. The gate does not hold if a sample of the baseline is missing, if a sample failed that did not fail there,
+    or if a metric is worse by more than its margin and a permutation test (p <= 0.05) tells that from chance. Files
+    that are damaged or of another dataset or split end with exit code 3.
+
+    \b
+    Example:
+      refbench gate runs/new --baseline runs/released
+      refbench gate runs/new --baseline runs/released --metric mean_iou --margin 0.3 --junit gate.xml
+      refbench gate new/scores.parquet --baseline old/scores.parquet --markdown "$GITHUB_STEP_SUMMARY"
+    """
+    if len(margins) > 1 and len(margins) != len(metrics):
+        raise click.UsageError(f"{len(margins)} margins for {len(metrics)} metrics: give one for all, or one for each")
+    names = metrics or tuple(DEFAULT_MARGINS)
+    each = margins if len(margins) > 1 else (margins or (DEFAULT_MARGIN,)) * len(names)
+    result = regression.gate(run, baseline, dict(zip(names, each, strict=True)))
+    for path, text in ((junit, to_junit), (markdown, to_markdown)):
+        if path is not None:
+            with atomic_file(path) as temporary:
+                temporary.write_text(text(result), encoding="utf-8")
+    if as_json:
+        print_json(to_json(result))
+    else:
+        title = f"{result.baseline.address}: {run} against {baseline}"
+        print_table(title, ["check", "verdict", "detail"], [[c.name, c.verdict, c.detail] for c in result.checks])
+        remark(f"the gate {'holds' if result.holds else 'does not hold'}")
+    context.exit(0 if result.holds else 1)
