@@ -76,7 +76,7 @@ TABLE: dict[str, dict[str, str]] = {
         "trimap(k)": "refbench.protocols.boundary:trimap",
         "lvis-instance": "refbench.protocols.open_vocabulary:LVIS_INSTANCE",
         "lvis-category-union": "refbench.protocols.open_vocabulary:LVIS_CATEGORY_UNION",
-        "sginw": "refbench.protocols.average_precision:SGINW",
+        "sginw": "refbench.protocols.sginw:SGINW",
         "coco-ap": "refbench.protocols.average_precision:COCO_AP",
         "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
         "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
@@ -84,7 +84,7 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 
-FAMILY = re.compile(r"([^()]+)\(([^()]+)\)")
+FAMILY = re.compile(r"([^()]+)\(([-+.,\de]+)\)")
 
 
 class UnknownPlugin(RefbenchError):
@@ -125,7 +125,13 @@ def load(kind: str, name: str) -> Any:
             raise UnknownPlugin(f"there is no {word} {name!r}; did you mean {' or '.join(close)}{hint}?")
         raise UnknownPlugin(f"there is no {word} {name!r}; known: {', '.join(places)}{hint}")
     found = load_attribute(places[known])
-    return found(*(arguments or ())) if "(" in known else found
+    if "(" not in known:
+        return found
+    try:
+        inspect.signature(found).bind(*(arguments or ()))
+    except TypeError:
+        raise UnknownPlugin(f"{name} has more numbers than {known} takes") from None
+    return found(*(arguments or ()))
 
 
 def _family(name: str) -> tuple[str, list[float] | None]:

@@ -14,8 +14,10 @@ from refbench import scorer
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.plugins import available, load
 from refbench.protocols.average_precision import LVIS_AP, DetectionProtocol, has_lvis_fields, score_detections
+from refbench.protocols.base import Protocol
 from refbench.protocols.explain import Walk
-from refbench.scorer import Scored
+from refbench.protocols.sginw import SetsProtocol
+from refbench.scorer import ALL, Scored
 from refbench.statistics.bootstrap import BCA, PERCENTILE
 
 SHOWN = Decimal("0.0001")
@@ -27,7 +29,7 @@ SHOWN = Decimal("0.0001")
 @click.option(
     "--ground-truth",
     type=click.Path(path_type=Path),
-    help="A COCO or LVIS annotation file: the predictions are COCO results, scored by AP.",
+    help="A COCO or LVIS annotation file: the predictions are COCO results, scored by AP. Or the folder of SGinW.",
 )
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME|all", help="Repeatable.  [default: refbench]")
 @click.option(
@@ -63,6 +65,7 @@ def score(
       refbench score predictions.jsonl --dataset refcoco/testA --protocol 'boundary-iou(0.005,0.02)'
       refbench score predictions.jsonl --dataset refcoco/testA --explain lavt-480 cris
       refbench score results.json --ground-truth instances_val2017.json --protocol coco-ap --protocol boundary-ap
+      refbench score submission.zip --ground-truth seginw --protocol sginw
     """
     if ground_truth is not None:
         if dataset is not None or out is not None or explain is not None:
@@ -165,19 +168,37 @@ def _show_walk(address: str, walk: Walk, as_json: bool) -> None:
 
 
 def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, ...], as_json: bool) -> None:
-    names = list(available("protocols")) if "all" in protocols else list(protocols or ("coco-ap",))
+    of_sets = ground_truth.is_dir()
+    kind = SetsProtocol if of_sets else DetectionProtocol
+    names = (
+        list(available("protocols")) if ALL in protocols else list(protocols or ("sginw" if of_sets else "coco-ap",))
+    )
     rules = [load("protocols", name) for name in names]
-    if "all" in protocols:
-        rules = [rule for rule in rules if isinstance(rule, DetectionProtocol)]
+    if ALL in protocols:
+        rules = [rule for rule in rules if isinstance(rule, kind)]
     for rule in rules:
-        if not isinstance(rule, DetectionProtocol):
+        if isinstance(rule, Protocol):
             raise click.UsageError(
                 f"{rule.name} scores expressions of a split: pass --dataset instead of --ground-truth"
             )
-    if "all" in protocols and not has_lvis_fields(ground_truth):
+        if not isinstance(rule, kind):
+            wanted = "the folder that holds all sets" if isinstance(rule, SetsProtocol) else "one annotation file"
+            raise click.UsageError(f"{rule.name} takes {wanted} as --ground-truth")
+    if ALL in protocols and not of_sets and not has_lvis_fields(ground_truth):
         rules = [rule for rule in rules if rule is not LVIS_AP]
         remark("lvis-ap is left out: the annotation file has no neg_category_ids")
-    metrics = score_detections(ground_truth, results, rules)
+    missing: list[str] = []
+    if of_sets:
+        (rule,) = rules
+        with ConsoleProgress() as progress:
+            values, missing = rule.evaluate(ground_truth, results, progress)
+        metrics = {rule.name: values}
+        if missing:
+            remark(f"{len(missing)} sets are missing, and not in the mean: {', '.join(missing)}")
+        for caveat in rule.caveats:
+            remark(f"{rule.name}: {caveat}")
+    else:
+        metrics = score_detections(ground_truth, results, rules)
     if as_json:
         print_json(
             {
@@ -186,6 +207,7 @@ def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, .
                     name: {"metrics": {m: _number(v) for m, v in values.items()}} for name, values in metrics.items()
                 },
             }
+            | ({"missing": missing} if of_sets else {})
         )
         return
     for name, values in metrics.items():

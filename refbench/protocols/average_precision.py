@@ -222,8 +222,6 @@ LVIS_AP = DetectionProtocol(
     evaluate_lvis,
 )
 
-SGINW = COCO_AP
-
 
 def score_detections(
     ground_truth: Path, results: Path, protocols: list[DetectionProtocol]

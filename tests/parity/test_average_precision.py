@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 import re
+import shutil
 import subprocess
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from refbench.errors import DatasetError, PredictionError
 from refbench.protocols.average_precision import (
@@ -247,3 +252,91 @@ def test_no_detections_and_nothing_to_find(test_data: Path, tmp_path: Path) -> N
     found = scored(COCO_AP, tmp_path / "large.json", results)
     assert np.isnan(found["APs"])
     assert found["APl"] > 0
+
+
+# SGinW: the files of a submission, here of three sets with the annotations and results published with pycocotools.
+
+
+@pytest.fixture
+def sets(test_data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The folder of annotation files, and one of results: all detections, every second one, and those of low scores."""
+    place = test_data / "coco-results"
+    rows = json.loads((place / "instances_val2014_fakesegm100_results.json").read_text())
+    chosen = {"Elephants": rows, "Hand-Metal": rows[::2], "Cows": [r for r in rows if r["score"] < 0.5]}
+    truth, results = tmp_path / "seginw", tmp_path / "results"
+    results.mkdir()
+    for name, detections in chosen.items():
+        folder = truth / name / "valid"
+        folder.mkdir(parents=True)
+        shutil.copy(place / "instances_val2014_100.json", folder / "_annotations_min1cat.coco.json")
+        # X-Decoder writes an underscore, sam-hq a hyphen.
+        separator = "-" if name == "Cows" else "_"
+        (results / f"seginw{separator}{name}_val.json").write_text(json.dumps(detections))
+    return truth, results
+
+
+def ap_by_pycocotools(truth: Path, results: Path) -> float:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth))
+        evaluation = COCOeval(coco, coco.loadRes(str(results)), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return 100 * float(evaluation.stats[0])
+
+
+def test_sginw_is_mean_and_median_over_the_sets(sets: tuple[Path, Path], tmp_path: Path, refbench: Call) -> None:
+    truth, results = sets
+    found = json.loads(refbench("score", results, "--ground-truth", truth, "--protocol", "sginw", "--json").stdout)
+    metrics = found["protocols"]["sginw"]["metrics"]
+    each = [
+        ap_by_pycocotools(truth / name / "valid" / "_annotations_min1cat.coco.json", results / file)
+        for name, file in (
+            ("Cows", "seginw-Cows_val.json"),
+            ("Elephants", "seginw_Elephants_val.json"),
+            ("Hand-Metal", "seginw_Hand-Metal_val.json"),
+        )
+    ]
+    assert metrics["Elephants"] == pytest.approx(32.0, abs=0.05)
+    assert [metrics[n] for n in ("Cows", "Elephants", "Hand-Metal")] == pytest.approx(each)
+    assert len(set(each)) == 3
+    assert metrics["Average Score"] == pytest.approx(np.mean(each))
+    assert metrics["Median Score"] == pytest.approx(np.median(each))
+    assert len(found["missing"]) == 22
+    # The zip of a submission says the same, whatever folders it holds.
+    with zipfile.ZipFile(tmp_path / "submission.zip", "w") as archive:
+        for path in results.iterdir():
+            archive.write(path, f"../../somewhere/{path.name}")
+    zipped = refbench("score", tmp_path / "submission.zip", "--ground-truth", truth, "--json")
+    assert json.loads(zipped.stdout) == found
+    assert "22 sets are missing" in zipped.stderr
+
+
+def test_an_empty_list_leaves_the_mean_without_a_value(sets: tuple[Path, Path], refbench: Call) -> None:
+    truth, results = sets
+    (results / "seginw-Cows_val.json").write_text("[]")
+    found = json.loads(refbench("score", results, "--ground-truth", truth, "--json").stdout)
+    metrics = found["protocols"]["sginw"]["metrics"]
+    assert metrics["Cows"] is metrics["Average Score"] is metrics["Median Score"] is None
+
+
+def test_submissions_that_cannot_be_scored(sets: tuple[Path, Path], tmp_path: Path, refbench: Call) -> None:
+    truth, results = sets
+
+    def error(*arguments: str | Path) -> str:
+        done = refbench("score", *arguments)
+        assert done.returncode == 3, done.stdout + done.stderr
+        return done.stderr
+
+    (tmp_path / "empty").mkdir()
+    assert "holds no seginw_<name>_val.json" in error(tmp_path / "empty", "--ground-truth", truth)
+    (tmp_path / "no.zip").write_text("no zip")
+    assert "neither a folder of results nor a readable zip" in error(tmp_path / "no.zip", "--ground-truth", truth)
+    shutil.copy(results / "seginw-Cows_val.json", results / "seginw_Cows_val.json")
+    assert "holds two files for Cows" in error(results, "--ground-truth", truth)
+    (results / "seginw_Cows_val.json").rename(results / "seginw_Horses_val.json")
+    assert "seginw_Horses_val.json is of none of the 25 sets" in error(results, "--ground-truth", truth)
+    (results / "seginw_Horses_val.json").rename(results / "seginw_Phones_val.json")
+    assert "Phones/valid/_annotations_min1cat.coco.json does not exist" in error(results, "--ground-truth", truth)
+    usage = refbench("score", results, "--ground-truth", truth, "--protocol", "coco-ap")
+    assert (usage.returncode, "coco-ap takes one annotation file" in usage.stderr) == (2, True)

@@ -7,8 +7,11 @@ empty, nothing predicted, nothing meant (with and without a flag), a rejected ta
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,12 +28,15 @@ from skimage.morphology import disk
 
 from refbench import score
 from refbench.builders.base import Built, Sources, build_dataset
+from refbench.errors import PredictionError, RefbenchError
 from refbench.interchange import json_line
 from refbench.mask import Mask
 from refbench.plugins import load
 from refbench.progress import silent
-from refbench.protocols.targets import HOLE, RLE_CORRUPT, drawn, resized
+from refbench.protocols.base import Evidence, summarise
+from refbench.protocols.targets import HOLE, ORIGINAL, RLE_CORRUPT, drawn, resized
 from refbench.records import Instance, Prediction, Sample
+from refbench.scorer import Drawing, count
 
 SIZE = (40, 50)
 
@@ -637,6 +643,55 @@ def test_each_corner_alone(name: str, home: Path, tmp_path: Path) -> None:
         found = refbench_says(some, tmp_path, [name])[name]
         expected = RULES[name](some)
         assert found == pytest.approx(expected, abs=TOLERANCE.get(name, 1e-9), nan_ok=True), image
+
+
+def test_three_random_sentences_of_each_image(cases: list[Case], home: Path, tmp_path: Path) -> None:
+    """glamm-3 draws, so it is tried on what it drew: at most three of each image, all if there are no more."""
+    refbench_says(cases, tmp_path, ["glamm-3"])
+    counted = count(tmp_path / "predictions.jsonl", "cases/val", {}, [Drawing(HOLE, ORIGINAL)], [])
+    rule = load("protocols", "glamm-3")
+    summary = summarise(rule, counted.evidence(rule))
+    chosen = rule.units.choose(counted.evidence(rule))
+    drawn_of = Counter(c.image for c, here in zip(cases, chosen, strict=True) if here)
+    assert drawn_of == {image: min(3, n) for image, n in Counter(c.image for c in cases).items()}
+    giou, ciou = lisa_family([c for c, here in zip(cases, chosen, strict=True) if here], hole, 1e-5, 1e-5, 1e-10)
+    assert {m: e.value for m, e in summary.metrics.items()} == pytest.approx({"giou": giou, "ciou": ciou}, abs=1e-9)
+    assert summary.samples == chosen.sum() < len(cases)
+    assert re.fullmatch(r"the original draws .* giou \d+\.\d+ to \d+\.\d+, ciou .*", summary.notes[0])
+    # Another order of the file draws the same sentences; another seed does not.
+    backwards = np.arange(len(cases))[::-1]
+    again = rule.units.choose(Evidence(counted.scores.take(backwards)))
+    assert np.array_equal(again[::-1], chosen)
+    other = dataclasses.replace(rule.units, seed=1).choose(counted.evidence(rule))
+    assert not np.array_equal(other, chosen)
+
+
+def test_families_take_numbers(home: Path, tmp_path: Path) -> None:
+    assert load("protocols", "trimap").name == "trimap(5)"
+    assert load("protocols", "trimap(12)").name == "trimap(12)"
+    assert load("protocols", "gres-mask-empty").name == "gres-mask-empty(50)"
+    assert list(load("protocols", "boundary-iou(0.005,0.02)").metrics)[0::2] == [
+        "boundary_iou(0.005)",
+        "boundary_iou(0.02)",
+    ]
+    for name in ("trimap(0)", "trimap(1.5)", "boundary-iou(0)", "boundary-iou(2)", "gres-mask-empty(-1)"):
+        with pytest.raises(PredictionError, match="takes"):
+            load("protocols", name)
+    for name in ("trimap()", "trimap(x)", "trimap(nan)", "trimap(1,2)", "lisa(3)", "trimap(3"):
+        with pytest.raises(RefbenchError):
+            load("protocols", name)
+
+
+def test_widths_at_once_are_those_one_by_one(home: Path, tmp_path: Path) -> None:
+    some = with_names(corners())
+    both = refbench_says(some, tmp_path, ["boundary-iou(0.01,0.05)"])["boundary-iou(0.01,0.05)"]
+    for ratio in ("0.01", "0.05"):
+        name = f"boundary-iou({ratio})"
+        for metric, value in refbench_says(some, tmp_path, [name])[name].items():
+            assert both[metric] == value
+    # Of the usual width, it is what the default protocol says.
+    found = refbench_says(some, tmp_path, ["boundary-iou", "refbench"])
+    assert found["boundary-iou"]["boundary_iou(0.02)"] == found["refbench"]["mean_boundary_iou"]
 
 
 def test_the_thresholds_of_cris_are_those_of_float32(home: Path, tmp_path: Path) -> None:
