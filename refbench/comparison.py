@@ -15,11 +15,11 @@ from refbench.protocols.exact import REFBENCH, sample_iou
 from refbench.results import Result, read_result
 from refbench.scores import ScoreTable
 from refbench.statistics.paired import (
+    as_pair,
     difference_intervals,
     difference_replicates,
     difference_standard_errors,
     equivalence_p_values,
-    paired,
     permutation_p_values,
 )
 from refbench.statistics.power import holm, smallest_detectable
@@ -144,7 +144,7 @@ def differences(
 ) -> list[Difference]:
     """Metrics of the protocol `refbench` of two tables with the same samples in the same order; margin in percent."""
     evidence = Evidence(first), Evidence(second)
-    pair = paired(*(sums_of(REFBENCH, e, metrics) for e in evidence))
+    pair = as_pair(*(sums_of(REFBENCH, e, metrics) for e in evidence))
     found = difference_replicates(pair)
     low, high = difference_intervals(pair, found)
     p_values, equivalent = permutation_p_values(pair), equivalence_p_values(found, margin / 100)

@@ -10,10 +10,10 @@ from simulated_studies import simulate, truth
 
 from refbench.statistics.bootstrap import BCA, PERCENTILE, limits, replicates_of
 from refbench.statistics.paired import (
+    as_pair,
     difference_intervals,
     difference_replicates,
     equivalence_p_values,
-    paired,
     permutation_p_values,
 )
 
@@ -43,9 +43,9 @@ def kept_promises() -> dict[str, np.ndarray]:
             alone = study.sums(clustered=False)
             low, high = limits(replicates_of(alone, REPLICATES, seed), PERCENTILE, 0.95, alone.values(), None)
             note("unclustered", (low <= expected) & (expected <= high))
-        note("rejected", permutation_p_values(paired(sums, study.sums(1)), 999, seed) <= 0.05)
+        note("rejected", permutation_p_values(as_pair(sums, study.sums(1)), 999, seed) <= 0.05)
         better = simulate(random, gain=GAIN)
-        pair = paired(better.sums(0), better.sums(1))
+        pair = as_pair(better.sums(0), better.sums(1))
         differences = difference_replicates(pair, REPLICATES, seed)
         note("called equivalent", equivalence_p_values(differences, GAIN) < 0.05)
         for method in (PERCENTILE, BCA):

@@ -10,11 +10,11 @@ from scipy import stats
 
 from refbench.statistics.bootstrap import BCA, PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
 from refbench.statistics.paired import (
+    as_pair,
     difference_intervals,
     difference_replicates,
     difference_standard_errors,
     equivalence_p_values,
-    paired,
     permutation_p_values,
     standard_errors,
 )
@@ -75,7 +75,7 @@ def test_neither_the_order_of_rows_nor_threads_move_a_bit() -> None:
     def everything(order: np.ndarray) -> list[np.ndarray]:
         codes, count = image_codes([names[k] for k in order])
         a, b = (sums_by_image(t[:, order], u[:, order], codes, count, 0.0) for t, u in (terms[::2], terms[1::2]))
-        pair = paired(a, b)
+        pair = as_pair(a, b)
         found = difference_replicates(pair)
         return [
             *intervals(a),
@@ -117,7 +117,7 @@ def test_permutations_against_all_of_them() -> None:
     random = np.random.default_rng(8)
     tops, bottoms = random.integers(1, 50, (2, 9)).astype(float), random.integers(50, 90, (2, 9)).astype(float)
     images = np.arange(9)
-    found = permutation_p_values(paired(sums(tops[0], bottoms[0], images), sums(tops[1], bottoms[1], images)), 50_000)
+    found = permutation_p_values(as_pair(sums(tops[0], bottoms[0], images), sums(tops[1], bottoms[1], images)), 50_000)
     observed = abs(tops[1].sum() / bottoms[1].sum() - tops[0].sum() / bottoms[0].sum())
     extreme = 0
     for sides in itertools.product((0, 1), repeat=9):
@@ -132,7 +132,7 @@ def test_equal_runs_differ_in_nothing() -> None:
     random = np.random.default_rng(9)
     top, images = random.random(100), np.repeat(np.arange(20), 5)
     same = sums(top, np.ones(100), images)
-    pair = paired(same, same)
+    pair = as_pair(same, same)
     found = difference_replicates(pair)
     assert not found.any()
     assert permutation_p_values(pair)[0] == 1.0

@@ -128,7 +128,8 @@ class NoisyOracle:
         random = np.random.default_rng(list(hashlib.sha256(text).digest()))
         place, angle, pick = random.random(), random.uniform(0, 2 * np.pi), random.random()
         fault = ""
-        for name, share in ({"invent": self.invent} if sample.no_target else self._shares).items():
+        of_nothing = {"swap": self.swap, "invent": self.invent}
+        for name, share in (of_nothing if sample.no_target else self._shares).items():
             if 0 <= place < share:
                 fault = name
             place -= share

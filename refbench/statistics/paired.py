@@ -41,7 +41,7 @@ class Pair:
         return found
 
 
-def paired(first: ImageSums, second: ImageSums) -> Pair:
+def as_pair(first: ImageSums, second: ImageSums) -> Pair:
     """Bring the integers of two runs to one scale, so that images can change sides."""
     top = np.minimum(first.scale_top, second.scale_top)
     bottom = np.minimum(first.scale_bottom, second.scale_bottom)

@@ -9,8 +9,10 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from refbench import run, score
+from refbench.comparison import compare
+from refbench.diagnosis import slice_differences
 from refbench.leaderboard import read_rows
-from refbench.report import write_index, write_report
+from refbench.report import write_comparison, write_index, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -51,3 +53,26 @@ def test_report_and_index(embedded: Path, tmp_path: Path) -> None:
     assert errors == []
     assert overflow <= 0
     assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install the package chromium")
+def test_comparison(embedded: Path, tmp_path: Path) -> None:
+    folders = []
+    for shift in ("2", "9"):
+        folders.append(run("noisy-oracle", "scenes/val", options={"shift": shift}, out=tmp_path / shift).folder)
+        score(folders[-1])
+    found = compare(*folders)
+    page_file = write_comparison(found, slice_differences(found), tmp_path / "compare.html")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(page_file.as_uri())
+        page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+        page.wait_for_function("[...document.images].every(i => i.complete)")
+        broken = page.evaluate("[...document.images].filter(i => i.naturalWidth === 0).length")
+        pairs, pictures = page.locator(".pair").count(), page.locator(".pair img").count()
+        page.set_viewport_size({"width": 420, "height": 900})
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        browser.close()
+    assert (broken, pairs, pictures) == (0, 25, 50)
+    assert overflow <= 0
