@@ -88,6 +88,16 @@ def test_on_the_command_line(predictions: Path, refbench: Callable[..., subproce
     assert refbench(*call, "--protocol", "lisa").returncode == 2
 
 
+def test_protocols_are_listed_with_their_choices(refbench: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    found = {p["name"]: p for p in json.loads(refbench("list", "protocols", "--json").stdout)["protocols"]}
+    lavt = found["lavt-480"]
+    assert len(lavt["choices"]) == 10
+    assert lavt["choices"]["target"]["is"] == "hole"
+    assert "LAVT-RIS" in lavt["choices"]["precision"]["source"]
+    assert found["glamm-3"]["choices"]["units"]["source"].startswith("mbzuai-oryx/groundingLMM dataset/")
+    assert found["sginw"]["source"]
+
+
 def test_every_protocol_is_data_with_sources() -> None:
     for name in available("protocols"):
         rule = load("protocols", name)

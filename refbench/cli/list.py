@@ -9,7 +9,8 @@ import click
 from refbench.cli.output import print_json, print_table
 from refbench.errors import DatasetError
 from refbench.integrity import NOT_BUILT, state_of
-from refbench.plugins import available, summary_of
+from refbench.plugins import available, load, summary_of
+from refbench.protocols.base import Protocol
 from refbench.storage import project_data, read_manifest
 
 KINDS = ("datasets", "adapters", "protocols")
@@ -20,6 +21,8 @@ KINDS = ("datasets", "adapters", "protocols")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(kind: str, as_json: bool) -> None:
     """List datasets, adapters or protocols.
+
+    With --json, a protocol tells its ten choices, each with its source, its metrics and its caveats.
 
     A dataset is absent, partial (published splits are not built here), whole, or differs from what is published
     (`refbench verify` shows where).
@@ -39,9 +42,27 @@ def list_(kind: str, as_json: bool) -> None:
         return
     found = [{"name": n, "place": p, "summary": summary_of(p)} for n, p in available(kind).items()]
     if as_json:
-        print_json({kind: found})
+        print_json({kind: [f | _rule(f["name"]) for f in found] if kind == "protocols" else found})
     else:
         print_table("", [kind[:-1], "what it is"], [[f["name"], f["summary"]] for f in found])
+
+
+def _rule(name: str) -> dict[str, Any]:
+    """What a protocol rests on; one that scores detections is its library's."""
+    rule = load("protocols", name)
+    if not isinstance(rule, Protocol):
+        return {"source": rule.source}
+    choices = {
+        choice: {"is": getattr(rule.choices, choice), "source": rule.source_of(choice)}
+        for choice in rule.choices.__slots__
+    }
+    return {
+        "source": rule.source,
+        "headline": rule.headline,
+        "metrics": list(rule.metrics),
+        "choices": choices,
+        "caveats": list(rule.caveats),
+    }
 
 
 def _dataset(name: str) -> dict[str, Any]:
