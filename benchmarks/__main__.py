@@ -1,4 +1,4 @@
-"""`python -m benchmarks [kernels|score|start|build|run ...]`: measure, print, and keep the figures as JSON."""
+"""`python -m benchmarks [SUITE ...]`: measure, print, and keep the figures as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import build, kernels, run, score, start
+from benchmarks import build, kernels, run, score, start, statistics
 from refbench.mask import available_cores
 from refbench.provenance import git_state, package_versions
 
@@ -20,6 +20,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "kernels": kernels.measure,
     "start": start.measure,
     "score": score.measure,
+    "statistics": statistics.measure,
     "build": build.measure,
     "run": run.measure,
 }

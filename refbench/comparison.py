@@ -113,7 +113,7 @@ def check_same_dataset(first: Result, second: Result) -> None:
 
 def sample_differences(first: Result, second: Result) -> tuple[list[str], list[str]]:
     """Samples of the first that the second lacks, and those that it has besides."""
-    ours, theirs = ([str(s) for s in r.scores.sample_id] if r.scores else [] for r in (first, second))
+    ours, theirs = (r.scores.sample_ids() if r.scores else [] for r in (first, second))
     known, given = set(ours), set(theirs)
     return [s for s in ours if s not in given], [s for s in theirs if s not in known]
 
@@ -126,8 +126,8 @@ def aligned(first: Result, second: Result) -> Result:
     """
     if first.scores is None or second.scores is None:
         raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` there")
-    rows = {str(s): k for k, s in enumerate(second.scores.sample_id)}
-    taken = second.scores.take(np.array([rows[str(s)] for s in first.scores.sample_id], np.int64))
+    rows = {s: k for k, s in enumerate(second.scores.sample_ids())}
+    taken = second.scores.take(np.array([rows[s] for s in first.scores.sample_ids()], np.int64))
     same = (taken.target_area == first.scores.target_area) & (taken.no_target == first.scores.no_target)
     if not same.all():
         row = int(np.argmin(same))
@@ -189,8 +189,8 @@ def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHO
     """The samples whose IoU changed most, the largest change first; equal ones in the order of their ids."""
     before, after = 100 * sample_iou(first), 100 * sample_iou(second)
     changes = [
-        Changed(str(s), float(x), float(y), float(y - x))
-        for s, x, y in zip(first.sample_id, before, after, strict=True)
+        Changed(s, float(x), float(y), float(y - x))
+        for s, x, y in zip(first.sample_ids(), before, after, strict=True)
         if x != y
     ]
     return sorted(changes, key=lambda c: (-abs(c.difference), c.sample_id))[:shown]

@@ -165,7 +165,7 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
     names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
     table = read_table(split_path(address), names)
     rows = {s: k for k, s in enumerate(table["sample_id"].to_pylist())}
-    ids = [str(s) for s in scores.sample_id]
+    ids = scores.sample_ids()
     unknown = next((s for s in ids if s not in rows), None)
     if unknown is not None:
         raise DatasetError(f"{address} as it is built here has no sample {unknown!r}; build the version of the run")

@@ -122,6 +122,30 @@ def encode_intervals(starts, ends, n, size, out):  # type: ignore[no-untyped-def
 
 
 @njit(nogil=True, cache=True)
+def crop_intervals(array, top, left, height, starts, ends):  # type: ignore[no-untyped-def]
+    """The intervals of a bool picture (h, w) at `top`, `left` of an image of `height` rows; returns how many.
+
+    `starts` and `ends` need room for one in two pixels of each column.
+    """
+    n = 0
+    for x in range(array.shape[1]):
+        at = (left + x) * height + top
+        before = False
+        for y in range(array.shape[0]):
+            here = array[y, x]
+            if here and not before:
+                starts[n] = at + y
+            elif before and not here:
+                ends[n] = at + y
+                n += 1
+            before = here
+        if before:
+            ends[n] = at + array.shape[0]
+            n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
 def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
     """Judge many compressed codes, laid end to end in `codes` and cut at `at`, of masks of `sizes` pixels.
 

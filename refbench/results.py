@@ -167,5 +167,5 @@ def _signed(name: str) -> tuple[str, ...]:
 
 def _address_in(scores: ScoreTable | None) -> str:
     """The split that all sample ids name, `<dataset>/<split>/...`; "" if they name none or several."""
-    found = {"/".join(str(s).split("/")[:2]) for s in scores.sample_id} if scores is not None else set()
+    found = {"/".join(s.split("/")[:2]) for s in scores.sample_ids()} if scores is not None else set()
     return found.pop() if len(found) == 1 else ""

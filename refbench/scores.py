@@ -41,6 +41,10 @@ class ScoreTable:
     def __len__(self) -> int:
         return len(self.failed)
 
+    def sample_ids(self) -> list[str]:
+        """The ids as texts, whatever holds the column."""
+        return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
+
     def sums(self) -> dict[str, int]:
         """The total of each count over all samples, in pixels."""
         return {name: int(getattr(self, name).sum()) for name in COUNTS}
@@ -49,8 +53,8 @@ class ScoreTable:
         """The rows of these positions, in their order."""
         taken: dict[str, Any] = {}
         for f in dataclasses.fields(self):
-            column = getattr(self, f.name)
-            taken[f.name] = [str(column[k]) for k in rows.tolist()] if f.name.endswith("_id") else column[rows]
+            column = self.sample_ids() if f.name == "sample_id" else getattr(self, f.name)
+            taken[f.name] = [column[k] for k in rows.tolist()] if isinstance(column, list) else column[rows]
         return ScoreTable(**taken)
 
 
@@ -149,7 +153,7 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
                 f"{where}, row {row} ({s.sample_id[row]}) breaks an identity: {identity}. The file was damaged or "
                 "edited; run `refbench score` again"
             )
-    given: Sequence[Any] = s.sample_id if isinstance(s.sample_id, list) else s.sample_id.to_pylist()
+    given = s.sample_ids()
     if len(set(given)) != len(given):
         seen: set[str] = set()
         row = next(k for k, name in enumerate(given) if name in seen or seen.add(name))  # type: ignore[func-returns-value]

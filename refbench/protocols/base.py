@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Interface
@@ -100,19 +100,25 @@ class RandomOfImage:
         return f"at most {self.count} random sentences of each image"
 
     def choose(self, evidence: Evidence) -> BoolArray:
+        return next(self.choose_each(evidence, [self.seed]))
+
+    def choose_each(self, evidence: Evidence, seeds: Iterable[int]) -> Iterator[BoolArray]:
+        """What each seed draws."""
         codes, images = image_codes(evidence.scores.image_id)
-        # Rows of one image stand together after this sort, in a random order among themselves. The order of the
-        # file does not matter: rows are numbered by their ids.
-        ids = [str(s) for s in evidence.scores.sample_id]
-        numbered = np.empty(len(ids), np.int64)
-        numbered[np.argsort(np.array(ids, dtype=object), kind="stable")] = np.arange(len(ids))
-        keys = np.random.default_rng(self.seed).random(len(ids))[numbered]
-        order = np.lexsort((keys, codes))
-        starts = np.searchsorted(codes[order], np.arange(images))
-        place = np.arange(len(ids)) - starts[codes[order]]
-        chosen = np.zeros(len(ids), bool)
-        chosen[order[place < self.count]] = True
-        return chosen
+        # The order of the file does not matter: rows are numbered by their ids.
+        numbered = np.empty(len(codes), np.int64)
+        numbered[np.argsort(np.array(evidence.scores.sample_ids(), dtype=object), kind="stable")] = np.arange(
+            len(codes)
+        )
+        starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=images))])
+        for seed in seeds:
+            keys = np.random.default_rng(seed).random(len(codes))[numbered]
+            # Rows of one image stand together, in a random order among themselves.
+            order = np.lexsort((keys, codes))
+            place = np.arange(len(codes)) - starts[codes[order]]
+            chosen = np.zeros(len(codes), bool)
+            chosen[order[place < self.count]] = True
+            yield chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +433,7 @@ def summarise(protocol: Protocol, evidence: Evidence, interval: str = PERCENTILE
     return Summary(protocol.name, metrics, counted, int(scores.failed.sum()), _notes(protocol, evidence))
 
 
-DRAWS_SHOWN = 200
+DRAWS_SHOWN = 100
 
 
 def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
@@ -436,7 +442,7 @@ def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
     if not isinstance(units, RandomOfImage) or not len(evidence.scores):
         return ()
     whole = dataclasses.replace(protocol, units=Every())
-    chosen = [RandomOfImage(units.count, seed).choose(evidence).astype(np.float64) for seed in range(DRAWS_SHOWN)]
+    chosen = [c.astype(np.float64) for c in units.choose_each(evidence, range(DRAWS_SHOWN))]
     ranges = []
     for name, metric in protocol.metrics.items():
         top, bottom = whole.terms(metric, evidence)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from refbench.kernels import COLUMNS
+from refbench.mask import count_codes
 from refbench.protocols.base import Cumulative, FloatArray, Judged, Mean, Own, Protocol, Terms, Worth
 from refbench.protocols.referring import STORED_MASK
 from refbench.scores import Batch, Measure
@@ -141,21 +143,22 @@ def _f1(judged: Judged) -> Terms:
 
 def _sets(batch: Batch) -> Mapping[str, FloatArray]:
     """What is made of all masks of an answer: their union, the best of them, their number."""
-    out = {name: np.zeros(len(batch.predictions)) for name in SETS.columns}
-    sizes = zip(batch.heights.tolist(), batch.widths.tolist(), strict=True)
-    for k, (height, width) in enumerate(sizes):
-        answers, target = [
-            [{"size": [height, width], "counts": code} for code in codes]
-            for codes in (batch.instances[k] or [batch.predictions[k]], [batch.targets[k]])
-        ]
-        union = [coco_mask.merge(answers)]
-        # pycocotools makes 0 / 0 a NaN or a 1 as it comes; the original makes it 0.
+    counts = count_codes(batch.predictions, batch.targets, batch.heights, batch.widths)
+    table = dict(zip(COLUMNS, counts.T, strict=True))
+    iou = _share(table["intersection"], table["union"])
+    same = (table["prediction_area"] > 0) == (table["target_area"] > 0)
+    out = {"union_iou": iou.copy(), "best_match_iou": iou.copy(), "n_acc": same.astype(np.float64)}
+    for k in (k for k, several in enumerate(batch.instances) if several):
+        size = [int(batch.heights[k]), int(batch.widths[k])]
+        answers = [{"size": size, "counts": code} for code in batch.instances[k]]
+        target = [{"size": size, "counts": batch.targets[k]}]
         meant = int(coco_mask.area(target)[0])
-        ious = [float(v) for v in np.ravel(coco_mask.iou([*union, *answers], target, [0]))] if meant else [0.0]
-        shown = sum(int(area > 0) for area in coco_mask.area(answers))
+        # pycocotools makes 0 / 0 a NaN or a 1 as it comes; the original makes it 0.
+        masks = [coco_mask.merge(answers), *answers]
+        ious = [float(v) for v in np.ravel(coco_mask.iou(masks, target, [0]))] if meant else [0.0] * len(masks)
         out["union_iou"][k] = ious[0]
-        out["best_match_iou"][k] = max(ious[1:], default=0.0) / len(answers)
-        out["n_acc"][k] = shown == int(meant > 0)
+        out["best_match_iou"][k] = max(ious[1:]) / len(answers)
+        out["n_acc"][k] = sum(int(area > 0) for area in coco_mask.area(answers)) == int(meant > 0)
     return out
 
 
