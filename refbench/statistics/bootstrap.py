@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -27,6 +28,8 @@ CONFIDENCE = 0.95
 PERCENTILE, BCA = "percentile", "bca"
 # Draws at a time: bounds the memory for large splits.
 BLOCK_DRAWS = 2_000_000
+# Draws that are kept for the next call: 40 MB.
+KEPT_DRAWS = 5_000_000
 # Every sum stays below 2^53, up to which float64 holds every integer.
 EXACT_BITS = 53
 # Terms are rounded to at most this many binary places, which no figure that is printed shows.
@@ -101,6 +104,18 @@ def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) ->
 
 def draws(image_count: int, replicates: int = REPLICATES, seed: int = SEED) -> Iterator[FloatArray]:
     """How often each image is drawn in each replicate, float64 (rows, I), in blocks that add up to `replicates`."""
+    if image_count * replicates <= KEPT_DRAWS:
+        # One protocol after the other asks for the same ones.
+        return iter(_kept_draws(image_count, replicates, seed))
+    return _drawn(image_count, replicates, seed)
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(image_count: int, replicates: int, seed: int) -> tuple[FloatArray, ...]:
+    return tuple(_drawn(image_count, replicates, seed))
+
+
+def _drawn(image_count: int, replicates: int, seed: int) -> Iterator[FloatArray]:
     random = np.random.default_rng(seed)
     block = max(1, BLOCK_DRAWS // max(1, image_count))
     for first in range(0, replicates, block):
