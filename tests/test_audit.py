@@ -14,6 +14,7 @@ from refbench import run, score
 from refbench.errors import RunError
 from refbench.leaderboard import read_rows
 from refbench.protocols.audit import check_metrics
+from refbench.results import read_result
 from refbench.scores import check_scores, read_scores, scores_to_table
 from refbench.storage import write_table
 
@@ -92,3 +93,68 @@ def test_series_are_told_apart() -> None:
     check_metrics({"Pr@50": one, "Pr@60": one, "seg_prec@0.50": (9.0, 8.0, 10.0), "seg_prec@0.95": (1.0, 0.0, 2.0)}, "")
     with pytest.raises(RunError, match="rises"):
         check_metrics({"Pr@0.7": (1.0, 0.0, 2.0), "Pr@0.8": one}, "here")
+
+
+def edited(scored: Path, change: Any) -> Path:
+    path = scored / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary)
+    path.write_text(json.dumps(summary))
+    return scored
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["sums"].update(union=s["sums"]["union"] + 1), "sums.union is"),
+        (lambda s: s.update(failures=3), "3 failures, 0 in the rows"),
+        (lambda s: s["metrics"]["mean_iou"].update(value=s["metrics"]["mean_iou"]["low"]), "the rows make it"),
+        (lambda s: s.update(dataset="snapshots/other"), "the rows are of snapshots/test"),
+        (lambda s: s.update(fingerprint="f" * 64), "is not that of the run"),
+        (lambda s: s.pop("metrics"), "lacks 'metrics'"),
+        (lambda s: s.update(metrics=[]), "run `refbench score"),
+    ],
+)
+def test_a_summary_that_contradicts_its_neighbours_is_refused(scored: Path, change: Any, message: str) -> None:
+    assert read_result(scored).scores is not None
+    with pytest.raises(RunError, match=message):
+        read_result(edited(scored, change))
+
+
+def test_a_summary_of_the_wrong_kind_is_refused(scored: Path) -> None:
+    (scored / "summary.json").write_text("[1, 2]")
+    with pytest.raises(RunError, match="summary"):
+        read_result(scored)
+
+
+def test_counts_lie_within_the_image(scored: Path) -> None:
+    table = read_scores(scored / "scores.parquet")
+    pixels = np.full(len(table), 10**9)
+    check_scores(table, "here", pixels)
+    pixels[5] = 3
+    with pytest.raises(RunError, match=r"row 5 .*a mask has no more pixels than its image"):
+        check_scores(table, "here", pixels)
+
+
+def test_rows_are_of_their_types_and_there_once(scored: Path) -> None:
+    path = scored / "scores.parquet"
+    table = read_scores(path)
+    write_table(path, scores_to_table(table.take(np.array([0, 1, 2, 1]))))
+    with pytest.raises(RunError, match=r"row 3: the sample snapshots/test/.* is there twice"):
+        read_scores(path)
+    whole = scores_to_table(table)
+    write_table(path, whole.set_column(whole.column_names.index("union"), "union", whole["union"].cast("float64")))
+    with pytest.raises(RunError, match="the column union is of double"):
+        read_scores(path)
+
+
+def test_metrics_without_a_value_survive_the_file(scored: Path) -> None:
+    # snapshots/test has expressions without target; an empty answer to one leaves HQ-SAM's mean without a value.
+    run("nothing", "snapshots/test", out=scored / "nothing")
+    score(scored / "nothing", protocols=["biou-hqsam", "samtok-bench"])
+    text = (scored / "nothing" / "summary.json").read_text()
+    assert "NaN" not in text
+    metrics = read_result(scored / "nothing").metrics
+    assert metrics is not None
+    assert all(np.isnan(v) for v in metrics["val_iou_0"])
+    assert len(read_rows([scored / "nothing"])) == 1
