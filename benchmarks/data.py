@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import numpy as np
 
 from refbench.mask import Mask
+from refbench.records import Sample
 
 
 def test_data() -> Path:
@@ -40,6 +42,15 @@ def coco128_pairs() -> tuple[list[Mask], list[Mask]]:
         masks[annotation["image_id"]].append(made)
     pairs = [(a, b) for group in masks.values() for a in group for b in group]
     return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def moved_targets(samples: Sequence[Sample]) -> dict[str, Mask]:
+    """Plausible predictions, ref -> mask: the target a few pixels beside its place."""
+    moved: dict[str, Mask] = {}
+    for s in samples:
+        if s.ref_id not in moved:
+            moved[s.ref_id] = Mask.from_array(np.roll(s.target.to_array(), (3, -5), axis=(0, 1)))
+    return moved
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:

@@ -7,13 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.data import process_cost, temporary_home, test_data
+from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
 from refbench.builders import refer
 from refbench.builders.base import Built, Sources, build_dataset
 from refbench.interchange import json_line
-from refbench.mask import Mask
 from refbench.progress import Progress, silent
 from refbench.records import Prediction, Sample
 from refbench.storage import load_samples
@@ -30,11 +27,9 @@ def measure() -> dict[str, Any]:
 def _measure(folder: Path) -> dict[str, Any]:
     build_dataset("refcoco", refer.build, Sources(test_data() / "whole-splits" / "refer"), silent)
     samples = load_samples("refcoco/val")
-    moved: dict[str, Mask] = {}
+    moved = moved_targets(samples)
     with (folder / "once.jsonl").open("w") as once, (folder / "often.jsonl").open("w") as often:
         for s in samples:
-            if s.ref_id not in moved:
-                moved[s.ref_id] = Mask.from_array(np.roll(s.target.to_array(), (3, -5), axis=(0, 1)))
             once.write(json_line(Prediction(s.sample_id, moved[s.ref_id])) + "\n")
             for k in range(TIMES):
                 often.write(json_line(Prediction(_again(s, k).sample_id, moved[s.ref_id])) + "\n")

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data import process_cost, temporary_home, test_data
+from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
 from refbench.builders import refer
 from refbench.builders.base import Sources, build_dataset
 from refbench.diagnosis import diagnose
 from refbench.interchange import json_line
-from refbench.mask import Mask
 from refbench.plugins import load
 from refbench.progress import silent
 from refbench.protocols.base import Evidence, sums_of
@@ -46,11 +45,9 @@ def measure() -> dict[str, Any]:
 def _measure(folder: Path) -> dict[str, Any]:
     build_dataset("refcoco", refer.build, Sources(test_data() / "whole-splits" / "refer"), silent)
     samples = load_samples("refcoco/val")
-    moved: dict[str, Mask] = {}
+    moved = moved_targets(samples)
     with (folder / "predictions.jsonl").open("w") as file:
         for s in samples:
-            if s.ref_id not in moved:
-                moved[s.ref_id] = Mask.from_array(np.roll(s.target.to_array(), (3, -5), axis=(0, 1)))
             file.write(json_line(Prediction(s.sample_id, moved[s.ref_id])) + "\n")
     source = folder / "predictions.jsonl"
     original = [name for name in CORE if load("protocols", name).canvas == ORIGINAL]
