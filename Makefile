@@ -34,7 +34,7 @@ demo: $(VENV)/.demo
 	$(BIN)/refbench demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

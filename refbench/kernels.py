@@ -534,6 +534,16 @@ def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
+def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
+    """`(n, starts, ends)` of the checked code i of those that lie end to end in `codes`, cut at `at`."""
+    code = codes[at[i] : at[i + 1]]
+    starts = np.empty(code.shape[0] // 2 + 1, np.int64)
+    ends = np.empty(code.shape[0] // 2 + 1, np.int64)
+    n = decode_intervals(code, size, starts, ends)
+    return n, starts, ends
+
+
+@njit(nogil=True, cache=True)
 def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
     """Areas by which a band of d pixels on both sides of the target's outline is counted, of N pairs.
 
@@ -546,14 +556,8 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
         height = heights[i]
         width = widths[i]
         size = height * width
-        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
-        code_t = target_codes[target_at[i] : target_at[i + 1]]
-        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        n_p = decode_intervals(code_p, size, starts_p, ends_p)
-        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
         m, eroded_starts, eroded_ends = erode_intervals(
             starts_t, ends_t, n_t, height, width, bands_px[i], eroded_starts, eroded_ends, True
         )
@@ -616,14 +620,8 @@ def count_errors(  # type: ignore[no-untyped-def]
         height = heights[i]
         width = widths[i]
         size = height * width
-        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
-        code_t = target_codes[target_at[i] : target_at[i + 1]]
-        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        n_p = decode_intervals(code_p, size, starts_p, ends_p)
-        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
         area_p = intervals_area(starts_p, ends_p, n_p)
         area_t = intervals_area(starts_t, ends_t, n_t)
         both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
@@ -652,10 +650,7 @@ def count_errors(  # type: ignore[no-untyped-def]
         best_union = np.int64(0)
         for position in range(others_at[i], others_at[i + 1]):
             o = others[position]
-            code_o = object_codes[object_at[o] : object_at[o + 1]]
-            starts_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
-            ends_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
-            n_o = decode_intervals(code_o, size, starts_o, ends_o)
+            n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, o, size)
             inside = intervals_intersection(starts_p, ends_p, n_p, starts_o, ends_o, n_o)
             joined = area_p + intervals_area(starts_o, ends_o, n_o) - inside
             if inside > 0 and (best < 0 or inside * best_union > best_both * joined):
@@ -676,10 +671,7 @@ def count_errors(  # type: ignore[no-untyped-def]
         out[i, 8] = 0
         out[i, 9] = 0
         if best >= 0:
-            code_o = object_codes[object_at[best] : object_at[best + 1]]
-            starts_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
-            ends_o = np.empty(code_o.shape[0] // 2 + 1, np.int64)
-            n_o = decode_intervals(code_o, size, starts_o, ends_o)
+            n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, best, size)
             shared_starts = np.empty(n_o + n_t, np.int64)
             shared_ends = np.empty(n_o + n_t, np.int64)
             shared = _intersect_runs(starts_o, ends_o, 0, n_o, starts_t, ends_t, 0, n_t, shared_starts, shared_ends, 0)
@@ -750,14 +742,8 @@ def count_outlines(prediction_codes, prediction_at, target_codes, target_at, hei
         height = heights[i]
         width = widths[i]
         size = height * width
-        code_p = prediction_codes[prediction_at[i] : prediction_at[i + 1]]
-        code_t = target_codes[target_at[i] : target_at[i + 1]]
-        starts_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        ends_p = np.empty(code_p.shape[0] // 2 + 1, np.int64)
-        starts_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        ends_t = np.empty(code_t.shape[0] // 2 + 1, np.int64)
-        n_p = decode_intervals(code_p, size, starts_p, ends_p)
-        n_t = decode_intervals(code_t, size, starts_t, ends_t)
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
         out[i, :] = 0
         if n_p + n_t == 0:
             continue
