@@ -135,6 +135,13 @@ def aligned(first: Result, second: Result) -> Result:
             f"the target of {taken.sample_id[row]} has {first.scores.target_area[row]} pixels in {first.folder} and "
             f"{taken.target_area[row]} in {second.folder}: two versions of a dataset; score both on one"
         )
+    if list(taken.image_id) != list(first.scores.image_id):
+        pairs = zip(taken.sample_id, taken.image_id, first.scores.image_id, strict=True)
+        sample, there, here = next(p for p in pairs if p[1] != p[2])
+        raise RunError(
+            f"{sample} is of the image {here} in {first.folder} and of {there} in {second.folder}: two versions of a "
+            "dataset, or a table that was edited; score both on one"
+        )
     changes = {**{f: getattr(second, f) for f in Result.__slots__}, "scores": taken}
     return Result(**changes)
 

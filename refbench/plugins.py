@@ -84,6 +84,7 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 
+LARGEST_NUMBER = 1e6
 FAMILY = re.compile(r"([^()]+)\(([-+.,\de]+)\)")
 
 
@@ -138,9 +139,11 @@ def _family(name: str) -> tuple[str, list[float] | None]:
     """`trimap(3)` -> ("trimap", [3.0]); the name itself and None without numbers in parentheses."""
     match = FAMILY.fullmatch(name)
     try:
-        return (match[1], [float(n) for n in match[2].split(",")]) if match else (name, None)
+        numbers = [float(n) for n in match[2].split(",")] if match else []
     except ValueError:
         return name, None
+    # Widths and numbers of pixels: what is larger than any image is no name of a protocol.
+    return (match[1], numbers) if match and max(map(abs, numbers)) < LARGEST_NUMBER else (name, None)
 
 
 def load_attribute(place: str) -> Any:

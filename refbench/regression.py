@@ -20,6 +20,7 @@ from refbench.results import Result, read_result
 from refbench.scores import ScoreTable
 from refbench.statistics.power import SIGNIFICANCE
 
+FEWEST_IMAGES = 6
 DEFAULT_MARGINS = {"cumulative_iou": 0.5, "mean_iou": 0.5, "mean_boundary_iou": 0.5}
 
 PASSED, FAILED = "passed", "failed"
@@ -78,7 +79,8 @@ def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
     checks.append(_check_failures(before.scores, now.scores))
     if margins:
         found = differences(before.scores, now.scores, list(margins))
-        checks += [_check_metric(d, margins[d.metric]) for d in found]
+        images = len(set(before.scores.image_id))
+        checks += [_check_metric(d, margins[d.metric], images) for d in found]
     return GateResult(now, before, len(now.scores), checks)
 
 
@@ -98,15 +100,18 @@ def _check_failures(before: ScoreTable, now: ScoreTable) -> GateCheck:
     return GateCheck("failures", FAILED, f"{counts}; {len(new)} new ones, the first: {now.sample_id[int(new[0])]}")
 
 
-def _check_metric(found: Difference, margin: float) -> GateCheck:
+def _check_metric(found: Difference, margin: float, images: int) -> GateCheck:
     beyond = found.difference < -margin
-    by_chance = found.p_value > SIGNIFICANCE
+    # Of so few images even the rarest of all exchanges is no rarer than SIGNIFICANCE.
+    can_tell = images >= FEWEST_IMAGES
+    by_chance = can_tell and found.p_value > SIGNIFICANCE
     figures = (
         f"{found.second:.2f} against {found.first:.2f}, {found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}], "
         f"p = {found.p_value:.4f}, margin {margin:g}"
     )
     if beyond and not by_chance:
-        return GateCheck(found.metric, FAILED, f"worse by more than its margin, and not by chance: {figures}", found)
+        told = "and not by chance" if can_tell else f"of {images} images, too few to tell from chance"
+        return GateCheck(found.metric, FAILED, f"worse by more than its margin, {told}: {figures}", found)
     if beyond:
         return GateCheck(found.metric, PASSED, f"worse by more than its margin, but within chance: {figures}", found)
     told = "not worse" if found.difference >= 0 else "worse, within its margin"

@@ -58,7 +58,9 @@ def write_report(folder: Path) -> Path:
         raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
     scores = result.scores
     diagnosis = diagnose(folder)
-    samples = load_samples(f"{info['dataset']}/{info['split']}")[: len(scores.failed)]
+    # In the order of the rows, which another program may have changed.
+    by_id = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}", scores.sample_ids())}
+    samples = [by_id[sample_id] for sample_id in scores.sample_ids()]
     iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
     groups = _choose(iou, scores.no_target, scores.failed)
     chosen = {samples[row].sample_id for rows in groups.values() for row in rows}

@@ -12,16 +12,18 @@ from typing import Any
 from refbench.errors import RefbenchError, RunError
 from refbench.plugins import load
 from refbench.protocols.audit import Figures, check_metrics
-from refbench.protocols.base import Evidence, Protocol, value_of
+from refbench.protocols.base import Evidence, Protocol, sums_of, value_of
 from refbench.protocols.exact import REFBENCH
 from refbench.records import Summary
+from refbench.runner import read_run
 from refbench.scores import SCORES_FILE, ScoreTable, read_scores
+from refbench.statistics.bootstrap import BCA, PERCENTILE, intervals
 from refbench.storage import read_json
 from refbench.version import __version__
 
 SUMMARY_FILE = "summary.json"
-# What a sum of a float series may be away from the same sum.
-SLACK_PERCENT = 1e-9
+# What a figure may be away from the same one, computed with another numpy.
+SLACK_PERCENT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +42,18 @@ class Result:
 
 
 def summary_json(
-    summaries: Mapping[str, Summary], scores: ScoreTable, address: str, fingerprint: str
+    summaries: Mapping[str, Summary], scores: ScoreTable, address: str, fingerprint: str, interval: str
 ) -> dict[str, Any]:
     """The content of summary.json: the first summary, and below it all of them if there are several.
 
     `sums` are the totals of the counts in scores.parquet.
     """
-    entries = {name: _entry(summary, address, fingerprint) for name, summary in summaries.items()}
+    entries = {name: _entry(summary, address, fingerprint, interval) for name, summary in summaries.items()}
     content = {**next(iter(entries.values())), "sums": scores.sums()}
     return {**content, "protocols": entries} if len(entries) > 1 else content
 
 
-def _entry(summary: Summary, address: str, fingerprint: str) -> dict[str, Any]:
+def _entry(summary: Summary, address: str, fingerprint: str, interval: str) -> dict[str, Any]:
     figures = {name: dataclasses.asdict(estimate) for name, estimate in summary.metrics.items()}
     entry = {
         "protocol": summary.protocol,
@@ -60,6 +62,7 @@ def _entry(summary: Summary, address: str, fingerprint: str) -> dict[str, Any]:
         "refbench_version": __version__,
         "samples": summary.samples,
         "failures": summary.failures,
+        "interval": interval,
         # JSON has no NaN: null stands for a metric that the original leaves without a value.
         "metrics": {n: {k: None if math.isnan(v) else v for k, v in f.items()} for n, f in figures.items()},
     }
@@ -74,6 +77,8 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
             the sums of summary.json and the rows of scores.parquet, or between its fingerprint and the run's.
         DatasetError: scores.parquet is no Parquet file.
     """
+    if place.is_file() and place.suffix == ".json":
+        raise RunError(f"{place} holds no counts; pass the run folder, or its {SCORES_FILE}")
     folder = place if place.is_dir() else place.parent
     scores_path = place if place.is_file() else folder / SCORES_FILE
     if not place.exists() or not (scores_path.is_file() or (folder / SUMMARY_FILE).is_file()):
@@ -82,7 +87,7 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
         )
     scores = read_scores(scores_path) if with_scores and scores_path.is_file() else None
     beside = place.is_dir() or place.name == SCORES_FILE
-    info = read_json(folder / "run.json", RunError) if beside and (folder / "run.json").is_file() else {}
+    info = read_run(folder) if beside and (folder / "run.json").is_file() else {}
     path = folder / SUMMARY_FILE
     if not (beside and path.is_file()):
         count = 0 if scores is None else len(scores)
@@ -91,23 +96,37 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
     content = read_json(path, RunError)
     try:
         result = _checked(folder, path, content, info, scores)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except KeyError as error:
         raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {folder}` again") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RunError(f"{path} is not as refbench writes it ({error}); run `refbench score {folder}` again") from None
     return result
 
 
 def _checked(
     folder: Path, path: Path, content: Mapping[str, Any], info: Mapping[str, Any], scores: ScoreTable | None
 ) -> Result:
-    entries = [content, *content.get("protocols", {}).values()]
-    for entry in entries:
-        check_metrics(_figures(entry), f"{path}, protocol {entry['protocol']}", _signed(entry["protocol"]))
+    again = f"run `refbench score {folder}` again"
     fingerprint, address = str(content["fingerprint"]), str(content["dataset"])
+    samples = int(content["samples"])
+    for entry in [content, *content.get("protocols", {}).values()]:
+        check_metrics(_figures(entry), f"{path}, protocol {entry['protocol']}", _signed(entry["protocol"]))
+        for name in ("fingerprint", "dataset", "failures"):
+            if entry[name] != content[name]:
+                raise RunError(f"{path} breaks an identity: its parts have two values of {name}; {again}")
+        if not int(entry["samples"]) >= 0 or not int(entry["failures"]) >= 0:
+            raise RunError(f"{path} breaks an identity: samples and failures are counts; {again}")
+        if entry["protocol"] == REFBENCH.name and any(math.isnan(v) for f in _figures(entry).values() for v in f):
+            raise RunError(f"{path} breaks an identity: no metric of {REFBENCH.name} is without a value; {again}")
+        if entry["protocol"] == REFBENCH.name and set(entry["metrics"]) not in (set(), set(REFBENCH.metrics)):
+            raise RunError(f"{path} breaks an identity: its metrics are not those of {REFBENCH.name}; {again}")
     if info and info["fingerprint"] != fingerprint:
         raise RunError(
             f"{path} breaks an identity: its fingerprint {fingerprint[:12]}... is not that of the run, "
-            f"{str(info['fingerprint'])[:12]}...; run `refbench score {folder}` again"
+            f"{str(info['fingerprint'])[:12]}...; {again}"
         )
+    if info and content["protocol"] == REFBENCH.name and int(info.get("samples", samples)) != samples:
+        raise RunError(f"{path} breaks an identity: {samples} samples, {info['samples']} in the run; {again}")
     if scores is not None:
         _check_against_rows(path, content, scores)
     return Result(
@@ -116,7 +135,7 @@ def _checked(
         str(content["protocol"]),
         address,
         fingerprint,
-        int(content["samples"]),
+        samples,
         int(content["failures"]),
         _figures(content),
         scores,
@@ -141,12 +160,26 @@ def _check_against_rows(path: Path, content: Mapping[str, Any], scores: ScoreTab
     if address and content["dataset"] != address:
         raise RunError(f"{path} breaks an identity: its dataset is {content['dataset']}, the rows are of {address}")
     for entry in (content, *content.get("protocols", {}).values()):
-        if entry["protocol"] != REFBENCH.name:
-            continue
-        for name, (value, _, _) in _figures(entry).items():
-            now = value_of(REFBENCH, REFBENCH.metrics[name], Evidence(scores))
-            if abs(now - value) > SLACK_PERCENT:
-                raise RunError(f"{path} breaks an identity: {name} is {value}, the rows make it {now}; {again}")
+        if int(entry["samples"]) > len(scores) or (
+            entry["protocol"] == REFBENCH.name and int(entry["samples"]) != len(scores)
+        ):
+            raise RunError(f"{path} breaks an identity: {entry['samples']} samples, {len(scores)} rows; {again}")
+        if entry["protocol"] == REFBENCH.name and entry["metrics"]:
+            _check_refbench(path, entry, Evidence(scores), again)
+
+
+def _check_refbench(path: Path, entry: Mapping[str, Any], evidence: Evidence, again: str) -> None:
+    """What our own protocol says, values and intervals, is what it makes of the rows."""
+    # Summaries of an older refbench do not tell the kind of their intervals.
+    kind = entry.get("interval")
+    limits = intervals(sums_of(REFBENCH, evidence), kind) if kind in (PERCENTILE, BCA) else None
+    for k, (name, metric) in enumerate(REFBENCH.metrics.items()):
+        expected = [value_of(REFBENCH, metric, evidence)]
+        if limits is not None:
+            expected += [100 * float(limit[k]) for limit in limits]
+        for said, now in zip(_figures(entry)[name], expected, strict=False):
+            if not abs(now - said) <= SLACK_PERCENT:
+                raise RunError(f"{path} breaks an identity: {name} is {said}, the rows make it {now}; {again}")
 
 
 def _figures(entry: Mapping[str, Any]) -> dict[str, Figures]:

@@ -119,7 +119,7 @@ def score(
     folder = Path(out) if out else source if counted.is_run else None
     if folder is not None:
         write_scores(folder / SCORES_FILE, counted.scores)
-        content = summary_json(summaries, counted.scores, address, counted.fingerprint)
+        content = summary_json(summaries, counted.scores, address, counted.fingerprint, interval)
         write_json(folder / SUMMARY_FILE, content)
     return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out)
 

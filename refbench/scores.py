@@ -116,7 +116,11 @@ def read_scores(path: Path) -> ScoreTable:
             pa.types.is_string if name.endswith("_id") else pa.types.is_int64 if name in COUNTS else pa.types.is_boolean
         )
         if column.null_count or not wanted(column.type):
-            raise RunError(f"{path}: the column {name} is of {column.type}, with gaps or not as refbench writes it")
+            gaps = f", with {column.null_count} gaps" if column.null_count else ""
+            raise RunError(
+                f"{path}: the column {name} is of {column.type}{gaps}, not as refbench writes it; "
+                "run `refbench score` again"
+            )
         arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
     scores = ScoreTable(**arrays)
     check_scores(scores, str(path))
@@ -131,7 +135,7 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
     """
     s = scores
     identities: list[tuple[str, NDArray[np.bool_]]] = [
-        ("no count is negative", np.minimum.reduce([s.intersection, s.boundary_intersection, s.prediction_area]) >= 0),
+        ("no count is negative", np.minimum.reduce([getattr(s, name) for name in COUNTS]) >= 0),
         ("union = prediction_area + target_area - intersection",
          s.union == s.prediction_area + s.target_area - s.intersection),
         ("intersection <= prediction_area and target_area",
@@ -140,6 +144,7 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
          s.boundary_intersection <= s.intersection),
         ("the boundary bands lie inside the masks: boundary_union <= union", s.boundary_union <= s.union),
         ("a mask that is not empty has a boundary", (s.boundary_union > 0) == (s.union > 0)),
+        ("boundary_intersection <= boundary_union", s.boundary_intersection <= s.boundary_union),
         ("an expression without target has an empty target", ~s.no_target | (s.target_area == 0)),
         ("a failed sample has an empty prediction", ~s.failed | (s.prediction_area == 0)),
         ("a failed sample predicts nothing, not even no_target", ~s.failed | ~s.predicted_no_target),

@@ -385,7 +385,10 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
 def load_objects(dataset: str) -> list[AnnotatedObject]:
     """Every annotated instance of the dataset's images, the targets among them."""
     read_manifest(dataset)
-    return objects_of_file(dataset_folder(dataset) / "objects.parquet")
+    path = dataset_folder(dataset) / "objects.parquet"
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist; run `refbench build {dataset}` again")
+    return objects_of_file(path)
 
 
 def objects_of_file(path: Path) -> list[AnnotatedObject]:

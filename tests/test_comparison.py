@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +19,7 @@ from refbench import load_samples, run, score
 from refbench.comparison import compare, differences, most_changed
 from refbench.errors import RunError
 from refbench.protocols.exact import REFBENCH
-from refbench.report import write_comparison
+from refbench.report import write_comparison, write_report
 from refbench.scores import ScoreTable, read_scores, write_scores
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -237,3 +238,48 @@ def test_scores_alone_are_enough(baseline: Path, tmp_path: Path, refbench: Call)
     done = refbench("gate", lone, "--baseline", baseline, "--json", **home, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert set(REFBENCH.metrics) >= {c["name"] for c in json.loads(done.stdout)["checks"][2:]}
+
+
+def test_margins_are_numbers(baseline: Path, refbench: Call) -> None:
+    for margin in ("nan", "inf", "-1", "x"):
+        assert refbench("gate", baseline, "--baseline", baseline, "--margin", margin).returncode == 2
+        assert refbench("compare", baseline, baseline, "--margin", margin).returncode == 2
+    twice = ("--metric", "mean_iou", "--metric", "mean_iou")
+    assert refbench("gate", baseline, "--baseline", baseline, *twice).returncode == 2
+
+
+def test_images_must_agree(baseline: Path, tmp_path: Path, refbench: Call) -> None:
+    moved = rewritten(baseline, tmp_path / "moved", lambda s: dataclasses.replace(s, image_id=list(s.image_id)[::-1]))
+    done = refbench("gate", moved, "--baseline", baseline)
+    assert (done.returncode, "is of the image" in done.stderr) == (3, True)
+
+
+def test_of_a_few_images_the_margin_decides(baseline: Path, tmp_path: Path, refbench: Call) -> None:
+    def first_image(s: ScoreTable) -> ScoreTable:
+        return s.take(np.flatnonzero(np.array(s.image_id) == s.image_id[0]))
+
+    small = rewritten(baseline, tmp_path / "small", first_image)
+    lost = rewritten(small, tmp_path / "lost", one_sample_lost)
+    done = refbench("gate", lost, "--baseline", small, "--json")
+    assert done.returncode == 1
+    assert "of 1 images, too few to tell from chance" in done.stdout
+    assert json.loads(done.stdout)["checks"][-1]["figures"]["detectable"] is None
+
+
+def test_a_report_of_rows_in_another_order_shows_the_same(embedded: Path, tmp_path: Path) -> None:
+    folder = scored(tmp_path / "run", shift="9")
+    page = write_report(folder).read_text()
+    table = read_scores(folder / "scores.parquet")
+    write_scores(folder / "scores.parquet", table.take(np.arange(len(table))[::-1]))
+    again = write_report(folder).read_text()
+
+    def shown(text: str) -> dict[str, str]:
+        return {
+            m[2]: m[1] for m in re.finditer(r"IoU ([0-9.]+), boundary .*?<code class=\"quiet\">([^<]+)<", text, re.S)
+        }
+
+    # Of equally bad samples others may be chosen, but each has its own figure.
+    figures, others = shown(page), shown(again)
+    both = figures.keys() & others.keys()
+    assert len(both) > 10
+    assert {s: figures[s] for s in both} == {s: others[s] for s in both}

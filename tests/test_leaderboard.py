@@ -95,7 +95,7 @@ def test_bad_published_rows_are_named(tmp_path: Path, column: str, value: str, m
 def test_a_damaged_summary_is_named(runs: Path) -> None:
     path = next(runs.rglob("summary.json"))
     path.write_text(json.dumps({"metrics": {}}))
-    with pytest.raises(RunError, match=r"summary.json or its run.json lacks 'protocol'"):
+    with pytest.raises(RunError, match=r"summary.json or its run.json lacks 'fingerprint'"):
         read_rows([runs])
 
 

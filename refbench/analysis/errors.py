@@ -115,6 +115,9 @@ def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.b
     """Points of cumulative IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
     total = int(scores.union[rows].sum())
     losses: NDArray[np.float64] = 100 * errors.pixels[rows].sum(axis=0) / max(total, 1)
+    if total == 0 and scores.failed[rows].any():
+        # Nothing is meant anywhere, and somebody crashed: the metric is 0.
+        losses[KINDS.index("failed")] = 100.0
     return losses
 
 

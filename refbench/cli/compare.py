@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from refbench import comparison
-from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.output import Points, print_json, print_table, remark
 from refbench.comparison import DEFAULT_MARGIN, Comparison, Difference, SliceDifference
 from refbench.diagnosis import slice_differences
 from refbench.errors import DatasetError
@@ -23,7 +24,7 @@ SIGNIFICANCE = 0.05
 @click.argument("run_b", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Points(positive=True),
     default=DEFAULT_MARGIN,
     show_default=True,
     help="Points below which two runs are taken as equivalent.",
@@ -75,7 +76,7 @@ def _verdict(d: Difference) -> str:
         return "better" if d.difference > 0 else "worse" if d.difference < 0 else ""
     if d.p_equivalent < SIGNIFICANCE:
         return "equivalent"
-    return f"cannot tell; {d.detectable:.2f} would likely show"
+    return "cannot tell" if math.isnan(d.detectable) else f"cannot tell; {d.detectable:.2f} would likely show"
 
 
 def _json_of(found: Comparison, slices: list[SliceDifference]) -> dict[str, Any]:

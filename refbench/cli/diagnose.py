@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool)
         lines.append([part.dimension, part.label, str(part.samples), *values, told])
     print_table("slices", ["slice", "label", "samples", "cIoU", "mIoU", "costs most mIoU"], lines)
     for metric, by_correlation in found.detectable.items():
+        if any(math.isnan(v) for v in by_correlation.values()):
+            continue  # of one image nothing can be told
         told = ", ".join(f"{v:.2f} points at a correlation of {c:g}" for c, v in by_correlation.items())
         remark(f"the smallest difference in {metric} that this split is likely to show: {told}")
     if found.folder is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from refbench import regression
-from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.output import Points, print_json, print_table, remark
 from refbench.protocols.exact import REFBENCH
 from refbench.regression import DEFAULT_MARGINS, to_json, to_junit, to_markdown
 from refbench.storage import atomic_file
@@ -29,7 +29,7 @@ DEFAULT_MARGIN = 0.5
     "--margin",
     "margins",
     multiple=True,
-    type=click.FloatRange(min=0),
+    type=Points(),
     help="Points that it may lose: one for all metrics, or one each, in their order.  [default: 0.5]",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML there.")
@@ -49,9 +49,10 @@ def gate(
     """Exit 1 if a run is worse than a baseline, beyond a margin and chance.
 
     RUN and the baseline are scored run folders or scores.parquet files; nothing else is needed, neither the dataset nor
-    torch. The gate does not hold if a sample of the baseline is missing, if a sample failed that did not fail there,
-    or if a metric is worse by more than its margin and a permutation test (p <= 0.05) tells that from chance. Files
-    that are damaged or of another dataset or split end with exit code 3.
+    torch. The gate does not hold if the samples are not those of the baseline, if a sample failed that did not fail
+    there, or if a metric is worse by more than its margin and a permutation test (p <= 0.05) tells that from chance;
+    with fewer than 6 images nothing can be told from chance, and the margin decides alone. Files that are damaged or of
+    another dataset or split end with exit code 3.
 
     \b
     Example:
@@ -59,9 +60,11 @@ def gate(
       refbench gate runs/new --baseline runs/released --metric mean_iou --margin 0.3 --junit gate.xml
       refbench gate new/scores.parquet --baseline old/scores.parquet --markdown "$GITHUB_STEP_SUMMARY"
     """
-    if len(margins) > 1 and len(margins) != len(metrics):
-        raise click.UsageError(f"{len(margins)} margins for {len(metrics)} metrics: give one for all, or one for each")
     names = metrics or tuple(DEFAULT_MARGINS)
+    if len(set(names)) != len(names):
+        raise click.UsageError("a metric is named twice; name each once")
+    if len(margins) > 1 and len(margins) != len(names):
+        raise click.UsageError(f"{len(margins)} margins for {len(names)} metrics: give one for all, or one for each")
     each = margins if len(margins) > 1 else (margins or (DEFAULT_MARGIN,)) * len(names)
     result = regression.gate(run, baseline, dict(zip(names, each, strict=True)))
     for path, text in ((junit, to_junit), (markdown, to_markdown)):

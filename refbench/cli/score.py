@@ -173,7 +173,7 @@ def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, .
     names = (
         list(available("protocols")) if ALL in protocols else list(protocols or ("sginw" if of_sets else "coco-ap",))
     )
-    rules = [load("protocols", name) for name in names]
+    rules = list({rule.name: rule for rule in (load("protocols", name) for name in names)}.values())
     if ALL in protocols:
         rules = [rule for rule in rules if isinstance(rule, kind)]
     for rule in rules:

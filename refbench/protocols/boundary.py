@@ -38,7 +38,7 @@ def boundary_iou(*ratios: float) -> Protocol:
     for ratio in widths:
         if not 0 < ratio <= 1:
             raise PredictionError(f"boundary-iou(ratio) takes shares of the image's diagonal in (0, 1], not {ratio:g}")
-    names = {ratio: f"{ratio:g}" for ratio in dict.fromkeys(widths)}
+    names = {ratio: repr(float(ratio)) for ratio in dict.fromkeys(widths)}
     return Protocol(
         name=f"boundary-iou({','.join(names.values())})" if ratios else "boundary-iou",
         summary="IoU of the inner bands of both masks, whose width is a share of the diagonal; any widths",

@@ -8,6 +8,7 @@ together. Choices that concern how the original made its masks cannot be replaye
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -53,7 +54,7 @@ def chosen_metric(rule: Protocol, metric: str | None) -> str:
     Raises:
         PredictionError: it has no such metric.
     """
-    name = metric or rule.headline
+    name = rule.headline if metric is None else metric
     if name not in rule.metrics:
         raise PredictionError(f"{rule.name} has no metric {name!r}; it prints {', '.join(rule.metrics)}")
     return name
@@ -120,4 +121,9 @@ def _words(rule: Protocol, choice: str) -> str:
 
 
 def _rounded(value: float) -> Decimal:
+    if math.isnan(value):
+        raise PredictionError(
+            "one of the numbers has no value here: its rule divides 0 by 0 where nothing is meant and nothing found; "
+            "explain it on a split whose expressions all have a target"
+        )
     return Decimal(value).quantize(DECIMALS)

@@ -100,6 +100,12 @@ def _target_accuracy(judged: Judged) -> Terms:
     return (~nothing & ~said).astype(np.float64), (~nothing).astype(np.float64)
 
 
+def _gres_target_accuracy(judged: Judged) -> Terms:
+    """As `_target_accuracy`, but 0 where no sample is without target: the original leaves both accuracies at 0 then."""
+    right, something = _target_accuracy(judged)
+    return right * bool((something == 0).any()), something
+
+
 def _legacy(beside_said: bool) -> Own:
     """TP / (TP + FP + 1) or, beside what nothing is meant by, TP / (TP + FN + 1); positive is "nothing is meant"."""
 
@@ -111,6 +117,7 @@ def _legacy(beside_said: bool) -> Own:
     return Own(f"TP / (TP + {'FP' if beside_said else 'FN'} + 1)", terms)
 
 
+GRES_T_ACC = Own("share of targets not flagged, 0 if all have one", _gres_target_accuracy)
 T_ACC = Own("share of targets not flagged", _target_accuracy)
 N_ACC = Own("share of no-targets flagged", _no_target_accuracy)
 
@@ -129,7 +136,7 @@ def _gres(name: str, summary: str, source: str, pixels: int | None, caveats: tup
         metrics={
             "gIoU": Mean(),
             "cIoU": Cumulative(),
-            "T_acc": _legacy(beside_said=True) if legacy else T_ACC,
+            "T_acc": _legacy(beside_said=True) if legacy else GRES_T_ACC,
             "N_acc": _legacy(beside_said=False) if legacy else N_ACC,
             **{f"Pr@{t}": Precision(t, over=with_target) for t in (0.7, 0.8, 0.9)},
         },

@@ -373,7 +373,7 @@ def gres_by(cases: Sequence[Case], flag: Callable[[Case, np.ndarray], bool], leg
     return {
         "gIoU": 100 * total / len(cases),
         "cIoU": 100 * top / bottom if bottom else 0.0,
-        "T_acc": 100 * (tp / (tp + fp + 1) if legacy else tn / with_target),
+        "T_acc": 100 * (tp / (tp + fp + 1) if legacy else tn / with_target if tp + fn else 0.0),
         "N_acc": 100 * (tp / (tp + fn + 1) if legacy else tp / max(tp + fn, 1)),
         **{f"Pr@0.{tenths}": 100 * n / with_target for tenths, n in reached.items()},
     }
@@ -677,7 +677,16 @@ def test_families_take_numbers(home: Path, tmp_path: Path) -> None:
     for name in ("trimap(0)", "trimap(1.5)", "boundary-iou(0)", "boundary-iou(2)", "gres-mask-empty(-1)"):
         with pytest.raises(PredictionError, match="takes"):
             load("protocols", name)
-    for name in ("trimap()", "trimap(x)", "trimap(nan)", "trimap(1,2)", "lisa(3)", "trimap(3"):
+    for name in (
+        "trimap()",
+        "trimap(x)",
+        "trimap(nan)",
+        "trimap(1,2)",
+        "trimap(1e30)",
+        "trimap(1e400)",
+        "lisa(3)",
+        "trimap(3",
+    ):
         with pytest.raises(RefbenchError):
             load("protocols", name)
 
