@@ -764,3 +764,34 @@ def test_the_canvas_is_pillows(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).random(size) < 0.5
     theirs = Image.fromarray(pixels.astype(np.uint8)).resize((480, 480), Image.Resampling.NEAREST)
     assert np.array_equal(resized(Mask.from_array(pixels), 480).to_array(), np.asarray(theirs) > 0)
+
+
+def test_crowd_members_are_taken_as_they_are_stored(test_data: Path, home: Path, tmp_path: Path) -> None:
+    """A crowd is a run-length code, without polygons that any rule could draw otherwise; on a canvas it is resized."""
+    content = json.loads((test_data / "coco128" / "annotations" / "instances_train2017.json").read_text())
+    crowds = [row for row in content["annotations"] if row.get("iscrowd")]
+    samples, lines, pairs, small = [], [], [], []
+    for k, row in enumerate(crowds):
+        height, width = row["segmentation"]["size"]
+        target = coco_mask.decode(coco_mask.frPyObjects(row["segmentation"], height, width)) > 0
+        prediction = np.roll(target, (5, 9), axis=(0, 1))
+        case = dataclasses.replace(corners()[0], ref=f"r{k}", annotation=f"a{k}")
+        made = Mask.from_array(target)
+        plain = dataclasses.replace(as_sample(case, k), height=height, width=width, polygons=(), image_id=str(k))
+        samples.append(dataclasses.replace(plain, target=made))
+        lines.append(json_line(Prediction(samples[-1].sample_id, Mask.from_array(prediction), no_target=False)))
+        pairs.append((int((prediction & target).sum()), int((prediction | target).sum())))
+        a, b = (
+            np.asarray(Image.fromarray(m.astype(np.uint8)).resize((480, 480), Image.Resampling.NEAREST)) > 0
+            for m in (prediction, target)
+        )
+        small.append((int((a & b).sum()), int((a | b).sum())))
+    build_dataset("crowds", lambda *_: Built("crowds", 1, {"val": samples}, [], [], ""), Sources(), silent)
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    rules = {"lisa": "ciou", "sa2va": "CIoU", "psalm": "ciou", "gsva-gres": "ciou"}
+    rules |= {"lavt-480": "overall IoU", "gres": "cIoU"}
+    scored = score(tmp_path / "p.jsonl", "crowds/val", protocols=list(rules))
+    for name, metric in rules.items():
+        sums = np.array(small if name in ("lavt-480", "gres") else pairs).sum(axis=0)
+        assert scored.summaries[name].metrics[metric].value == pytest.approx(100 * sums[0] / sums[1], abs=1e-9), name
+    assert len(crowds) == 10
