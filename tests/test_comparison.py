@@ -16,6 +16,7 @@ import pytest
 from test_scorer import naive_metrics
 
 from refbench import load_samples, run, score
+from refbench.adapters.baselines import NoisyOracle
 from refbench.comparison import compare, differences, most_changed
 from refbench.errors import RunError
 from refbench.protocols.exact import REFBENCH
@@ -55,10 +56,16 @@ def test_differences_are_those_of_the_metrics(embedded: Path, tmp_path: Path) ->
     a, b = scored(tmp_path / "a", dilate="1"), scored(tmp_path / "b", dilate="2", swap="0.2")
     found = compare(a, b)
     samples = load_samples("snapshots/test")
+    naive = [
+        naive_metrics(
+            samples, {s.sample_id: m for s, m in zip(samples, o.segment_samples(samples, []), strict=True)}, set()
+        )
+        for o in (NoisyOracle(dilate=1), NoisyOracle(dilate=2, swap=0.2))
+    ]
     for d in found.metrics:
+        assert [d.first, d.second] == pytest.approx([n[d.metric] for n in naive])
         assert d.difference == pytest.approx(d.second - d.first)
         assert d.low <= d.difference <= d.high
-        assert d.metric in naive_metrics(samples, {s.sample_id: s.target for s in samples}, set())
     back = compare(b, a)
     for d, e in zip(found.metrics, back.metrics, strict=True):
         assert (d.difference, d.low, d.high) == pytest.approx((-e.difference, -e.high, -e.low))
