@@ -1,4 +1,4 @@
-"""Where builders, adapters and protocols are found: one table, plus what other packages register.
+"""Where builders, adapters, protocols, checks and refiners are found: one table, plus what other packages register.
 
 The only place, with the command line's verb table, where names become imports at run time: so that
 `refbench --help` loads neither torch nor pandas, and a missing extra matters to its user alone.
@@ -41,6 +41,7 @@ TABLE: dict[str, dict[str, str]] = {
         "lvis": "refbench.builders.lvis:build",
         **{f"sginw-{name}": "refbench.builders.sginw:build" for name in SGINW},
         "scenes": "refbench.builders.scenes:build",
+        "scenes-hurried": "refbench.builders.scenes:build_hurried",
         "snapshots": "refbench.builders.snapshots:build",
     },
     "adapters": {
@@ -80,6 +81,41 @@ TABLE: dict[str, dict[str, str]] = {
         "coco-ap": "refbench.protocols.average_precision:COCO_AP",
         "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
         "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
+    },
+    "checks": {
+        "image-broken": "refbench.curation.checks.pictures:BrokenImage",
+        "image-twice": "refbench.curation.checks.pictures:ImageTwice",
+        "mask-empty": "refbench.curation.checks.masks:EmptyMask",
+        "mask-tiny": "refbench.curation.checks.masks:TinyMask",
+        "mask-slivers": "refbench.curation.checks.masks:Slivers",
+        "mask-parts-apart": "refbench.curation.checks.masks:PartsApart",
+        "mask-at-border": "refbench.curation.checks.masks:AtBorder",
+        "mask-unlike-box": "refbench.curation.checks.masks:UnlikeBox",
+        "mask-unlike-polygons": "refbench.curation.checks.masks:UnlikePolygons",
+        "mask-like-another": "refbench.curation.checks.masks:LikeAnother",
+        "polygon-coarse": "refbench.curation.checks.masks:CoarsePolygon",
+        "mask-off-edges": "refbench.curation.checks.pictures:OffEdges",
+        "mask-holds-ground": "refbench.curation.checks.pictures:HoldsGround",
+        "mask-lacks-part": "refbench.curation.checks.pictures:LacksPart",
+        "expression-repeated": "refbench.curation.checks.expressions:Repeated",
+        "expression-shared": "refbench.curation.checks.expressions:Shared",
+        "expression-fragment": "refbench.curation.checks.expressions:Fragment",
+        "expression-contradicting": "refbench.curation.checks.expressions:Contradicting",
+        "expression-against-place": "refbench.curation.checks.expressions:AgainstPlace",
+        "expression-against-size": "refbench.curation.checks.expressions:AgainstSize",
+        "expression-against-colour": "refbench.curation.checks.expressions:AgainstColour",
+        "expression-offensive": "refbench.curation.checks.expressions:Offensive",
+    },
+    "refiners": {
+        "grabcut": "refbench.curation.refiners.grabcut:GrabCut",
+        "random-walker": "refbench.curation.refiners.classical:RandomWalker",
+        "active-contour": "refbench.curation.refiners.classical:ActiveContour",
+        "watershed": "refbench.curation.refiners.classical:Watershed",
+        "superpixels": "refbench.curation.refiners.classical:Superpixels",
+        "sam": "refbench.curation.refiners.sam:Sam",
+        "sam-hq": "refbench.curation.refiners.sam:SamHq",
+        "sam2": "refbench.curation.refiners.sam:Sam2",
+        "sam3": "refbench.curation.refiners.sam:Sam3",
     },
 }
 

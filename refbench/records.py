@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,62 @@ class Prediction:
     no_target: bool | None = None
     instances: tuple[Instance, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has to say about one mask, expression or image.
+
+    `subject` is "mask", "expression" or "image", and `item_id` its id: of a mask as `curation.items` names it, of an
+    expression its sample's, of an image the image's. `severity` is "error" (cannot be used as it is), "warning"
+    (probably wrong) or "note". `value` is the measured figure that the message tells, NaN where there is none.
+    """
+
+    check: str
+    severity: str
+    subject: str
+    item_id: str
+    image_id: str
+    message: str
+    value: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A refiner's answer for one mask. `variant` 0 starts from the source mask, others from a jittered one.
+
+    `confidence` is the refiner's own, in 0..1. `misfit_px` and `source_misfit_px` tell how far the outline of this mask
+    and that of the source mask lie from the picture's edges, on average. A failed one (`error` says why) holds an empty
+    mask.
+    """
+
+    mask_id: str
+    refiner: str
+    variant: int
+    mask: Mask
+    confidence: float
+    misfit_px: float = 0.0
+    source_misfit_px: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one mask or expression, and why.
+
+    `action` is "keep", "change", "drop" or "review". `mask` is the new one of a changed mask. `scores` are the figures
+    that decided; `reviewer` and `time` are empty for what a recipe decided.
+    """
+
+    item_id: str
+    action: str
+    stage: str
+    reason: str
+    mask: Mask | None = None
+    refiner: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    reviewer: str = ""
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True)

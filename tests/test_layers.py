@@ -18,9 +18,10 @@ ROWS = {
     "storage": 3, "scores": 3, "images": 3, "plugins": 3, "provenance": 3, "interchange": 3,
     "catalogue": 3, "huggingface": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4, "analysis": 4,
+    "curation": 4,
     "runner": 5, "scorer": 5, "contract": 5, "results": 5,
     "diagnosis": 5, "comparison": 5, "regression": 5, "leaderboard": 5, "report": 5, "demo": 5,
-    "integrity": 5, "leakage": 5, "exporter": 5,
+    "integrity": 5, "leakage": 5, "exporter": 5, "curator": 5, "calibration": 5,
     "cli": 6, "web": 6,
 }  # fmt: skip
 # A protocol states its metrics as ratios of sums; their intervals are a statistic.

@@ -1,0 +1,108 @@
+"""What several proposals for one mask agree on, and which of them is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.mask import Mask, pair_counts
+from refbench.records import Proposal
+
+# A pixel beside the edges weighs as much as this agreement.
+MISFIT_WEIGHT = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The figures of one mask, all in 0..1 but `edge_gain_px`.
+
+    `best` is the proposal that agrees most with those of the other refiners while it lies on edges. `agreement`
+    is its mean boundary IoU with them, `stability` the mean boundary IoU of a refiner's answers from shifted starts
+    with its first one. `source_iou` and `source_boundary_iou` compare the best one with the source mask; `edge_gain_px`
+    is how much nearer to the picture's edges its outline lies than the source's.
+    """
+
+    best: Proposal
+    agreement: float
+    stability: float
+    source_iou: float
+    source_boundary_iou: float
+    edge_gain_px: float
+
+    def figures(self) -> dict[str, float]:
+        """What a calibration may rest on, by the names of `curation.recipe.FIGURES`."""
+        return {
+            "agreement": self.agreement,
+            "stability": self.stability,
+            "source_boundary_iou": self.source_boundary_iou,
+            "edge_gain_px": self.edge_gain_px,
+            "misfit_px": self.best.misfit_px,
+            "confidence": self.best.confidence,
+        }
+
+
+def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
+    """What the proposals that did not fail say about a mask; None if there are none."""
+    valid = [p for p in proposals if not p.error]
+    if not valid:
+        return None
+    boundary = boundary_ious([p.mask for p in valid])
+    voters = [k for k, p in enumerate(valid) if p.variant == 0] or list(range(len(valid)))
+    refiners = [p.refiner for p in valid]
+    agreement = np.array([_mean_with_others(k, voters, refiners, boundary) for k in range(len(valid))])
+    misfit = np.array([p.misfit_px for p in valid])
+    best = int(np.argmax(agreement - MISFIT_WEIGHT * misfit))
+    counts = pair_counts([valid[best].mask], [source])
+    chosen = valid[best]
+    return Agreement(
+        best=chosen,
+        agreement=round(float(agreement[best]), 6),
+        stability=round(_stability(valid, boundary), 6),
+        source_iou=_ratio(counts["intersection"], counts["union"]),
+        source_boundary_iou=_ratio(counts["boundary_intersection"], counts["boundary_union"]),
+        edge_gain_px=round(chosen.source_misfit_px - chosen.misfit_px, 6),
+    )
+
+
+def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
+    """Boundary IoU of every mask with every other, float (N, N)."""
+    n = len(masks)
+    rows, columns = np.triu_indices(n, 1)
+    out = np.eye(n)
+    if len(rows):
+        counts = pair_counts([masks[i] for i in rows.tolist()], [masks[j] for j in columns.tolist()], threads=1)
+        out[rows, columns] = counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"])
+        out[columns, rows] = out[rows, columns]
+    return out
+
+
+def votes(proposals: Sequence[Proposal]) -> NDArray[np.float64]:
+    """Share of proposals that take each pixel, float (H, W) in 0..1; those that failed have no vote.
+
+    Raises:
+        ValueError: all have failed.
+    """
+    masks = [p.mask.to_array() for p in proposals if not p.error]
+    if not masks:
+        raise ValueError("no proposal is left to vote")
+    share: NDArray[np.float64] = np.mean(masks, axis=0)
+    return share
+
+
+def _mean_with_others(k: int, voters: Sequence[int], refiners: Sequence[str], boundary: NDArray[np.float64]) -> float:
+    others = [v for v in voters if refiners[v] != refiners[k]] or [v for v in range(len(refiners)) if v != k]
+    # A lone proposal agrees with nobody.
+    return float(boundary[k, others].mean()) if others else 0.0
+
+
+def _stability(valid: Sequence[Proposal], boundary: NDArray[np.float64]) -> float:
+    first = {p.refiner: k for k, p in enumerate(valid) if p.variant == 0}
+    pairs = [boundary[k, first[p.refiner]] for k, p in enumerate(valid) if p.variant and p.refiner in first]
+    return float(np.mean(pairs)) if pairs else 1.0
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
+    return round(float(part[0] / whole[0]), 6) if whole[0] else 1.0

@@ -1,0 +1,1 @@
+"""Checks, each a small class whose docstring is its rule."""

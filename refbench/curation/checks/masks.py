@@ -1,0 +1,216 @@
+"""Checks of masks that need no picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from refbench.curation.checks.base import ERROR, NOTE, ImageView, Reporter
+from refbench.curation.surroundings import window_of
+from refbench.mask import Mask
+from refbench.records import Finding
+
+
+@dataclass(frozen=True)
+class EmptyMask(Reporter):
+    """A mask without a pixel, though its expressions mean something."""
+
+    code: ClassVar[str] = "mask-empty"
+    severity: ClassVar[str] = ERROR
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if target.mask.area == 0:
+                yield self.on_mask(target, "the mask is empty", 0)
+
+
+@dataclass(frozen=True)
+class TinyMask(Reporter):
+    """A mask of fewer than `least_px` pixels: a border of one pixel is a good part of it."""
+
+    code: ClassVar[str] = "mask-tiny"
+    severity: ClassVar[str] = NOTE
+    least_px: int = 200
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if 0 < (area := target.mask.area) < self.least_px:
+                yield self.on_mask(target, f"the mask has {area} pixels only", area)
+
+
+@dataclass(frozen=True)
+class Slivers(Reporter):
+    """Parts or holes of fewer than `most_px` pixels: leftovers of clicking, not of the object."""
+
+    code: ClassVar[str] = "mask-slivers"
+    severity: ClassVar[str] = NOTE
+    most_px: int = 12
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if target.mask.area == 0:
+                continue
+            pixels = image.pixels(target)[window_of(image.pixels(target), 1)]
+            holes = ndimage.binary_fill_holes(pixels) & ~pixels
+            parts, gaps = (_small(a, self.most_px) for a in (pixels, holes))
+            if parts or gaps:
+                told = [f"{n} {w}{'s' * (n > 1)}" for n, w in ((parts, "part"), (gaps, "hole")) if n]
+                yield self.on_mask(
+                    target, f"{' and '.join(told)} of fewer than {self.most_px} pixels", float(parts + gaps)
+                )
+
+
+@dataclass(frozen=True)
+class PartsApart(Reporter):
+    """A part that lies farther from the largest one than that is long: two objects in one mask, or a stray click."""
+
+    code: ClassVar[str] = "mask-parts-apart"
+    least_px: int = 12
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if target.mask.area == 0:
+                continue
+            pixels = image.pixels(target)[window_of(image.pixels(target), 1)]
+            labels, count = ndimage.label(pixels, np.ones((3, 3)))
+            areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+            if count < 2:
+                continue
+            largest = int(areas.argmax()) + 1
+            rows, columns = ndimage.find_objects(labels)[largest - 1]
+            length = max(rows.stop - rows.start, columns.stop - columns.start)
+            gaps = ndimage.distance_transform_edt(labels != largest)
+            far = [
+                float(gaps[labels == k].min())
+                for k in range(1, count + 1)
+                if k != largest and areas[k - 1] >= self.least_px
+            ]
+            if far and max(far) > length:
+                yield self.on_mask(
+                    target, f"a part lies {max(far):.0f} px away, the largest one is {length} px long", max(far)
+                )
+
+
+@dataclass(frozen=True)
+class AtBorder(Reporter):
+    """A mask that touches the border of the image for more than `least_px`: the object is cut off."""
+
+    code: ClassVar[str] = "mask-at-border"
+    severity: ClassVar[str] = NOTE
+    least_px: int = 8
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        height, width = image.items.height, image.items.width
+        for target in image.items.masks:
+            left, top, w, h = target.mask.box_xywh
+            if target.mask.area == 0 or (left > 0 and top > 0 and left + w < width and top + h < height):
+                continue
+            pixels = image.pixels(target)
+            touching = sum(int(line.sum()) for line in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
+            if touching > self.least_px:
+                yield self.on_mask(target, f"{touching} px of the mask lie on the border of the image", touching)
+
+
+@dataclass(frozen=True)
+class CoarsePolygon(Reporter):
+    """Polygons whose sides are longer than `share` of the square root of the area: round shapes become angular."""
+
+    code: ClassVar[str] = "polygon-coarse"
+    severity: ClassVar[str] = NOTE
+    share: float = 0.5
+    least_area_px: int = 1024
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if not target.polygons or target.mask.area < self.least_area_px:
+                continue
+            corners = sum(len(p) // 2 for p in target.polygons)
+            mean_side = sum(map(_length, target.polygons)) / corners
+            if mean_side > self.share * np.sqrt(target.mask.area):
+                yield self.on_mask(
+                    target, f"{corners} corners, {mean_side:.0f} px apart, for {target.mask.area} pixels", mean_side
+                )
+
+
+@dataclass(frozen=True)
+class UnlikeBox(Reporter):
+    """A box that overlaps with the mask's own by an IoU below `least`: one of the two is another object's."""
+
+    code: ClassVar[str] = "mask-unlike-box"
+    least: float = 0.8
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if target.mask.area == 0 or len(target.ann_ids) > 1:
+                continue
+            iou = _box_iou(target.box_xywh, target.mask.box_xywh)
+            # Boxes of the sources are rounded to a hundredth or drawn around the polygon: small masks suffer most.
+            slack = 2.0 / max(1.0, min(target.mask.box_xywh[2:]))
+            if iou < self.least - slack:
+                yield self.on_mask(target, f"box and mask overlap with an IoU of {iou:.2f}", iou)
+
+
+@dataclass(frozen=True)
+class LikeAnother(Reporter):
+    """Two annotations on one object: a mask that overlaps with another annotation's by an IoU of `least`.
+
+    One of the two means something else, which this does not tell; both are named.
+    """
+
+    code: ClassVar[str] = "mask-like-another"
+    least: float = 0.4
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            others = [o for o in image.items.others(target) if o.mask.area]
+            if target.mask.area == 0 or len(target.ann_ids) != 1 or not others:
+                continue
+            ious = coco_mask.iou([target.mask.to_rle()], [o.mask.to_rle() for o in others], [0] * len(others))[0]
+            k = int(np.argmax(ious))
+            if ious[k] >= self.least:
+                yield self.on_mask(
+                    target, f"overlaps with annotation {others[k].ann_id} ({others[k].category}), IoU {ious[k]:.2f}",
+                    float(ious[k]),
+                )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnlikePolygons(Reporter):
+    """A mask that is not what its own polygons draw (IoU below `least`): one of the two was exchanged."""
+
+    code: ClassVar[str] = "mask-unlike-polygons"
+    least: float = 0.9
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for target in image.items.masks:
+            if not target.polygons or target.mask.area < TinyMask.least_px:
+                continue
+            drawn = Mask.from_polygons(target.polygons, *target.mask.size)
+            iou = float(coco_mask.iou([drawn.to_rle()], [target.mask.to_rle()], [0])[0, 0])
+            if iou < self.least:
+                yield self.on_mask(target, f"mask and polygons overlap with an IoU of {iou:.2f}", iou)
+
+
+def _small(pixels: np.ndarray, most_px: int) -> int:
+    """How many parts have fewer pixels, but for a mask that is no larger itself."""
+    labels, count = ndimage.label(pixels, np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    return int((areas < most_px).sum()) if areas.sum() > 8 * most_px or count > 1 else 0
+
+
+def _length(polygon: tuple[float, ...]) -> float:
+    points = np.reshape(polygon, (-1, 2))
+    return float(np.hypot(*(np.roll(points, -1, axis=0) - points).T).sum())
+
+
+def _box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(0.0, width) * max(0.0, height)
+    union = a[2] * a[3] + b[2] * b[3] - shared
+    return shared / union if union > 0 else 0.0

@@ -1,0 +1,147 @@
+"""Which expressions degrade, insult or sexualise: a list of words with their contexts, each verdict with its rule.
+
+A filter of bare words would drop "butt of the zebra" and "fat donut": the words that tell objects apart are the same
+that insult people. So a rule may ask for company ("ugly" beside "kid") and for its absence ("ass" without a horse).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import DatasetError
+
+WORDS_FILE = Path(__file__).parent / "words.toml"
+DROP, REVIEW = "drop", "review"
+_WORD = re.compile(r"[a-z0-9]+")
+# Letters that are written as signs to get past a filter; at the end of a word they are punctuation.
+_DISGUISES = str.maketrans({"@": "a", "$": "s", "!": "i", "0": "o", "1": "i", "3": "e"})
+_DISGUISED = re.compile(r"\b[a-z]+[@$!013][@$!013a-z]*[a-z]\b|[@$][a-z]{2,}")
+_REPEATED = re.compile(r"(.)\1{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an expression is flagged: the rule, its action ("drop" or "review"), and the word that it found."""
+
+    rule: str
+    action: str
+    word: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Flags an expression with one of `words`, beside one of `beside` if there are any, and without `without`.
+
+    With `near`, the company must stand within so many words.
+    """
+
+    name: str
+    action: str
+    says: str
+    words: re.Pattern[str]
+    beside: re.Pattern[str] | None
+    without: re.Pattern[str] | None
+    near: int
+
+    def find(self, terms: Sequence[tuple[int, str]]) -> str:
+        """The first word of an expression that this rule is about; "" if it says nothing.
+
+        `terms` are single words and pairs joined by a hyphen, each with its place.
+        """
+        hits = [(place, term) for place, term in terms if self.words.fullmatch(term)]
+        if not hits or (self.without and any(self.without.fullmatch(term) for _, term in terms)):
+            return ""
+        if self.beside is None:
+            return hits[0][1]
+        company = [place for place, term in terms if self.beside.fullmatch(term)]
+        for place, term in hits:
+            if any(self.near == 0 or 0 < abs(place - other) <= self.near for other in company):
+                return term
+        return ""
+
+
+def flag(expression: str, rules: Sequence[Rule] | None = None) -> list[Verdict]:
+    """What the rules say about an expression, in their order; at most one verdict a rule."""
+    terms = _terms(expression)
+    out = []
+    for rule in default_rules() if rules is None else rules:
+        if word := rule.find(terms):
+            out.append(Verdict(rule.name, rule.action, word, rule.says))
+    return out
+
+
+@cache
+def default_rules() -> tuple[Rule, ...]:
+    return read_rules(WORDS_FILE)
+
+
+def read_rules(path: Path) -> tuple[Rule, ...]:
+    """Read rules from a file of the form of `refbench/curation/words.toml`.
+
+    Raises:
+        DatasetError: no TOML, or a rule lacks a name, an action, or words.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(f"{path} is no readable list of words: {error}") from None
+    rows = content.get("rules")
+    if not isinstance(rows, list) or not rows:
+        raise DatasetError(f"{path} holds no [[rules]]")
+    return tuple(_rule(row, content, f"{path}, rule {k + 1}") for k, row in enumerate(rows))
+
+
+def _rule(row: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Rule:
+    missing = [k for k in ("name", "action", "says", "words") if not isinstance(row.get(k), str) or not row[k].split()]
+    if missing:
+        raise DatasetError(f"{where} needs a text under {missing[0]!r}")
+    if row["action"] not in (DROP, REVIEW):
+        raise DatasetError(f"{where}: the action is {DROP!r} or {REVIEW!r}, not {row['action']!r}")
+
+    def words(*keys: str) -> list[str]:
+        out = []
+        for key in keys:
+            if key.endswith("_words_of"):
+                group = row.get(key, "")
+                if group and not isinstance(content.get(group), dict):
+                    raise DatasetError(f"{where}: there is no group [{group}]")
+                out += str(content[group].get("words", "")).split() if group else []
+            else:
+                out += str(row.get(key, "")).split()
+        return out
+
+    pattern = _pattern(row["words"].split())
+    if pattern is None:
+        raise DatasetError(f"{where} has no words")
+    return Rule(
+        row["name"], row["action"], row["says"], pattern, _pattern(words("with", "with_words_of")),
+        _pattern(words("without", "without_words_of")), int(row.get("near", 0)),
+    )  # fmt: skip
+
+
+def _pattern(words: Sequence[str]) -> re.Pattern[str] | None:
+    if not words:
+        return None
+    return re.compile("|".join(re.escape(w).replace(r"\*", "[a-z]*") for w in words))
+
+
+def _terms(expression: str) -> list[tuple[int, str]]:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", expression.lower()) if not unicodedata.combining(c))
+    plain = _DISGUISED.sub(lambda m: m[0].translate(_DISGUISES), plain.replace("'", ""))
+    words = [_REPEATED.sub(r"\1\1", w) for w in _WORD.findall(plain)]
+    return list(_with_pairs(words))
+
+
+def _with_pairs(words: Sequence[str]) -> Iterator[tuple[int, str]]:
+    yield from enumerate(words)
+    for place, (a, b) in enumerate(itertools.pairwise(words)):
+        yield place, f"{a}-{b}"

@@ -1,0 +1,333 @@
+"""The ledger: one row a source mask and one a source expression, and the split that it makes of its source.
+
+Applying it needs the source and the ledger, nothing else: no model, no image, no network, no chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from refbench.curation.items import ImageItems, mask_id_of
+from refbench.curation.recipe import FIGURES
+from refbench.curation.verdicts import CHANGE
+from refbench.errors import DatasetError, MaskError, summarise_problems
+from refbench.mask import Mask
+from refbench.records import AnnotatedObject, Decision, Sample
+from refbench.storage import dataset_folder, home, read_table, write_table
+from refbench.version import __version__
+
+LEDGER_FILE = "ledger.parquet"
+LAYOUT = 1
+KEPT, CHANGED, DROPPED = "kept", "changed", "dropped"
+MASK, EXPRESSION = "mask", "expression"
+SCORES = ("expected_boundary_iou", "probably_better", "source_iou", *FIGURES)
+SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("item_id", pa.string()),
+        ("image_id", pa.string()),
+        ("action", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("refiner", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("reviewer", pa.string()),
+        ("time", pa.string()),
+        ("source_sha256", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.string()),
+        *((name, pa.float64()) for name in SCORES),
+    ]
+)
+TEXTS = tuple(field.name for field in SCHEMA if field.type == pa.string() and field.name != "counts")
+_TAG = "curated"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one item of the source. `mask` is the new one where the action is "changed", else None."""
+
+    item: str
+    item_id: str
+    image_id: str
+    action: str
+    stage: str
+    reason: str
+    source_sha256: str
+    refiner: str = ""
+    weights_sha256: str = ""
+    reviewer: str = ""
+    time: str = ""
+    mask: Mask | None = None
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The rows, and where they come from: the source's address and fingerprint, the recipe's name and sha256.
+
+    `edited` is true for a file whose rows are not those that refbench wrote.
+    """
+
+    address: str
+    fingerprint: str
+    recipe: str
+    recipe_sha256: str
+    rows: tuple[Row, ...]
+    edited: bool = False
+
+    def by_id(self) -> dict[str, Row]:
+        return {row.item_id: row for row in self.rows}
+
+
+def mask_sha256(mask: Mask) -> str:
+    return hashlib.sha256(f"{mask.height} {mask.width} ".encode() + mask.counts).hexdigest()
+
+
+def text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def rows_of(
+    images: Iterable[ImageItems],
+    masks: Mapping[str, Decision],
+    expressions: Mapping[str, Decision],
+    weights: Mapping[str, str],
+) -> list[Row]:
+    """The rows of a ledger, image by image: its masks, then its expressions; those of a dropped mask are dropped too.
+
+    `masks` and `expressions` hold a decision for every item, by id; an action "review" must be settled before.
+    `weights` tells the sha256 of a refiner's weights.
+    """
+    actions = {"keep": KEPT, CHANGE: CHANGED, "drop": DROPPED}
+    out = []
+    for image in images:
+        for target in image.masks:
+            d = masks[target.mask_id]
+            out.append(
+                Row(
+                    MASK, target.mask_id, image.image_id, actions[d.action], d.stage, d.reason,
+                    mask_sha256(target.mask), d.refiner, weights.get(d.refiner, ""), d.reviewer, d.time,
+                    d.mask if d.action == CHANGE else None, d.scores,
+                )
+            )  # fmt: skip
+        for sample in image.samples:
+            d = expressions[sample.sample_id]
+            mask_id = mask_id_of(sample)
+            if d.action != "drop" and not sample.no_target and masks[mask_id].action == "drop":
+                d = Decision(sample.sample_id, "drop", MASK, f"its mask {mask_id} is dropped")
+            out.append(
+                Row(
+                    EXPRESSION, sample.sample_id, image.image_id, actions[d.action], d.stage, d.reason,
+                    text_sha256(sample.expression), reviewer=d.reviewer, time=d.time,
+                )
+            )  # fmt: skip
+    return out
+
+
+def write_ledger(path: Path, ledger: Ledger) -> None:
+    """Write a ledger; its bytes depend on what it says and on the pyarrow version only."""
+    table = _table(ledger.rows)
+    about = {
+        "layout": LAYOUT,
+        "source": ledger.address,
+        "fingerprint": ledger.fingerprint,
+        "recipe": ledger.recipe,
+        "recipe_sha256": ledger.recipe_sha256,
+        "refbench_version": __version__,
+        "rows_sha256": _rows_sha256(table),
+    }
+    write_table(path, table.replace_schema_metadata({"refbench": json.dumps(about, sort_keys=True)}))
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Read a ledger; every value is checked.
+
+    Raises:
+        DatasetError: no Parquet file, no ledger, or rows that say nothing sensible; names the row.
+    """
+    if path.is_dir():
+        path = path / LEDGER_FILE
+    table = read_table(path)
+    about = _about(table, path)
+    missing = [f.name for f in SCHEMA if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
+    if missing:
+        raise DatasetError(f"{path} is no ledger of refbench: it has no column {missing[0]} as refbench writes it")
+    table = table.select(SCHEMA.names)
+    rows, problems = [], []
+    for k, content in enumerate(table.to_pylist()):
+        try:
+            rows.append(_row(content))
+        except (DatasetError, MaskError) as error:
+            problems.append(f"row {k} ({content['item_id']}): {error}")
+    ids = [row.item_id for row in rows]
+    problems += (
+        [f"{i} occurs twice" for i in sorted({i for i in ids if ids.count(i) > 1})] if len(set(ids)) < len(ids) else []
+    )
+    if problems:
+        raise DatasetError(
+            f"{path} cannot be applied: {len(problems)} of its rows are wrong.\n{summarise_problems(problems)}\n"
+            "Get the ledger again, or write it anew with `refbench curate decide`."
+        )
+    return Ledger(
+        about["source"], about["fingerprint"], about["recipe"], about["recipe_sha256"], tuple(rows),
+        edited=_rows_sha256(table) != about["rows_sha256"],
+    )  # fmt: skip
+
+
+def _about(table: pa.Table, path: Path) -> dict[str, str]:
+    try:
+        about = json.loads((table.schema.metadata or {})[b"refbench"])
+        texts = ("source", "fingerprint", "recipe", "recipe_sha256", "rows_sha256")
+        if about["layout"] != LAYOUT or not all(isinstance(about[k], str) for k in texts):
+            raise DatasetError(f"{path} was written by another version of refbench")
+    except (KeyError, TypeError, ValueError):
+        raise DatasetError(
+            f"{path} is no ledger of refbench: it does not say what its source is; if another program wrote it anew, "
+            "let it keep the metadata of the schema"
+        ) from None
+    found: dict[str, str] = about
+    return found
+
+
+def _row(content: Mapping[str, Any]) -> Row:
+    texts = (
+        "item",
+        "item_id",
+        "image_id",
+        "action",
+        "stage",
+        "reason",
+        "refiner",
+        "weights_sha256",
+        "reviewer",
+        "time",
+    )
+    if any(content[name] is None for name in (*texts, "source_sha256")):
+        raise DatasetError("a text is missing")
+    if content["item"] not in (MASK, EXPRESSION):
+        raise DatasetError(f"an item is a {MASK} or an {EXPRESSION}, not {content['item']!r}")
+    allowed = (KEPT, CHANGED, DROPPED) if content["item"] == MASK else (KEPT, DROPPED)
+    if content["action"] not in allowed:
+        raise DatasetError(
+            f"the action of a {content['item']} is one of {', '.join(allowed)}, not {content['action']!r}"
+        )
+    mask = None
+    if content["action"] == CHANGED:
+        if content["height"] is None or content["width"] is None or not content["counts"]:
+            raise DatasetError("it changes a mask, but brings none")
+        mask = Mask(content["height"], content["width"], content["counts"].encode("ascii", "replace"))
+        if mask.area == 0:
+            raise DatasetError("it changes a mask to nothing; drop it instead")
+    return Row(
+        **{name: content[name] for name in TEXTS},
+        mask=mask,
+        scores={name: content[name] for name in SCORES if content[name] is not None},
+    )
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    def of(row: Row) -> dict[str, Any]:
+        mask = row.mask
+        texts = {n: getattr(row, n) for n in Row.__slots__ if n not in ("mask", "scores")}
+        size: dict[str, Any] = {"height": None, "width": None, "counts": ""}
+        if mask is not None:
+            size = {"height": mask.height, "width": mask.width, "counts": mask.counts.decode("ascii")}
+        return {**texts, **size, **{name: row.scores.get(name) for name in SCORES}}
+
+    return pa.Table.from_pylist([of(row) for row in rows], SCHEMA)
+
+
+def _rows_sha256(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for row in table.select(SCHEMA.names).to_pylist():
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def apply_ledger(
+    samples: Sequence[Sample], objects: Sequence[AnnotatedObject], ledger: Ledger, dataset: str, where: str
+) -> tuple[list[Sample], list[AnnotatedObject]]:
+    """The split and the objects that a ledger makes of its source, under the name `dataset`.
+
+    A changed mask brings its own box and has no polygons any more; its sample is tagged `curated`. What is annotated
+    in an image that is left stays annotated, for distractors, with new masks where they are known.
+
+    Raises:
+        DatasetError: the ledger is of another source: items are missing, unknown, or not what they were; `where` names
+            the ledger.
+    """
+    rows = ledger.by_id()
+    _check_items(samples, rows, ledger, where)
+    kept = []
+    for sample in samples:
+        if rows[sample.sample_id].action == DROPPED:
+            continue
+        mask_row = None if sample.no_target else rows[mask_id_of(sample)]
+        if mask_row is not None and mask_row.action == DROPPED:
+            continue
+        kept.append(_moved(_changed(sample, mask_row.mask if mask_row else None), dataset))
+    images = {s.image_id for s in kept}
+    new = {s.ann_ids[0]: rows[mask_id_of(s)].mask for s in samples if not s.no_target and len(s.ann_ids) == 1}
+    left = []
+    for found in objects:
+        if found.image_id in images:
+            mask = new.get(found.ann_id)
+            left.append(
+                found if mask is None else dataclasses.replace(found, mask=mask, polygons=(), box_xywh=mask.box_xywh)
+            )
+    return kept, left
+
+
+def _changed(sample: Sample, mask: Mask | None) -> Sample:
+    if mask is None:
+        return sample
+    return dataclasses.replace(
+        sample, target=mask, polygons=(), box_xywh=mask.box_xywh, tags=tuple(dict.fromkeys((*sample.tags, _TAG)))
+    )
+
+
+def _moved(sample: Sample, dataset: str) -> Sample:
+    """Under the new dataset's name; a photograph below the home is found from there, wherever that home lies."""
+    path = sample.image_path
+    inside = home().resolve() / "datasets"
+    if path and Path(path).resolve().is_relative_to(inside):
+        path = Path(os.path.relpath(Path(path).resolve(), dataset_folder(dataset).resolve())).as_posix()
+    rest = sample.sample_id.split("/", 1)[1]
+    return dataclasses.replace(sample, sample_id=f"{dataset}/{rest}", image_path=path)
+
+
+def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Ledger, where: str) -> None:
+    problems = []
+    expected: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for sample in samples:
+        expected[sample.sample_id] = text_sha256(sample.expression)
+        if not sample.no_target and (mask_id := mask_id_of(sample)) not in expected:
+            expected[mask_id] = mask_sha256(sample.target)
+            sizes[mask_id] = sample.target.size
+    for item_id, digest in expected.items():
+        row = rows.get(item_id)
+        if row is None:
+            problems.append(f"{item_id} of the source is not in the ledger")
+        elif row.source_sha256 != digest:
+            problems.append(f"{item_id} is not what it was when the ledger was written")
+        elif row.mask is not None and row.mask.size != sizes[item_id]:
+            problems.append(f"{item_id}: its new mask is {row.mask.size}, the image {sizes[item_id]}")
+    problems += [f"{item_id} is not in the source" for item_id in rows if item_id not in expected]
+    if problems:
+        raise DatasetError(
+            f"{where} is not the ledger of this build of {ledger.address}: {len(problems)} items differ.\n"
+            f"{summarise_problems(problems)}\nBuild the source that it was made of (fingerprint "
+            f"{ledger.fingerprint[:12]}...)."
+        )

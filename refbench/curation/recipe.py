@@ -1,0 +1,243 @@
+"""How a split is curated, as data: checks, refiners, thresholds. The file is `datasets/<dataset>/recipe.toml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench.errors import DatasetError
+
+KEEP, DROP, REVIEW = "keep", "drop", "review"
+INTERCEPT = "intercept"
+# What the probability may rest on: figures of `curation.agreement.Agreement`.
+FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "misfit_px", "confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerChoice:
+    """A refiner, how many starts it gets (1: the source mask alone), and its own options."""
+
+    name: str
+    variants: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRules:
+    """Which findings keep a mask from being decided by the recipe (`review`), and which drop an item (`drop`).
+
+    A finding on an expression also counts for its mask where it is listed in `review`, and for the expression alone in
+    `drop`.
+    """
+
+    review: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRules:
+    """When a mask is accepted without a person.
+
+    `accept`: least boundary IoU with the truth that the calibration expects of the best proposal. `keep`: the source
+    stays where its boundary IoU with that proposal is at least this. `better`: else the proposal takes its place if it
+    is better with at least this probability. `drop`: below this expectation the mask is given up. `same_object`: two
+    masks whose proposals overlap by this IoU mean one object. `undecided`: what becomes of masks that wait for a
+    person.
+    """
+
+    accept: float = 0.82
+    keep: float = 0.88
+    better: float = 0.95
+    drop: float = 0.0
+    same_object: float = 0.5
+    undecided: str = DROP
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageRules:
+    """What becomes of an expression that a rule of words flags: one without a harmless reading, or a doubtful one."""
+
+    certain: str = DROP
+    doubtful: str = REVIEW
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the figures of a mask are worth, as measured on scenes whose truth is known (`on`).
+
+    `agreement` and `boundary_iou` are knots: the expected boundary IoU of the best proposal with the truth, linear
+    between them. `better` are the weights of a logistic regression, among them an `intercept`: the probability that
+    the best proposal is better than the source. `thresholds` are for people: what was accepted above each value of
+    `better`, and how good it was.
+    """
+
+    on: str = ""
+    agreement: tuple[float, ...] = (0.0, 1.0)
+    boundary_iou: tuple[float, ...] = (0.0, 1.0)
+    better: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: tuple[Mapping[str, float], ...] = ()
+
+    def expected(self, agreement: float) -> float:
+        """Expected boundary IoU with the truth, in 0..1."""
+        return float(np.interp(agreement, self.agreement, self.boundary_iou))
+
+    def probably_better(self, figures: Mapping[str, float]) -> float:
+        """Probability that the best proposal is better than the source, in 0..1; 0 where nothing was measured."""
+        if not self.better:
+            return 0.0
+        total = sum(w * (1.0 if name == INTERCEPT else figures[name]) for name, w in self.better.items())
+        return float(1 / (1 + np.exp(-np.clip(total, -50, 50))))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All choices of a curation. `sha256` is that of its file, `text` the file itself."""
+
+    name: str
+    text: str
+    checks: Mapping[str, Mapping[str, Any]]
+    refiners: tuple[RefinerChoice, ...]
+    audit: AuditRules
+    masks: MaskRules
+    language: LanguageRules
+    calibration: Calibration
+    reviewers: int = 1
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        DatasetError: no TOML, an unknown key, a value of the wrong kind or out of range; names the file and the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"the recipe {path} cannot be read: {error}") from None
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, where: str) -> Recipe:
+    """The recipe that a text holds; `where` names it in errors."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DatasetError(f"{where} is no TOML: {error}") from None
+    known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration"}
+    _only(content, known, where)
+    calibration = _record(Calibration, content.get("calibration", {}), f"{where}, [calibration]")
+    _check_knots(calibration, where)
+    recipe = Recipe(
+        name=_typed(content.get("name", "recipe"), str, f"{where}, name"),
+        text=text,
+        checks=_tables(content.get("checks", {}), f"{where}, [checks]"),
+        refiners=_refiners(content.get("refiners", []), where),
+        audit=_record(AuditRules, content.get("audit", {}), f"{where}, [audit]"),
+        masks=_record(MaskRules, content.get("masks", {}), f"{where}, [masks]"),
+        language=_record(LanguageRules, content.get("language", {}), f"{where}, [language]"),
+        calibration=calibration,
+        reviewers=_typed(content.get("reviewers", 1), int, f"{where}, reviewers"),
+    )
+    if recipe.reviewers < 1:
+        raise DatasetError(f"{where}: reviewers is at least 1, not {recipe.reviewers}")
+    for key, value, choices in (
+        ("masks.undecided", recipe.masks.undecided, (KEEP, DROP)),
+        ("language.certain", recipe.language.certain, (KEEP, DROP, REVIEW)),
+        ("language.doubtful", recipe.language.doubtful, (KEEP, DROP, REVIEW)),
+    ):
+        if value not in choices:
+            raise DatasetError(f"{where}: {key} is one of {', '.join(choices)}, not {value!r}")
+    return recipe
+
+
+def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:
+    if not isinstance(rows, list):
+        raise DatasetError(f"{where}: refiners are tables [[refiners]]")
+    chosen = tuple(_record(RefinerChoice, row, f"{where}, [[refiners]] {k + 1}") for k, row in enumerate(rows))
+    for choice in chosen:
+        if not 1 <= choice.variants <= 7:
+            raise DatasetError(f"{where}: variants of {choice.name} are 1 to 7, not {choice.variants}")
+    names = [c.name for c in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise DatasetError(f"{where} names the refiner {name} twice")
+    return chosen
+
+
+def _record(kind: Any, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise DatasetError(f"{where} is a table, not {table!r}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    _only(table, set(fields), where)
+    values = {}
+    for key, value in table.items():
+        values[key] = _field(fields[key].type, value, f"{where}, {key}")
+    try:
+        return kind(**values)
+    except TypeError:
+        lacking = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
+        raise DatasetError(f"{where} lacks {', '.join(lacking)}") from None
+
+
+def _field(kind: Any, value: Any, where: str) -> Any:
+    text = str(kind)
+    if text.startswith("tuple[str"):
+        return tuple(_typed(v, str, where) for v in _typed(value, list, where))
+    if text.startswith("tuple[float"):
+        return tuple(_number(v, where) for v in _typed(value, list, where))
+    if text.startswith("tuple"):
+        return tuple(_typed(v, dict, where) for v in _typed(value, list, where))
+    if text.startswith("Mapping"):
+        return _typed(value, dict, where)
+    if text == "float":
+        return _number(value, where)
+    return _typed(value, {"str": str, "int": int}[text], where)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DatasetError(f"{where} is a number, not {value!r}")
+    return float(value)
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DatasetError(f"{where} is of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _tables(value: Any, where: str) -> Mapping[str, Mapping[str, Any]]:
+    return {name: _typed(table, dict, f"{where} {name}") for name, table in _typed(value, dict, where).items()}
+
+
+def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise DatasetError(f"{where}: there is no {unknown[0]!r}; it may hold {', '.join(sorted(known))}")
+
+
+def _check_knots(calibration: Calibration, where: str) -> None:
+    x, y = calibration.agreement, calibration.boundary_iou
+    if len(x) != len(y) or len(x) < 2 or not _rising(x, strictly=True) or not _rising(y, strictly=False):
+        raise DatasetError(f"{where}, [calibration]: agreement and boundary_iou are equally long and rise")
+    for name, weight in calibration.better.items():
+        _number(weight, f"{where}, [calibration], better.{name}")
+        if name not in (INTERCEPT, *FIGURES):
+            raise DatasetError(f"{where}, [calibration]: better rests on {', '.join(FIGURES)}, not on {name!r}")
+
+
+def _rising(values: Sequence[float], strictly: bool) -> bool:
+    steps = np.diff(values)
+    return bool((steps > 0).all() if strictly else (steps >= 0).all())

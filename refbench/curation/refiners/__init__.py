@@ -1,0 +1,1 @@
+"""Refiners: what draws a mask anew, given the picture and the coarse mask."""

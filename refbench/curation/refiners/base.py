@@ -1,0 +1,168 @@
+"""What a refiner is, and what is made of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.morphology import disk
+
+from refbench.curation.surroundings import (
+    BoolArray,
+    FloatArray,
+    edge_strength,
+    misfit_px,
+    signed_distance,
+    window_of,
+)
+from refbench.errors import MaskError
+from refbench.mask import Mask
+from refbench.records import Proposal
+
+Box = tuple[float, float, float, float]
+# How far from the outline of a coarse mask the true one may lie, as a share of the square root of its area.
+REACH_SHARE, LEAST_REACH_PX, MOST_REACH_PX = 0.12, 3, 12
+# A refiner that takes the whole image for the object has lost it.
+WHOLE_SHARE = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """A refiner's answer: `mask` bool (H, W) of the image's size, `confidence` in 0..1."""
+
+    mask: Any
+    confidence: float
+
+
+class Refiner(Protocol):
+    """Draws a mask anew: `refine(image, mask, box)` is the whole contract.
+
+    `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
+    height]. One that can do several masks of an image at once (a network that embeds the image first) offers
+    `refine_many(image, masks, boxes)` besides, with a list of answers. `weights_sha256` says what it has learned from.
+    """
+
+    name: str
+
+    def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined: ...
+
+
+def propose(
+    refiner: Any, picture: NDArray[np.uint8], mask_ids: Sequence[str], sources: Sequence[Mask], variants: int
+) -> list[Proposal]:
+    """Ask a refiner for every mask of an image, `variants` times each; whatever it does wrong is a failed proposal."""
+    asked: list[tuple[str, int, Mask, BoolArray]] = []
+    out = []
+    for mask_id, source in zip(mask_ids, sources, strict=True):
+        if source.area == 0:
+            error = "there is no source mask to start from"
+            out.append(Proposal(mask_id, refiner.name, 0, Mask.empty(*source.size), 0.0, error=error))
+            continue
+        pixels = source.to_array()
+        asked += [(mask_id, v, source, jittered(pixels, v)) for v in range(variants)]
+    answers = _ask(refiner, picture, [start for *_, start in asked])
+    strength = edge_strength(lab_of(picture))
+    misfits = {m: _misfit(m.to_array(), strength) for m in {source for _, _, source, _ in asked}}
+    for (mask_id, variant, source, _), answer in zip(asked, answers, strict=True):
+        out.append(_proposal(refiner.name, mask_id, variant, source, strength, misfits[source], answer))
+    return out
+
+
+def _misfit(mask: BoolArray, strength: FloatArray) -> float:
+    window = window_of(mask, 8)
+    # Rounded, so that a last bit of another processor does not change a decision.
+    return round(misfit_px(mask[window], strength[window]), 4)
+
+
+def _ask(refiner: Any, picture: NDArray[np.uint8], starts: Sequence[BoolArray]) -> list[Refined | Exception]:
+    boxes = [Mask.from_array(start).box_xywh for start in starts]
+    if starts and hasattr(refiner, "refine_many"):
+        try:
+            answers = list(refiner.refine_many(picture, list(starts), boxes))
+            if len(answers) == len(starts):
+                return answers
+        except Exception:  # noqa: BLE001 (one mask may be to blame: they are asked one by one below)
+            pass
+    answers = []
+    for start, box in zip(starts, boxes, strict=True):
+        try:
+            answers.append(refiner.refine(picture, start, box))
+        except Exception as error:  # noqa: BLE001 (a refiner may raise anything; it is told and counted)
+            answers.append(error)
+    return answers
+
+
+def _proposal(
+    name: str,
+    mask_id: str,
+    variant: int,
+    source: Mask,
+    strength: FloatArray,
+    source_misfit: float,
+    answer: Refined | Exception,
+) -> Proposal:
+    def failed(error: str) -> Proposal:
+        return Proposal(mask_id, name, variant, Mask.empty(*source.size), 0.0, error=error[:300])
+
+    if isinstance(answer, Exception):
+        return failed(f"{type(answer).__name__}: {answer}")
+    try:
+        mask = Mask.from_array(np.asarray(answer.mask))
+        confidence = float(answer.confidence)
+    except (MaskError, AttributeError, TypeError, ValueError) as error:
+        return failed(f"no mask and confidence: {error}")
+    if mask.size != source.size:
+        return failed(f"its mask is {mask.height} x {mask.width}, the image {source.height} x {source.width}")
+    if mask.area == 0:
+        return failed("it returned the empty mask")
+    if mask.area >= WHOLE_SHARE * mask.height * mask.width > source.area:
+        return failed("it returned the whole image")
+    if not 0 <= confidence <= 1:
+        return failed(f"its confidence {confidence} is not in 0..1")
+    misfit = _misfit(mask.to_array(), strength)
+    return Proposal(mask_id, name, variant, mask, round(confidence, 6), misfit, source_misfit)
+
+
+def jittered(mask: BoolArray, variant: int) -> BoolArray:
+    """The source mask for variant 0, else a little wider, narrower or shifted: a stable answer does not mind."""
+    step = max(1, reach_px(mask) // 3)
+    if variant == 0:
+        return mask
+    if variant == 1:
+        return np.asarray(ndimage.binary_dilation(mask, disk(step)))
+    if variant == 2:
+        inner = core_of(mask, step)
+        return inner if inner.any() else mask
+    directions = ((0, step), (step, 0), (0, -step), (-step, 0))
+    shifted = ndimage.shift(mask.astype(np.uint8), directions[(variant - 3) % 4], order=0).astype(bool)
+    return shifted if shifted.any() else mask
+
+
+def reach_px(mask: BoolArray) -> int:
+    """How far from the outline the true one is looked for."""
+    side = float(np.sqrt(np.count_nonzero(mask)))
+    return int(np.clip(REACH_SHARE * side, LEAST_REACH_PX, MOST_REACH_PX))
+
+
+def core_of(mask: BoolArray, depth_px: float) -> BoolArray:
+    """The pixels deeper inside than `depth_px`, or than half of the mask's depth where that is less."""
+    depth = -signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
+    return np.asarray(depth > min(depth_px, 0.5 * float(depth.max())))
+
+
+def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
+    """The picture in CIE Lab, float64 (H, W, 3)."""
+    lab: FloatArray = rgb2lab(picture)
+    return lab
+
+
+def unfold(part: BoolArray, window: tuple[slice, slice], shape: tuple[int, int]) -> BoolArray:
+    """A mask of the whole image from that of a window."""
+    whole = np.zeros(shape, bool)
+    whole[window] = part
+    return whole

@@ -1,0 +1,184 @@
+"""A mask in its picture: where the picture has edges near the outline, and which pixels look like the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.measure import find_contours
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+Window = tuple[slice, slice]
+
+MARGIN_PX = 14
+# Edges are looked for this far to both sides of the outline.
+REACH_PX, STEP_PX = 5.0, 0.25
+# Differences of Lab below this are noise, above that any edge is as good as another.
+FAINT_EDGE, CLEAR_EDGE = 3.0, 20.0
+# An edge counts where it has this share of the strongest one within reach.
+NOTABLE_EDGE = 0.35
+# Farther edges are of something else; from fewer points nothing can be told.
+MOST_MISFIT_PX, LEAST_POINTS = 2.0, 8
+
+
+def window_of(mask: BoolArray, margin_px: int) -> Window:
+    """Rows and columns of a mask that is not empty, and `margin_px` around it."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        slice(max(0, int(rows[0]) - margin_px), int(rows[-1]) + 1 + margin_px),
+        slice(max(0, int(columns[0]) - margin_px), int(columns[-1]) + 1 + margin_px),
+    )
+
+
+def signed_distance(mask: BoolArray) -> FloatArray:
+    """Distance to the outline in pixels, negative inside; what lies outside the array does not count."""
+    if mask.all() or not mask.any():
+        far = float(np.hypot(*mask.shape))
+        return np.full(mask.shape, -far if mask.all() else far)
+    inside, outside = ndimage.distance_transform_edt(mask), ndimage.distance_transform_edt(~mask)
+    distance: FloatArray = np.where(mask, 0.5 - inside, outside - 0.5)
+    return distance
+
+
+def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
+    """Length of the gradient of a Lab picture (H, W, 3) over all channels, per pixel."""
+    parts = [ndimage.gaussian_gradient_magnitude(lab[..., k], sigma_px) for k in range(3)]
+    strength: FloatArray = np.sqrt(np.sum(np.square(parts), axis=0))
+    return strength
+
+
+def edge_offsets_px(
+    mask: BoolArray, strength: FloatArray, frame: tuple[int, int, int, int] | None = None
+) -> FloatArray:
+    """For points along an outline, how far outwards the nearest notable edge of the picture lies; float (N,).
+
+    Points without an edge in reach are left out, and those not inside `frame` (top, left, bottom, right; by default
+    what is one pixel inside the array).
+    """
+    height, width = mask.shape
+    top, left, bottom, right = frame or (1, 1, height - 2, width - 2)
+    contours = find_contours(np.pad(mask, 1).astype(np.float64), 0.5)
+    points = np.concatenate(contours) - 1 if contours else np.empty((0, 2))
+    rows, columns = points[:, 0], points[:, 1]
+    points = points[(rows > top) & (rows < bottom) & (columns > left) & (columns < right)]
+    if not len(points):
+        return np.empty(0)
+    slopes = np.gradient(ndimage.gaussian_filter(signed_distance(mask), 1.0))
+    normals = np.stack([_at(slope, points) for slope in slopes], axis=1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+    offsets = np.arange(-REACH_PX, REACH_PX + STEP_PX / 2, STEP_PX)
+    places = points[:, None, :] + offsets[None, :, None] * normals[:, None, :]
+    found = _at(strength, places.reshape(-1, 2)).reshape(places.shape[:2])
+    peaks = np.zeros(found.shape, bool)
+    peaks[:, 1:-1] = (found[:, 1:-1] >= found[:, :-2]) & (found[:, 1:-1] >= found[:, 2:])
+    least = np.maximum(NOTABLE_EDGE * found.max(axis=1), FAINT_EDGE)
+    peaks &= found >= least[:, None]
+    nearest = np.where(peaks, np.abs(offsets)[None, :], np.inf).argmin(axis=1)
+    chosen: FloatArray = offsets[nearest][peaks.any(axis=1)]
+    return chosen
+
+
+def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
+    """Mean distance of an outline to the picture's edges, 0 to MOST_MISFIT_PX; the latter where there are none."""
+    offsets = edge_offsets_px(mask, strength)
+    if len(offsets) < LEAST_POINTS:
+        return MOST_MISFIT_PX
+    return float(np.minimum(np.abs(offsets), MOST_MISFIT_PX).mean())
+
+
+def strength_on_outline(strength: FloatArray, mask: BoolArray) -> float:
+    """Mean strength of the picture's edges on the pixels along the outline, clipped: how well a mask fits them."""
+    rim = (mask & ~ndimage.binary_erosion(mask, border_value=1)) | (~mask & ndimage.binary_dilation(mask))
+    return float(np.minimum(strength[rim], CLEAR_EDGE).mean()) if rim.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The part of a picture around a mask that is not empty.
+
+    `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3), all of the window at
+    `top`, `left` of an image of `size` (height, width).
+    """
+
+    mask: BoolArray
+    others: BoolArray
+    lab: FloatArray
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    @staticmethod
+    def of(picture: NDArray[np.uint8], mask: BoolArray, others: Sequence[BoolArray] = ()) -> Surroundings:
+        """Cut out of a picture, uint8 (H, W, 3); masks are bool (H, W)."""
+        window = window_of(mask, MARGIN_PX)
+        taken = np.zeros(mask[window].shape, bool)
+        for other in others:
+            taken |= other[window]
+        inside = mask[window]
+        return Surroundings(
+            inside, taken & ~inside, rgb2lab(picture[window]), window[0].start, window[1].start, mask.shape
+        )
+
+    @cached_property
+    def distance(self) -> FloatArray:
+        return signed_distance(self.mask)
+
+    @cached_property
+    def edge_offsets_px(self) -> FloatArray:
+        """See `edge_offsets_px`; points at the border of the image are left out, those of the window are not."""
+        top, left = self.top, self.left
+        frame = (1 - top, 1 - left, self.size[0] - 2 - top, self.size[1] - 2 - left)
+        return edge_offsets_px(self.mask, edge_strength(self.lab), frame)
+
+    @cached_property
+    def likeness(self) -> FloatArray:
+        """Per pixel, how much more its colour is found inside than around: the logarithm of the ratio of shares."""
+        inner, ring = self.distance < -2.5, (self.distance > 3) & (self.distance <= 13) & ~self.others
+        if np.count_nonzero(inner) <= 30:
+            inner = self.mask
+        if not ring.any():
+            return np.zeros(self.mask.shape)
+        cells = np.clip(np.rint((self.lab - COLOUR_ORIGIN) / COLOUR_STEP), 0, CELLS - 1).astype(np.int64)
+        number = (cells[..., 0] * CELLS + cells[..., 1]) * CELLS + cells[..., 2]
+        inside, around = _shares(number[inner]), _shares(number[ring])
+        ratio = np.log(inside + RARE) - np.log(around + RARE)
+        smooth: FloatArray = ndimage.gaussian_filter(ratio[number], 0.5)
+        return smooth
+
+    def largest_ground_px(self) -> int:
+        """Pixels of the largest part of the mask that looks like what is around it, not counting its rim."""
+        return _largest((self.likeness < -0.5) & self.mask & (self.distance < -0.5), self.distance < -1.5)
+
+    def largest_missing_px(self) -> int:
+        """Pixels of the largest part around the mask that looks like what is in it, and is no other object's."""
+        near = ~self.mask & ~self.others & (self.distance < 11)
+        return _largest((self.likeness > 0.7) & near, self.distance > 2.0)
+
+
+# Cells of a histogram over Lab; colours rarer than RARE are all the same.
+COLOUR_ORIGIN, COLOUR_STEP, CELLS, RARE = np.array([0, -100, -100]), np.array([7, 12, 12]), 21, 1e-4
+
+
+def _shares(numbers: NDArray[np.int64]) -> FloatArray:
+    counts = np.bincount(numbers, minlength=CELLS**3).astype(np.float64).reshape(CELLS, CELLS, CELLS)
+    smooth = ndimage.gaussian_filter(counts, 0.7).ravel()
+    shares: FloatArray = smooth / max(float(smooth.sum()), 1.0)
+    return shares
+
+
+def _largest(parts: BoolArray, counted: BoolArray) -> int:
+    labels, count = ndimage.label(parts)
+    if not count:
+        return 0
+    return int(ndimage.sum_labels(counted, labels, np.arange(1, count + 1)).max())
+
+
+def _at(values: FloatArray, points: FloatArray) -> FloatArray:
+    found: FloatArray = ndimage.map_coordinates(values, points.T, order=1, mode="nearest")
+    return found

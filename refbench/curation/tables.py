@@ -1,0 +1,137 @@
+"""The tables of a folder of curation: findings, proposals and decisions, each row one record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from refbench.curation.ledger import EXPRESSION, MASK
+from refbench.errors import RefbenchError, RunError
+from refbench.mask import Mask
+from refbench.records import Decision, Finding, Proposal
+from refbench.storage import read_table, write_table
+
+FINDINGS_FILE = "findings.parquet"
+DECISIONS_FILE = "decisions.parquet"
+_FINDING_SCHEMA = pa.schema(
+    [
+        ("check", pa.string()),
+        ("severity", pa.string()),
+        ("subject", pa.string()),
+        ("item_id", pa.string()),
+        ("image_id", pa.string()),
+        ("message", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+_PROPOSAL_SCHEMA = pa.schema(
+    [
+        ("mask_id", pa.string()),
+        ("refiner", pa.string()),
+        ("variant", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.string()),
+        ("confidence", pa.float64()),
+        ("misfit_px", pa.float64()),
+        ("source_misfit_px", pa.float64()),
+        ("error", pa.string()),
+    ]
+)
+_DECISION_SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("item_id", pa.string()),
+        ("action", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("refiner", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.string()),
+        ("scores", pa.string()),
+    ]
+)
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """The findings of a folder; none if it was not audited."""
+    path = folder / FINDINGS_FILE
+    if not path.is_file():
+        return []
+    rows = read_table(path).select(_FINDING_SCHEMA.names).to_pylist()
+    return [Finding(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
+
+
+def proposals_table(proposals: Sequence[Proposal]) -> pa.Table:
+    rows = [
+        {
+            **{n: getattr(p, n) for n in Proposal.__slots__ if n != "mask"},
+            "height": p.mask.height,
+            "width": p.mask.width,
+            "counts": p.mask.counts.decode("ascii"),
+        }
+        for p in proposals
+    ]
+    return pa.Table.from_pylist(rows, _PROPOSAL_SCHEMA)
+
+
+def read_shard(path: Path) -> list[Proposal]:
+    """The proposals of one shard of one refiner."""
+    try:
+        rows = read_table(path).select(_PROPOSAL_SCHEMA.names).to_pylist()
+        masks = Mask.from_codes(
+            [r["counts"].encode("ascii") for r in rows], [r["height"] for r in rows], [r["width"] for r in rows]
+        )
+    except (KeyError, RefbenchError) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it and run `refbench curate propose` again") from None
+    return [
+        Proposal(**{name: row[name] for name in Proposal.__slots__ if name != "mask"}, mask=mask)
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+
+
+def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+    rows = [{**dataclasses.asdict(f), "value": None if math.isnan(f.value) else float(f.value)} for f in findings]
+    write_table(folder / FINDINGS_FILE, pa.Table.from_pylist(rows, _FINDING_SCHEMA))
+
+
+def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Mapping[str, Decision]) -> None:
+    """What a recipe decided about every mask and expression."""
+    rows = []
+    for item, decisions in ((MASK, masks), (EXPRESSION, expressions)):
+        for d in decisions.values():
+            mask = d.mask
+            rows.append(
+                {
+                    "item": item, "item_id": d.item_id, "action": d.action, "stage": d.stage, "reason": d.reason,
+                    "refiner": d.refiner,
+                    "height": mask.height if mask else None, "width": mask.width if mask else None,
+                    "counts": mask.counts.decode("ascii") if mask else "",
+                    "scores": json.dumps(d.scores, sort_keys=True),
+                }
+            )  # fmt: skip
+    write_table(folder / DECISIONS_FILE, pa.Table.from_pylist(rows, _DECISION_SCHEMA))
+
+
+def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decision]]:
+    """What the recipe decided, reviews aside: masks and expressions by id.
+
+    Raises:
+        RunError: nothing was decided there yet.
+    """
+    path = folder / DECISIONS_FILE
+    if not path.is_file():
+        raise RunError(f"{folder} holds no decisions; run `refbench curate decide {folder}` first")
+    out: dict[str, dict[str, Decision]] = {MASK: {}, EXPRESSION: {}}
+    for row in read_table(path).select(_DECISION_SCHEMA.names).to_pylist():
+        mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None
+        out[row["item"]][row["item_id"]] = Decision(
+            row["item_id"], row["action"], row["stage"], row["reason"], mask, row["refiner"], json.loads(row["scores"])
+        )
+    return out[MASK], out[EXPRESSION]
