@@ -18,14 +18,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
-from skimage.segmentation import find_boundaries
 
 from refbench.comparison import Comparison, SliceDifference
 from refbench.diagnosis import Loss, SliceScore, diagnose
 from refbench.errors import DatasetError, RunError
-from refbench.images import load_image
 from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
+from refbench.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_uri, overlay, picture_of
 from refbench.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.records import Prediction, Sample
 from refbench.results import Result, read_result
@@ -38,7 +36,6 @@ from refbench.version import __version__
 
 SHOWN_PER_GROUP = 12
 THUMBNAIL_PX = 360
-TARGET_RGB, PREDICTION_RGB = (0, 190, 90), (255, 40, 120)
 
 _PAGES = Environment(
     loader=PackageLoader("refbench", "web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -208,26 +205,10 @@ def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]
 
 def _overlay(sample: Sample, prediction: Prediction | None) -> str:
     """A data URI: the picture, the target outlined green, the prediction filled and outlined pink."""
-    try:
-        picture = np.asarray(load_image(sample.image_path, sample.height, sample.width)) if sample.image_path else None
-    except DatasetError:
-        picture = None
-    if picture is None:
-        picture = np.full((sample.height, sample.width, 3), 200, np.uint8)
-    scale = THUMBNAIL_PX / max(sample.height, sample.width)
-    size = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
-    canvas = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)).astype(np.float64)
-    if prediction is not None:
-        pixels = _resized(prediction.mask.to_array(), size)
-        canvas[pixels] = 0.55 * canvas[pixels] + 0.45 * np.array(PREDICTION_RGB)
-        canvas[find_boundaries(pixels, mode="inner")] = PREDICTION_RGB
-    canvas[find_boundaries(_resized(sample.target.to_array(), size), mode="thick")] = TARGET_RGB
-    return _data_uri(Image.fromarray(canvas.astype(np.uint8)), "JPEG")
-
-
-def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-    return np.asarray(shares) > 127
+    layers = [Layer(prediction.mask, PREDICTION_RGB, filled=True)] if prediction is not None else []
+    layers.append(Layer(sample.target, TARGET_RGB, thick=True))
+    picture = picture_of(sample.image_path, sample.height, sample.width)
+    return data_uri(overlay(picture, layers, THUMBNAIL_PX), "JPEG")
 
 
 def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> str:
@@ -260,12 +241,6 @@ def _figure_uri(figure: Figure) -> str:
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _data_uri(image: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=82)
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _write(path: Path, text: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-from refbench.errors import AdapterError
+from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer
-from refbench.storage import path_sha256
 
 
 class ClipSeg:
@@ -34,17 +32,10 @@ class ClipSeg:
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.threshold = threshold
         self.processor: Any = CLIPSegProcessor.from_pretrained(model, revision=revision)
-        loaded: Any = CLIPSegForImageSegmentation.from_pretrained(
-            model, revision=revision, dtype=self.dtype, output_loading_info=True
-        )
-        network, info = loaded
-        # A checkpoint of another architecture loads "fine", with random weights where keys do not match.
-        wrong = sorted(info.get("missing_keys") or []) + sorted(info.get("mismatched_keys") or [])
-        if wrong:
-            raise AdapterError(f"{model} lacks {len(wrong)} weights of CLIPSeg, e.g. {wrong[0]}; they would be random")
-        self.network: Any = network.eval().to(self.device)
+        network = load_network(CLIPSegForImageSegmentation, model, revision, self.dtype)
+        self.network: Any = network.to(self.device)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
-        self.weights_sha256 = path_sha256(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"
+        self.weights_sha256 = weights_sha256(model, revision)
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:

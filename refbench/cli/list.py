@@ -13,14 +13,14 @@ from refbench.plugins import available, load, summary_of
 from refbench.protocols.base import Protocol
 from refbench.storage import project_data, read_manifest
 
-KINDS = ("datasets", "adapters", "protocols")
+KINDS = ("datasets", "adapters", "protocols", "checks", "refiners")
 
 
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(KINDS))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(kind: str, as_json: bool) -> None:
-    """List datasets, adapters or protocols.
+    """List datasets, adapters, protocols, checks or refiners.
 
     With --json, a protocol tells its ten choices, each with its source, its metrics and its caveats.
 

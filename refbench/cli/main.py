@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
+from refbench.cli.lazy import LazyGroup
 from refbench.errors import RefbenchError, TooManyFailures
-from refbench.plugins import load_attribute
 from refbench.version import __version__
 
 DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -17,7 +17,7 @@ DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2,
 # The second lazy door: verb -> (where its command is, its help in one line).
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("refbench.cli.demo:demo", "Everything once, without a download: build, run, score, rank, page."),
-    "list": ("refbench.cli.list:list_", "List datasets, adapters or protocols."),
+    "list": ("refbench.cli.list:list_", "List datasets, adapters, protocols, checks or refiners."),
     "build": ("refbench.cli.build:build", "Build a dataset from its original files, from the hub, or render it."),
     "verify": ("refbench.cli.verify:verify", "Compare a built dataset with what is published; exit 1 if it differs."),
     "overlap": ("refbench.cli.overlap:overlap", "Images and objects that two splits share (leakage)."),
@@ -28,29 +28,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, what changed."),
     "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is worse than a baseline, beyond a margin and chance."),
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
+    "curate": ("refbench.cli.curate:curate", "From a coarse split to a cleaned one: audit, propose, decide, review..."),
     "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        command: click.Command = load_attribute(VERBS[cmd_name][0])
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="refbench")
 def refbench() -> None:
     """Build datasets, run models and rank them in referring image segmentation.

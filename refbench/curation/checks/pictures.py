@@ -45,8 +45,8 @@ class OffEdges(Reporter):
     most_px: float = 1.0
     from_px: float = 0.75
     to_px: float = 1.5
-    most_missing: float = 0.22
-    least_points: int = 24
+    most_missing: float = 0.2
+    least_points: int = 100
 
     def find(self, image: ImageView) -> Iterator[Finding]:
         for target in image.items.masks:

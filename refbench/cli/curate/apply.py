@@ -1,0 +1,43 @@
+"""`refbench curate apply`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench import revision
+from refbench.cli.output import print_json, print_table
+
+
+@click.command()
+@click.argument("address", metavar="DATASET/SPLIT")
+@click.argument("ledger", metavar="LEDGER", type=click.Path(path_type=Path))
+@click.option("--as", "name", default="", metavar="DATASET", help="Name of the new dataset [default: DATASET-curated].")
+@click.option("--accept-edits", is_flag=True, help="Take a ledger that was changed by hand; the manifest says so.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def apply(address: str, ledger: Path, name: str, accept_edits: bool, as_json: bool) -> None:
+    """Build the split that a ledger makes of its source.
+
+    Needs no model, no image, no network, and gives the same bytes every time.
+
+    \b
+    Example:
+      refbench curate apply refcoco/val ledger.parquet --as refcoco-cleaned
+      refbench run tiny refcoco-cleaned/val
+    """
+    manifest = revision.apply(address, ledger, name, accept_edits=accept_edits)
+    if as_json:
+        print_json(manifest)
+        return
+    rows = [
+        [
+            f"{manifest['dataset']}/{split}",
+            str(s["images"]),
+            str(s["refs"]),
+            str(s["expressions"]),
+            s["fingerprint"][:12],
+        ]
+        for split, s in manifest["splits"].items()
+    ]
+    print_table("", ["split", "images", "refs", "expressions", "fingerprint"], rows)

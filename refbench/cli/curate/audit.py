@@ -1,0 +1,95 @@
+"""`refbench curate audit`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from refbench import curator
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.curation.checks.base import SEVERITIES
+from refbench.curation.recipe import Recipe, read_recipe
+from refbench.storage import project_data
+
+NEVER = "never"
+
+
+def default_recipe() -> Path:
+    return project_data("datasets") / "refcoco-m" / "recipe.toml"
+
+
+def recipe_of(path: Path | None) -> Recipe:
+    """The recipe of a file, or the one that comes with refbench."""
+    return read_recipe(path or default_recipe())
+
+
+@click.command()
+@click.argument("address", metavar="DATASET/SPLIT")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; by default that of refcoco-m.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; by default below $REFBENCH_HOME/curation.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; may be given several times.")
+@click.option("--no-images", is_flag=True, help="Leave out the checks that look at pictures.")
+@click.option("--against", multiple=True, metavar="SPLIT|LIST", help="Find images that this split or list has too.")
+@click.option(
+    "--fail-on", type=click.Choice((*SEVERITIES, NEVER)), default="error", show_default=True,
+    help="Exit 1 if there is a finding this grave.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def audit(
+    address: str,
+    recipe: Path | None,
+    out: Path | None,
+    checks: tuple[str, ...],
+    no_images: bool,
+    against: tuple[str, ...],
+    fail_on: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Find what is wrong with the masks, expressions and images of a split.
+
+    Writes findings.parquet, one row a finding, and audit.md into the folder of the curation. `refbench list checks`
+    tells the rules.
+
+    \b
+    Example:
+      refbench curate audit refcoco/val
+      refbench curate audit refcoco/val --no-images --fail-on warning --json
+      refbench curate audit refcoco/val --against refcocog-umd/train
+    """
+    with ConsoleProgress() as progress:
+        found = curator.audit(
+            address, recipe_of(recipe), out=out, checks=checks, with_images=not no_images, against=against,
+            workers=workers, progress=progress,
+        )  # fmt: skip
+    counts = Counter(f.check for f in found.findings)
+    severities = {f.check: f.severity for f in found.findings}
+    if as_json:
+        print_json(
+            {
+                "source": address,
+                "folder": str(found.folder),
+                "images": found.images,
+                "masks": found.masks,
+                "expressions": found.expressions,
+                "checks": {name: counts[name] for name in found.checks},
+                "left_out": list(found.left_out),
+                "findings": [dataclasses.asdict(f) for f in found.findings],
+            }
+        )
+    else:
+        rows = [[name, severities.get(name, ""), str(counts[name])] for name in found.checks]
+        print_table(
+            f"{address}: {found.masks} masks, {found.expressions} expressions", ["check", "severity", "findings"], rows
+        )
+        if found.left_out:
+            remark(f"left out, since they need the pictures: {', '.join(found.left_out)}")
+        remark(f"findings.parquet and audit.md are in {found.folder}; next: refbench curate propose {found.folder}")
+    worst = curator.worst_severity(found.findings)
+    if fail_on != NEVER and worst and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
+        sys.exit(1)

@@ -1,0 +1,45 @@
+"""`refbench curate decide`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench import curator
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def decide(folder: Path, as_json: bool) -> None:
+    """Keep, change, drop or review every mask and expression, by the recipe; write the ledger.
+
+    What people have answered in the meantime comes before the recipe. What still waits for a person is treated as the
+    recipe's `undecided` says.
+
+    \b
+    Example:
+      refbench curate decide ~/.refbench/curation/refcoco-val
+    """
+    with ConsoleProgress() as progress:
+        done = curator.decide(folder, progress=progress)
+    if as_json:
+        print_json(
+            {
+                "folder": str(folder),
+                "masks": dict(done.masks),
+                "expressions": dict(done.expressions),
+                "waiting": done.waiting,
+                "reviewed": done.reviewed,
+                "ledger": str(done.ledger),
+            }
+        )
+        return
+    rows = [["masks", k, str(n)] for k, n in done.masks.items()]
+    rows += [["expressions", k, str(n)] for k, n in done.expressions.items()]
+    print_table("", ["items", "what became of them (stage)", "how many"], rows)
+    if done.waiting:
+        remark(f"{done.waiting} items wait for a person: refbench curate review {folder}")
+    remark(f"the ledger is {done.ledger}")

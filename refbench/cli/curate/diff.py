@@ -1,0 +1,60 @@
+"""`refbench curate diff`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from refbench import revision
+from refbench.cli.output import estimate_cells, print_json, print_table, remark
+
+STEPS = {"first": "first version", "left": "what is left of it", "second": "second version"}
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="A run on A, to be rescored on B.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write one row a mask to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_json: bool) -> None:
+    """Compare two versions of a split, mask by mask, and what they do to the ranking of runs.
+
+    A run is scored three times: on all of A; on A's masks, for the expressions that B has too; and on B's masks. The
+    first step is what the selection does, the second what the masks do.
+
+    \b
+    Example:
+      refbench curate diff refcoco/val refcoco-cleaned/val
+      refbench curate diff scenes-hurried/val cleaned/val --run RUN_1 --run RUN_2 --json
+    """
+    found = revision.diff(first, second, runs)
+    if csv is not None:
+        revision.changes_table(found).to_csv(csv, index=False)
+    if as_json:
+        print_json(
+            {
+                "first": first,
+                "second": second,
+                "masks": found.kinds(),
+                "expressions": dict(found.expressions),
+                "runs": [dataclasses.asdict(r) for r in found.runs],
+                "rankings": {
+                    metric: {step: found.ranking(step, metric) for step in STEPS} for metric in revision.HEADLINES
+                } if found.runs else {},
+            }
+        )  # fmt: skip
+        return
+    print_table("masks", ["change", "how many"], [[k, str(n)] for k, n in found.kinds().items()])
+    print_table("expressions", ["change", "how many"], [[k, str(n)] for k, n in found.expressions.items()])
+    if not found.runs:
+        remark("pass --run to see what this does to a ranking")
+        return
+    for step, title in STEPS.items():
+        ordered = sorted(found.runs, key=lambda r: -getattr(r, step)["cumulative_iou"].value)
+        rows = [[r.name, *estimate_cells(getattr(r, step), revision.HEADLINES)] for r in ordered]
+        print_table(title, ["run", "cIoU", "mIoU", "boundary IoU"], rows)
+    same = found.ranking("first", "cumulative_iou") == found.ranking("second", "cumulative_iou")
+    remark(f"the ranking by cIoU is {'the same' if same else 'another one'} on {second}")

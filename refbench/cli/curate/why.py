@@ -1,0 +1,81 @@
+"""`refbench curate why`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refbench import revision
+from refbench.cli.output import print_json, print_table, remark
+from refbench.revision import Story
+
+
+@click.command()
+@click.argument("item_id", metavar="ID")
+@click.argument("place", metavar="DIR|LEDGER", type=click.Path(path_type=Path))
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the mask before and after into this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
+    """Tell the story of one mask (DATASET/SPLIT/ANNOTATION) or expression (its sample id).
+
+    From a folder of a curation all of it, findings, proposals and answers; from a ledger alone its row.
+
+    \b
+    Example:
+      refbench curate why refcoco/val/590410 ~/.refbench/curation/refcoco-val --picture why.png
+    """
+    story = revision.why(item_id, place)
+    if picture is not None:
+        drawn = revision.story_picture(story)
+        if drawn is None:
+            remark(f"{item_id} has no mask to draw")
+        else:
+            drawn.save(picture)
+            remark(f"{picture}: green is the source, pink what became of it")
+    if as_json:
+        print_json(_json_of(story))
+        return
+    row = story.row
+    print_table(item_id, ["what", "value"], [[k, str(v)] for k, v in _row_of(story).items() if str(v)])
+    if row.scores:
+        print_table("scores", ["figure", "value"], [[k, f"{v:.3f}"] for k, v in row.scores.items()])
+    if story.findings:
+        print_table(
+            "findings", ["check", "severity", "message"], [[f.check, f.severity, f.message] for f in story.findings]
+        )
+    if story.proposals:
+        rows = [
+            [p.refiner, str(p.variant), f"{p.confidence:.2f}", f"{p.misfit_px:.2f}", p.error] for p in story.proposals
+        ]
+        print_table("proposals", ["refiner", "start", "confidence", "misfit px", "error"], rows)
+    if story.answers:
+        print_table(
+            "answers",
+            ["reviewer", "action", "time", "note"],
+            [[a.reviewer, a.action, a.time, a.note] for a in story.answers],
+        )
+
+
+def _row_of(story: Story) -> dict[str, Any]:
+    row = dataclasses.asdict(dataclasses.replace(story.row, mask=None))
+    expression = {"expression": story.expression} if story.expression else {}
+    return {**expression, **{k: v for k, v in row.items() if k not in ("mask", "scores", "item_id")}}
+
+
+def _json_of(story: Story) -> dict[str, Any]:
+    return {
+        "item_id": story.row.item_id,
+        **_row_of(story),
+        "scores": dict(story.row.scores),
+        "findings": [dataclasses.asdict(f) for f in story.findings],
+        "proposals": [
+            {n: getattr(p, n) for n in ("refiner", "variant", "confidence", "misfit_px", "error")}
+            for p in story.proposals
+        ],
+        "answers": [
+            {n: getattr(a, n) for n in ("reviewer", "action", "origin", "note", "time")} for a in story.answers
+        ],
+    }

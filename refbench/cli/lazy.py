@@ -1,0 +1,31 @@
+"""A group of commands that are imported when they are called: (where the command is, its help in one line)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from refbench.plugins import load_attribute
+
+
+class LazyGroup(click.Group):
+    """A group whose commands stand in a table and are imported one at a time."""
+
+    def __init__(self, *arguments: Any, verbs: Mapping[str, tuple[str, str]], **rest: Any) -> None:
+        super().__init__(*arguments, **rest)
+        self.verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.verbs:
+            return None
+        command: click.Command = load_attribute(self.verbs[cmd_name][0])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.verbs.items()])
