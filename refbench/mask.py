@@ -221,6 +221,13 @@ class Mask:
         return [made[row] for row in rows]
 
 
+def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of a flat mask, bool (N,) with N > 0, background first: 0 where it begins with foreground."""
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *runs] if flat[0] else list(runs)
+
+
 def _known(height: int, width: int, counts: bytes) -> Mask:
     """A Mask of a code that is canonical for certain (pycocotools or our own kernel wrote it), unchecked."""
     mask = object.__new__(Mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from refbench.builders.base import Sources, build_dataset
+from refbench.curation.recipe import parse_recipe
+from refbench.curator import audit, decide, default_folder, propose
 from refbench.plugins import load
 from refbench.progress import silent
 
@@ -62,6 +65,61 @@ def embedded(embedded_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The embedded datasets as $REFBENCH_HOME."""
     monkeypatch.setenv("REFBENCH_HOME", str(embedded_home))
     return embedded_home
+
+
+# Three refiners with one start each: enough to agree, and quick.
+SMALL_RECIPE = """
+name = "small"
+[audit]
+review = ["mask-like-another", "expression-against-colour"]
+drop = ["mask-empty", "image-broken"]
+[[refiners]]
+name = "watershed"
+[[refiners]]
+name = "random-walker"
+[[refiners]]
+name = "grabcut"
+variants = 2
+[masks]
+accept = 0.7
+better = 0.5
+[calibration]
+agreement = [0.3, 0.95]
+boundary_iou = [0.3, 1.0]
+better = { agreement = 10.0, source_boundary_iou = -10.0, intercept = 0.0 }
+"""
+SMALL_IMAGES = 14
+
+
+@pytest.fixture(scope="session")
+def hurried_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A $REFBENCH_HOME with the validation splits of `scenes` and `scenes-hurried`, and a decided curation of the
+    latter, whose first SMALL_IMAGES images have proposals; tests must not change what is in it."""
+    folder = tmp_path_factory.mktemp("hurried")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFBENCH_HOME", str(folder))
+        for dataset in ("scenes", "scenes-hurried"):
+            build_dataset(dataset, load("builders", dataset), Sources(splits=("val",)), silent)
+        curation = default_folder("scenes-hurried/val")
+        audit("scenes-hurried/val", parse_recipe(SMALL_RECIPE, "small"), workers=1)
+        propose(curation, limit=SMALL_IMAGES, workers=1)
+        decide(curation)
+    return folder
+
+
+@pytest.fixture
+def hurried(hurried_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`hurried_home` as $REFBENCH_HOME."""
+    monkeypatch.setenv("REFBENCH_HOME", str(hurried_home))
+    return hurried_home
+
+
+@pytest.fixture
+def curation(hurried: Path, tmp_path: Path) -> Path:
+    """A copy of the decided curation of `scenes-hurried/val`, to be changed."""
+    folder = tmp_path / "curation"
+    shutil.copytree(default_folder("scenes-hurried/val"), folder)
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,95 @@
+"""`refbench curate review`."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+
+import click
+
+from refbench import curator
+from refbench.cli.output import print_json, remark
+from refbench.errors import RunError
+from refbench.plugins import load_attribute
+
+LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page; a free one by default.")
+@click.option("--all", "everything", is_flag=True, help="Show also what the recipe has decided.")
+@click.option(
+    "--export",
+    "export_to",
+    metavar="FORM=FILE",
+    help="Write the queue for another program: cvat=FILE, label-studio=FILE.",
+)
+@click.option("--import", "import_from", metavar="FORM=FILE", help="Read the answers that another program wrote.")
+@click.option("--reviewer", default="", help="With --import: whose answers these are.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def review(
+    folder: Path,
+    port: int,
+    everything: bool,
+    export_to: str | None,
+    import_from: str | None,
+    reviewer: str,
+    as_json: bool,
+) -> None:
+    """A local page on which people decide what is in doubt.
+
+    Prints the page's address, which only this machine can open, and serves it until Ctrl-C. Every answer is on the disk
+    before the page goes on; `refbench curate decide` takes them up. With several reviewers (`reviewers` of the recipe)
+    items on which they disagree come back.
+
+    \b
+    Example:
+      refbench curate review ~/.refbench/curation/refcoco-val
+      refbench curate review DIR --export cvat=queue.xml
+      refbench curate review DIR --import label-studio=export.json --reviewer anna
+    """
+    if export_to or import_from:
+        _exchange(folder, export_to, import_from, reviewer, everything, as_json)
+        return
+    # Only this verb needs a web server: its packages are an extra.
+    create_app = load_attribute("refbench.web.review_app:create_app")
+    serve = load_attribute("uvicorn:run")
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind((LOOPBACK, port))
+        except OSError as error:
+            raise RunError(f"port {port} is taken ({error.strerror}); choose another one with --port") from error
+        port = held.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    hosts = (f"{LOOPBACK}:{port}", f"localhost:{port}")
+    app = create_app(folder, token, hosts, everything=everything)
+    address = f"http://{LOOPBACK}:{port}/{token}/"
+    if as_json:
+        print_json({"address": address})
+    else:
+        click.echo(address)
+    remark("open this address; Ctrl-C ends it, answers are kept")
+    serve(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    decided = curator.settle_ledger(folder)
+    remark(f"{decided.reviewed} items are settled, {decided.waiting} wait; the ledger is {decided.ledger}")
+
+
+def _exchange(
+    folder: Path, export_to: str | None, import_from: str | None, reviewer: str, everything: bool, as_json: bool
+) -> None:
+    done = {}
+    for text, work in ((export_to, "write_queue"), (import_from, "read_answers")):
+        if not text:
+            continue
+        form, equals, path = text.partition("=")
+        if not equals or not path:
+            raise click.BadParameter(f"{text!r} is not FORM=FILE")
+        function = load_attribute(f"refbench.annotation_tools:{work}")
+        extra = {"everything": everything} if work == "write_queue" else {"reviewer": reviewer}
+        done[form] = function(folder, form, Path(path), **extra)
+        remark(f"{path}: {done[form]} items {'written' if work == 'write_queue' else 'read'}")
+    if as_json:
+        print_json({"items": done})

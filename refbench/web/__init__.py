@@ -1,0 +1,1 @@
+"""Pages: templates and assets of the static ones, and the local server of the review page."""
