@@ -137,8 +137,10 @@ def _pattern(words: Sequence[str]) -> re.Pattern[str] | None:
 def _terms(expression: str) -> list[tuple[int, str]]:
     plain = "".join(c for c in unicodedata.normalize("NFKD", expression.lower()) if not unicodedata.combining(c))
     plain = _DISGUISED.sub(lambda m: m[0].translate(_DISGUISES), plain.replace("'", ""))
-    words = [_REPEATED.sub(r"\1\1", w) for w in _WORD.findall(plain)]
-    return list(_with_pairs(words))
+    words = _WORD.findall(plain)
+    # "boooobs" has two of them, "sluuut" one.
+    drawn_out = [(place, _REPEATED.sub(r"\1", w)) for place, w in enumerate(words) if _REPEATED.search(w)]
+    return [*_with_pairs([_REPEATED.sub(r"\1\1", w) for w in words]), *drawn_out]
 
 
 def _with_pairs(words: Sequence[str]) -> Iterator[tuple[int, str]]:

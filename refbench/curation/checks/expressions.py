@@ -208,10 +208,10 @@ def _words(expression: str) -> list[str]:
 def _free_words(expression: str) -> Iterator[tuple[str, str]]:
     """Words of an expression with the next one, unless it relates its object to another: then none are free."""
     words = _words(expression)
-    related = any(w in RELATIONS - {"on", "in", "at", "with"} for w in words)
+    related = any(w in RELATIONS - {"on", "in", "at"} for w in words)
     # "on the left", "at the bottom", "in the top left" are no relations; "on the table" is one.
     for k, word in enumerate(words):
-        if word in ("on", "in", "at", "with") and not _leads_to_side(words[k + 1 :]):
+        if word in ("on", "in", "at") and not _leads_to_side(words[k + 1 :]):
             related = True
     if not related:
         yield from zip(words, [*words[1:], ""], strict=True)

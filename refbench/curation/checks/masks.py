@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
@@ -57,7 +58,9 @@ class Slivers(Reporter):
                 continue
             pixels = image.pixels(target)[window_of(image.pixels(target), 1)]
             holes = ndimage.binary_fill_holes(pixels) & ~pixels
-            parts, gaps = (_small(a, self.most_px) for a in (pixels, holes))
+            (parts, count), (gaps, _) = (_small(a, self.most_px) for a in (pixels, holes))
+            # A mask that is no larger itself is tiny, not a leftover.
+            parts = parts if count > 1 else 0
             if parts or gaps:
                 told = [f"{n} {w}{'s' * (n > 1)}" for n, w in ((parts, "part"), (gaps, "hole")) if n]
                 yield self.on_mask(
@@ -196,11 +199,11 @@ class UnlikePolygons(Reporter):
                 yield self.on_mask(target, f"mask and polygons overlap with an IoU of {iou:.2f}", iou)
 
 
-def _small(pixels: np.ndarray, most_px: int) -> int:
-    """How many parts have fewer pixels, but for a mask that is no larger itself."""
+def _small(pixels: NDArray[np.bool_], most_px: int) -> tuple[int, int]:
+    """How many parts of fewer pixels there are, and how many parts in all."""
     labels, count = ndimage.label(pixels, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    return int((areas < most_px).sum()) if areas.sum() > 8 * most_px or count > 1 else 0
+    return int((areas < most_px).sum()), int(count)
 
 
 def _length(polygon: tuple[float, ...]) -> float:

@@ -1,0 +1,73 @@
+"""The rules of words: what they flag, what they leave, and that somebody else's list is read or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refbench.builders.base import Sources, build_dataset
+from refbench.curation.language import flag, read_rules
+from refbench.errors import DatasetError
+from refbench.plugins import load
+from refbench.progress import silent
+from refbench.storage import load_samples
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "black dog", "fat lady right", "old man", "white guy", "butt of the zebra", "elephant butt", "bald head",
+        "chocolate donut with nuts", "left chick", "cow cut off", "cock-eyed umpire", "assorted fruit", "glass",
+        "hot dog", "ugly green suitcase", "naked arm", "the class photo", "blackberry", "shirt", "bass guitar",
+        "left kid sucking finger", "balls on the table", "chubby middle person", "a baby giraffe sucking milk",
+    ],
+)  # fmt: skip
+def test_words_that_refer_are_left_alone(text: str) -> None:
+    assert flag(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "action"),
+    [
+        ("wanker on the left", "insult", "drop"), ("WANKERS!", "insult", "drop"), ("ugly kid", "mocking", "drop"),
+        ("kid who is ugly", "mocking", "drop"), ("her nice ass", "buttocks", "drop"),
+        ("bottom boobs", "sexual", "drop"), ("b00bs", "sexual", "drop"), ("w@nker", "insult", "drop"),
+        ("sluuuuut", "insult", "drop"),
+        ("wtf hand", "profanity", "drop"),
+        ("zebra ass right", "coarse-behind", "review"), ("oriental boy", "outdated-ethnic", "review"),
+        ("blue shit man", "profanity-or-typo", "review"), ("hot girl", "sexual-context", "review"),
+        ("Müll douchebag", "insult", "drop"),
+    ],
+)  # fmt: skip
+def test_words_that_offend_are_flagged(text: str, rule: str, action: str) -> None:
+    verdicts = [(v.rule, v.action) for v in flag(text)]
+    assert (rule, action) in verdicts
+    assert all(v.word for v in flag(text))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("rules = 1", "holds no"), ("[[rules]]\nname = 'x'", "needs a text"), ("not toml", "no readable list"),
+        ("[[rules]]\nname='x'\naction='burn'\nsays='y'\nwords='z'", "the action is"),
+        ("[[rules]]\nname='x'\naction='drop'\nsays='y'\nwords='z'\nwith_words_of='q'", "no group"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_none(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "words.toml"
+    path.write_text(content)
+    with pytest.raises(DatasetError, match=message):
+        read_rules(path)
+
+
+def test_real_expressions(test_data: Path, home: Path) -> None:
+    """How many of the real ones are flagged; all of them were read, see the changelog."""
+    counts = {}
+    for dataset in ("refcoco", "refcocog-umd"):
+        build_dataset(dataset, load("builders", dataset), Sources(test_data / "whole-splits" / "refer"), silent)
+        samples = load_samples(f"{dataset}/val")
+        verdicts = [flag(s.expression) for s in samples]
+        assert len(samples) == {"refcoco": 10_834, "refcocog-umd": 4_896}[dataset]
+        counts[dataset] = (sum(map(bool, verdicts)), sum(any(v.action == "drop" for v in found) for found in verdicts))
+    assert counts == {"refcoco": (69, 37), "refcocog-umd": (6, 2)}

@@ -1,0 +1,287 @@
+"""What people answer: kept, counted once, taken back, settled; locked files, other programs' files, the server."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from curation.miniature_split import HEIGHT, WIDTH, square
+from starlette.testclient import TestClient
+
+from refbench.annotation_tools import (
+    cvat_runs,
+    mask_from_cvat,
+    pack_label_studio,
+    read_answers,
+    unpack_label_studio,
+    write_queue,
+)
+from refbench.curation.queue import DISAGREED, SETTLED, queue_of
+from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews, settle
+from refbench.curation.tables import read_decisions
+from refbench.curator import load_items
+from refbench.errors import MaskError, RunError
+from refbench.mask import Mask
+from refbench.web.review_app import create_app
+
+MASK = square(10, 10, 20)
+
+
+def answer(
+    reviewer: str = "anna", action: str = "keep", key: str = "", item: str = "i", mask: Mask | None = None
+) -> Answer:
+    key = key or f"{reviewer}-{action}-{item}"
+    return Answer(key, "mask", item, reviewer, action, "2026-01-01T00:00:00+00:00", mask)
+
+
+def test_answers_are_kept_once_and_can_be_taken_back(tmp_path: Path) -> None:
+    reviews = Reviews(tmp_path / REVIEW_FILE)
+    assert reviews.add(answer())
+    assert not reviews.add(answer())
+    reviews.add(answer(action="change", mask=MASK))
+    assert [a.action for a in Reviews(tmp_path / REVIEW_FILE).standing()["i"]] == ["change"]
+    undone = reviews.undo("anna", "later")
+    assert undone is not None
+    assert undone.mask == MASK
+    assert [a.action for a in reviews.standing()["i"]] == ["keep"]
+    assert reviews.undo("ben", "later") is None
+    reviews.undo("anna", "later")
+    assert reviews.standing() == {}
+
+
+def test_many_at_the_same_moment(tmp_path: Path) -> None:
+    path = tmp_path / REVIEW_FILE
+    Reviews(path)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda k: Reviews(path).add(answer(f"r{k % 10}", key=str(k % 50))), range(200)))
+    assert sum(done) == 50
+    assert len(Reviews(path).standing()["i"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (answer(action="burn"), "one of keep, change, drop"), (answer(" "), "a reviewer has a name"),
+        (answer("a" * 61), "a reviewer has a name"), (answer(action="change"), "brings one"),
+        (answer(mask=MASK), "brings one"), (answer(action="change", mask=Mask.empty(5, 5)), "is empty"),
+        (Answer("k", "expression", "i", "anna", "change", "", MASK), "one of keep, drop"),
+    ],
+)  # fmt: skip
+def test_answers_that_are_none(tmp_path: Path, wrong: Answer, message: str) -> None:
+    reviews = Reviews(tmp_path / REVIEW_FILE)
+    with pytest.raises(RunError, match=message):
+        reviews.add(wrong)
+    assert reviews.standing() == {}
+
+
+def test_a_file_that_is_locked_or_none(tmp_path: Path) -> None:
+    path = tmp_path / REVIEW_FILE
+    reviews = Reviews(path, busy_seconds=0.2)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match="another program holds"):
+        reviews.add(answer())
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert reviews.add(answer())
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(RunError, match="no database of reviews"):
+        Reviews(path)
+
+
+def test_when_answers_settle_an_item() -> None:
+    near = square(10, 10, 20).union(square(10, 30, 1))
+    far = square(10, 10, 24)
+    keep, drop = answer("a"), answer("b", "drop")
+    first, second = answer("c", "change", mask=MASK), answer("d", "change", mask=near)
+
+    def action(answers: list[Answer], reviewers: int) -> str:
+        decision = settle(answers, reviewers)
+        return decision.action if decision else ""
+
+    assert action([keep], 1) == "keep"
+    assert action([keep], 2) == ""
+    assert action([keep, drop], 1) == ""
+    assert action([keep, drop, answer("e", "drop")], 1) == "drop"
+    assert action([first, second], 2) == "change"
+    found = settle([first, second], 2)
+    assert found is not None
+    assert found.mask == MASK
+    assert found.reviewer == "c, d"
+    assert action([first, answer("d", "change", mask=far)], 2) == ""
+
+
+def test_the_queue_begins_with_disagreements_and_doubt(curation: Path) -> None:
+    masks, expressions = read_decisions(curation)
+    queue = queue_of(masks, expressions, {}, 1)
+    assert queue
+    assert [e.doubt for e in queue] == sorted((e.doubt for e in queue), reverse=True)
+    assert all(masks[e.item_id].action == "review" for e in queue)
+    last, other = queue[-1].item_id, queue[-2].item_id
+    standing = {last: [answer("a", item=last), answer("b", "drop", item=last)], other: [answer("a", item=other)]}
+    torn = queue_of(masks, expressions, standing, 1)
+    assert (torn[0].item_id, torn[0].state) == (last, DISAGREED)
+    assert next(e for e in torn if e.item_id == other).state == SETTLED
+
+
+@pytest.fixture
+def client(curation: Path) -> TestClient:
+    return TestClient(create_app(curation, "secret", ("127.0.0.1:1",)), base_url="http://127.0.0.1:1")
+
+
+ORIGIN = {"origin": "http://127.0.0.1:1"}
+
+
+def test_the_server_tells_strangers_nothing(client: TestClient, curation: Path) -> None:
+    assert client.get("/secret/").status_code == 200
+    assert client.get("/secret/api/queue").json()["source"] == "scenes-hurried/val"
+    item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
+    good = {"key": "k", "item_id": item, "reviewer": "anna", "action": "keep"}
+    for path in ("/wrong/", "/wrong/api/queue", "/wrong/api/item?id=x", "/wrong/api/picture?id=x"):
+        assert client.get(path).status_code == 403
+    assert client.get("/secret/api/queue", headers={"host": "evil.example:1"}).status_code == 403
+    for headers in ({"origin": "http://evil.example"}, {"origin": "null"}, {}):
+        refused = client.post("/secret/api/answer", json=good, headers=headers)
+        assert refused.status_code == 403
+    # A form of another site can send text/plain only.
+    text = client.post("/secret/api/answer", content=json.dumps(good), headers={**ORIGIN, "content-type": "text/plain"})
+    assert text.status_code == 403
+    assert client.post("/wrong/api/answer", json=good, headers=ORIGIN).status_code == 403
+    assert Reviews(curation / REVIEW_FILE).standing() == {}
+    assert client.post("/secret/api/answer", json=good, headers=ORIGIN).json() == {"saved": True, "again": False}
+    assert client.post("/secret/api/answer", json=good, headers=ORIGIN).json() == {"saved": True, "again": True}
+    page = client.get("/secret/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["referrer-policy"] == "no-referrer"
+    for name in ("..%2Freview_app.py", "%2e%2e/review_app.py", "review_app.py"):
+        assert client.get(f"/secret/assets/{name}").status_code in (404, 403)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "a JSON object"), ({"key": 3}, "are texts"), ({"item_id": "nowhere"}, "there is no item"),
+        ({"action": "burn"}, "one of keep"), ({"action": "change"}, "counts must be"),
+        ({"action": "change", "counts": [1, 2]}, "add up to"), ({"action": "change", "counts": [-1]}, "must lie in"),
+        ({"reviewer": ""}, "a reviewer has a name"),
+    ],
+)  # fmt: skip
+def test_answers_that_the_server_refuses(client: TestClient, curation: Path, content: object, message: str) -> None:
+    item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
+    good = {"key": "k", "item_id": item, "reviewer": "anna", "action": "keep"}
+    body = {**good, **content} if isinstance(content, dict) else content
+    refused = client.post("/secret/api/answer", json=body, headers=ORIGIN)
+    assert refused.status_code == 400
+    assert message in refused.json()["error"]
+    assert (
+        client.post(
+            "/secret/api/answer", content=b"{", headers={**ORIGIN, "content-type": "application/json"}
+        ).status_code
+        == 400
+    )
+    long = client.post(
+        "/secret/api/answer", content=b" " * 5_000_000, headers={**ORIGIN, "content-type": "application/json"}
+    )
+    assert long.status_code == 413
+    assert Reviews(curation / REVIEW_FILE).standing() == {}
+
+
+def blob(seed: int) -> Mask:
+    random = np.random.default_rng(seed)
+    return Mask.from_array(random.random((HEIGHT, WIDTH)) < random.choice([0.02, 0.5, 0.98]))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_codes_of_other_programs(seed: int) -> None:
+    mask = blob(seed) if seed else MASK
+    box, runs = cvat_runs(mask)
+    assert mask_from_cvat(box, runs, *mask.size) == mask
+    # Along the rows of the box, background first.
+    left, top, width, height = box
+    assert [bool(k % 2) for k, n in enumerate(runs) for _ in range(n)] == mask.to_array()[
+        top : top + height, left : left + width
+    ].ravel().tolist()
+    assert unpack_label_studio(pack_label_studio(mask), *mask.size) == mask
+
+
+def test_codes_that_are_broken() -> None:
+    with pytest.raises(MaskError, match="leaves the image"):
+        mask_from_cvat((70, 0, 20, 5), [100], HEIGHT, WIDTH)
+    with pytest.raises(MaskError, match="add up to"):
+        mask_from_cvat((0, 0, 5, 5), [3, 4], HEIGHT, WIDTH)
+    packed = pack_label_studio(MASK)
+    with pytest.raises(MaskError, match="too early"):
+        unpack_label_studio(packed[: len(packed) // 2], HEIGHT, WIDTH)
+    with pytest.raises(MaskError, match="not 4 x"):
+        unpack_label_studio(packed, HEIGHT, WIDTH + 1)
+    # What Label Studio's own package writes for a picture of 2 x 1, by hand: 8 values of 8 bits, runs of 3, 4, 8, 16.
+    bits = f"{8:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + f"1{0:02b}{3:03b}{0:08b}" + f"1{0:02b}{3:03b}{255:08b}"
+    bits += "0" * (-len(bits) % 8)
+    found = unpack_label_studio([int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)], 1, 2)
+    assert found.to_array().tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("form", ["cvat", "label-studio"])
+def test_the_queue_goes_out_and_comes_back(curation: Path, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "queue"
+    masks, expressions = read_decisions(curation)
+    waiting = [e.item_id for e in queue_of(masks, expressions, {}, 1)]
+    assert write_queue(curation, form, path) == len(waiting)
+    untouched = path.read_bytes()
+    if form == "cvat":
+        text = path.read_text().replace('<attribute name="action" />', '<attribute name="action">drop</attribute>', 1)
+        path.write_text(text)
+        assert read_answers(curation, form, path, reviewer="ben") == len(waiting)
+        # The rest came back as it went.
+        actions = sorted(a[0].action for a in Reviews(curation / REVIEW_FILE).standing().values())
+        assert actions == ["drop"] + ["keep"] * (len(waiting) - 1)
+    else:
+        tasks = json.loads(untouched)
+        targets = {t.mask_id: t for i in load_items("scenes-hurried/val") for t in i.masks}
+        changed = targets[tasks[0]["data"]["item_id"]].mask.union(
+            Mask.from_crop(np.ones((9, 9), bool), 0, 0, *targets[tasks[0]["data"]["item_id"]].mask.size)
+        )
+        result = {**tasks[0]["predictions"][0]["result"][0]}
+        result["value"] = {"format": "rle", "rle": pack_label_studio(changed), "brushlabels": ["target"]}
+        tasks[0]["annotations"] = [{"result": [result]}]
+        tasks[1]["annotations"] = [{"result": [{"type": "choices", "value": {"choices": ["drop"]}}]}]
+        tasks[2]["annotations"] = [{"result": [], "was_cancelled": True}]
+        path.write_text(json.dumps(tasks))
+        assert read_answers(curation, form, path, reviewer="ben") == 2
+        standing = Reviews(curation / REVIEW_FILE).standing()
+        assert standing[tasks[0]["data"]["item_id"]][0].mask == changed
+        assert standing[tasks[1]["data"]["item_id"]][0].action == "drop"
+    assert read_answers(curation, form, path, reviewer="ben") == 0
+
+
+CVAT_MASK = (
+    '<annotations><image height="9" width="9"><mask rle="{runs}" left="0" top="0" width="9" height="9"/></image>'
+    "</annotations>"
+)
+BRUSHED = {"data": {"item_id": "x"}, "annotations": [{"result": [{"type": "brushlabels", "value": {}}]}]}
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "message"),
+    [
+        ("cvat", "<annotations><image", "is no XML"), ("cvat", "<html/>", "no export of CVAT"),
+        ("cvat", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares entities"),
+        ("cvat", CVAT_MASK.format(runs="1"), "cannot be read"),
+        ("cvat", CVAT_MASK.format(runs="81"), "has no such item"),
+        ("label-studio", "{}", "no list of tasks"), ("label-studio", "[{}]", "has no data.item_id"),
+        ("label-studio", json.dumps([BRUSHED]), "cannot be read"),
+        ("word", "", "no form of exchange"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_read_change_nothing(
+    curation: Path, tmp_path: Path, form: str, content: str, message: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_text(content)
+    with pytest.raises(RunError, match=message):
+        read_answers(curation, form, path)
+    assert not (curation / REVIEW_FILE).exists() or Reviews(curation / REVIEW_FILE).standing() == {}
