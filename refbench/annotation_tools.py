@@ -10,11 +10,13 @@ Sources: CVAT's documentation of "CVAT for images 1.1"; Label Studio's format is
 from __future__ import annotations
 
 import hashlib
-import json
+import re
+import secrets
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.queue import SETTLED, queue_of
-from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews
+from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews, check_answer, same_name
 from refbench.curation.tables import read_decisions
 from refbench.curator import load_items, open_curation
 from refbench.errors import MaskError, RunError, summarise_problems
@@ -33,6 +35,8 @@ from refbench.storage import atomic_file, read_json, write_json
 CVAT, LABEL_STUDIO = "cvat", "label-studio"
 LABEL = "target"
 CHOICES = ("keep", "change", "drop")
+# What XML 1.0 has no way to write.
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Word and run sizes in bits: what Label Studio itself writes.
 _WORD_BITS, _RUN_BITS = 8, (3, 4, 8, 16)
 
@@ -45,10 +49,14 @@ class _Given:
     action: str
     mask: Mask | None
     note: str
+    annotator: str = ""
 
 
-def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False) -> int:
-    """Write what waits for people; returns how many items. `form` is "cvat" (XML) or "label-studio" (JSON).
+def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False) -> tuple[int, int]:
+    """Write the masks that wait for people; `form` is "cvat" (XML) or "label-studio" (JSON).
+
+    Returns how many masks were written, and how many expressions wait besides: these programs draw, so that expressions
+    are for the review page.
 
     Raises:
         RunError: an unknown form, or no decisions yet.
@@ -59,18 +67,19 @@ def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False
     review = folder / REVIEW_FILE
     standing = Reviews(review).standing() if review.is_file() else {}
     queue = queue_of(masks, expressions, standing, curation.recipe.reviewers, everything=everything)
-    wanted = {e.item_id for e in queue if e.state != SETTLED}
+    open_ = [e for e in queue if e.state != SETTLED]
+    wanted = {e.item_id for e in open_ if e.item == MASK}
     images = load_items(curation.address)
-    if form == CVAT:
-        return _write_cvat(images, wanted, path)
-    return _write_label_studio(images, wanted, path)
+    written = _write_cvat(images, wanted, path) if form == CVAT else _write_label_studio(images, wanted, path)
+    return written, len(open_) - len(wanted)
 
 
 def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> int:
     """Read what people have answered in another program; returns how many answers are new.
 
-    A mask that is as it was is "keep", another one "change", unless the file says what to do. Reading a file twice adds
-    nothing.
+    A mask that is as it was is "keep", another one "change", unless the file says what to do. Several masks of one
+    item are one mask. Several annotators of Label Studio are several reviewers. What a reviewer has said already, and
+    has not taken back, is not said again.
 
     Raises:
         RunError: an unknown form, a damaged file, an item that the split does not have; nothing is written then.
@@ -82,20 +91,43 @@ def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> 
     for image in load_items(curation.address):
         targets |= {t.mask_id: t for t in image.masks}
         samples |= {s.sample_id for s in image.samples}
-    given = list(_read_cvat(path) if form == CVAT else _read_label_studio(path))
-    name = reviewer.strip() or form
+    given = _merged(_read_cvat(path, targets) if form == CVAT else _read_label_studio(path, targets))
+    several = len({one.annotator for one in given}) > 1
+    reviews = Reviews(folder / REVIEW_FILE)
+    standing = {(i, same_name(a.reviewer)): a for i, answers in reviews.standing().items() for a in answers}
     answers, problems = [], []
     for k, one in enumerate(given):
+        name = (reviewer.strip() or form) + (f"/{one.annotator}" if several else "")
         try:
-            answers.append(_answer(one, targets, samples, name, form))
+            answer = _answer(one, targets, samples, name, form)
+            if answer is None or _same(answer, standing.get((answer.item_id, same_name(name)))):
+                continue
+            check_answer(answer)
+            answers.append(answer)
         except (RunError, MaskError) as error:
             problems.append(f"entry {k} ({one.item_id or 'without item_id'}): {error}")
     if problems:
         raise RunError(
             f"{path}: {len(problems)} answers cannot be used, so none was taken.\n{summarise_problems(problems)}"
         )
-    reviews = Reviews(folder / REVIEW_FILE)
-    return sum(reviews.add(a) for a in answers if a is not None)
+    return reviews.add_all(answers)
+
+
+def _merged(given: Iterable[_Given]) -> list[_Given]:
+    """One entry an item and annotator: the union of its masks, the last word that is not empty."""
+    out: dict[tuple[str, str], _Given] = {}
+    for one in given:
+        before = out.get((one.item_id, one.annotator))
+        if before is not None:
+            masks = [m for m in (before.mask, one.mask) if m is not None]
+            mask = masks[0].union(*masks[1:]) if masks else None
+            one = _Given(one.item_id, one.action or before.action, mask, one.note or before.note, one.annotator)
+        out[one.item_id, one.annotator] = one
+    return list(out.values())
+
+
+def _same(answer: Answer, standing: Answer | None) -> bool:
+    return standing is not None and (answer.action, answer.mask) == (standing.action, standing.mask)
 
 
 def _known(form: str) -> None:
@@ -121,9 +153,8 @@ def _answer(
     if action == "change" and mask is None:
         raise RunError("it changes a mask, but holds none")
     mask = mask if action == "change" else None
-    content = [given.item_id, reviewer, action, mask.counts.decode("ascii") if mask else "", given.note]
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return Answer(key, item, given.item_id, reviewer, action, now(), mask, form if mask else "", given.note)
+    origin = form if mask else ""
+    return Answer(secrets.token_hex(16), item, given.item_id, reviewer, action, now(), mask, origin, given.note)
 
 
 def _write_cvat(images: Sequence[ImageItems], wanted: set[str], path: Path) -> int:
@@ -146,23 +177,21 @@ def _write_cvat(images: Sequence[ImageItems], wanted: set[str], path: Path) -> i
             )  # fmt: skip
             texts = " / ".join(s.expression for s in target.samples)
             for key, text in (("item_id", target.mask_id), ("action", ""), ("note", ""), ("expressions", texts)):
-                ElementTree.SubElement(mask, "attribute", name=key).text = text
+                ElementTree.SubElement(mask, "attribute", name=key).text = NOT_XML.sub("\ufffd", text)
             written += 1
     with atomic_file(path) as temporary:
         ElementTree.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
     return written
 
 
-def _read_cvat(path: Path) -> Iterator[_Given]:
+def _read_cvat(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given]:
     try:
-        content = path.read_bytes()
-        # No entities, so that a small file stays small.
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise RunError(f"{path} declares entities, which CVAT never does; export it again")
-        root = ElementTree.fromstring(content)
+        root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoEntities())).getroot()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except ElementTree.ParseError as error:
+    except _Doctype:
+        raise RunError(f"{path} declares entities, which CVAT never does; export it again") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise RunError(f"{path} is no XML ({error}); export it again as 'CVAT for images 1.1'") from None
     if root.tag != "annotations":
         raise RunError(f"{path} is no export of CVAT: it begins with <{root.tag}>, not <annotations>")
@@ -171,20 +200,35 @@ def _read_cvat(path: Path) -> Iterator[_Given]:
             if node.tag not in ("mask", "polygon"):
                 continue
             texts = {a.get("name", ""): (a.text or "").strip() for a in node.iter("attribute")}
-            mask = _cvat_mask(node, image, path)
-            yield _Given(texts.get("item_id", ""), texts.get("action", ""), mask, texts.get("note", ""))
+            item_id = texts.get("item_id", "")
+            mask = _cvat_mask(node, image, path, targets[item_id].mask.size) if item_id in targets else None
+            yield _Given(item_id, texts.get("action", ""), mask, texts.get("note", ""))
 
 
-def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path) -> Mask | None:
+class _Doctype(Exception):
+    """A file declares its own grammar."""
+
+
+class _NoEntities(ElementTree.TreeBuilder):
+    """Refuses a file that declares entities, in whatever encoding, so that a small file stays small."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise _Doctype(name)
+
+
+def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path, size: tuple[int, int]) -> Mask:
+    """The mask of a node, of an image that must have the size of the item's."""
     try:
-        height, width = int(image.get("height", "")), int(image.get("width", ""))
+        said = int(image.get("height", "")), int(image.get("width", ""))
+        if said != size:
+            raise MaskError(f"the image is said to be {said[0]} x {said[1]}, it is {size[0]} x {size[1]}")
         if node.tag == "polygon":
             corners = [float(v) for point in node.get("points", "").split(";") for v in point.split(",")]
-            return Mask.from_polygons([corners], height, width)
+            return Mask.from_polygons([corners], *size)
         left, top, w, h = (int(float(node.get(k, ""))) for k in ("left", "top", "width", "height"))
         runs = [int(v) for v in node.get("rle", "").split(",")]
-        return mask_from_cvat((left, top, w, h), runs, height, width)
-    except (ValueError, MaskError) as error:
+        return mask_from_cvat((left, top, w, h), runs, *size)
+    except (ValueError, OverflowError, MaskError) as error:
         raise RunError(f"{path}, image {image.get('name')}: a {node.tag} cannot be read ({error})") from None
 
 
@@ -239,7 +283,7 @@ def _write_label_studio(images: Sequence[ImageItems], wanted: set[str], path: Pa
     return len(tasks)
 
 
-def _read_label_studio(path: Path) -> Iterator[_Given]:
+def _read_label_studio(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given]:
     tasks = read_json(path, RunError)
     if not isinstance(tasks, list):
         raise RunError(f"{path} is no export of Label Studio: it holds no list of tasks; export it as JSON")
@@ -249,22 +293,29 @@ def _read_label_studio(path: Path) -> Iterator[_Given]:
             done = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
         except (KeyError, TypeError, AttributeError):
             raise RunError(f"{path}, task {k} has no data.item_id; keep it as it was written") from None
-        for annotation in done:
-            action, note, masks = "", "", []
-            for result in annotation.get("result") or []:
-                value = result.get("value") or {}
-                if result.get("type") == "choices":
-                    action = str((value.get("choices") or [""])[0])
-                elif result.get("type") == "textarea":
-                    note = " ".join(map(str, value.get("text") or []))
-                elif result.get("type") == "brushlabels":
-                    try:
-                        size = int(result["original_height"]), int(result["original_width"])
-                        masks.append(unpack_label_studio(value["rle"], *size))
-                    except (KeyError, TypeError, ValueError, MaskError) as error:
-                        raise RunError(f"{path}, task {k} ({item_id}): its brush cannot be read ({error})") from None
-            mask = masks[0].union(*masks[1:]) if masks else None
-            yield _Given(item_id, action, mask, note)
+        try:
+            for annotation in done:
+                yield _label_studio_annotation(item_id, annotation, targets)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, MaskError) as error:
+            raise RunError(f"{path}, task {k} ({item_id}): its annotation cannot be read ({error})") from None
+
+
+def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], targets: Mapping[str, TargetMask]) -> _Given:
+    action, note, masks = "", "", []
+    for result in annotation.get("result") or []:
+        value = result.get("value") or {}
+        if result.get("type") == "choices":
+            action = str((value.get("choices") or [""])[0])
+        elif result.get("type") == "textarea":
+            note = " ".join(map(str, value.get("text") or []))
+        elif result.get("type") == "brushlabels" and item_id in targets:
+            packed = value["rle"]
+            if not isinstance(packed, list):
+                raise MaskError("rle is no list of bytes")
+            masks.append(unpack_label_studio(packed, *targets[item_id].mask.size))
+    who = annotation.get("completed_by", "")
+    name = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
+    return _Given(item_id, action, masks[0].union(*masks[1:]) if masks else None, note, name)
 
 
 def pack_label_studio(mask: Mask) -> list[int]:

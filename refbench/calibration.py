@@ -31,8 +31,9 @@ from refbench.curation.recipe import (
     read_recipe,
 )
 from refbench.curation.tables import read_decisions, read_findings
-from refbench.curation.verdicts import PROPOSALS
+from refbench.curation.verdicts import NO_PROPOSAL, PROPOSALS, TOO_FEW, TWINS
 from refbench.curator import audit, decide, load_items, propose, read_proposals
+from refbench.errors import DatasetError
 from refbench.mask import Mask, pair_counts
 from refbench.progress import Progress, silent
 from refbench.records import Decision, Finding, Proposal
@@ -44,6 +45,7 @@ SOURCE, TRUTH = "scenes-hurried", "scenes"
 MASKS_A_KNOT = 40
 # What a logistic regression pays for large weights, on figures of unit variance.
 PENALTY = 0.5
+FOLDS = 5
 THRESHOLDS = (0.5, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99)
 MEASURED_FILE = "measured.md"
 LIKE_ANOTHER = "mask-like-another"
@@ -60,6 +62,7 @@ class Known:
     faults: tuple[str, ...]
     twin: bool
     sample_ids: tuple[str, ...]
+    image_id: str
 
 
 def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[str, Known]:
@@ -81,6 +84,7 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
                 by_id[ann_id].faults,
                 ann_id in shared,
                 tuple(s.sample_id for s in target.samples),
+                image.image_id,
             )
     return out
 
@@ -98,41 +102,70 @@ class _Case:
     figures: Mapping[str, float]
     best: float
     source: float
+    image: str
 
 
 def _open_cases(
     known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
 ) -> list[_Case]:
     """The masks that neither a finding nor a twin has sent to a person; wrong ones that nothing noticed among them."""
-    settled_before = ("its proposal", "no refiner")
+    settled_before = (NO_PROPOSAL, TWINS, TOO_FEW)
     open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and not d.reason.startswith(settled_before)]
     found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
     best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
     source = boundary_iou([k.source for k, _ in found], [k.truth for k, _ in found])
-    return [_Case(a.figures(), float(b), float(s)) for (_, a), b, s in zip(found, best, source, strict=True)]
+    return [
+        _Case(a.figures(), float(b), float(s), k.image_id) for (k, a), b, s in zip(found, best, source, strict=True)
+    ]
 
 
 def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
     """What the figures of a mask are worth, from masks whose truth is known.
 
     The expected boundary IoU is the function that rises with the agreement and fits best (isotonic); the probability
-    of being better is a logistic regression.
+    of being better is a logistic regression. What the thresholds are worth is told of images that were not used for
+    the fit that judges them: FOLDS fits, each without a part of the images.
+
+    Raises:
+        DatasetError: there are too few masks to tell anything.
     """
+    if len(cases) < 2 * MASKS_A_KNOT:
+        raise DatasetError(f"{on} leaves {len(cases)} masks to the proposals; at least {2 * MASKS_A_KNOT} are needed")
+    images = sorted({c.image for c in cases})
+    fold = {image: k % FOLDS for k, image in enumerate(images)}
+    judged = []
+    for k in range(FOLDS):
+        one = _fit([c for c in cases if fold[c.image] != k], on)
+        judged += [
+            (c, one.expected(c.figures["agreement"]), one.probably_better(c.figures))
+            for c in cases
+            if fold[c.image] == k
+        ]
+    thresholds = tuple(_at_threshold(judged, rules, t) for t in THRESHOLDS)
+    return dataclasses.replace(_fit(cases, on), thresholds=thresholds)
+
+
+def _fit(cases: Sequence[_Case], on: str) -> Calibration:
     agreement, boundary = _knots(cases)
     better = {name: round(weight, 4) for name, weight in _logistic(cases).items()}
-    found = Calibration(on, agreement, boundary, better)
-    return dataclasses.replace(found, thresholds=tuple(_at_threshold(cases, found, rules, t) for t in THRESHOLDS))
+    return Calibration(on, agreement, boundary, better)
 
 
 def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    ordered = sorted((c.figures["agreement"], c.best) for c in cases)
-    agreement, quality = np.array([a for a, _ in ordered]), np.array([q for _, q in ordered])
-    rising = np.asarray(isotonic_regression(quality).x)
-    knots, values = [], []
-    for part in np.array_split(np.arange(len(cases)), max(2, len(cases) // MASKS_A_KNOT)):
-        knots.append(round(float(agreement[part].mean()), 4))
-        values.append(round(float(rising[part].mean()), 4))
-    return tuple(knots), tuple(values)
+    """Mean agreement and expected quality of parts of MASKS_A_KNOT masks; equal agreements are one value."""
+    agreement = np.array([c.figures["agreement"] for c in cases])
+    quality = np.array([c.best for c in cases])
+    values, place, counts = np.unique(agreement, return_inverse=True, return_counts=True)
+    means = np.bincount(place, quality) / counts
+    rising = np.asarray(isotonic_regression(means, weights=counts).x)[place]
+    order = np.argsort(agreement, kind="stable")
+    knots: dict[float, list[float]] = {}
+    for part in np.array_split(order, max(2, len(cases) // MASKS_A_KNOT)):
+        knots.setdefault(round(float(agreement[part].mean()), 3), []).append(float(rising[part].mean()))
+    if len(knots) < 2:
+        raise DatasetError(f"all masks agree by {values.mean():.3f}: nothing can be told of other agreements")
+    expected = np.maximum.accumulate([float(np.mean(found)) for found in knots.values()]).round(4)
+    return tuple(knots), tuple(expected.tolist())
 
 
 def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
@@ -152,21 +185,20 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
     return {**dict(zip(FIGURES, plain.tolist(), strict=True)), INTERCEPT: float(weights[-1] - plain @ mean)}
 
 
-def _at_threshold(cases: Sequence[_Case], found: Calibration, rules: MaskRules, better: float) -> dict[str, float]:
-    """What these rules would do with another `better`: shares of the open masks, and how good the accepted ones are."""
-    accepted = [c for c in cases if found.expected(c.figures["agreement"]) >= rules.accept]
-    kept = [c for c in accepted if c.figures["source_boundary_iou"] >= rules.keep]
-    changed = [
-        c
-        for c in accepted
-        if c.figures["source_boundary_iou"] < rules.keep and found.probably_better(c.figures) >= better
-    ]
+def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
+    """What these rules would do with another `better`: shares of the open masks, and how good the accepted ones are.
+
+    `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
+    """
+    accepted = [(c, p) for c, expected, p in judged if expected >= rules.accept]
+    kept = [c for c, _ in accepted if c.figures["source_boundary_iou"] >= rules.keep]
+    changed = [c for c, p in accepted if c.figures["source_boundary_iou"] < rules.keep and p >= better]
     final = [c.source for c in kept] + [c.best for c in changed]
     return {
         "better": better,
-        "accepted": round(len(final) / len(cases), 4),
+        "accepted": round(len(final) / len(judged), 4),
         "boundary_iou": round(float(np.mean(final)), 4) if final else 0.0,
-        "changed": round(len(changed) / len(cases), 4),
+        "changed": round(len(changed) / len(judged), 4),
         "changed_for_the_better": round(float(np.mean([c.best > c.source for c in changed])), 4) if changed else 0.0,
     }
 
@@ -267,10 +299,10 @@ def calibrate(
     """
     recipe = read_recipe(recipe_path)
     fitted_on = f"{SOURCE}/{tune}"
-    blank = parse_recipe(_without_calibration(recipe.text), str(recipe_path))
+    blank = parse_recipe(_without_calibration(recipe.text, str(recipe_path)), str(recipe_path))
     known, decisions, _, proposals = _run(fitted_on, blank, work / f"tune-{blank.sha256[:12]}", progress)
     calibration = fit(_open_cases(known, decisions, proposals), recipe.masks, fitted_on)
-    text = _without_calibration(recipe.text) + _calibration_toml(calibration)
+    text = blank.text + _calibration_toml(calibration)
     fitted = parse_recipe(text, str(recipe_path))
     known, decisions, findings, _ = _run(f"{SOURCE}/{test}", fitted, work / f"test-{fitted.sha256[:12]}", progress)
     measured = measure(f"{SOURCE}/{test}", known, decisions, findings)
@@ -291,11 +323,17 @@ def _run(
     return known_masks(load_items(address)), masks, read_findings(folder), read_proposals(folder)
 
 
-def _without_calibration(text: str) -> str:
-    """The recipe's text up to its calibration, which is always its end."""
-    return (
-        re.split(r"^(?:# Measured by .*\n)?\[calibration\]$", text, maxsplit=1, flags=re.MULTILINE)[0].rstrip() + "\n"
-    )
+def _without_calibration(text: str, where: str) -> str:
+    """The recipe's text up to its calibration, which must be its end: all that follows is written anew.
+
+    Raises:
+        DatasetError: another table follows it.
+    """
+    before, *rest = re.split(r"^(?:# Measured by .*\n)?\[calibration\][ \t]*$", text, maxsplit=1, flags=re.MULTILINE)
+    others = [t for t in re.findall(r"^\[+[^\]\n]*\]+", "".join(rest), flags=re.MULTILINE) if "calibration" not in t]
+    if others:
+        raise DatasetError(f"{where}: {others[0]} follows [calibration]; put it before, all after it is written anew")
+    return before.rstrip() + "\n"
 
 
 def _calibration_toml(found: Calibration) -> str:
@@ -364,6 +402,8 @@ def measured_page(recipe: Recipe, m: Measured) -> str:
             *faults,
             "",
             f"## What the threshold `better` does, on {recipe.calibration.on}",
+            "",
+            "Of masks that nothing but their proposals decides; each judged by a fit that has not seen its image.",
             "",
             line("better", "accepted", "boundary IoU", "replaced", "replaced for the better"),
             "|---|---|---|---|---|",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from refbench.builders.categories import SUPERCATEGORIES
-from refbench.curation.items import TargetMask
+from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import LEDGER_FILE, read_ledger
 from refbench.curator import load_items
 from refbench.errors import DatasetError
-from refbench.images import read_through_zip
+from refbench.images import image_bytes
 from refbench.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of
 from refbench.progress import Progress, silent
 from refbench.revision import MaskChange, diff
@@ -27,6 +28,9 @@ from refbench.version import __version__
 
 IMAGE_ROWS = 50
 SHEET_CELLS, SHEET_COLUMNS, CELL_PX = 48, 4, 150
+_CARDS = Environment(
+    loader=PackageLoader("refbench", "web"), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True
+)
 # The names that the published set gives its splits.
 SPLIT_NAMES = {"val": "validation"}
 _MASK = pa.struct([("counts", pa.string()), ("size", pa.list_(pa.int32()))])
@@ -94,48 +98,58 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
             f"{address} has no images: its source was built without; build it with --images and apply again"
         )
     ledger = read_ledger(ledger_path)
-    published = SPLIT_NAMES.get(split, split)
-    data = out / "data" / f"{published}-00000-of-00001.parquet"
-    out.mkdir(parents=True, exist_ok=True)
-    image_numbers = _numbers([i.image_id for i in images])
-    mask_numbers = _numbers([t.mask_id.split("/")[-1] for i in images for t in i.masks])
-    with atomic_file(data) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for done, image in enumerate(images):
-            number = image_numbers[image.image_id]
-            name = Path(image.image_path).name
-            rows.append(
-                {
-                    "image": {"bytes": _bytes(image.image_path), "path": name},
-                    "image_id": number,
-                    "file_name": name,
-                    "samples": [_sample(t, number, mask_numbers[t.mask_id.split("/")[-1]]) for t in image.masks],
-                }
-            )
-            if len(rows) == IMAGE_ROWS or done + 1 == len(images):
-                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-                progress("images", done + 1, len(images))
-    shutil.copyfile(ledger_path, out / LEDGER_FILE)
+    if split_fingerprint(ledger.address) != ledger.fingerprint:
+        raise DatasetError(f"{ledger.address} was built anew since {address} was made of it; apply the ledger again")
     changes = diff(ledger.address, address)
-    sheets = _sheets(ledger.address, changes.masks, out)
-    card = out / "README.md"
-    environment = Environment(
-        loader=PackageLoader("refbench", "web"), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    card.write_text(
-        environment.get_template("curated_card.md.j2").render(
-            address=address, split=published, manifest=manifest, ledger=ledger, fingerprint=split_fingerprint(address),
-            images=len(images), masks=sum(len(i.masks) for i in images),
-            expressions=sum(len(i.samples) for i in images),
-            no_target=sum(s.no_target for i in images for s in i.samples),
-            kinds=changes.kinds(),
-            reasons=_reasons(ledger.rows), sheets=[p.name for p in sheets], version=__version__,
-            words=changes.expressions,
-        ),
-        encoding="utf-8",
-    )  # fmt: skip
-    return [data, out / LEDGER_FILE, *sheets, card]
+    published = SPLIT_NAMES.get(split, split)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        data = staging / "data" / f"{published}-00000-of-00001.parquet"
+        _write_rows(data, images, progress)
+        shutil.copyfile(ledger_path, staging / LEDGER_FILE)
+        sheets = _sheets(ledger.address, changes.masks, staging)
+        card = staging / "README.md"
+        card.write_text(
+            _CARDS.get_template("curated_card.md.j2").render(
+                address=address, split=published, manifest=manifest, ledger=ledger,
+                fingerprint=split_fingerprint(address), images=len(images), masks=sum(len(i.masks) for i in images),
+                expressions=sum(len(i.samples) for i in images),
+                no_target=sum(s.no_target for i in images for s in i.samples), kinds=changes.kinds(),
+                words=changes.expressions, reasons=_reasons(ledger.rows), sheets=[p.name for p in sheets],
+                version=__version__,
+            ),
+            encoding="utf-8",
+        )  # fmt: skip
+        files = [data, staging / LEDGER_FILE, *sheets, card]
+        staging.chmod(0o755)
+        if out.exists():
+            out.rmdir()  # it is empty
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return [out / f.relative_to(staging) for f in files]
+
+
+def _write_rows(path: Path, images: Sequence[ImageItems], progress: Progress) -> None:
+    image_numbers = _numbers([i.image_id for i in images])
+    mask_numbers = _numbers([_own_id(t) for i in images for t in i.masks])
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        for start in range(0, len(images), IMAGE_ROWS):
+            rows = []
+            for image in images[start : start + IMAGE_ROWS]:
+                number, name = image_numbers[image.image_id], Path(image.image_path).name
+                content = image_bytes(image.image_path, image.height, image.width)
+                samples = [_sample(t, number, mask_numbers[_own_id(t)]) for t in image.masks]
+                picture = {"bytes": content, "path": name}
+                rows.append({"image": picture, "image_id": number, "file_name": name, "samples": samples})
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            progress("images", start + len(rows), len(images))
+
+
+def _own_id(target: TargetMask) -> str:
+    """The id of a mask without its dataset and split."""
+    return target.mask_id.split("/", 2)[2]
 
 
 def _sample(target: TargetMask, image_number: int, number: int) -> dict[str, Any]:
@@ -158,16 +172,6 @@ def _numbers(names: Sequence[str]) -> dict[str, int]:
     return {n: k + 1 for k, n in enumerate(dict.fromkeys(names))}
 
 
-def _bytes(image_path: str) -> bytes:
-    path = Path(image_path)
-    content = path.read_bytes() if path.is_file() else read_through_zip(path)
-    if content is None:
-        raise DatasetError(
-            f"the image {path} does not exist any more; build the source again and apply the ledger anew"
-        )
-    return content
-
-
 def _reasons(rows: Sequence[Any]) -> list[tuple[str, str, str, int]]:
     """(item, action, what decided, how often), most frequent first."""
     counts = Counter((r.item, r.action, f"{r.stage}: {_rule(r.reason)}") for r in rows)
@@ -175,8 +179,8 @@ def _reasons(rows: Sequence[Any]) -> list[tuple[str, str, str, int]]:
 
 
 def _rule(reason: str) -> str:
-    """A reason without its figures, so that equal ones can be counted."""
-    return reason.partition(" (")[0].partition(": ")[0].partition(" scenes")[0]
+    """A reason without its figures and names, so that equal ones can be counted."""
+    return reason.partition(" (")[0].partition(": ")[0]
 
 
 def _sheets(source: str, changes: Sequence[MaskChange], out: Path) -> list[Path]:

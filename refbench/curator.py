@@ -7,6 +7,7 @@ same files again.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import multiprocessing
 from collections import Counter
@@ -18,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from refbench.curation import surroundings
 from refbench.curation.agreement import agree
 from refbench.curation.checks.base import SEVERITIES, ImageCheck, ImageView, SplitCheck
 from refbench.curation.items import ImageItems, TargetMask, items_of
 from refbench.curation.ledger import EXPRESSION, LEDGER_FILE, MASK, Ledger, Row, rows_of, write_ledger
 from refbench.curation.recipe import REVIEW, Recipe, RefinerChoice, parse_recipe
+from refbench.curation.refiners import base as refiner_base
 from refbench.curation.refiners.base import propose as ask_refiner
 from refbench.curation.reviews import REVIEW_FILE, Reviews, settle
 from refbench.curation.tables import (
+    audited_checks,
     proposals_table,
     read_decisions,
     read_findings,
@@ -34,11 +38,11 @@ from refbench.curation.tables import (
     write_findings,
 )
 from refbench.curation.verdicts import decide_expression, decide_masks
-from refbench.errors import DatasetError, RefbenchError, RunError
+from refbench.errors import AdapterError, DatasetError, RefbenchError, RunError
 from refbench.images import load_image
 from refbench.leakage import overlap
 from refbench.mask import Mask, available_cores
-from refbench.plugins import available, load
+from refbench.plugins import available, bind_options, load
 from refbench.progress import Progress, silent
 from refbench.provenance import code_sha256, package_versions
 from refbench.records import Decision, Finding, Proposal
@@ -58,6 +62,8 @@ CURATION_FILE = "curation.json"
 SUMMARY_FILE = "audit.md"
 SHARD_MASKS = 48
 LEAKS = "image-leaks"
+# Checks that need something of the user's; only a recipe that configures them has them.
+OPTIONAL = ("expression-toxic",)
 _SHOWN = 3
 
 
@@ -125,6 +131,8 @@ def open_curation(folder: Path) -> Curation:
     content = read_json(path, RunError)
     try:
         address, fingerprint, text = content["source"], content["fingerprint"], content["recipe"]
+        if not all(isinstance(v, str) for v in (address, fingerprint, text)):
+            raise TypeError
     except (KeyError, TypeError):
         raise RunError(f"{path} was not written by refbench; run `refbench curate audit` again") from None
     now = split_fingerprint(address)
@@ -168,6 +176,7 @@ def audit(
         RunError: the folder belongs to another split, build or recipe.
     """
     images = load_items(address)
+    _check_names(recipe)
     chosen = _make_checks(recipe, checks)
     has_pictures = with_images and all(i.image_path for i in images)
     used = {n: c for n, c in chosen.items() if has_pictures or not c.needs_images}
@@ -184,9 +193,12 @@ def audit(
         if isinstance(check, SplitCheck):
             findings += check.find_in_split(images)
     findings += [f for other in against for f in _leaks(address, other, images)]
-    write_findings(folder, findings)
     left_out = tuple(n for n in chosen if n not in used)
     names = (*used, *([LEAKS] if against else []))
+    # What another call has found by other checks stays.
+    earlier, looked = _earlier(folder)
+    kept = [f for f in earlier if f.check not in names]
+    write_findings(folder, [*findings, *kept], sorted({*looked, *names}))
     masks, expressions = sum(len(i.masks) for i in images), sum(len(i.samples) for i in images)
     result = Audited(folder, tuple(findings), names, left_out, len(images), masks, expressions)
     (folder / SUMMARY_FILE).write_text(_summary(address, result), encoding="utf-8")
@@ -254,6 +266,14 @@ def propose(
     return Proposed(folder, counts, failures, errors, resumed)
 
 
+def _earlier(folder: Path) -> tuple[list[Finding], tuple[str, ...]]:
+    """Findings of earlier calls and the checks that were asked; none of a file that cannot be read."""
+    try:
+        return read_findings(folder), audited_checks(folder)
+    except (RunError, DatasetError):
+        return [], ()
+
+
 def plan_shards(images: Sequence[ImageItems]) -> list[list[ImageItems]]:
     """Whole images in their order, at least SHARD_MASKS masks a shard but the last."""
     shards: list[list[ImageItems]] = [[]]
@@ -289,20 +309,27 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     """
     curation = open_curation(folder)
     recipe = curation.recipe
+    _check_names(recipe)
     images = load_items(curation.address)
+    missing = sorted({*recipe.audit.review, *recipe.audit.drop} - set(audited_checks(folder)) - {LEAKS})
+    if missing:
+        raise RunError(
+            f"{folder} was not audited by {', '.join(missing)}, which the recipe relies on; run `refbench curate audit "
+            f"{curation.address} --out {folder}` to its end"
+        )
+    _check_proposals(curation, images)
     findings: dict[str, list[Finding]] = {}
     for finding in read_findings(folder):
         findings.setdefault(finding.item_id, []).append(finding)
     proposals = read_proposals(folder)
-    if recipe.refiners and not proposals:
-        raise RunError(f"{folder} holds no proposals; run `refbench curate propose {folder}` first")
     masks: dict[str, Decision] = {}
     expressions: dict[str, Decision] = {}
     for number, image in enumerate(images):
         agreements = {t.mask_id: agree(t.mask, proposals.get(t.mask_id, ())) for t in image.masks}
         masks |= {d.item_id: d for d in decide_masks(image, findings, agreements, recipe)}
         for sample in image.samples:
-            expressions[sample.sample_id] = decide_expression(sample, findings.get(sample.sample_id, ()), recipe)
+            found = [*findings.get(sample.sample_id, ()), *findings.get(sample.image_id, ())]
+            expressions[sample.sample_id] = decide_expression(sample, found, recipe)
         progress("decide", number + 1, len(images))
     write_decisions(folder, masks, expressions)
     return _write_ledger(curation, images, masks, expressions)
@@ -329,16 +356,16 @@ def _write_ledger(
     if unknown:
         raise RunError(f"{review_path} holds an answer about {unknown[0]}, which {curation.address} does not have")
 
-    def final(decision: Decision) -> Decision:
+    def final(decision: Decision, undecided: str) -> Decision:
         if decision.item_id in settled:
-            return dataclasses.replace(settled[decision.item_id], scores=decision.scores)
+            return settled[decision.item_id]
         if decision.action != REVIEW:
             return decision
-        action = recipe.masks.undecided
+        action = undecided
         return dataclasses.replace(decision, action=action, reason=f"nobody has reviewed it: {decision.reason}")
 
-    final_masks = {i: final(d) for i, d in masks.items()}
-    final_expressions = {i: final(d) for i, d in expressions.items()}
+    final_masks = {i: final(d, recipe.masks.undecided) for i, d in masks.items()}
+    final_expressions = {i: final(d, recipe.language.undecided) for i, d in expressions.items()}
     for d in final_masks.values():
         if d.action == "change" and d.mask is None:
             raise RunError(f"{folder}: the change of {d.item_id} brings no mask")
@@ -392,7 +419,9 @@ def _make_checks(recipe: Recipe, wanted: Sequence[str]) -> dict[str, Any]:
             load("checks", name)  # says which there are
     out = {}
     for name in names:
-        if not wanted or name in wanted:
+        # One that needs a network is not even imported where nobody asks for it.
+        asked = name in wanted if wanted else (name not in OPTIONAL or name in recipe.checks)
+        if asked:
             out[name] = _make(name, load("checks", name), recipe.checks.get(name, {}))
     return out
 
@@ -473,7 +502,47 @@ def worst_severity(findings: Sequence[Finding]) -> str:
 
 
 def _with_options(choice: RefinerChoice, options: Mapping[str, str]) -> RefinerChoice:
-    return dataclasses.replace(choice, options={**choice.options, **options}) if options else choice
+    """A refiner's options with those of the command line, texts that become what its constructor takes."""
+    if not options:
+        return choice
+    try:
+        bound = bind_options(choice.name, load("refiners", choice.name), options, {})
+    except AdapterError as error:
+        raise DatasetError(str(error)) from None
+    return dataclasses.replace(choice, options={**choice.options, **bound})
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Raise DatasetError if a recipe relies on a check that there is not: a misspelt one protects nothing."""
+    known = {*available("checks"), LEAKS}
+    for name in (*recipe.audit.review, *recipe.audit.drop, *recipe.checks):
+        if name not in known:
+            raise DatasetError(
+                f"the recipe {recipe.name} relies on the check {name!r}; there are {', '.join(sorted(known))}"
+            )
+    for choice in recipe.refiners:
+        if choice.name not in available("refiners"):
+            load("refiners", choice.name)  # says which there are
+
+
+def _check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
+    """Raise RunError unless every refiner of the recipe has made all its proposals, for the same images."""
+    again = f"run `refbench curate propose {curation.folder}` to its end"
+    limits = {}
+    for choice in curation.recipe.refiners:
+        path = curation.folder / "proposals" / choice.name / "refiner.json"
+        if not path.is_file():
+            raise RunError(f"{curation.folder} holds no proposals of {choice.name}; {again}")
+        limits[choice.name] = read_json(path, RunError).get("limit")
+        shards = plan_shards(images[: limits[choice.name]])
+        missing = [k for k in range(len(shards)) if not _shard_path(curation.folder, choice.name, k).is_file()]
+        if missing:
+            raise RunError(f"{curation.folder} lacks {len(missing)} of {len(shards)} shards of {choice.name}; {again}")
+    if len(set(limits.values())) > 1:
+        told = ", ".join(f"{n}: {'all' if k is None else k}" for n, k in limits.items())
+        raise RunError(
+            f"the refiners in {curation.folder} were asked for different numbers of images ({told}); {again}"
+        )
 
 
 def make_refiner(choice: RefinerChoice, device: str) -> Any:
@@ -493,7 +562,8 @@ def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit
         "variants": choice.variants,
         "limit": limit,
         "fingerprint": curation.fingerprint,
-        "code_sha256": code_sha256(refiner),
+        "code_sha256": _code_of(refiner),
+        "device": device if "device" in inspect.signature(load("refiners", choice.name)).parameters else "",
         "weights_sha256": str(getattr(refiner, "weights_sha256", "")),
         "packages": package_versions(),
         "refbench_version": __version__,
@@ -511,6 +581,12 @@ def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit
             leftover.unlink(missing_ok=True)
         return
     write_json(path, content)
+
+
+def _code_of(refiner: Any) -> str:
+    """sha256 over the code that makes a proposal: the refiner's own and what is made of its answer."""
+    shared = [Path(inspect.getfile(module)).read_bytes() for module in (refiner_base, surroundings)]
+    return hashlib.sha256(code_sha256(refiner).encode() + b"".join(shared)).hexdigest()
 
 
 def _shard_path(folder: Path, refiner: str, number: int) -> Path:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader
 
 from refbench.catalogue import home_page
 from refbench.errors import DatasetError
-from refbench.images import read_through_zip
+from refbench.images import image_bytes
 from refbench.mask import Mask
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
@@ -288,11 +288,10 @@ def _object_tables(objects: list[AnnotatedObject]) -> Iterable[pa.Table]:
 
 
 def _image_bytes(sample: Sample) -> bytes:
-    path = Path(sample.image_path)
-    content = path.read_bytes() if path.is_file() else read_through_zip(path)
-    if content is None:
-        raise DatasetError(f"the image {path} does not exist; build {sample.sample_id.partition('/')[0]} again")
-    return content
+    try:
+        return image_bytes(sample.image_path, sample.height, sample.width)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; build {sample.sample_id.partition('/')[0]} again") from None
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:

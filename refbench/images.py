@@ -149,6 +149,20 @@ def load_image(path: str | Path, height: int, width: int) -> Image.Image:
     return picture
 
 
+def image_bytes(path: str | Path, height: int, width: int) -> bytes:
+    """The content of a picture's file, which was decoded to be sure that it is one, of this size.
+
+    Raises:
+        DatasetError: as `load_image`.
+    """
+    load_image(path, height, width)
+    place = Path(path)
+    content = place.read_bytes() if place.is_file() else read_through_zip(place)
+    if content is None:
+        raise DatasetError(f"the image {path} does not exist any more")
+    return content
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of the upright picture, from its header alone; raises DatasetError like `load_image`."""
     with _opened(path) as image:

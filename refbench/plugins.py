@@ -105,6 +105,7 @@ TABLE: dict[str, dict[str, str]] = {
         "expression-against-size": "refbench.curation.checks.expressions:AgainstSize",
         "expression-against-colour": "refbench.curation.checks.expressions:AgainstColour",
         "expression-offensive": "refbench.curation.checks.expressions:Offensive",
+        "expression-toxic": "refbench.curation.checks.toxicity:Toxic",
     },
     "refiners": {
         "grabcut": "refbench.curation.refiners.grabcut:GrabCut",

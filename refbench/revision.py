@@ -49,7 +49,9 @@ HEADLINES = ("cumulative_iou", "mean_iou", "mean_boundary_iou")
 WHY_PX = 420
 
 
-def apply(address: str, ledger_path: Path, name: str = "", *, accept_edits: bool = False) -> dict[str, Any]:
+def apply(
+    address: str, ledger_path: Path, name: str = "", *, accept_edits: bool = False, replace: bool = False
+) -> dict[str, Any]:
     """Build the split that a ledger makes of its source; returns the manifest of the new dataset.
 
     Needs neither model nor image nor network, and gives the same bytes from the same source and ledger.
@@ -57,9 +59,11 @@ def apply(address: str, ledger_path: Path, name: str = "", *, accept_edits: bool
     Args:
         name: of the new dataset; by default the source's with `-curated`.
         accept_edits: take a ledger whose rows were changed after refbench wrote them; the manifest says so.
+        replace: also put it in the place of a dataset of that name that was made of something else.
 
     Raises:
-        DatasetError: the ledger is of another source, damaged or edited, or the name is taken.
+        DatasetError: the ledger is of another source, damaged or edited, or the name is taken by a published dataset,
+            by the source, or by one that was not made of this source split.
     """
     if ledger_path.is_dir():
         ledger_path = ledger_path / LEDGER_FILE
@@ -68,7 +72,9 @@ def apply(address: str, ledger_path: Path, name: str = "", *, accept_edits: bool
     name = name or f"{dataset}-curated"
     if name in available("builders"):
         raise DatasetError(f"{name} is the name of a published dataset; choose another one with --as")
-    dataset_folder(name)  # refuses what is no name
+    if name == dataset:
+        raise DatasetError(f"{name} is the source itself; choose another name with --as")
+    _check_replaced(name, address, replace)
     if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
         raise DatasetError(
             f"{ledger_path} is a ledger of {ledger.address} (fingerprint {ledger.fingerprint[:12]}...), not of this "
@@ -98,6 +104,21 @@ def apply(address: str, ledger_path: Path, name: str = "", *, accept_edits: bool
         shutil.copyfile(ledger_path, staging / LEDGER_FILE)
         options = {"source": address, "source_fingerprint": ledger.fingerprint}
         return write_dataset(name, built, staging, options)
+
+
+def _check_replaced(name: str, address: str, replace: bool) -> None:
+    """Raise DatasetError if a dataset of this name is there and is more than an older version of the new one."""
+    if replace or not dataset_folder(name).exists():
+        return
+    manifest = read_manifest(name)
+    builder = manifest.get("builder", {})
+    same = builder.get("name") == BUILDER and builder.get("options", {}).get("source") == address
+    if not same:
+        there = ", ".join(sorted(manifest["splits"])) or "no splits"
+        raise DatasetError(
+            f"{name} is there already ({there}) and was not made of {address}; choose another name with --as, or pass "
+            "--replace to lose it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +190,11 @@ def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
         "reworded": sum(old[k].expression != new[k].expression for k in both),
     }
     ranked = tuple(_rescored(path, first, new) for path in runs)
+    names = Counter(r.name for r in ranked)
+    ranked = tuple(
+        r if names[r.name] == 1 else dataclasses.replace(r, name=f"{r.name} ({path})")
+        for r, path in zip(ranked, runs, strict=True)
+    )
     return Diff(first, second, tuple(_mask_changes(before, after)), expressions, ranked)
 
 
@@ -268,7 +294,10 @@ def why(item_id: str, place: Path) -> Story:
     if whole:
         open_curation(folder)
     findings = tuple(f for f in read_findings(folder) if f.item_id == item_id) if whole else ()
-    images = load_items(ledger.address)
+    try:
+        images = load_items(ledger.address)
+    except DatasetError:
+        images = []  # the source is not built here: its row is still known
     image = next((i for i in images if i.image_id == row.image_id), None)
     target, expression = _item(image, row)
     proposals = tuple(read_proposals(folder).get(target.mask_id, ())) if whole and target is not None else ()

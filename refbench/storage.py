@@ -348,8 +348,7 @@ def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
 def _samples_of_columns(table: pa.Table, path: Path) -> list[Sample]:
     sample_ids = _texts(table, "sample_id")
     masks = _masks(table, "target_counts", path, sample_ids)
-    folder = f"{path.parent}{os.sep}"
-    absolute: dict[str, str] = {p: str(Path(folder) / p) if p else "" for p in set(_texts(table, "image_path"))}
+    absolute: dict[str, str] = {p: _image_place(p, path) for p in set(_texts(table, "image_path"))}
     return _records(
         Sample,
         {
@@ -380,6 +379,18 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
     for name in kind.__slots__:  # type: ignore[attr-defined]
         deque(map(getattr(kind, name).__set__, made, columns[name]), maxlen=0)
     return made
+
+
+def _image_place(image_path: str, table: Path) -> str:
+    """Where a picture lies: relative places begin at the table's folder and stay among the datasets."""
+    if not image_path:
+        return ""
+    place = Path(table.parent, image_path)
+    if ".." in Path(image_path).parts and not Path(image_path).is_absolute():
+        around = table.parent.parent.absolute()
+        if not Path(os.path.normpath(place.absolute())).is_relative_to(around):
+            raise DatasetError(f"{table}: the image {image_path!r} lies outside of {around}; build the dataset again")
+    return str(place)
 
 
 def load_objects(dataset: str) -> list[AnnotatedObject]:

@@ -109,10 +109,43 @@ def test_folders_that_are_not_this_one(hurried: Path, curation: Path, tmp_path: 
     (curation / "curation.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
     with pytest.raises(RunError, match="another build of scenes-hurried/val"):
         decide(curation)
-    shutil.rmtree(curation / "proposals")
     (curation / "curation.json").write_text(json.dumps(info))
-    with pytest.raises(RunError, match="holds no proposals"):
+    # Half of the proposals agree with each other too easily; without findings nothing protects anybody.
+    (curation / "proposals" / "watershed" / "part-00001.parquet").unlink()
+    with pytest.raises(RunError, match="lacks 1 of 2 shards of watershed"):
         decide(curation)
+    shutil.rmtree(curation / "proposals" / "watershed")
+    with pytest.raises(RunError, match="holds no proposals of watershed"):
+        decide(curation)
+    (curation / "findings.parquet").unlink()
+    with pytest.raises(RunError, match="was not audited by expression-against-colour"):
+        decide(curation)
+
+
+def test_an_audit_by_some_checks_keeps_what_others_found(hurried: Path, curation: Path) -> None:
+    before = (curation / "findings.parquet").read_bytes()
+    audit("scenes-hurried/val", SMALL, out=curation, checks=["mask-tiny"], workers=1)
+    audit("scenes-hurried/val", SMALL, out=curation, with_images=False, workers=1)
+    assert {f.check for f in read_findings(curation)} >= {"mask-like-another", "mask-off-edges"}
+    decide(curation)
+    audit("scenes-hurried/val", SMALL, out=curation, workers=1)
+    assert (curation / "findings.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ['[audit]\nreview = ["mask-lik-another"]', '[audit]\ndrop = ["x"]', "[checks.mask-tini]"]
+)
+def test_a_recipe_that_relies_on_nothing(hurried: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(DatasetError, match="relies on the check"):
+        audit("scenes-hurried/val", parse_recipe(text, "recipe"), out=tmp_path / "c")
+
+
+def test_options_of_the_command_line_are_what_a_refiner_takes(hurried: Path, tmp_path: Path) -> None:
+    audit("scenes-hurried/val", SMALL, out=tmp_path, checks=["mask-empty"], workers=1)
+    done = propose(tmp_path, limit=2, refiners=["grabcut"], options={"grabcut": {"rounds": "3"}}, workers=1)
+    assert not done.failures
+    with pytest.raises(DatasetError, match="is not"):
+        propose(tmp_path, limit=2, refiners=["grabcut"], options={"grabcut": {"rounds": "many"}}, workers=1)
 
 
 def test_images_that_are_gone_half_way(hurried_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,13 @@ def test_what_refbench_ships_is_whole(embedded: Path, dataset: str) -> None:
     assert found.state == state_of(dataset) == "whole"
 
 
+def test_the_hurried_scenes_are_those_that_are_described(hurried: Path) -> None:
+    found = verify("scenes-hurried")
+    # One split of three was built for the tests.
+    assert found.state == "partial"
+    assert not [c for c in found.checks if c.status == "differs"]
+
+
 def test_the_command_and_its_exit_codes(test_data: Path, home: Path, refbench: Call) -> None:
     missing = refbench("verify", "refcoco")
     assert missing.returncode == 3

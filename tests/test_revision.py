@@ -88,6 +88,13 @@ def test_what_apply_refuses(own: Path, ledger: Path, tmp_path: Path) -> None:
     assert not dataset_folder("cleaned").exists()
     manifest = apply(SOURCE, edited, "cleaned", accept_edits=True)
     assert "the ledger was edited by hand" in manifest["notes"]
+    build_dataset("snapshots", load("builders", "snapshots"), Sources(), silent)
+    (own / "datasets" / "snapshots").rename(own / "datasets" / "mine")
+    with pytest.raises(DatasetError, match="is there already"):
+        apply(SOURCE, ledger, "mine")
+    with pytest.raises(DatasetError, match="is the source itself"):
+        apply(SOURCE, ledger, "scenes-hurried")
+    assert apply(SOURCE, ledger, "mine", replace=True)["dataset"] == "mine"
     nothing = table.set_column(place, table.schema.field("action"), [["dropped"] * table.num_rows])
     pq.write_table(nothing, edited)
     with pytest.raises(DatasetError, match="drops every expression"):
@@ -175,5 +182,8 @@ def test_the_story_of_one_item(own: Path, ledger: Path, hurried_home: Path) -> N
     alone = why(changed.item_id, dataset_folder("cleaned"))
     assert alone.row == changed
     assert alone.proposals == ()
+    # Not even the source is needed for the row.
+    (own / "datasets" / "scenes-hurried").unlink()
+    assert why(changed.item_id, dataset_folder("cleaned")).row == changed
     with pytest.raises(DatasetError, match="did you mean"):
         why(changed.item_id.replace("hurried", "hurrid"), ledger)

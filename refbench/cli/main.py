@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, what changed."),
     "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is worse than a baseline, beyond a margin and chance."),
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
-    "curate": ("refbench.cli.curate:curate", "From a coarse split to a cleaned one: audit, propose, decide, review..."),
+    "curate": ("refbench.cli.curate:curate", "From a coarse split to a boundary-accurate one, traceably."),
     "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
 }

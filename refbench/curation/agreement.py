@@ -17,7 +17,7 @@ MISFIT_WEIGHT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The figures of one mask, all in 0..1 but `edge_gain_px`.
+    """The figures of one mask, all in 0..1 but `edge_gain_px` and `refiners`, of which so many made a proposal.
 
     `best` is the proposal that agrees most with those of the other refiners while it lies on edges. `agreement`
     is its mean boundary IoU with them, `stability` the mean boundary IoU of a refiner's answers from shifted starts
@@ -26,6 +26,7 @@ class Agreement:
     """
 
     best: Proposal
+    refiners: int
     agreement: float
     stability: float
     source_iou: float
@@ -59,6 +60,7 @@ def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
     chosen = valid[best]
     return Agreement(
         best=chosen,
+        refiners=len(set(refiners)),
         agreement=round(float(agreement[best]), 6),
         stability=round(_stability(valid, boundary), 6),
         source_iou=_ratio(counts["intersection"], counts["union"]),
@@ -93,8 +95,8 @@ def votes(proposals: Sequence[Proposal]) -> NDArray[np.float64]:
 
 
 def _mean_with_others(k: int, voters: Sequence[int], refiners: Sequence[str], boundary: NDArray[np.float64]) -> float:
-    others = [v for v in voters if refiners[v] != refiners[k]] or [v for v in range(len(refiners)) if v != k]
-    # A lone proposal agrees with nobody.
+    others = [v for v in voters if refiners[v] != refiners[k]]
+    # A refiner that is alone agrees with nobody, however often it was asked.
     return float(boundary[k, others].mean()) if others else 0.0
 
 

@@ -24,6 +24,13 @@ _WORD = re.compile(r"[a-z0-9]+")
 # Letters that are written as signs to get past a filter; at the end of a word they are punctuation.
 _DISGUISES = str.maketrans({"@": "a", "$": "s", "!": "i", "0": "o", "1": "i", "3": "e"})
 _DISGUISED = re.compile(r"\b[a-z]+[@$!013][@$!013a-z]*[a-z]\b|[@$][a-z]{2,}")
+# Letters of other alphabets that look like Latin ones.
+_LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u03bf\u03b1", "aeopcyxioa")
+# Words with a letter starred out.
+_MASKED = (
+    (re.compile(r"\bf[*#]+c?k"), "fuck"), (re.compile(r"\bsh[*#]+t"), "shit"), (re.compile(r"\bb[*#]+tch"), "bitch"),
+    (re.compile(r"\bc[*#]+nt"), "cunt"), (re.compile(r"\bn[*#]+gg[*#]+r"), "nigger"),
+)  # fmt: skip
 _REPEATED = re.compile(r"(.)\1{2,}")
 
 
@@ -41,7 +48,7 @@ class Verdict:
 class Rule:
     """Flags an expression with one of `words`, beside one of `beside` if there are any, and without `without`.
 
-    With `near`, the company must stand within so many words.
+    A word right before one of `before` does not count. With `near`, the company must stand within so many words.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Rule:
     words: re.Pattern[str]
     beside: re.Pattern[str] | None
     without: re.Pattern[str] | None
+    before: re.Pattern[str] | None
     near: int
 
     def find(self, terms: Sequence[tuple[int, str]]) -> str:
@@ -57,7 +65,12 @@ class Rule:
 
         `terms` are single words and pairs joined by a hyphen, each with its place.
         """
-        hits = [(place, term) for place, term in terms if self.words.fullmatch(term)]
+        single = {place: term for place, term in terms if "-" not in term}
+        hits = [
+            (place, term)
+            for place, term in terms
+            if self.words.fullmatch(term) and not (self.before and self.before.fullmatch(single.get(place + 1, "")))
+        ]
         if not hits or (self.without and any(self.without.fullmatch(term) for _, term in terms)):
             return ""
         if self.beside is None:
@@ -124,7 +137,7 @@ def _rule(row: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Rul
         raise DatasetError(f"{where} has no words")
     return Rule(
         row["name"], row["action"], row["says"], pattern, _pattern(words("with", "with_words_of")),
-        _pattern(words("without", "without_words_of")), int(row.get("near", 0)),
+        _pattern(words("without", "without_words_of")), _pattern(words("before")), int(row.get("near", 0)),
     )  # fmt: skip
 
 
@@ -136,10 +149,17 @@ def _pattern(words: Sequence[str]) -> re.Pattern[str] | None:
 
 def _terms(expression: str) -> list[tuple[int, str]]:
     plain = "".join(c for c in unicodedata.normalize("NFKD", expression.lower()) if not unicodedata.combining(c))
+    plain = plain.translate(_LOOKALIKES)
+    for pattern, meant in _MASKED:
+        plain = pattern.sub(meant, plain)
+    # "f.a.g" and "ret-ard" are one word, written in pieces.
+    plain = re.sub(r"\b(?:[a-z][.\-_]){2,}[a-z]\b", lambda m: re.sub(r"[^a-z]", "", m[0]), plain)
+    whole = [re.sub(r"[^a-z]", "", m) for m in re.findall(r"[a-z]+-[a-z]+", plain)]
     plain = _DISGUISED.sub(lambda m: m[0].translate(_DISGUISES), plain.replace("'", ""))
     words = _WORD.findall(plain)
     # "boooobs" has two of them, "sluuut" one.
     drawn_out = [(place, _REPEATED.sub(r"\1", w)) for place, w in enumerate(words) if _REPEATED.search(w)]
+    drawn_out += [(len(words) + k, w) for k, w in enumerate(whole)]
     return [*_with_pairs([_REPEATED.sub(r"\1\1", w) for w in words]), *drawn_out]
 
 

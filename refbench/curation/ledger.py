@@ -125,7 +125,7 @@ def rows_of(
             d = expressions[sample.sample_id]
             mask_id = mask_id_of(sample)
             if d.action != "drop" and not sample.no_target and masks[mask_id].action == "drop":
-                d = Decision(sample.sample_id, "drop", MASK, f"its mask {mask_id} is dropped")
+                d = Decision(sample.sample_id, "drop", MASK, "its mask is dropped")
             out.append(
                 Row(
                     EXPRESSION, sample.sample_id, image.image_id, actions[d.action], d.stage, d.reason,
@@ -136,7 +136,7 @@ def rows_of(
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a ledger; its bytes depend on what it says and on the pyarrow version only."""
+    """Write a ledger; its bytes depend on what it says and on the versions of refbench and pyarrow only."""
     table = _table(ledger.rows)
     about = {
         "layout": LAYOUT,
@@ -318,7 +318,10 @@ def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Led
             sizes[mask_id] = sample.target.size
     for item_id, digest in expected.items():
         row = rows.get(item_id)
-        if row is None:
+        kind = MASK if item_id in sizes else EXPRESSION
+        if row is not None and row.item != kind:
+            problems.append(f"{item_id} is a row about a {row.item}, it is a {kind}")
+        elif row is None:
             problems.append(f"{item_id} of the source is not in the ledger")
         elif row.source_sha256 != digest:
             problems.append(f"{item_id} is not what it was when the ledger was written")

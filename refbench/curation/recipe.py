@@ -46,13 +46,14 @@ class AuditRules:
 class MaskRules:
     """When a mask is accepted without a person.
 
-    `accept`: least boundary IoU with the truth that the calibration expects of the best proposal. `keep`: the source
-    stays where its boundary IoU with that proposal is at least this. `better`: else the proposal takes its place if it
-    is better with at least this probability. `drop`: below this expectation the mask is given up. `same_object`: two
-    masks whose proposals overlap by this IoU mean one object. `undecided`: what becomes of masks that wait for a
-    person.
+    `refiners`: so many must have made a proposal. `accept`: least boundary IoU with the truth that the calibration
+    expects of the best proposal. `keep`: the source stays where its boundary IoU with that proposal is at least this.
+    `better`: else the proposal takes its place if it is better with at least this probability. `drop`: below this
+    expectation the mask is given up. `same_object`: two masks whose proposals overlap by this IoU mean one object.
+    `undecided`: what becomes of masks that wait for a person.
     """
 
+    refiners: int = 2
     accept: float = 0.82
     keep: float = 0.88
     better: float = 0.95
@@ -63,10 +64,16 @@ class MaskRules:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """What becomes of an expression that a rule of words flags: one without a harmless reading, or a doubtful one."""
+    """What becomes of an expression that a rule of words flags: one without a harmless reading, or a doubtful one.
+
+    `toxic`: what becomes of one that a classifier flags (the check expression-toxic); `undecided`: of those that wait
+    for a person.
+    """
 
     certain: str = DROP
     doubtful: str = REVIEW
+    toxic: str = REVIEW
+    undecided: str = DROP
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +163,14 @@ def parse_recipe(text: str, where: str) -> Recipe:
         ("masks.undecided", recipe.masks.undecided, (KEEP, DROP)),
         ("language.certain", recipe.language.certain, (KEEP, DROP, REVIEW)),
         ("language.doubtful", recipe.language.doubtful, (KEEP, DROP, REVIEW)),
+        ("language.toxic", recipe.language.toxic, (KEEP, DROP, REVIEW)),
+        ("language.undecided", recipe.language.undecided, (KEEP, DROP)),
     ):
         if value not in choices:
             raise DatasetError(f"{where}: {key} is one of {', '.join(choices)}, not {value!r}")
+    for name in ("accept", "keep", "better", "drop", "same_object"):
+        if not 0 <= getattr(recipe.masks, name) <= 1:
+            raise DatasetError(f"{where}: masks.{name} lies in 0..1, not {getattr(recipe.masks, name):g}")
     return recipe
 
 

@@ -45,6 +45,10 @@ CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item_id, reviewer);
 """
 
 
+class AnswerError(RunError):
+    """What was sent is no answer: sending it again will not help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one person says about one item.
@@ -102,29 +106,39 @@ class Reviews:
         """Append an answer; False if it is there already, sent before under the same key.
 
         Raises:
-            RunError: it cannot be one: an unknown action, a change without a mask, no reviewer.
+            AnswerError: it cannot be one (an unknown action, a change without a mask, no reviewer), or its key is that
+                of another answer.
+            RunError: see the class; nothing is written then.
         """
-        _check(answer)
-        mask = answer.mask
-        values = (
-            answer.key, answer.item, answer.item_id, answer.reviewer, answer.action,
-            mask.height if mask else None, mask.width if mask else None, mask.counts.decode("ascii") if mask else "",
-            answer.origin, answer.note, answer.time,
-        )  # fmt: skip
+        return self.add_all([answer]) == 1
+
+    def add_all(self, answers: Sequence[Answer]) -> int:
+        """Append answers, all of them or, if one cannot be used, none; returns how many are new."""
+        for answer in answers:
+            check_answer(answer)
+        marks = ",".join("?" * len(_COLUMNS.split(",")))
+        new = 0
         with self._connected() as connection:
-            done = connection.execute(
-                "INSERT OR IGNORE INTO answers (key, item, item_id, reviewer, action, height, width, counts, origin, "
-                "note, time) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                values,
-            )
-            return done.rowcount == 1
+            connection.execute("BEGIN IMMEDIATE")
+            for answer in answers:
+                values = _values(answer)
+                done = connection.execute(f"INSERT OR IGNORE INTO answers ({_COLUMNS}) VALUES ({marks})", values)
+                new += done.rowcount
+                if done.rowcount == 0:
+                    row = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", (answer.key,)).fetchone()
+                    # The time is when it came, so that of a copy is another one.
+                    if row[:-1] != values[:-1]:
+                        connection.execute("ROLLBACK")
+                        raise AnswerError(f"the key {answer.key} belongs to another answer")
+            connection.execute("COMMIT")
+        return new
 
     def undo(self, reviewer: str, time: str) -> Answer | None:
         """Take back the last answer of a reviewer that stands; returns it, or None if there is none."""
         with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             row = connection.execute(
-                f"SELECT id, {_COLUMNS} FROM answers WHERE reviewer = ? AND undone = '' ORDER BY id DESC LIMIT 1",
+                f"SELECT id, {_COLUMNS} FROM answers WHERE undone = '' AND reviewer = ? ORDER BY id DESC LIMIT 1",
                 (reviewer,),
             ).fetchone()
             if row is not None:
@@ -139,8 +153,9 @@ class Reviews:
         latest: dict[tuple[str, str], Answer] = {}
         for row in rows:
             answer = _answer(row, self.path)
-            latest.pop((answer.item_id, answer.reviewer), None)
-            latest[answer.item_id, answer.reviewer] = answer
+            person = answer.item_id, same_name(answer.reviewer)
+            latest.pop(person, None)
+            latest[person] = answer
         out: dict[str, list[Answer]] = {}
         for answer in latest.values():
             out.setdefault(answer.item_id, []).append(answer)
@@ -161,25 +176,41 @@ def _answer(row: Sequence[object], path: Path) -> Answer:
     )
 
 
-def _check(answer: Answer) -> None:
+def same_name(reviewer: str) -> str:
+    """ "Anna " and "anna" are one person."""
+    return " ".join(reviewer.split()).casefold()
+
+
+def _values(answer: Answer) -> tuple[object, ...]:
+    mask = answer.mask
+    size = (mask.height, mask.width, mask.counts.decode("ascii")) if mask else (None, None, "")
+    head = (answer.key, answer.item, answer.item_id, answer.reviewer, answer.action)
+    return (*head, *size, answer.origin, answer.note, answer.time)
+
+
+def check_answer(answer: Answer) -> None:
+    """Raise AnswerError unless this can be an answer."""
+    texts = (answer.key, answer.item_id, answer.reviewer, answer.origin, answer.note)
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+        raise AnswerError("a text holds half of a character; type it again")
     if answer.item not in ACTIONS or answer.action not in ACTIONS[answer.item]:
         allowed = ", ".join(ACTIONS.get(answer.item, ()))
-        raise RunError(f"an answer about a {answer.item} is one of {allowed}, not {answer.action!r}")
+        raise AnswerError(f"an answer about a {answer.item} is one of {allowed}, not {answer.action!r}")
     if not answer.reviewer.strip() or len(answer.reviewer) > _LONGEST_NAME:
-        raise RunError(f"a reviewer has a name of at most {_LONGEST_NAME} characters")
+        raise AnswerError(f"a reviewer has a name of at most {_LONGEST_NAME} characters")
     if not answer.key or len(answer.note) > _LONGEST_NOTE:
-        raise RunError("an answer has a key, and a note of at most 2000 characters")
+        raise AnswerError("an answer has a key, and a note of at most 2000 characters")
     if (answer.action == "change") != (answer.mask is not None):
-        raise RunError("an answer that changes a mask brings one, and no other does")
+        raise AnswerError("an answer that changes a mask brings one, and no other does")
     if answer.mask is not None and answer.mask.area == 0:
-        raise RunError("the new mask is empty; drop the item instead")
+        raise AnswerError("the new mask is empty; drop the item instead")
 
 
 def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     """What the answers about one item amount to; None while they are too few or do not agree.
 
     Enough are `reviewers` of one opinion that are more than half of all. Masks are one opinion where they hardly
-    differ; the earliest of them is taken.
+    differ; the one in the middle of them is taken.
     """
     if len(answers) < reviewers:
         return None
@@ -188,7 +219,7 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     if votes < reviewers or 2 * votes <= len(answers):
         return None
     agreed = [a for a, o in zip(answers, opinions, strict=True) if o == best]
-    first = agreed[0]
+    first = next((a for a in agreed if a.mask is not None and best.endswith(a.mask.counts.decode("ascii"))), agreed[0])
     notes = "; ".join(a.note for a in agreed if a.note)
     told = first.origin if first.action == "change" else first.action
     return Decision(
@@ -199,16 +230,21 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
 
 
 def _opinions(answers: Sequence[Answer]) -> list[str]:
-    drawn = [a.mask for a in answers if a.mask is not None]
-    same = boundary_ious(drawn) >= SAME_MASK if len({m.size for m in drawn}) == 1 else None
-    out = []
-    at = 0
-    for answer in answers:
-        if answer.mask is None or same is None:
-            out.append(answer.action)
-            continue
-        out.append(f"change {int(same[at].argmax())}")
-        at += 1
+    """A name for the opinion of each answer, whatever their order.
+
+    Masks are grouped around the one that most others are the same as, then around the next.
+    """
+    drawn = [(k, a.mask) for k, a in enumerate(answers) if a.mask is not None]
+    out = [a.action for a in answers]
+    if len({mask.size for _, mask in drawn}) > 1:
+        return [f"{o} {k}" if answers[k].mask is not None else o for k, o in enumerate(out)]
+    same = boundary_ious([mask for _, mask in drawn]) >= SAME_MASK
+    left = set(range(len(drawn)))
+    while left:
+        middle = max(left, key=lambda i: (sum(bool(same[i, j]) for j in left), drawn[i][1].counts))
+        for j in [j for j in left if same[middle, j]]:
+            out[drawn[j][0]] = f"change {drawn[middle][1].counts.decode('ascii')}"
+            left.discard(j)
     return out
 
 

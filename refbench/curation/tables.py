@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -64,8 +65,29 @@ def read_findings(folder: Path) -> list[Finding]:
     path = folder / FINDINGS_FILE
     if not path.is_file():
         return []
-    rows = read_table(path).select(_FINDING_SCHEMA.names).to_pylist()
+    rows = _rows(path, _FINDING_SCHEMA)
     return [Finding(**{**row, "value": math.nan if row["value"] is None else row["value"]}) for row in rows]
+
+
+def audited_checks(folder: Path) -> tuple[str, ...]:
+    """The checks that have looked at everything in a folder; none if it was not audited to the end."""
+    path = folder / FINDINGS_FILE
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(map(str, json.loads((read_table(path).schema.metadata or {})[b"checks"])))
+    except (KeyError, TypeError, ValueError):
+        raise RunError(f"{path} does not say which checks it is of; run `refbench curate audit` again") from None
+
+
+def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """The rows of a table of this schema."""
+    table = read_table(path)
+    for field in schema:
+        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+            raise RunError(f"{path} is damaged: it has no column {field.name} of {field.type}; make it anew")
+    found: list[dict[str, Any]] = table.select(schema.names).to_pylist()
+    return found
 
 
 def proposals_table(proposals: Sequence[Proposal]) -> pa.Table:
@@ -84,7 +106,7 @@ def proposals_table(proposals: Sequence[Proposal]) -> pa.Table:
 def read_shard(path: Path) -> list[Proposal]:
     """The proposals of one shard of one refiner."""
     try:
-        rows = read_table(path).select(_PROPOSAL_SCHEMA.names).to_pylist()
+        rows = _rows(path, _PROPOSAL_SCHEMA)
         masks = Mask.from_codes(
             [r["counts"].encode("ascii") for r in rows], [r["height"] for r in rows], [r["width"] for r in rows]
         )
@@ -96,9 +118,11 @@ def read_shard(path: Path) -> list[Proposal]:
     ]
 
 
-def write_findings(folder: Path, findings: Sequence[Finding]) -> None:
+def write_findings(folder: Path, findings: Sequence[Finding], checks: Sequence[str]) -> None:
+    """What an audit found; `checks` are those that have looked at everything."""
     rows = [{**dataclasses.asdict(f), "value": None if math.isnan(f.value) else float(f.value)} for f in findings]
-    write_table(folder / FINDINGS_FILE, pa.Table.from_pylist(rows, _FINDING_SCHEMA))
+    table = pa.Table.from_pylist(rows, _FINDING_SCHEMA.with_metadata({"checks": json.dumps(list(checks))}))
+    write_table(folder / FINDINGS_FILE, table)
 
 
 def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Mapping[str, Decision]) -> None:
@@ -129,7 +153,7 @@ def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decisio
     if not path.is_file():
         raise RunError(f"{folder} holds no decisions; run `refbench curate decide {folder}` first")
     out: dict[str, dict[str, Decision]] = {MASK: {}, EXPRESSION: {}}
-    for row in read_table(path).select(_DECISION_SCHEMA.names).to_pylist():
+    for row in _rows(path, _DECISION_SCHEMA):
         mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None
         out[row["item"]][row["item_id"]] = Decision(
             row["item_id"], row["action"], row["stage"], row["reason"], mask, row["refiner"], json.loads(row["scores"])

@@ -16,6 +16,9 @@ from refbench.records import Decision, Finding, Sample
 CHANGE = "change"
 # Stages, in the order in which they have their say.
 AUDIT, PROPOSALS, LANGUAGE, REVIEWED, MASK = "audit", "proposals", "language", "review", "mask"
+TOXIC = "expression-toxic"
+# Reasons for which a mask waits whatever its agreement is worth.
+NO_PROPOSAL, TWINS, TOO_FEW = "no refiner made a proposal", "one object for two masks", "too few refiners"
 
 
 def decide_masks(
@@ -30,14 +33,16 @@ def decide_masks(
 
 
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
-    """What the recipe makes of an expression, its mask aside."""
+    """What the recipe makes of an expression, its mask aside; `found` are findings on it and on its image."""
     for verdict in flag(sample.expression):
         action = recipe.language.certain if verdict.action == CERTAIN else recipe.language.doubtful
         if action != KEEP:
             return Decision(sample.sample_id, action, LANGUAGE, f"{verdict.rule}: {verdict.word}")
     for finding in found:
-        if finding.subject == "expression" and finding.check in recipe.audit.drop:
+        if finding.subject != "mask" and finding.check in recipe.audit.drop:
             return Decision(sample.sample_id, DROP, AUDIT, f"{finding.check}: {finding.message}")
+        if finding.check == TOXIC and recipe.language.toxic != KEEP:
+            return Decision(sample.sample_id, recipe.language.toxic, LANGUAGE, f"{TOXIC}: {finding.message}")
     return Decision(sample.sample_id, KEEP, LANGUAGE, "no rule objects")
 
 
@@ -71,7 +76,9 @@ def _mask(
     if agreement is None:
         return decision(REVIEW, PROPOSALS, "no refiner made a proposal")
     if target.mask_id in twins:
-        return decision(REVIEW, PROPOSALS, f"its proposal is that of {twins[target.mask_id]}: one object for two masks")
+        return decision(REVIEW, PROPOSALS, f"one object for two masks: {twins[target.mask_id]}")
+    if agreement.refiners < rules.refiners:
+        return decision(REVIEW, PROPOSALS, f"too few refiners made a proposal: {agreement.refiners}")
     expected = scores["expected_boundary_iou"]
     if expected >= rules.accept:
         if agreement.source_boundary_iou >= rules.keep:

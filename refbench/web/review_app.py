@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +27,7 @@ from refbench.curation.agreement import boundary_ious
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.queue import queue_of
-from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews
+from refbench.curation.reviews import REVIEW_FILE, Answer, AnswerError, Reviews
 from refbench.curation.tables import read_decisions, read_findings
 from refbench.curator import load_items, open_curation, read_proposals
 from refbench.errors import DatasetError, MaskError, RefbenchError
@@ -58,6 +59,7 @@ class ReviewData:
         curation = open_curation(folder)
         self.needed = curation.recipe.reviewers
         self.address = curation.address
+        self.fingerprint = curation.fingerprint
         self.everything = everything
         self.masks, self.expressions = read_decisions(folder)
         self.proposals = read_proposals(folder)
@@ -158,7 +160,7 @@ class ReviewData:
         return {"saved": True, "again": not added}
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _picture(path: str, height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     try:
@@ -194,7 +196,14 @@ def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: 
         return Response((ASSETS / name).read_bytes(), media_type=KINDS[name])
 
     def queue(request: Request) -> Response:
-        return JSONResponse({"source": data.address, "reviewers": data.needed, "items": data.queue()})
+        return _told(
+            lambda: {
+                "source": data.address,
+                "fingerprint": data.fingerprint,
+                "reviewers": data.needed,
+                "items": data.queue(),
+            }
+        )
 
     def item(request: Request) -> Response:
         return _told(lambda: data.item(request.query_params.get("id", "")))
@@ -216,7 +225,7 @@ def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: 
 
         return await _posted(request, token, hosts, take_back)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/{token}/", guard(asset)),
             Route("/{token}/assets/{name}", guard(asset)),
@@ -227,6 +236,9 @@ def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: 
             Route("/{token}/api/undo", undo, methods=["POST"]),
         ]
     )
+    # Its answer to an address without the last slash would name the host that was asked for.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _refusal(request: Request, token: str, hosts: tuple[str, ...]) -> str:
@@ -262,7 +274,8 @@ async def _posted(
             raise DatasetError("that is no JSON") from None
         return work(content)
 
-    response = _told(parsed)
+    # SQLite waits for its turn: not in the loop that serves everybody else.
+    response = await run_in_threadpool(_told, parsed)
     response.headers.update(HEADERS)
     return response
 
@@ -273,5 +286,8 @@ def _told(work: Callable[[], dict[str, Any]]) -> Response:
         return JSONResponse(work())
     except MaskError as error:
         return JSONResponse({"error": f"the mask cannot be read: {error}"}, 400)
-    except RefbenchError as error:
+    except (DatasetError, AnswerError) as error:
         return JSONResponse({"error": str(error)}, 400)
+    except RefbenchError as error:
+        # The answer is a good one; the disk or the database is not. The page keeps it and sends it again.
+        return JSONResponse({"error": str(error)}, 503)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from curation.miniature_split import image, sample, square
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from refbench.builders.base import Sources, build_dataset
+from refbench.curation.checks.toxicity import Toxic
 from refbench.curation.language import flag, read_rules
 from refbench.errors import DatasetError
 from refbench.plugins import load
@@ -20,7 +24,8 @@ from refbench.storage import load_samples
         "black dog", "fat lady right", "old man", "white guy", "butt of the zebra", "elephant butt", "bald head",
         "chocolate donut with nuts", "left chick", "cow cut off", "cock-eyed umpire", "assorted fruit", "glass",
         "hot dog", "ugly green suitcase", "naked arm", "the class photo", "blackberry", "shirt", "bass guitar",
-        "left kid sucking finger", "balls on the table", "chubby middle person", "a baby giraffe sucking milk",
+        "left kid sucking finger", "balls on the table", "bum bag on the left", "t-shirt", "chubby middle person",
+        "a baby giraffe sucking milk",
     ],
 )  # fmt: skip
 def test_words_that_refer_are_left_alone(text: str) -> None:
@@ -37,7 +42,9 @@ def test_words_that_refer_are_left_alone(text: str) -> None:
         ("wtf hand", "profanity", "drop"),
         ("zebra ass right", "coarse-behind", "review"), ("oriental boy", "outdated-ethnic", "review"),
         ("blue shit man", "profanity-or-typo", "review"), ("hot girl", "sexual-context", "review"),
-        ("Müll douchebag", "insult", "drop"),
+        ("Müll douchebag", "insult", "drop"), ("slut carrying bags", "insult", "drop"),
+        ("f*ck this", "profanity", "drop"),
+        ("ret-ard", "slur", "drop"), ("f.a.g", "slur", "drop"), ("f\u0430ggot", "slur", "drop"),
     ],
 )  # fmt: skip
 def test_words_that_offend_are_flagged(text: str, rule: str, action: str) -> None:
@@ -59,6 +66,37 @@ def test_a_list_that_is_none(tmp_path: Path, content: str, message: str) -> None
     path.write_text(content)
     with pytest.raises(DatasetError, match=message):
         read_rules(path)
+
+
+def test_a_classifier_of_the_users(tmp_path: Path) -> None:
+    """A small random one, saved and loaded as users do; what it says is what transformers says."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "left", "dog", "kid", "ugly"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        id2label={0: "fine", 1: "toxic"}, label2id={"fine": 0, "toxic": 1}, initializer_range=1.0,
+    )  # fmt: skip
+    network = BertForSequenceClassification(config).eval()
+    network.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["left dog", "ugly kid", "kid", "dog dog dog left"]
+    items = [image([sample("a", k, text, square(5, 5, 20)) for k, text in enumerate(texts)])]
+    expected = []
+    for text in texts:
+        with torch.inference_mode():
+            logits = network(**tokenizer(text, return_tensors="pt")).logits
+        expected.append(float(logits.softmax(dim=1)[0, 1]))
+    least = sorted(expected)[2]
+    found = list(Toxic(weights=str(tmp_path), least=least - 1e-4).find_in_split(items))
+    assert {f.item_id: f.value for f in found} == pytest.approx(
+        {f"toy/val/a/{k}": v for k, v in enumerate(expected) if v >= least}, abs=1e-5
+    )
+    with pytest.raises(DatasetError, match="has no label 'rude'"):
+        list(Toxic(weights=str(tmp_path), label="rude").find_in_split(items))
+    with pytest.raises(DatasetError, match="needs a classifier"):
+        list(Toxic().find_in_split(items))
 
 
 def test_real_expressions(test_data: Path, home: Path) -> None:

@@ -135,6 +135,14 @@ def test_rows_that_say_nothing_sensible(tmp_path: Path, column: str, row: int, v
         read_ledger(path)
 
 
+def test_a_row_of_the_wrong_kind(tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "ledger.parquet"
+    write_ledger(path, changed())
+    edited(path, "item", 3, "mask")
+    with pytest.raises(DatasetError, match="is a row about a mask, it is a expression"):
+        apply_ledger(split(), objects_of(split()), read_ledger(path), "new", "ledger")
+
+
 def test_an_edit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "ledger.parquet"
     write_ledger(path, changed())

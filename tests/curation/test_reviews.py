@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
+import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from refbench.annotation_tools import (
     unpack_label_studio,
     write_queue,
 )
+from refbench.curation.agreement import boundary_ious
 from refbench.curation.queue import DISAGREED, SETTLED, queue_of
-from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews, settle
+from refbench.curation.reviews import REVIEW_FILE, SAME_MASK, Answer, AnswerError, Reviews, settle
 from refbench.curation.tables import read_decisions
 from refbench.curator import load_items
 from refbench.errors import MaskError, RunError
@@ -73,9 +76,19 @@ def test_many_at_the_same_moment(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_answers_that_are_none(tmp_path: Path, wrong: Answer, message: str) -> None:
     reviews = Reviews(tmp_path / REVIEW_FILE)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(AnswerError, match=message):
         reviews.add(wrong)
+    with pytest.raises(AnswerError, match=message):
+        reviews.add_all([answer(key="other"), wrong])
     assert reviews.standing() == {}
+
+
+def test_a_key_is_one_answer(tmp_path: Path) -> None:
+    reviews = Reviews(tmp_path / REVIEW_FILE)
+    reviews.add(answer(key="k"))
+    with pytest.raises(AnswerError, match="belongs to another answer"):
+        reviews.add_all([answer("ben", key="new"), answer(action="drop", key="k")])
+    assert [a.action for a in reviews.standing()["i"]] == ["keep"]
 
 
 def test_a_file_that_is_locked_or_none(tmp_path: Path) -> None:
@@ -113,6 +126,22 @@ def test_when_answers_settle_an_item() -> None:
     assert found.mask == MASK
     assert found.reviewer == "c, d"
     assert action([first, answer("d", "change", mask=far)], 2) == ""
+    # Whatever the order: the one in the middle is the same as both others, which are not the same.
+    chain = [Mask.from_array(np.pad(np.ones((200, 200 + k), bool), ((20, 20), (20, 50 - k)))) for k in (0, 1, 2)]
+    same = boundary_ious(chain) >= SAME_MASK
+    assert (same[0, 1], same[1, 2], same[0, 2]) == (True, True, False)
+    found = set()
+    for order in itertools.permutations(range(3)):
+        decision = settle([answer(f"r{k}", "change", mask=chain[k]) for k in order], 2)
+        found.add((decision.mask.counts, decision.action) if decision and decision.mask else None)
+    assert len(found) == 1
+
+
+def test_one_person_has_one_voice(tmp_path: Path) -> None:
+    reviews = Reviews(tmp_path / REVIEW_FILE)
+    for k, name in enumerate(("Anna", "anna", " ANNA ")):
+        reviews.add(answer(name.strip(), key=str(k)))
+    assert len(reviews.standing()["i"]) == 1
 
 
 def test_the_queue_begins_with_disagreements_and_doubt(curation: Path) -> None:
@@ -134,6 +163,18 @@ def client(curation: Path) -> TestClient:
 
 
 ORIGIN = {"origin": "http://127.0.0.1:1"}
+JSON = {**ORIGIN, "content-type": "application/json"}
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_answer(client: TestClient, curation: Path) -> None:
+    item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
+    good = {"key": "k", "item_id": item, "reviewer": "anna", "action": "keep"}
+    (curation / REVIEW_FILE).write_bytes(b"this is no database" * 100)
+    refused = client.post("/secret/api/answer", json=good, headers=ORIGIN)
+    assert (refused.status_code, "no database" in refused.json()["error"]) == (503, True)
+    assert client.get("/secret/api/queue").status_code == 503
+    half = {**good, "note": "\ud800"}
+    assert client.post("/secret/api/answer", content=json.dumps(half), headers=JSON).status_code == 400
 
 
 def test_the_server_tells_strangers_nothing(client: TestClient, curation: Path) -> None:
@@ -230,7 +271,7 @@ def test_the_queue_goes_out_and_comes_back(curation: Path, tmp_path: Path, form:
     path = tmp_path / "queue"
     masks, expressions = read_decisions(curation)
     waiting = [e.item_id for e in queue_of(masks, expressions, {}, 1)]
-    assert write_queue(curation, form, path) == len(waiting)
+    assert write_queue(curation, form, path) == (len(waiting), 0)
     untouched = path.read_bytes()
     if form == "cvat":
         text = path.read_text().replace('<attribute name="action" />', '<attribute name="action">drop</attribute>', 1)
@@ -256,22 +297,62 @@ def test_the_queue_goes_out_and_comes_back(curation: Path, tmp_path: Path, form:
         assert standing[tasks[0]["data"]["item_id"]][0].mask == changed
         assert standing[tasks[1]["data"]["item_id"]][0].action == "drop"
     assert read_answers(curation, form, path, reviewer="ben") == 0
+    # Taken back on the page, it can be said again.
+    Reviews(curation / REVIEW_FILE).undo("ben", "later")
+    assert read_answers(curation, form, path, reviewer="ben") == 1
+
+
+def test_several_shapes_and_several_people(curation: Path, tmp_path: Path) -> None:
+    path = tmp_path / "queue"
+    write_queue(curation, "cvat", path)
+    root = ElementTree.parse(path).getroot()
+    image = root.find("image")
+    assert image is not None
+    mask = image.find("mask")
+    assert mask is not None
+    corner = ElementTree.fromstring('<polygon points="0,0;9,0;9,9;0,9"><attribute name="item_id"/></polygon>')
+    item = str(mask.find("attribute[@name='item_id']").text)  # type: ignore[union-attr]
+    corner.find("attribute").text = item  # type: ignore[union-attr]
+    image.append(corner)
+    for other in list(root)[2:]:
+        root.remove(other)
+    for other in list(image)[1:-1]:
+        image.remove(other)
+    ElementTree.ElementTree(root).write(path)
+    assert read_answers(curation, "cvat", path, reviewer="ben") == 1
+    (drawn,) = Reviews(curation / REVIEW_FILE).standing()[item]
+    target = next(t for i in load_items("scenes-hurried/val") for t in i.masks if t.mask_id == item)
+    both = target.mask.union(Mask.from_polygons([[0, 0, 9, 0, 9, 9, 0, 9]], *target.mask.size))
+    assert (drawn.action, drawn.mask) == ("change", both)
+    choice = [{"type": "choices", "value": {"choices": ["drop"]}}]
+    people = [{"completed_by": k, "result": choice} for k in (1, {"email": "c@example.org"})]
+    path.write_text(json.dumps([{"data": {"item_id": item}, "annotations": people}]))
+    assert read_answers(curation, "label-studio", path, reviewer="team") == 2
+    names = [a.reviewer for a in Reviews(curation / REVIEW_FILE).standing()[item]]
+    assert names == ["ben", "team/1", "team/c@example.org"]
 
 
 CVAT_MASK = (
-    '<annotations><image height="9" width="9"><mask rle="{runs}" left="0" top="0" width="9" height="9"/></image>'
-    "</annotations>"
+    '<annotations><image height="{size}" width="{size}"><mask rle="{runs}" left="{left}" top="0" width="9" height="9">'
+    '<attribute name="item_id">{item}</attribute></mask></image></annotations>'
 )
-BRUSHED = {"data": {"item_id": "x"}, "annotations": [{"result": [{"type": "brushlabels", "value": {}}]}]}
+
+
+def cvat(item: str = "{item}", size: str = "9", runs: str = "81", left: str = "0") -> str:
+    return CVAT_MASK.format(item=item, size=size, runs=runs, left=left)
+
+
+BRUSHED = {"data": {"item_id": "{item}"}, "annotations": [{"result": [{"type": "brushlabels", "value": {}}]}]}
 
 
 @pytest.mark.parametrize(
     ("form", "content", "message"),
     [
+        ("label-studio", '[{"data": {"item_id": "{item}"}, "annotations": [{"result": ["text"]}]}]', "cannot be read"),
         ("cvat", "<annotations><image", "is no XML"), ("cvat", "<html/>", "no export of CVAT"),
         ("cvat", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares entities"),
-        ("cvat", CVAT_MASK.format(runs="1"), "cannot be read"),
-        ("cvat", CVAT_MASK.format(runs="81"), "has no such item"),
+        ("cvat", cvat(), "cannot be read"), ("cvat", cvat("nowhere", left="inf"), "has no such item"),
+        ("cvat", cvat(size="1000000"), "cannot be read"),
         ("label-studio", "{}", "no list of tasks"), ("label-studio", "[{}]", "has no data.item_id"),
         ("label-studio", json.dumps([BRUSHED]), "cannot be read"),
         ("word", "", "no form of exchange"),
@@ -282,6 +363,10 @@ def test_files_that_cannot_be_read_change_nothing(
 ) -> None:
     path = tmp_path / "file"
     path.write_text(content)
+    if "{item}" in content:
+        masks, _ = read_decisions(curation)
+        content = content.replace("{item}", next(iter(masks)))
+        path.write_text(content)
     with pytest.raises(RunError, match=message):
         read_answers(curation, form, path)
     assert not (curation / REVIEW_FILE).exists() or Reviews(curation / REVIEW_FILE).standing() == {}

@@ -69,10 +69,11 @@ def test_agreement_is_what_it_says() -> None:
     assert agree(source, proposals[-1:]) is None
     with pytest.raises(ValueError, match="no proposal"):
         votes(proposals[-1:])
-    # One that stands alone agrees with nobody.
-    lone = agree(source, proposals[:1])
-    assert lone is not None
-    assert lone.agreement == 0
+    # A refiner that is alone agrees with nobody, however often it was asked.
+    for alone in (proposals[:1], [proposals[0], proposals[3]]):
+        lone = agree(source, alone)
+        assert lone is not None
+        assert (lone.refiners, lone.agreement) == (1, 0)
 
 
 def decided(
@@ -99,6 +100,7 @@ def test_the_rules_of_a_recipe() -> None:
     scattered = [proposal(square(5, 5 + 22 * k, 20), r) for k, r in enumerate("xyz")]
     assert decided(square(7, 7, 27), scattered).action == "drop"
     assert decided(square(7, 7, 27), []).reason == "no refiner made a proposal"
+    assert decided(square(10, 10, 20), good[:1]).reason == "too few refiners made a proposal: 1"
     # Without a calibration nothing is surely better.
     assert decided(square(7, 7, 27), good, text="[masks]\naccept = 0.8").action == "review"
 
@@ -121,6 +123,11 @@ def test_findings_come_before_proposals() -> None:
     fragment = finding("expression-fragment", "toy/val/a/0", "expression")
     assert decide_expression(sample("a", 0, "r", source), [fragment], recipe()).action == "drop"
     assert decide_expression(sample("a", 0, "r", source), [], recipe()).action == "keep"
+    # An image that cannot be read takes its expressions without a target with it.
+    broken = finding("image-broken", "1", "image")
+    assert decide_expression(sample("n", 0, "not there", None), [broken], recipe()).action == "drop"
+    toxic = finding("expression-toxic", "toy/val/a/0", "expression")
+    assert decide_expression(sample("a", 0, "x", source), [toxic], recipe()).action == "review"
 
 
 def test_two_masks_whose_proposals_are_one_object_wait() -> None:
@@ -156,7 +163,8 @@ def test_words_decide_about_expressions() -> None:
         ("masks = 3", "is a table"), ("[calibration]\nagreement = [0, 1]\nboundary_iou = [1, 0]", "rise"),
         ("[calibration]\nagreement = [0, 0.5, 0.4]\nboundary_iou=[0,0,1]", "rise"),
         ("[calibration]\nbetter = { luck = 1 }", "not on 'luck'"), ("[audit]\nreview = 'all'", "of type list"),
-        ("[checks]\nmask-tiny = 3", "of type dict"),
+        ("[checks]\nmask-tiny = 3", "of type dict"), ("[masks]\naccept = 7", "lies in 0..1"),
+        ("[language]\nundecided = 'review'", "language.undecided is one of"),
     ],
 )  # fmt: skip
 def test_recipes_that_are_none(text: str, message: str) -> None:

@@ -15,8 +15,9 @@ from refbench.cli.output import print_json, print_table
 @click.argument("ledger", metavar="LEDGER", type=click.Path(path_type=Path))
 @click.option("--as", "name", default="", metavar="DATASET", help="Name of the new dataset [default: DATASET-curated].")
 @click.option("--accept-edits", is_flag=True, help="Take a ledger that was changed by hand; the manifest says so.")
+@click.option("--replace", is_flag=True, help="Also in the place of a dataset that was made of something else.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def apply(address: str, ledger: Path, name: str, accept_edits: bool, as_json: bool) -> None:
+def apply(address: str, ledger: Path, name: str, accept_edits: bool, replace: bool, as_json: bool) -> None:
     """Build the split that a ledger makes of its source.
 
     Needs no model, no image, no network, and gives the same bytes every time.
@@ -26,7 +27,7 @@ def apply(address: str, ledger: Path, name: str, accept_edits: bool, as_json: bo
       refbench curate apply refcoco/val ledger.parquet --as refcoco-cleaned
       refbench run tiny refcoco-cleaned/val
     """
-    manifest = revision.apply(address, ledger, name, accept_edits=accept_edits)
+    manifest = revision.apply(address, ledger, name, accept_edits=accept_edits, replace=replace)
     if as_json:
         print_json(manifest)
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import secrets
+import signal
 import socket
 from pathlib import Path
 
@@ -18,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page; a free one by default.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; by default one that belongs to DIR.")
 @click.option("--all", "everything", is_flag=True, help="Show also what the recipe has decided.")
 @click.option(
     "--export",
@@ -56,13 +59,7 @@ def review(
     # Only this verb needs a web server: its packages are an extra.
     create_app = load_attribute("refbench.web.review_app:create_app")
     serve = load_attribute("uvicorn:run")
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            held.bind((LOOPBACK, port))
-        except OSError as error:
-            raise RunError(f"port {port} is taken ({error.strerror}); choose another one with --port") from error
-        port = held.getsockname()[1]
+    port = _free_port(port or _own_port(folder), must=port != 0)
     token = secrets.token_urlsafe(24)
     hosts = (f"{LOOPBACK}:{port}", f"localhost:{port}")
     app = create_app(folder, token, hosts, everything=everything)
@@ -72,9 +69,32 @@ def review(
     else:
         click.echo(address)
     remark("open this address; Ctrl-C ends it, answers are kept")
-    serve(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    # As Ctrl-C does: the ledger is written before the end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False)
     decided = curator.settle_ledger(folder)
     remark(f"{decided.reviewed} items are settled, {decided.waiting} wait; the ledger is {decided.ledger}")
+
+
+def _own_port(folder: Path) -> int:
+    """The same port for a folder each time: what a browser keeps unsent belongs to the address of a page."""
+    return 20_000 + int(hashlib.sha256(str(folder.resolve()).encode()).hexdigest(), 16) % 20_000
+
+
+def _free_port(port: int, must: bool) -> int:
+    for wanted in (port, 0):
+        with socket.socket() as held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                held.bind((LOOPBACK, wanted))
+            except OSError as error:
+                if must:
+                    message = f"port {port} is taken ({error.strerror}); choose another one with --port"
+                    raise RunError(message) from error
+                continue
+            return int(held.getsockname()[1])
+    raise RunError("no port is free")
 
 
 def _exchange(
@@ -88,8 +108,11 @@ def _exchange(
         if not equals or not path:
             raise click.BadParameter(f"{text!r} is not FORM=FILE")
         function = load_attribute(f"refbench.annotation_tools:{work}")
-        extra = {"everything": everything} if work == "write_queue" else {"reviewer": reviewer}
-        done[form] = function(folder, form, Path(path), **extra)
-        remark(f"{path}: {done[form]} items {'written' if work == 'write_queue' else 'read'}")
+        if work == "write_queue":
+            done[form], others = function(folder, form, Path(path), everything=everything)
+            remark(f"{path}: {done[form]} masks; {others} expressions wait too, on the review page")
+        else:
+            done[form] = function(folder, form, Path(path), reviewer=reviewer)
+            remark(f"{path}: {done[form]} new answers")
     if as_json:
         print_json({"items": done})

@@ -33,7 +33,11 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
         if drawn is None:
             remark(f"{item_id} has no mask to draw")
         else:
-            drawn.save(picture)
+            try:
+                drawn.save(picture)
+            except ValueError as error:
+                message = f"{picture} has no ending of a picture, such as .png"
+                raise click.BadParameter(message, param_hint="'--picture'") from error
             remark(f"{picture}: green is the source, pink what became of it")
     if as_json:
         print_json(_json_of(story))

@@ -57,6 +57,8 @@ class Shared(Reporter):
     def find(self, image: ImageView) -> Iterator[Finding]:
         by_text: dict[str, list[Sample]] = {}
         for sample in image.items.samples:
+            if sample.no_target:
+                continue  # nothing that is there is meant, so nothing is meant twice
             by_text.setdefault(_normal(sample.expression), []).append(sample)
         for text, samples in by_text.items():
             if len({mask_id_of(s) for s in samples}) < 2:
@@ -75,7 +77,8 @@ class Fragment(Reporter):
 
     def find(self, image: ImageView) -> Iterator[Finding]:
         for sample in image.items.samples:
-            letters = sum(c.isalpha() for c in sample.expression)
+            # A sign of Chinese or Japanese is a word.
+            letters = sum(c.isalpha() + (self.least if c >= "\u2e80" else 0) for c in sample.expression)
             if letters < self.least and not any(c.isdigit() for c in sample.expression):
                 yield self.on_expression(sample, f"{sample.expression!r} has {letters} letters", letters)
 

@@ -149,8 +149,8 @@ class UnlikeBox(Reporter):
 
     def find(self, image: ImageView) -> Iterator[Finding]:
         for target in image.items.masks:
-            if target.mask.area == 0 or len(target.ann_ids) > 1:
-                continue
+            if target.mask.area == 0 or len(target.ann_ids) > 1 or min(target.box_xywh[2:]) <= 0:
+                continue  # a box of no size says nothing
             iou = _box_iou(target.box_xywh, target.mask.box_xywh)
             # Boxes of the sources are rounded to a hundredth or drawn around the polygon: small masks suffer most.
             slack = 2.0 / max(1.0, min(target.mask.box_xywh[2:]))

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from skimage.segmentation import (
     inverse_gaussian_gradient,
     morphological_geodesic_active_contour,
@@ -25,6 +26,8 @@ from refbench.curation.surroundings import (
     strength_on_outline,
     window_of,
 )
+
+SEEDS_PX = 2
 
 
 class RandomWalker:
@@ -49,6 +52,9 @@ class RandomWalker:
         seeds[core_of(inside, reach)] = 1
         if not (seeds == 2).any():
             raise ValueError("the mask leaves no ground around it to start from")
+        near = seeds == 0
+        # Walkers never get past the first seeds: what lies behind them is left out of the equations.
+        seeds[~ndimage.binary_dilation(near, iterations=SEEDS_PX)] = -1
         with warnings.catch_warnings():
             # Probabilities a hair outside 0..1 are no harm here.
             warnings.simplefilter("ignore", UserWarning)
@@ -56,9 +62,9 @@ class RandomWalker:
                 lab_of(image[window]) / 100, seeds, beta=self.beta, mode="cg_j", tol=1e-3, channel_axis=-1,
                 return_full_prob=True,
             )[0]  # fmt: skip
-        near = seeds == 0
         sure = np.abs(2 * np.clip(shares[near], 0, 1) - 1) if near.any() else np.ones(1)
-        return Refined(unfold(shares > 0.5, window, mask.shape), float(sure.mean()))
+        found = np.where(near, shares > 0.5, inside)
+        return Refined(unfold(found, window, mask.shape), float(sure.mean()))
 
 
 class ActiveContour:
@@ -151,6 +157,6 @@ class Superpixels:
 
 def _nearest(colours: FloatArray, known: FloatArray) -> FloatArray:
     """For each colour the mean distance to the five nearest known ones; float (N,)."""
-    distances = np.linalg.norm(colours[:, None, :] - known[None, :, :], axis=2)
-    nearest: FloatArray = np.sort(distances, axis=1)[:, :5].mean(axis=1)
+    distances, _ = cKDTree(known).query(colours, k=5)
+    nearest: FloatArray = distances.mean(axis=1)
     return nearest

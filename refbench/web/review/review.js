@@ -4,8 +4,10 @@
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), pen = canvas.getContext("2d");
-const UNSENT = "refbench-unsent", NAME = "refbench-reviewer";
+const NAME = "refbench-reviewer";
 const SOURCE_RGB = [0, 190, 90], CHOICE_RGB = [255, 40, 120];
+// Where answers wait until they are on the disk: of this build of this source only.
+let unsentKey = "refbench-unsent";
 let items = [], at = -1, item = null, picture = null, choice = 0, choices = [], tool = "", erase = false, brush = 6;
 let draft = null, corners = [], past = [], view = null, showMap = false, hidden = false, zoomed = true;
 
@@ -23,7 +25,9 @@ async function call(path, content) {
     { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) };
   const response = await fetch("api/" + path, options);
   const told = await response.json();
-  if (!response.ok) throw Object.assign(new Error(told.error || response.statusText), { refused: response.status < 500 });
+  // Only of these it is certain that sending again will not help.
+  const refused = response.status === 400 || response.status === 413;
+  if (!response.ok) throw Object.assign(new Error(told.error || response.statusText), { refused });
   return told;
 }
 
@@ -200,6 +204,7 @@ function markQueue() {
 async function loadQueue() {
   const told = await call("queue");
   $("source").textContent = told.source;
+  unsentKey = `refbench-unsent ${told.source} ${told.fingerprint}`;
   items = told.items;
   const me = $("reviewer").value.trim();
   $("queue").replaceChildren(...items.map((i, k) => {
@@ -221,23 +226,31 @@ function nextOpen() {
   return order.find((k) => items[k].state !== "settled" && !items[k].reviewers.includes(me));
 }
 
+function unsent(change) {
+  const waiting = change(JSON.parse(localStorage.getItem(unsentKey) || "[]"));
+  localStorage.setItem(unsentKey, JSON.stringify(waiting));
+  return waiting;
+}
+
+// Other tabs of this page keep their answers in the same place: one of them at a time.
 async function send(content) {
-  const waiting = JSON.parse(localStorage.getItem(UNSENT) || "[]");
-  localStorage.setItem(UNSENT, JSON.stringify([...waiting, content]));
+  await navigator.locks.request(unsentKey, () => unsent((waiting) => [...waiting, content]));
   await flush();
 }
 
-async function flush() {
-  for (;;) {
-    const waiting = JSON.parse(localStorage.getItem(UNSENT) || "[]");
-    if (!waiting.length) return;
-    try { await call("answer", waiting[0]); } catch (error) {
-      if (!error.refused) throw new Error(`not saved yet, it will be sent again: ${error.message}`);
-      localStorage.setItem(UNSENT, JSON.stringify(waiting.slice(1)));
-      throw error;
+function flush() {
+  return navigator.locks.request(unsentKey, async () => {
+    for (;;) {
+      const [first] = unsent((waiting) => waiting);
+      if (!first) return;
+      try { await call("answer", first); } catch (error) {
+        if (!error.refused) throw new Error(`not saved yet, it will be sent again: ${error.message}`);
+        unsent((waiting) => waiting.filter((one) => one.key !== first.key));
+        throw new Error(`not taken: ${error.message}`);
+      }
+      unsent((waiting) => waiting.filter((one) => one.key !== first.key));
     }
-    localStorage.setItem(UNSENT, JSON.stringify(waiting.slice(1)));
-  }
+  });
 }
 
 function newKey() {
@@ -273,6 +286,13 @@ async function undo() {
   const reviewer = $("reviewer").value.trim();
   if (!reviewer) return;
   try {
+    // What was not sent yet is taken back first.
+    const mine = unsent((waiting) => waiting).filter((one) => one.reviewer === reviewer).pop();
+    if (mine) {
+      await navigator.locks.request(unsentKey, () => unsent((waiting) => waiting.filter((one) => one.key !== mine.key)));
+      say(`taken back before it was sent: ${mine.item_id}`);
+      return;
+    }
     const told = await call("undo", { reviewer });
     await loadQueue();
     flaggedHere.delete(told.item_id);
@@ -357,6 +377,10 @@ document.addEventListener("keydown", (event) => {
   }
   if ($("help").open || event.altKey || event.metaKey) return;
   const key = event.key;
+  // A button that has the focus answers to these itself.
+  if ((key === "Enter" || key === " ") && event.target.closest("button, summary, a")) return;
+  // A key that is held is one answer.
+  if (event.repeat && !["n", "b", "ArrowRight", "ArrowLeft", "[", "]"].includes(key)) { event.preventDefault(); return; }
   if (event.ctrlKey) {
     if (key === "z" && draft && past.length) { event.preventDefault(); const origin = draft.origin; draft = past.pop(); draft.origin = origin; paint(); }
     return;
@@ -399,8 +423,8 @@ $("reviewer").addEventListener("change", () => {
 window.addEventListener("resize", () => { fit(); paint(); });
 
 (async () => {
-  try { await flush(); } catch (error) { say(error.message, true); }
   await loadQueue();
+  try { await flush(); await loadQueue(); } catch (error) { say(error.message, true); }
   if (!items.length) { say("nothing waits for review"); return; }
   const next = nextOpen();
   await open(next === undefined ? 0 : next);
