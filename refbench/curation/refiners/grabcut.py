@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.curation.refiners.base import Box, Refined, reach_px, unfold
+from refbench.curation.refiners.base import Box, Refined, core_of, reach_px, unfold
 from refbench.curation.surroundings import BoolArray, signed_distance, window_of
 
 
@@ -32,12 +32,22 @@ class GrabCut:
         labels[distance < reach] = cv2.GC_PR_BGD
         labels[inside] = cv2.GC_PR_FGD
         picture = np.ascontiguousarray(image[window][..., ::-1])
+        found, moved = self._cut(picture, labels)
+        if not found.any():
+            # In a busy photograph everything can become ground: then what is deep inside is the object for certain. Not
+            # at first, since a hole that was filled may be deep inside.
+            labels[core_of(inside, reach)] = cv2.GC_FGD
+            found, moved = self._cut(picture, labels)
+        near = np.abs(distance) < reach
+        return Refined(unfold(found, window, mask.shape), float(1 - moved[near].mean()))
+
+    def _cut(self, picture: NDArray[np.uint8], start: NDArray[np.uint8]) -> tuple[BoolArray, BoolArray]:
+        """The object, and the pixels that the last round has moved."""
+        labels = start.copy()
         background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
         # Its mixtures begin with k-means, which draws numbers.
         cv2.setRNGSeed(1)
         cv2.grabCut(picture, labels, None, background, foreground, self.rounds - 1, cv2.GC_INIT_WITH_MASK)
         before = labels.copy()
         cv2.grabCut(picture, labels, None, background, foreground, 1, cv2.GC_EVAL)
-        found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-        near = np.abs(distance) < reach
-        return Refined(unfold(found, window, mask.shape), float(np.mean(labels[near] == before[near])))
+        return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), labels != before
