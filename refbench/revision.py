@@ -70,10 +70,10 @@ def apply(
     ledger = read_ledger(ledger_path)
     dataset, split = parse_address(address)
     name = name or f"{dataset}-curated"
-    if name in available("builders"):
-        raise DatasetError(f"{name} is the name of a published dataset; choose another one with --as")
     if name == dataset:
         raise DatasetError(f"{name} is the source itself; choose another name with --as")
+    if name in available("builders"):
+        raise DatasetError(f"{name} is the name of a published dataset; choose another one with --as")
     _check_replaced(name, address, replace)
     if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
         raise DatasetError(

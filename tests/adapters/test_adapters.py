@@ -160,7 +160,9 @@ def test_clipseg_refuses_weights_that_would_be_random(clipseg_folder: Path, tmp_
     weights = load_file(tmp_path / "model.safetensors")
     del weights[next(k for k in sorted(weights) if k.startswith("decoder."))]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AdapterError, match=r"lacks 1 weights of CLIPSeg, e.g. decoder\..* they would be random"):
+    with pytest.raises(
+        AdapterError, match=r"lacks 1 weights of CLIPSegForImageSegmentation, e.g. decoder\..* they would be random"
+    ):
         load_adapter("clipseg", {"model": str(tmp_path)})
 
 

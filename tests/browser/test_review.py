@@ -158,6 +158,7 @@ def test_proposals_brush_and_polygon_become_the_mask(curation: Path) -> None:
         page = opened(context, address, "ben")
         first = seek_proposals(page)
         page.keyboard.press("3")
+        until(lambda: page.locator("#choices li:nth-child(3).here").count() == 1)
         chosen = str(page.text_content("#choices li.here")).split(" ")[0]
         press(page, "Enter")
         second = seek_proposals(page)
@@ -207,13 +208,13 @@ def test_two_reviewers_disagree_and_a_third_settles_it(curation: Path) -> None:
         # It comes back, on top, marked.
         anna.reload()
         anna.wait_for_selector("#queue button.disagreed")
-        assert "1 disagreed" in str(anna.text_content("#progress"))
+        until(lambda: "1 disagreed" in str(anna.text_content("#progress")))
         assert item.endswith(str(anna.text_content("#queue button:first-child span")))
         carl = opened(context, address, "carl")
         until(lambda: shown(carl) == item)
         assert "anna: keep" in str(carl.text_content("#findings"))
         press(carl, "d")
-        assert "1 of" in str(carl.text_content("#progress"))
+        until(lambda: "1 of" in str(carl.text_content("#progress")))
     decide(curation)
     row = read_ledger(curation).by_id()[item]
     assert (row.action, row.reviewer) == ("dropped", "ben, carl")
@@ -234,19 +235,23 @@ def test_text_of_a_dataset_is_text(curation: Path) -> None:
 
 
 def test_an_answer_survives_a_server_that_is_killed(curation: Path) -> None:
-    with browser() as context, served(curation) as (address, process):
-        page = opened(context, address, "anna")
-        press(page, "s")
-        item = shown(page)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        page.keyboard.press("d")
-        page.wait_for_function("document.querySelector('#status').textContent.startsWith('not saved yet')")
-        waiting = page.evaluate("() => JSON.parse(localStorage.getItem('refbench-unsent')).length")
-        assert waiting == 1
-    standing = Reviews(curation / REVIEW_FILE).standing()
-    assert len(standing) == 1
-    assert item not in standing
+    with browser() as context:
+        with served(curation) as (address, process):
+            page = opened(context, address, "anna")
+            press(page, "s")
+            item = shown(page)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            page.keyboard.press("d")
+            until(lambda: str(page.text_content("#status")).startswith("not saved yet"))
+        standing = Reviews(curation / REVIEW_FILE).standing()
+        assert len(standing) == 1
+        assert item not in standing
+        # Served again, from the same port: what waited in the browser is sent.
+        with served(curation) as (address, _):
+            page.goto(address)
+            until(lambda: item in Reviews(curation / REVIEW_FILE).standing())
+    assert [a.action for a in Reviews(curation / REVIEW_FILE).standing()[item]] == ["drop"]
 
 
 def test_a_thousand_items_do_not_slow_it_down(hurried: Path, curation: Path) -> None:
