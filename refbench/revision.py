@@ -99,7 +99,9 @@ def apply(
         str(source.get("image_ids", "coco")), str(source.get("annotation_ids", "coco")),
     )  # fmt: skip
     if not samples:
-        raise DatasetError(f"{ledger_path} drops every expression of {address}: there is no split to build")
+        raise DatasetError(
+            f"{ledger_path} drops every expression of {address}: review what waits, or decide by another recipe"
+        )
     with staging_folder(name) as staging:
         shutil.copyfile(ledger_path, staging / LEDGER_FILE)
         options = {"source": address, "source_fingerprint": ledger.fingerprint}
