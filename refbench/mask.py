@@ -100,6 +100,26 @@ class Mask:
         return _known(height, width, _encode(starts[:n], ends[:n], int(height) * int(width)))
 
     @staticmethod
+    def from_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Mask:
+        """From N runs of foreground, counted in column-major order: int64 (N,) first pixels, and those after the last.
+
+        Raises:
+            MaskError: a run is empty, out of order, or reaches outside.
+        """
+        check_size(height, width)
+        starts, ends = (np.ascontiguousarray(v, dtype=np.int64) for v in (starts, ends))
+        edges = np.stack([starts, ends], axis=1).reshape(-1) if starts.shape == ends.shape else None
+        size = int(height) * int(width)
+        if (
+            edges is None
+            or (starts >= ends).any()
+            or (np.diff(edges) < 0).any()
+            or (edges.size and (edges[0] < 0 or edges[-1] > size))
+        ):
+            raise MaskError(f"the runs of a mask of {height} x {width} must be ordered, apart and inside")
+        return _known(height, width, _encode(starts, ends, size))
+
+    @staticmethod
     def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
         """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised by pycocotools.
 

@@ -194,6 +194,8 @@ def load_attribute(place: str) -> Any:
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
         if missing == "cv2":
             raise RefbenchError("this needs OpenCV: pip install 'refbench[opencv]'") from error
+        if missing == "ray":
+            raise RefbenchError("--engine ray needs Ray: pip install 'refbench[ray]'") from error
         if missing in ("starlette", "uvicorn"):
             raise RefbenchError(f"the review page needs {missing}: pip install 'refbench[review]'") from error
         if missing == "hotcoco":

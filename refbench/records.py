@@ -62,6 +62,8 @@ class Answer:
     no_target: bool | None = None
     score: float | None = None
     instances: Sequence[tuple[Any, float]] = ()
+    note: str = ""
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Prediction:
     no_target: bool | None = None
     instances: tuple[Instance, ...] = ()
     error: str = ""
+    note: str = ""
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +188,8 @@ class RunInfo:
     finished: str = ""
     failures: int = 0
     notes: list[str] = field(default_factory=list)
+    mode: str = ""
+    deterministic: bool = False
+    engine: str = "local"
+    workers: int = 1
+    answer_notes: dict[str, int] = field(default_factory=dict)

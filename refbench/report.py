@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from refbench.comparison import Comparison, SliceDifference
 from refbench.diagnosis import Loss, SliceScore, diagnose
 from refbench.errors import DatasetError, RunError
+from refbench.execution.plan import shard_paths
 from refbench.leaderboard import SHORT_NAMES, Row, format_interval, ranked
 from refbench.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_uri, overlay, picture_of
 from refbench.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.records import Prediction, Sample
 from refbench.results import Result, read_result
-from refbench.runner import read_run, shard_paths
+from refbench.runner import read_run
 from refbench.scorer import check_run
 from refbench.scores import SCORES_FILE
 from refbench.statistics.power import SIGNIFICANCE

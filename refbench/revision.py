@@ -21,6 +21,7 @@ from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews
 from refbench.curation.tables import read_findings
 from refbench.curator import CURATION_FILE, load_items, open_curation, read_proposals
 from refbench.errors import DatasetError, RunError
+from refbench.execution.plan import shard_paths
 from refbench.kernels import COLUMNS
 from refbench.mask import Mask, count_codes, pair_counts
 from refbench.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, overlay, picture_of
@@ -28,7 +29,7 @@ from refbench.plugins import available
 from refbench.protocols.base import Evidence, summarise
 from refbench.protocols.exact import REFBENCH
 from refbench.records import Estimate, Finding, Proposal, Sample
-from refbench.runner import read_run, shard_paths
+from refbench.runner import read_run
 from refbench.scorer import count
 from refbench.scores import ScoreTable
 from refbench.storage import (

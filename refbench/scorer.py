@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError, PredictionError, RunError
+from refbench.execution.plan import planned_paths
 from refbench.interchange import Claim, SampleIndex, read_claims
 from refbench.kernels import COLUMNS
 from refbench.mask import Mask, check_code, count_codes
@@ -26,7 +27,7 @@ from refbench.protocols.explain import Walk, hybrids, walk
 from refbench.protocols.targets import OF_SEVERAL_POLYGONS, OPENCV, ORIGINAL, SIDES_PX, UNION, drawn, resized
 from refbench.records import Summary
 from refbench.results import SUMMARY_FILE, summary_json
-from refbench.runner import planned_paths, read_run
+from refbench.runner import read_run
 from refbench.scores import SCORES_FILE, Batch, Measure, ScoreTable, check_scores, write_scores
 from refbench.statistics.bootstrap import PERCENTILE
 from refbench.storage import load_objects, parse_address, read_table, split_fingerprint, split_path, write_json

@@ -77,6 +77,8 @@ PREDICTION_SCHEMA = pa.schema(
         ("no_target", pa.bool_()),
         ("instances", pa.list_(pa.struct([("counts", pa.string()), ("score", pa.float64())]))),
         ("error", pa.string()),
+        ("note", pa.string()),
+        ("raw", pa.string()),
     ]
 )
 
@@ -224,6 +226,8 @@ def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:
             [{"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in p.instances] for p in predictions
         ],
         "error": [p.error for p in predictions],
+        "note": [p.note for p in predictions],
+        "raw": [p.raw for p in predictions],
     }
     return pa.table(rows, schema=PREDICTION_SCHEMA)
 
@@ -236,7 +240,9 @@ def predictions_from_table(table: pa.Table) -> list[Prediction]:
             Instance(Mask(*size, i["counts"].encode("ascii")), i["score"]) for i in row["instances"] or ()
         )
         mask = Mask(*size, row["counts"].encode("ascii"))
-        out.append(Prediction(row["sample_id"], mask, row["score"], row["no_target"], instances, row["error"]))
+        # Runs of earlier versions have neither of the last two.
+        said = row.get("note", ""), row.get("raw", "")
+        out.append(Prediction(row["sample_id"], mask, row["score"], row["no_target"], instances, row["error"], *said))
     return out
 
 

@@ -16,8 +16,9 @@ from refbench.adapters.baselines import Nothing
 from refbench.builders.base import Sources, build_dataset
 from refbench.builders.refer import build as build_refer
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
+from refbench.execution.plan import plan_shards, shard_paths
+from refbench.execution.shard import CLOSE_SECONDS
 from refbench.progress import silent
-from refbench.runner import CLOSE_SECONDS, plan_shards, shard_paths
 from refbench.storage import predictions_from_table, read_table
 
 ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
@@ -108,7 +109,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(embedded: Path, tmp_path: Pa
 
 
 def test_closing_may_hang_or_fail(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refbench.runner.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("refbench.execution.shard.CLOSE_SECONDS", 0.2)
     assert CLOSE_SECONDS > 1
     said: list[str] = []
     run(Misbehaving("hang", "\0"), "scenes/val", limit=20, out=tmp_path / "a", log=said.append)

@@ -8,8 +8,8 @@ import click
 
 from refbench import contract
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.execution.shard import close_adapter
 from refbench.plugins import load_adapter
-from refbench.runner import close_adapter
 
 
 @click.command(name="check-adapter")

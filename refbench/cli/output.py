@@ -69,6 +69,15 @@ def remark(message: str) -> None:
     click.echo(message, err=True)
 
 
+def remark_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A small table on stderr, the columns after the first aligned to the right."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
+    for line in lines:
+        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        remark("  " + "  ".join(cells))
+
+
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:
     """`-o key=value` as a dict; a usage error if there is no `=`."""
     options = {}

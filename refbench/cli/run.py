@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from refbench import runner
-from refbench.cli.output import ConsoleProgress, parse_options, print_json, remark
+from refbench.cli.output import ConsoleProgress, parse_options, print_json, remark, remark_table
 
 
 class BatchSize(click.ParamType[int | None]):
@@ -35,6 +35,10 @@ class BatchSize(click.ParamType[int | None]):
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Allowed failures.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who computes.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, or Ray actors.")
+@click.option("--ray-address", metavar="ADDRESS", help="An existing Ray cluster; by default $RAY_ADDRESS.")
+@click.option("--deterministic", is_flag=True, help="Repeatable kernels; on a CPU one thread a worker.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(
@@ -45,6 +49,10 @@ def run(
     limit: int | None,
     out: Path | None,
     max_failures: int,
+    engine: str,
+    workers: int,
+    ray_address: str | None,
+    deterministic: bool,
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -53,11 +61,17 @@ def run(
     ADAPTER is a name (see `refbench list adapters`) or path/to/file.py:Class. A sample that fails is
     counted and the run goes on; more than --max-failures end with exit code 4.
 
+    With several workers each loads the model; `--device cuda` gives them the GPUs in turn. The result is the same for
+    any number of them, and a worker that dies is started again. `--engine ray` takes a cluster that is there, or
+    starts Ray on this machine; all nodes must see the datasets and the run folder under the same paths.
+
     \b
     Example:
       refbench run tiny scenes/test
       refbench run noisy-oracle refcoco/val -o dilate=3 -o swap=0.1
       refbench run my_model.py:MySegmenter refcoco/testA --device cuda:0 --batch-size 16
+      refbench run clipseg refcoco/val -o model=CIDAS/clipseg-rd64-refined --device cuda --workers 4
+      refbench run clipseg refcoco/val -o model=FOLDER --device cuda --engine ray --workers 16
     """
     with ConsoleProgress() as progress:
         result = runner.run(
@@ -69,6 +83,10 @@ def run(
             limit=limit,
             out=out,
             max_failures=max_failures,
+            engine=engine,
+            workers=workers,
+            ray_address=ray_address,
+            deterministic=deterministic,
             arguments=sys.argv[1:],
             progress=progress,
             log=remark,
@@ -78,4 +96,10 @@ def run(
     else:
         resumed = f", {result.resumed} of them done before" if result.resumed else ""
         remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
+        for note, count in sorted(result.notes.items()):
+            remark(f"  {count} answers: {note}")
+        if result.stages:
+            remark("")
+            remark_table(["stage", "ms a sample", "share"], result.stages)
+            remark(result.bottleneck)
         click.echo(str(result.folder))

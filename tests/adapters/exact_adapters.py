@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,3 +93,28 @@ class Leaky(Threshold):
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
         level = np.mean([np.asarray(i).mean() for i in images])
         return [np.asarray(i.convert("L")) > level for i in images]
+
+
+class Deadly(Threshold):
+    """Takes its process along when it is asked about `word`."""
+
+    name = "deadly"
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        if self.word in expressions:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().segment(images, expressions)
+
+
+class Stillborn(Threshold):
+    """Never gets ready."""
+
+    name = "stillborn"
+
+    def __init__(self) -> None:
+        super().__init__()
+        os._exit(3)

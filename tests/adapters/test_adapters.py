@@ -27,8 +27,8 @@ from refbench.adapters.tiny.model import MIRRORED, swap_words
 from refbench.adapters.tiny.train import UPSIDE_DOWN
 from refbench.contract import FAILED, NOTE, OK, check_adapter
 from refbench.errors import AdapterError
+from refbench.execution.plan import shard_paths
 from refbench.plugins import load_adapter
-from refbench.runner import shard_paths
 from refbench.storage import load_objects, predictions_from_table, read_table
 
 

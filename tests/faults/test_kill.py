@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from refbench.runner import shard_paths
+from refbench.execution.plan import shard_paths
 
 PROJECT = Path(__file__).parent.parent.parent
 ADAPTER = f"{PROJECT / 'tests' / 'adapters' / 'exact_adapters.py'}:Threshold"

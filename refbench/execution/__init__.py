@@ -1,0 +1,1 @@
+"""How the shards of a run are computed: here, in processes, or by actors of Ray; the bytes are the same."""

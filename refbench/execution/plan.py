@@ -1,0 +1,130 @@
+"""What is to be computed, decided before the run from the dataset alone: shards, batches, and where they go.
+
+A shard holds whole images, in order, about `SHARD_SAMPLES` expressions. Its bytes depend on data and model only, so it
+does not matter which worker computes it, or how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refbench.records import Sample
+
+SHARD_SAMPLES = 256
+# What `--batch-size auto` holds at most for each expression that it allows: larger pictures make smaller batches.
+AUTO_PIXELS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to know, wherever it runs.
+
+    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None asks the adapter; then large pictures
+    make smaller batches. `home` is $REFBENCH_HOME.
+    """
+
+    adapter: Any
+    options: Mapping[str, str]
+    address: str
+    limit: int | None
+    device: str
+    batch_size: int | None
+    deterministic: bool
+    home: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an adapter says about itself once it is loaded; the same from every worker."""
+
+    name: str
+    options: dict[str, str]
+    code_sha256: str
+    weights_sha256: str
+    batch_size: int
+    seed: int
+    needs_images: bool
+    mode: str
+    device_name: str
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard for a worker, to be written below the run folder `folder`.
+
+    `singly` are samples that are asked about one by one, since a process died over their batch; `crashing` those that
+    it died over alone: they are not asked about any more. `give_up_above`: a shard whose every sample makes the adapter
+    fail is not kept if these are more; None keeps it.
+    """
+
+    number: int
+    folder: Path
+    singly: frozenset[str] = frozenset()
+    crashing: frozenset[str] = frozenset()
+    give_up_above: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What became of a task. `kept` tells whether its file was written; `timing` is its row of timings.parquet."""
+
+    number: int
+    samples: int
+    failures: int
+    adapter_failures: int
+    first_error: str
+    kept: bool
+    timing: dict[str, Any]
+    notes: dict[str, int] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+
+
+def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Whole images in order of first appearance, at least SHARD_SAMPLES expressions a shard but the last."""
+    by_image: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_image.setdefault(sample.image_id, []).append(sample)
+    shards: list[list[Sample]] = [[]]
+    for group in by_image.values():
+        if len(shards[-1]) >= SHARD_SAMPLES:
+            shards.append([])
+        shards[-1] += group
+    return shards
+
+
+def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
+    """A shard in order, at most `size` expressions a batch and, where given, `pixels` of pictures; at least one."""
+    batches: list[list[Sample]] = []
+    held = 0
+    for sample in shard:
+        area = sample.height * sample.width
+        if not batches or len(batches[-1]) >= size or (pixels is not None and held + area > pixels):
+            batches.append([])
+            held = 0
+        batches[-1].append(sample)
+        held += area
+    return batches
+
+
+def planned_path(folder: Path, number: int) -> Path:
+    """Where a shard of a run goes."""
+    return folder / "predictions" / f"part-{number:05d}.parquet"
+
+
+def planned_paths(folder: Path, shards: int) -> list[Path]:
+    """Where the shards of a run go."""
+    return [planned_path(folder, k) for k in range(shards)]
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards that are there."""
+    return sorted((folder / "predictions").glob("part-*.parquet"))
+
+
+def journal_path(folder: Path, number: int) -> Path:
+    """Where a worker writes down which samples it is about to ask about, so that its death tells which they were."""
+    return folder / "working" / f"part-{number:05d}.json"

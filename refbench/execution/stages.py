@@ -1,0 +1,84 @@
+"""Where the time of a run goes: a clock for the stages of a shard, and what the stages of a whole run say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+# In the order in which a sample passes them.
+STAGES = {
+    "pictures": "waiting for pictures to be decoded",
+    "model": "the adapter: preparing, computing, thresholding",
+    "encode": "masks to run-length codes",
+    "write": "writing shards",
+    "other": "everything else",
+}
+TIMINGS_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("samples", pa.int32()),
+        ("seconds", pa.float64()),
+        *((f"{stage}_seconds", pa.float64()) for stage in STAGES if stage != "other"),
+        ("peak_memory_bytes", pa.int64()),
+        ("peak_device_bytes", pa.int64()),
+        ("device_busy_percent", pa.float64()),
+        ("worker", pa.int32()),
+    ]
+)
+
+
+class StageClock:
+    """Adds up the seconds of each stage of a shard, and of all of it."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._seconds = dict.fromkeys((s for s in STAGES if s != "other"), 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - began
+
+    def row(self) -> dict[str, float]:
+        """Columns of timings.parquet."""
+        named = {f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
+        return {"seconds": time.perf_counter() - self._began, **named}
+
+
+def stage_table(
+    timings: Sequence[dict[str, Any]], wall_seconds: float, workers: int = 1
+) -> tuple[list[list[str]], str]:
+    """Rows (stage, seconds a sample in ms, share) of a run, and a sentence that names what holds it up.
+
+    `timings` are rows of timings.parquet that this run computed, `wall_seconds` how long it took from the first shard
+    to the last; shares are of the time of its workers.
+    """
+    samples = sum(row["samples"] for row in timings)
+    if not samples:
+        return [], ""
+    total = sum(row["seconds"] for row in timings)
+    seconds = {s: sum(row.get(f"{s}_seconds") or 0.0 for row in timings) for s in STAGES if s != "other"}
+    seconds["other"] = max(0.0, total - sum(seconds.values()))
+    rows = [
+        [STAGES[stage], f"{1000 * spent / samples:.2f}", f"{spent / total:.0%}" if total else "-"]
+        for stage, spent in seconds.items()
+    ]
+    slowest = max(seconds, key=lambda stage: seconds[stage])
+    rate = samples / wall_seconds if wall_seconds else float("inf")
+    busy = [row["device_busy_percent"] for row in timings if row.get("device_busy_percent") is not None]
+    facts = [f"{rate:.1f} expressions a second" + (f" by {workers} workers" if workers > 1 else "")]
+    device = max((row.get("peak_device_bytes") or 0 for row in timings), default=0)
+    memory = max((row.get("peak_memory_bytes") or 0 for row in timings), default=0)
+    facts.append(
+        f"peak memory {memory / 2**30:.1f} GiB" + (f", on the device {device / 2**30:.1f} GiB" if device else "")
+    )
+    if busy:
+        facts.append(f"device busy {sum(busy) / len(busy):.0f} %")
+    return rows, f"{'; '.join(facts)}; most time goes into {STAGES[slowest]} ({seconds[slowest] / total:.0%})"

@@ -1,0 +1,218 @@
+"""Processes and Ray actors: the same bytes as one process, workers that die, and samples that kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from adapters.exact_adapters import Threshold
+
+from refbench import load_samples, run, score
+from refbench.errors import AdapterError, RunError, TooManyFailures
+from refbench.execution.plan import plan_batches, plan_shards, shard_paths
+from refbench.storage import predictions_from_table, read_table
+
+ADAPTERS = Path(__file__).parent.parent / "adapters" / "exact_adapters.py"
+SLOW, SLOWER = {"seconds": "0.002"}, {"seconds": "0.004"}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """What must not depend on who computed it."""
+    score(folder)
+    names = [*shard_paths(folder), folder / "scores.parquet", folder / "summary.json"]
+    return {p.name: p.read_bytes() for p in names}
+
+
+@pytest.fixture(scope="module")
+def reference(embedded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFBENCH_HOME", str(embedded_home))
+        return content(run(f"{ADAPTERS}:Threshold", "scenes/test", out=folder).folder)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for this file; starting it takes seconds."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=3, include_dashboard=False, logging_level="error", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_processes_write_the_same_bytes(
+    embedded: Path, tmp_path: Path, reference: dict[str, bytes], workers: int
+) -> None:
+    result = run(f"{ADAPTERS}:Threshold", "scenes/test", workers=workers, out=tmp_path / "run")
+    assert content(result.folder) == reference
+    info = json.loads((result.folder / "run.json").read_text())
+    assert (info["engine"], info["workers"]) == ("local", workers)
+    assert sorted(read_table(result.folder / "timings.parquet")["shard"].to_pylist()) == list(range(info["shards"]))
+    assert not list((result.folder / "working").iterdir())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_ray_actors_write_the_same_bytes(
+    embedded: Path, cluster: None, tmp_path: Path, reference: dict[str, bytes], workers: int
+) -> None:
+    result = run(f"{ADAPTERS}:Threshold", "scenes/test", engine="ray", workers=workers, out=tmp_path / "run")
+    assert content(result.folder) == reference
+
+
+def test_a_float_model_gives_the_same_bytes_when_deterministic(embedded: Path, tmp_path: Path) -> None:
+    once = run("tiny", "scenes/val", limit=300, deterministic=True, out=tmp_path / "1").folder
+    twice = run("tiny", "scenes/val", limit=300, deterministic=True, workers=2, out=tmp_path / "2").folder
+    assert content(once) == content(twice)
+    with pytest.raises(RunError, match="deterministic True there, False now"):
+        run("tiny", "scenes/val", limit=300, out=once)
+
+
+class Killer(threading.Thread):
+    """Kills workers of this process at random moments, so often; at most three before the next shard is done, or a
+    slow machine would never finish one."""
+
+    def __init__(self, kills: int, is_worker: str, seed: int, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.left = kills
+        self.is_worker = is_worker
+        self.moments = random.Random(seed)
+        self.folder = folder
+        self.stopped = False
+
+    def run(self) -> None:
+        before = self.left
+        while self.left and not self.stopped:
+            time.sleep(self.moments.uniform(0.1, 1.0))
+            busy = self.folder.exists() and list((self.folder / "working").glob("*.json"))
+            if before - self.left >= 3 * (1 + len(shard_paths(self.folder))):
+                continue
+            workers = [p for p in psutil.Process().children(recursive=True) if self.is_worker in _command(p)]
+            if busy and workers:
+                self.moments.choice(workers).send_signal(signal.SIGKILL)
+                self.left -= 1
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.mark.parametrize(("engine", "is_worker"), [("local", "multiprocessing.spawn"), ("ray", "ray::Actor")])
+def test_workers_killed_at_random_leave_no_trace(
+    embedded: Path, cluster: None, tmp_path: Path, reference: dict[str, bytes], engine: str, is_worker: str
+) -> None:
+    folder = tmp_path / "run"
+    kills = 20
+    while kills > 0:
+        # A run that is through before the last kill is begun again.
+        killer = Killer(kills, is_worker, 7 + kills, folder)
+        killer.start()
+        result = run(f"{ADAPTERS}:Threshold", "scenes/test", options=SLOW, engine=engine, workers=2, out=folder)
+        killer.stopped = True
+        killer.join()
+        assert result.failures == 0
+        kills = killer.left
+        for path in shard_paths(folder) if kills else []:
+            path.unlink()
+    assert content(folder) == reference
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("local", 2), ("ray", 1)])
+def test_a_sample_that_kills_its_process_is_a_failed_one(
+    embedded: Path, cluster: None, tmp_path: Path, engine: str, workers: int
+) -> None:
+    samples = load_samples("scenes/val")
+    poison = samples[333].expression
+    poisoned = {s.sample_id for s in samples if s.expression == poison}
+    assert len(poisoned) <= 3
+    said: list[str] = []
+    result = run(
+        f"{ADAPTERS}:Deadly", "scenes/val", options={"word": poison}, engine=engine, workers=workers,
+        out=tmp_path / "run", max_failures=len(poisoned), log=said.append,
+    )  # fmt: skip
+    rows = {p.sample_id: p for path in shard_paths(result.folder) for p in predictions_from_table(read_table(path))}
+    failed = {key: p.error for key, p in rows.items() if p.error}
+    assert failed.keys() == poisoned
+    assert all("the process of the adapter died over this sample" in error for error in failed.values())
+    fine = run(Threshold(), "scenes/val", out=tmp_path / "fine").folder
+    expected = {p.sample_id: p for path in shard_paths(fine) for p in predictions_from_table(read_table(path))}
+    assert {k: p.mask for k, p in rows.items() if k not in poisoned} == {
+        k: p.mask for k, p in expected.items() if k not in poisoned
+    }
+    assert any("kills the process of the adapter" in line for line in said)
+
+
+def test_adapters_that_cannot_start_in_workers(embedded: Path, cluster: None, tmp_path: Path) -> None:
+    unpicklable = Threshold()
+    unpicklable.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(AdapterError, match=r"must be picklable for several workers .*path/to/file.py:Class"):
+        run(unpicklable, "scenes/val", workers=2, out=tmp_path / "a")
+    for engine in ("local", "ray"):
+        with pytest.raises(AdapterError, match="needs -o word="):
+            run(f"{ADAPTERS}:Deadly", "scenes/val", engine=engine, workers=2, out=tmp_path / "b")
+        with pytest.raises(AdapterError, match="workers die while they load the adapter"):
+            run(f"{ADAPTERS}:Stillborn", "scenes/val", engine=engine, workers=2, out=tmp_path / "c")
+        options = {"how": "raise"}
+        with pytest.raises(AdapterError, match=r"failed on each of the first \d+ samples: ValueError: no thanks"):
+            run(f"{ADAPTERS}:Misbehaving", "scenes/val", options=options, engine=engine, workers=2, out=tmp_path / "d")
+    assert not shard_paths(tmp_path / "d")
+    with pytest.raises(RunError, match="there is no engine 'slurm'; known: local, ray"):
+        run("nothing", "scenes/val", engine="slurm")
+
+
+def test_failures_add_up_over_workers(embedded: Path, tmp_path: Path) -> None:
+    options = {"how": "raise", "word": "star"}
+    expected = sum("star" in s.expression for s in load_samples("scenes/val"))
+    with pytest.raises(TooManyFailures, match=f"{expected} of 500 samples failed, 3 are allowed"):
+        run(f"{ADAPTERS}:Misbehaving", "scenes/val", options=options, workers=2, max_failures=3, out=tmp_path / "run")
+    again = run(f"{ADAPTERS}:Misbehaving", "scenes/val", options=options, max_failures=expected, out=tmp_path / "run")
+    assert again.resumed == 500
+
+
+def test_batches_of_large_pictures_are_smaller(embedded: Path) -> None:
+    shard = plan_shards(load_samples("scenes/val"))[0]
+    area = shard[0].height * shard[0].width
+    assert [len(b) for b in plan_batches(shard[:20], 8)] == [8, 8, 4]
+    assert [len(b) for b in plan_batches(shard[:9], 8, 3 * area)] == [3, 3, 3]
+    assert [len(b) for b in plan_batches(shard[:3], 8, area - 1)] == [1, 1, 1]
+    assert [s for b in plan_batches(shard, 7, 5 * area) for s in b] == shard
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_killed_driver_takes_its_workers_along_and_others_go_on(
+    embedded: Path, tmp_path: Path, reference: dict[str, bytes], engine: str
+) -> None:
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "refbench", "run", f"{ADAPTERS}:Threshold", "scenes/test", "-o", "seconds=0.004",
+        "--engine", engine, "--workers", "2", "--out", str(folder),
+    ]  # fmt: skip
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not shard_paths(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    workers = [p for p in children if any(kind in _command(p) for kind in ("multiprocessing.spawn", "ray::Actor"))]
+    assert len(workers) == 2
+    driver.kill()
+    driver.wait()
+    assert 0 < len(shard_paths(folder)) < 5
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    result = run(f"{ADAPTERS}:Threshold", "scenes/test", options=SLOWER, workers=3, out=folder)
+    assert result.resumed >= 256
+    assert content(folder) == reference
