@@ -52,6 +52,7 @@ TABLE: dict[str, dict[str, str]] = {
         "predictions": "refbench.adapters.predictions:Predictions",
         "tiny": "refbench.adapters.tiny.adapter:Tiny",
         "clipseg": "refbench.adapters.clipseg:ClipSeg",
+        "worker": "refbench.adapters.worker:Worker",
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.
     "protocols": {

@@ -28,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, what changed."),
     "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is worse than a baseline, beyond a margin and chance."),
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
+    "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write the skeleton of an adapter, or of a worker."),
+    "env": ("refbench.cli.env:env", "Environments for workers: build, list, remove."),
     "curate": ("refbench.cli.curate:curate", "From a coarse split to a boundary-accurate one, traceably."),
     "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),

@@ -191,7 +191,7 @@ def _facts(adapter: Any, job: Job) -> Facts:
     return Facts(
         name=name,
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
-        code_sha256=code_sha256(adapter),
+        code_sha256=str(getattr(adapter, "code_sha256", "") or code_sha256(adapter)),
         weights_sha256=str(getattr(adapter, "weights_sha256", "")),
         batch_size=job.batch_size or int(getattr(adapter, "batch_size", DEFAULT_BATCH_SIZE)),
         seed=int(getattr(adapter, "seed", 0)),
@@ -283,7 +283,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _for_torch(name: str, *arguments: Any) -> Any:
     """Call a function of `torch_settings` if the adapter has brought torch along."""
-    if "torch" not in sys.modules:
+    if sys.modules.get("torch") is None:
         return None
     return load_attribute(f"refbench.torch_settings:{name}")(*arguments)
 

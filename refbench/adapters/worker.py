@@ -1,0 +1,358 @@
+"""`worker`: a segmenter in a child process with an interpreter of its own, spoken to in lines of JSON.
+
+What the child may do wrong (print, hang, die, answer twice, answer nonsense) ends as a failed sample or as an error
+that names it; the child is killed with everything that it started, and started again.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import io
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refbench.environments import interpreter
+from refbench.errors import AdapterError, MaskError
+from refbench.mask import Mask
+from refbench.records import Answer, Sample
+from refbench.storage import file_sha256
+
+PROTOCOL = 1
+SDK = Path(__file__).parent / "workers" / "sdk"
+LONGEST_LINE = 64 * 2**20
+STARTS_WITHOUT_ANSWER = 3
+BACK_OFF_SECONDS = 0.5
+PATIENCE_SECONDS = 5.0
+LOG_LINES = 40
+# Ours must not leak into the other environment.
+NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MOONDREAM_API_KEY", "GEMINI_API_KEY")
+
+
+class Worker:
+    """A script of yours in an environment of its own (`refbench new-adapter NAME --worker` writes one).
+
+    Args:
+        script: the worker, a Python file that serves a segmenter with `worker_sdk`.
+        python: its interpreter; by default that of `env`, else the one that runs refbench.
+        env: an environment that `refbench env build` made.
+        device: where it computes. On CUDA it sees that device alone, as cuda:0.
+        batch_size: expressions a request; 0 takes what the worker says.
+        timeout: seconds for an answer, for each expression of a request.
+        start_timeout: seconds until it is ready: loading may download weights.
+        offline: False lets libraries ask the hub for files.
+        config: all other options, handed to the worker as texts.
+    """
+
+    needs_images = True
+    opens_images = True
+
+    def __init__(
+        self,
+        script: Path,
+        python: str = "",
+        env: str = "",
+        device: str = "cpu",
+        batch_size: int = 0,
+        timeout: float = 600.0,
+        start_timeout: float = 1800.0,
+        offline: bool = True,
+        **config: str,
+    ) -> None:
+        script = Path(script).absolute()
+        if not script.is_file():
+            raise AdapterError(f"the worker {script} does not exist; give its script with -o script=FILE")
+        command = python or (str(interpreter(env)) if env else sys.executable)
+        self._child = _Child(script, command, device, config, start_timeout, offline)
+        self._timeout = timeout
+        ready = self._child.start()
+        self.name = str(ready.get("model") or script.stem)
+        self.mode = str(ready.get("mode") or "")
+        self.revision = str(ready.get("revision") or "")
+        self.weights_sha256 = str(ready.get("weights_sha256") or "")
+        self.batch_size = batch_size or max(1, int(ready.get("max_batch") or 1))
+        self.packages = {f"worker {k}": str(v) for k, v in dict(ready.get("versions") or {}).items()}
+        self.code_sha256 = hashlib.sha256(
+            f"{file_sha256(script)}{file_sha256(SDK / 'worker_sdk.py')}".encode()
+        ).hexdigest()
+        self._number = 0
+        self._fruitless = 0
+        self._last_words = ""
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
+        """Ask the worker; see the adapter contract.
+
+        Raises:
+            AdapterError: it died, hung, or broke the protocol; with one sample, also that it failed on it.
+            MemoryError: it has run out of memory.
+        """
+        if self._fruitless >= STARTS_WITHOUT_ANSWER:
+            raise AdapterError(f"the worker was started {self._fruitless} times without an answer: {self._last_words}")
+        self._number += 1
+        number = str(self._number)
+        items = [_item(s, image) for s, image in zip(samples, images, strict=True)]
+        try:
+            if not self._child.alive:
+                time.sleep(BACK_OFF_SECONDS * 2**self._fruitless)
+                self._child.start()
+            self._child.tell({"op": "predict", "id": number, "items": items})
+            results = self._collect(number, samples)
+        except (_Broken, AdapterError) as error:
+            self._child.kill()
+            self._fruitless += 1
+            self._last_words = str(error)
+            raise AdapterError(str(error)) from None
+        self._fruitless = 0
+        return [_answer(s, results[s.sample_id]) for s in samples]
+
+    def _collect(self, number: str, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+        """Results by sample; whatever the child says besides is an error."""
+        wanted = {s.sample_id for s in samples}
+        results: dict[str, dict[str, Any]] = {}
+        deadline = time.monotonic() + self._timeout * len(samples)
+        while True:
+            message = self._child.hear(deadline)
+            kind = message.get("type")
+            if kind in ("log", "progress", "pong"):
+                continue
+            if kind == "done" and message.get("id") == number:
+                break
+            if kind == "error":
+                raise _Broken(f"the worker reports: {message.get('message')}")
+            sid = message.get("sid")
+            if kind != "result" or message.get("id") != number or sid not in wanted:
+                raise _Broken(f"the worker answered what was not asked: {str(message)[:200]}")
+            if sid in results:
+                raise _Broken(f"the worker answered twice for {sid}")
+            results[str(sid)] = message
+        missing = sorted(wanted - results.keys())
+        if missing:
+            raise _Broken(f"the worker gave no answer for {missing[0]}")
+        return results
+
+    def close(self) -> None:
+        """Let the worker end, and kill it if it does not."""
+        self._child.end()
+
+
+class _Broken(Exception):
+    """The child is of no more use and must be started again."""
+
+
+class _Child:
+    """The process, its two channels and its log."""
+
+    def __init__(
+        self, script: Path, command: str, device: str, config: Mapping[str, str], start_timeout: float, offline: bool
+    ) -> None:
+        self.script = script
+        self.command = command
+        self.config = dict(config)
+        self.start_timeout = start_timeout
+        self.environment = {k: v for k, v in os.environ.items() if k not in NOT_PASSED_ON}
+        self.environment |= {"PYTHONNOUSERSITE": "1", "PYTHONPATH": str(SDK), "PYTHONUNBUFFERED": "1"}
+        if offline:
+            self.environment["HF_HUB_OFFLINE"] = "1"
+        self.device = device
+        if device.startswith("cuda"):
+            # It sees its own device alone, so that a hard-coded `.cuda()` lands there.
+            index = int(device.partition(":")[2] or 0)
+            visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+            self.environment["CUDA_VISIBLE_DEVICES"] = visible[index] if index < len(visible) else str(index)
+            self.device = "cuda:0"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard: queue.Queue[dict[str, Any] | _Broken] = queue.Queue()
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> dict[str, Any]:
+        """Start it and wait until its model is loaded; returns what it says of itself."""
+        self.kill()
+        self._log.clear()
+        self._heard = queue.Queue()
+        try:
+            self._process = subprocess.Popen(
+                [self.command, "-u", str(self.script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+                cwd=tempfile.gettempdir(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise AdapterError(
+                f"the interpreter {self.command} of the worker cannot be started: {error.strerror}; "
+                "give it with -o python=PATH, or build its environment: refbench env build NAME"
+            ) from error
+        for target in (_read_messages, _read_log):
+            threading.Thread(target=target, args=(self._process, self._heard, self._log), daemon=True).start()
+        try:
+            self.tell({"op": "init", "protocol": PROTOCOL, "config": self.config, "device": self.device, "seed": 0})
+            deadline = time.monotonic() + self.start_timeout
+            while (message := self.hear(deadline)).get("type") in ("log", "progress"):
+                continue
+        except _Broken as error:
+            self.kill()
+            raise AdapterError(f"the worker {self.script} did not get ready: {error}") from None
+        if message.get("type") != "ready" or message.get("protocol", PROTOCOL) != PROTOCOL:
+            self.kill()
+            said = str(message.get("message") or message)[:2000]
+            raise AdapterError(f"the worker {self.script} did not get ready: {said}{self._last_lines()}")
+        return message
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise _Broken("the worker is not running")
+        try:
+            process.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8") + b"\n")
+            process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
+
+    def hear(self, deadline: float) -> dict[str, Any]:
+        """The next message, or why there is none."""
+        try:
+            message = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise _Broken(f"the worker did not answer in time{self._last_lines()}") from None
+        if isinstance(message, _Broken):
+            raise self._ended() if not str(message) else message
+        return message
+
+    def _ended(self) -> _Broken:
+        code: int | None = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(PATIENCE_SECONDS)
+        how = "closed its channel" if code is None else f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return _Broken(f"the worker {how}{self._last_lines()}")
+
+    def _last_lines(self) -> str:
+        # Its reader may be a moment behind.
+        time.sleep(0.05)
+        lines = [line for line in list(self._log)[-3:] if line.strip()]
+        return f"; its last words: {' | '.join(lines)[-600:]}" if lines else ""
+
+    def end(self) -> None:
+        if self.alive and self._process is not None:
+            with contextlib.suppress(_Broken):
+                self.tell({"op": "shutdown"})
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it and all that it started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
+    """Lines of the child as messages; at the end of the channel an empty `_Broken`."""
+    with contextlib.suppress(OSError, ValueError):
+        while process.stdout is not None and (line := process.stdout.readline(LONGEST_LINE)):
+            if not line.endswith(b"\n"):
+                heard.put(_Broken("the worker sent a line without an end") if len(line) == LONGEST_LINE else _Broken())
+                return
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                message = None
+            if not isinstance(message, dict):
+                heard.put(_Broken(f"the worker sent a line that is no message: {line[:80]!r}"))
+                return
+            heard.put(message)
+    heard.put(_Broken())
+
+
+def _read_log(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
+    """Empty the child's stderr, or it would block once the pipe is full; the last lines are kept for errors."""
+    with contextlib.suppress(OSError, ValueError):
+        while process.stderr is not None and (line := process.stderr.readline(2**16)):
+            log.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
+    item: dict[str, Any] = {
+        "sid": sample.sample_id,
+        "size": [sample.height, sample.width],
+        "expression": sample.expression,
+    }
+    if sample.image_path:
+        return {**item, "image": sample.image_path}
+    if image is None:
+        raise AdapterError(f"{sample.sample_id} has no image")
+    # A picture that is no file, as `refbench check-adapter` makes them.
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {**item, "image_b64": base64.b64encode(file.getvalue()).decode("ascii")}
+
+
+def _answer(sample: Sample, result: Mapping[str, Any]) -> Answer:
+    if result.get("status") == "error":
+        message = str(result.get("message") or "no reason given")
+        if result.get("kind") == "oom":
+            raise MemoryError(f"out of memory in the worker: {message}")
+        raise AdapterError(f"the worker failed: {message}")
+    instances = result.get("instances") or []
+    try:
+        return Answer(
+            _mask_of(sample, result["mask"]),
+            no_target=result.get("no_target"),
+            score=result.get("score"),
+            instances=[(_mask_of(sample, one["mask"]), float(one["score"])) for one in instances],
+            note=str(result.get("note") or ""),
+            raw=str(result.get("raw") or ""),
+        )
+    except (KeyError, TypeError, ValueError, zlib.error, binascii.Error, MaskError) as error:
+        raise AdapterError(f"the worker's mask cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
+    height, width = sample.height, sample.width
+    if list(mask["size"]) != [height, width]:
+        raise ValueError(f"it is {mask['size']}, the image {[height, width]} (height, width)")
+    if mask["enc"] == "coco_rle":
+        return Mask.from_rle({"size": [height, width], "counts": mask["data"]})
+    if mask["enc"] != "bits+zlib":
+        raise ValueError(f"unknown encoding {mask['enc']!r}")
+    wanted = (height * width + 7) // 8
+    # No more than fits: what it unfolds to is the worker's word.
+    unfolded = zlib.decompressobj()
+    bits = unfolded.decompress(base64.b64decode(mask["data"], validate=True), wanted + 1)
+    if len(bits) != wanted:
+        raise ValueError(f"it has not the {wanted} bytes of {height} x {width} bits")
+    pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).reshape(height, width)
+    return Mask.from_array(pixels.astype(bool))

@@ -1,0 +1,85 @@
+"""`refbench env`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from refbench import environments
+from refbench.cli.output import print_json, print_table, remark
+
+
+@click.group()
+def env() -> None:
+    """Environments for workers: build, list, remove.
+
+    A worker is a segmenter that runs with an interpreter and libraries of its own. Those that come along bring a
+    locked file of what they need; it is installed once, below $REFBENCH_HOME/envs, and never changed by a run.
+
+    \b
+    Example:
+      refbench env list
+      refbench env build lavt --python python3.10
+      refbench env build mine --lock requirements.lock
+    """
+
+
+@env.command()
+@click.argument("name")
+@click.option("--python", default="", help="Interpreter to start from; by default the worker's version, on the PATH.")
+@click.option("--lock", type=click.Path(path_type=Path), help="Requirements with exact versions, for one of your own.")
+@click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
+def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
+    """Build the environment NAME; again only if its locked file has changed.
+
+    \b
+    Example:
+      refbench env build lavt --python python3.10
+    """
+    made = environments.build_environment(name, python, lock, remark)
+    if as_json:
+        print_json(dataclasses.asdict(made))
+    else:
+        click.echo(made.python)
+
+
+@env.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """List the environments that are built here, and those that could be.
+
+    \b
+    Example:
+      refbench env list
+    """
+    built = {e.name: e for e in environments.built_environments()}
+    recipes = environments.recipes()
+    if as_json:
+        print_json({"built": [dataclasses.asdict(e) for e in built.values()], "workers": recipes})
+        return
+    rows = []
+    for name in sorted({*built, *recipes}):
+        about = str(recipes.get(name, {}).get("summary", "your own"))
+        rows.append([name, f"Python {built[name].version}" if name in built else "not built", about])
+    print_table("", ["environment", "state", "for"], rows)
+
+
+@env.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def remove(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Remove the environment NAME; exit 1 if there is none.
+
+    \b
+    Example:
+      refbench env remove lavt
+    """
+    there = environments.remove_environment(name)
+    if as_json:
+        print_json({"name": name, "removed": there})
+    else:
+        remark(f"{name} is removed" if there else f"there is no environment {name!r}")
+    ctx.exit(0 if there else 1)

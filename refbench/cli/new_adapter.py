@@ -1,0 +1,37 @@
+"""`refbench new-adapter`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench import skeletons
+from refbench.cli.output import print_json, remark
+
+
+@click.command(name="new-adapter")
+@click.argument("name")
+@click.option("--worker", is_flag=True, help="One that runs in an environment of its own.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where; by default here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def new_adapter(name: str, worker: bool, out: Path, as_json: bool) -> None:
+    """Write the skeleton of an adapter, or of a worker.
+
+    It runs as it is (bright pixels, whatever the words say): replace what loads and what computes. A file that is
+    there is never overwritten.
+
+    \b
+    Example:
+      refbench new-adapter mine
+      refbench new-adapter mine --worker
+    """
+    made = skeletons.write_worker(name, out) if worker else skeletons.write_adapter(name, out)
+    if as_json:
+        print_json({"files": [str(f) for f in made.files], "try": made.commands})
+        return
+    for file in made.files:
+        click.echo(str(file))
+    remark("try it:")
+    for command in made.commands:
+        remark(f"  {command}")
