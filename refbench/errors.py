@@ -25,6 +25,11 @@ class AdapterError(RefbenchError):
     """An adapter cannot be loaded, or breaks its contract for a whole run."""
 
 
+class RunStopped(AdapterError):
+    """No further sample can be answered (a key that is refused, a service that is down): the run ends here, and the
+    samples that are left are not counted as failed, so that the same command goes on later."""
+
+
 class RunError(RefbenchError):
     """A run folder cannot be used, or writing to it failed."""
 

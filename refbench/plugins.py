@@ -52,6 +52,7 @@ TABLE: dict[str, dict[str, str]] = {
         "predictions": "refbench.adapters.predictions:Predictions",
         "tiny": "refbench.adapters.tiny.adapter:Tiny",
         "clipseg": "refbench.adapters.clipseg:ClipSeg",
+        "moondream": "refbench.adapters.moondream:Moondream",
         "worker": "refbench.adapters.worker:Worker",
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.
@@ -195,6 +196,8 @@ def load_attribute(place: str) -> Any:
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
         if missing == "cv2":
             raise RefbenchError("this needs OpenCV: pip install 'refbench[opencv]'") from error
+        if missing in ("svgelements", "urllib3"):
+            raise RefbenchError(f"this needs {missing}: pip install 'refbench[moondream]'") from error
         if missing == "ray":
             raise RefbenchError("--engine ray needs Ray: pip install 'refbench[ray]'") from error
         if missing in ("starlette", "uvicorn"):

@@ -193,3 +193,4 @@ class RunInfo:
     engine: str = "local"
     workers: int = 1
     answer_notes: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, float] = field(default_factory=dict)

@@ -54,6 +54,7 @@ class RunResult:
     resumed: int
     seconds: float
     notes: dict[str, int]
+    usage: dict[str, float]
     stages: list[list[str]]
     bottleneck: str
 
@@ -206,7 +207,11 @@ def _compute(
         notes.update(earlier)
     if numbers or not info.finished:
         finished = dataclasses.replace(
-            info, finished=now(), failures=failures, answer_notes=dict(sorted(notes.items()))
+            info,
+            finished=now(),
+            failures=failures,
+            answer_notes=dict(sorted(notes.items())),
+            usage=_added(info.usage, outcome.usage),
         )
         write_json(folder / "run.json", dataclasses.asdict(finished))
     if failures > max_failures:
@@ -216,7 +221,12 @@ def _compute(
         )
     seconds = time.monotonic() - began
     stages, bottleneck = stage_table(outcome.timings, seconds, foreman.crew.size)
-    return RunResult(folder, total, failures, resumed, seconds, dict(notes), stages, bottleneck)
+    return RunResult(folder, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck)
+
+
+def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """What earlier calls of an interrupted run have used, and this one."""
+    return {k: before.get(k, 0) + now.get(k, 0) for k in sorted({*before, *now})}
 
 
 def default_folder(name: str, options: Mapping[str, str], address: str, limit: int | None = None) -> Path:

@@ -11,7 +11,9 @@ An adapter that needs more offers `segment_samples(samples, images)` instead.
 Optional attributes: `batch_size` (what `--batch-size auto` means, default 8), `needs_images` (False: may run
 on a dataset without images and gets None for each), `opens_images` (True: reads `sample.image_path` itself),
 `weights_sha256`, `code_sha256` and `packages` (where its code and what it needs lie elsewhere), `mode` ("forced" where
-the text of the answer is given to the model, "generate" where the model writes it), `close()`.
+the text of the answer is given to the model, "generate" where the model writes it), `usage()` (name -> number since the
+last call: requests, dollars), `close()`. One that raises `RunStopped` ends the run without counting what is left as
+failed.
 """
 
 from __future__ import annotations

@@ -98,6 +98,8 @@ def run(
         remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
         for note, count in sorted(result.notes.items()):
             remark(f"  {count} answers: {note}")
+        for what, amount in result.usage.items():
+            remark(f"  {what}: {amount:,.4g}")
         if result.stages:
             remark("")
             remark_table(["stage", "ms a sample", "share"], result.stages)

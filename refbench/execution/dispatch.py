@@ -59,6 +59,7 @@ class Outcome:
     adapter_failures: int = 0
     first_error: str = ""
     notes: Counter[str] = field(default_factory=Counter)
+    usage: Counter[str] = field(default_factory=Counter)
     timings: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -176,6 +177,7 @@ class Foreman:
         outcome.adapter_failures += report.adapter_failures
         outcome.first_error = outcome.first_error or report.first_error
         outcome.notes.update(report.notes)
+        outcome.usage.update(report.usage)
         outcome.timings.append({**report.timing, "worker": event.worker})
         return True
 

@@ -81,6 +81,7 @@ class ShardReport:
     timing: dict[str, Any]
     notes: dict[str, int] = field(default_factory=dict)
     log: tuple[str, ...] = ()
+    usage: dict[str, float] = field(default_factory=dict)
 
 
 def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_predictions
-from refbench.errors import AdapterError, DatasetError, RefbenchError
+from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
 from refbench.execution.plan import (
     AUTO_PIXELS,
     Facts,
@@ -123,6 +123,7 @@ class ShardRunner:
             timing={"shard": task.number, "samples": len(shard), **clock.row(), **_memory(), **self._device_busy()},
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
+            usage=usage() if (usage := getattr(self.adapter, "usage", None)) else {},
         )
 
     def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
@@ -153,6 +154,8 @@ class ShardRunner:
                 _for_torch("synchronize", self.job.device)
             with clock.stage("encode"):
                 return to_predictions(samples, answers)
+        except RunStopped:
+            raise
         except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
             if len(batch) == 1:
                 self._adapter_failures += 1

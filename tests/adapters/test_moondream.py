@@ -1,0 +1,210 @@
+"""Moondream against a real server on loopback: answers, failures, patience, and a key that goes nowhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moondream_server import BOX, Service, serving
+
+from refbench import load_samples, run, score
+from refbench.adapters.moondream import Moondream, to_answer
+from refbench.errors import AdapterError, RunStopped, TooManyFailures
+from refbench.execution.plan import shard_paths
+from refbench.plugins import load_adapter
+from refbench.storage import predictions_from_table, read_table
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+SPLIT = "snapshots/test"
+TOTAL = 12
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    with serving(Service()) as made:
+        monkeypatch.setenv("MOONDREAM_API_KEY", made.key)
+        yield made
+
+
+def start(service: Service, tmp_path: Path, **more: str):  # type: ignore[no-untyped-def]
+    options = {"endpoint": service.url, "cache": str(tmp_path / "cache"), "retries": "2", **more}
+    return run("moondream", SPLIT, options=options, limit=TOTAL, out=tmp_path / "run")
+
+
+def rows(folder: Path) -> list:  # type: ignore[type-arg]
+    return [p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))]
+
+
+def test_a_run(embedded: Path, service: Service, tmp_path: Path) -> None:
+    service.delay_seconds = 0.02
+    result = start(service, tmp_path)
+    samples = load_samples(SPLIT)[:TOTAL]
+    assert sorted(service.expressions) == sorted(s.expression for s in samples)
+    assert set(service.sizes) == {(s.height, s.width) for s in samples}
+    assert 1 < service.most_at_once <= 4
+    for sample, row in zip(samples, rows(result.folder), strict=True):
+        height, width = sample.height, sample.width
+        y, x = np.mgrid[:height, :width] + 0.5
+        # The path is an ellipse that fills its box.
+        inside = ((x / width - 0.5) / 0.375) ** 2 + ((y / height - 0.5) / 0.25) ** 2 <= 1
+        found = row.mask.to_array()
+        assert (found & inside).sum() / (found | inside).sum() > 0.99
+        assert json.loads(row.raw)["bbox"] == BOX
+    assert result.usage["requests answered"] == TOTAL
+    assert result.usage["estimated cost (USD)"] == pytest.approx(TOTAL * 0.0004)
+    info = json.loads((result.folder / "run.json").read_text())
+    assert info["usage"]["requests answered"] == TOTAL
+    score(result.folder)
+
+
+def test_what_was_paid_for_is_not_asked_again(embedded: Path, service: Service, tmp_path: Path) -> None:
+    service.next = ["", "", "", "", "402"]
+    with pytest.raises(RunStopped, match="402: the account has no credit left"):
+        start(service, tmp_path, concurrency="1")
+    assert not shard_paths(tmp_path / "run")
+    asked = len(service.expressions)
+    service.expressions.clear()
+    result = start(service, tmp_path, concurrency="1")
+    assert result.failures == 0
+    assert len(service.expressions) < TOTAL
+    assert len(service.expressions) + asked <= TOTAL + 12
+    assert result.usage["answers kept from before"] >= 4
+    assert service.kinds[0] in ("data:image/jpeg", "data:image/png")
+
+
+@pytest.mark.parametrize(
+    ("how", "note"),
+    [
+        ("empty", "no path in the answer"),
+        ("broken", "a path that cannot be read"),
+        ("no-box", "no box in the answer"),
+        ("flat-box", "a box without area"),
+        ("parse-error", "the model's outline could not be parsed"),
+        ("cut", "the path was cut off at the limit of tokens"),
+    ],
+)
+def test_answers_without_an_outline(embedded: Path, service: Service, tmp_path: Path, how: str, note: str) -> None:
+    service.next = [how]
+    result = start(service, tmp_path, concurrency="1")
+    assert result.failures == 0
+    assert result.notes == {note: 1}
+    noted = [r for r in rows(result.folder) if r.note]
+    assert [r.note for r in noted] == [note]
+    assert (noted[0].mask.area == 0) == (how != "cut")
+    assert json.loads((result.folder / "run.json").read_text())["answer_notes"] == {note: 1}
+
+
+@pytest.mark.parametrize("how", ["500", "503", "429", "wait", "truncated", "html", "slow"])
+def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: Path, how: str) -> None:
+    service.next = [how]
+    result = start(service, tmp_path, concurrency="1", timeout="0.5")
+    assert result.failures == 0
+    assert len(service.times) == TOTAL + 1
+    if how == "wait":
+        assert service.times[1] - service.times[0] >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("402", "402: the account has no credit left"),
+        ("403", "403: the key may not do this"),
+        ("404", "404: there is no such service"),
+        ("redirect", "307: it points elsewhere, where the key is not sent"),
+        ("500", "500 .*3 samples in a row: the service is down"),
+        ("truncated", "no answer from .*3 samples in a row"),
+    ],
+)
+def test_what_does_not_pass_ends_the_run(
+    embedded: Path, service: Service, tmp_path: Path, how: str, message: str
+) -> None:
+    service.always = how
+    with pytest.raises(RunStopped, match=message) as caught:
+        start(service, tmp_path, retries="0", concurrency="2")
+    assert service.key not in str(caught.value)
+    assert not shard_paths(tmp_path / "run")
+    service.always = ""
+    assert start(service, tmp_path, retries="0", concurrency="2").failures == 0
+
+
+def test_a_question_that_is_refused_is_a_failed_sample(embedded: Path, service: Service, tmp_path: Path) -> None:
+    # In the batch, after which the others are known, and then alone.
+    service.next = ["400", *[""] * (TOTAL - 1), "400"]
+    with pytest.raises(TooManyFailures, match=r"1 of 12 samples failed.*answers 400 .*\*\*\*"):
+        start(service, tmp_path, concurrency="1")
+
+
+def test_nobody_there(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONDREAM_API_KEY", "k")
+    with serving(Service()) as gone:
+        pass
+    with pytest.raises(RunStopped, match=r"no answer from http://127\.0\.0\.1"):
+        start(gone, tmp_path, retries="0")
+
+
+def test_the_key_is_in_no_file_and_no_log(
+    refbench: Cli, embedded: Path, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["-o", f"endpoint={service.url}", "-o", f"cache={tmp_path / 'cache'}", "-o", "retries=0"]
+    service.next = ["400"]
+    calls = [refbench("run", "moondream", SPLIT, "--limit", "6", "--out", str(tmp_path / "a"), *options)]
+    calls.append(refbench("score", str(tmp_path / "a")))
+    service.always = "402"
+    calls.append(refbench("run", "moondream", SPLIT, "--limit", "9", "--out", str(tmp_path / "b"), *options))
+    assert calls[2].returncode == 3
+    service.always = ""
+    calls.append(refbench("run", "moondream", SPLIT, "--limit", "9", "--out", str(tmp_path / "b"), "--json", *options))
+    assert all(service.key not in c.stdout + c.stderr for c in calls)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) > 10
+    assert [p for p in files if service.key.encode() in p.read_bytes()] == []
+    # The wrong one, too, which the server repeats in its answer.
+    monkeypatch.setenv("MOONDREAM_API_KEY", "another-secret")
+    wrong = refbench("run", "moondream", SPLIT, "--limit", "12", "--out", str(tmp_path / "c"), *options)
+    assert wrong.returncode == 3
+    assert "401: the key is refused" in wrong.stderr
+    assert "another-secret" not in wrong.stderr
+
+
+def test_options_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOONDREAM_API_KEY", raising=False)
+    for options, message in (
+        ({}, "moondream needs a key: set MOONDREAM_API_KEY"),
+        ({"api_key": "x"}, "has no option 'api_key'"),
+        ({"endpoint": "http://example.org/v1"}, "in the open; use https"),
+        ({"endpoint": "https://me:secret@example.org/v1"}, "may hold no user, password or query"),
+        ({"endpoint": "ftp://example.org"}, "is no endpoint"),
+        ({"endpoint": "http://localhost:1/v1", "concurrency": "0"}, "must be above 0"),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            load_adapter("moondream", options)
+    # A server of one's own on this machine needs none.
+    Moondream("http://localhost:2020/v1").close()
+
+
+def test_a_kept_answer_that_is_damaged_is_asked_for_again(embedded: Path, service: Service, tmp_path: Path) -> None:
+    start(service, tmp_path)
+    kept = sorted((tmp_path / "cache").rglob("*.json"))
+    assert len(kept) == TOTAL
+    kept[0].write_text('{"path": "M')
+    for path in shard_paths(tmp_path / "run"):
+        path.unlink()
+    service.expressions.clear()
+    start(service, tmp_path)
+    assert len(service.expressions) == 1
+
+
+def test_an_answer_of_the_wrong_types() -> None:
+    for response in (
+        {"path": 3},
+        {"path": "M0 0z", "bbox": [0, 0, 1, 1]},
+        {"path": "M0 0z", "bbox": {"x_min": "a"}},
+        {},
+    ):
+        answer = to_answer(response, 5, 5)
+        assert answer.mask.area == 0
+        assert answer.note
