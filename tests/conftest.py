@@ -18,6 +18,9 @@ from refbench.plugins import load
 from refbench.progress import silent
 
 PROJECT = Path(__file__).parent.parent
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores; threads of torch would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def find_test_data() -> Path | None:

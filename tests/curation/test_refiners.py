@@ -7,20 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from curation.miniature_split import square
+from small_models import DECODER, ENCODER, PROMPTS, save_sam
 from transformers import (
-    Sam2Config,
-    Sam2Model,
-    Sam3TrackerConfig,
-    Sam3TrackerModel,
     SamConfig,
-    SamHQConfig,
-    SamHQModel,
-    SamHQProcessor,
-    SamImageProcessor,
     SamModel,
-    SamProcessor,
 )
 
 from refbench.curation.refiners.base import Refined, jittered, propose
@@ -122,62 +113,9 @@ def test_a_batch_that_fails_is_asked_one_by_one() -> None:
     assert [(p.mask_id, p.variant, p.error) for p in found] == [("a", 0, ""), ("a", 1, ""), ("b", 0, ""), ("b", 1, "")]
 
 
-PROMPTS = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 8}
-DECODER = {
-    "hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_depth": 2,
-    "iou_head_hidden_dim": 16,
-}  # fmt: skip
-ENCODER = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
-    "output_channels": 16, "mlp_dim": 32, "global_attn_indexes": [1], "window_size": 2, "num_pos_feats": 8,
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=["sam", "sam-hq", "sam2", "sam3"])
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A small random network, saved with its processor as users save theirs."""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    size = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
-    if request.param == "sam":
-        config = SamConfig(vision_config=ENCODER, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
-        SamModel(config).save_pretrained(folder)
-        SamProcessor(SamImageProcessor(**size)).save_pretrained(folder)
-    elif request.param == "sam-hq":
-        decoder = {**DECODER, "vit_dim": 32}
-        config = SamHQConfig(vision_config=ENCODER, prompt_encoder_config=PROMPTS, mask_decoder_config=decoder)
-        SamHQModel(config).save_pretrained(folder)
-        SamHQProcessor(SamImageProcessor(**size)).save_pretrained(folder)
-    elif request.param == "sam3":
-        backbone = {
-            "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "image_size": 112, "patch_size": 14, "window_size": 4,
-            "global_attn_indexes": [1], "pretrain_image_size": 56,
-        }  # fmt: skip
-        vision = {
-            "model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32,
-            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-        }  # fmt: skip
-        prompts = {**PROMPTS, "image_size": 112, "patch_size": 14, "hidden_size": 32}
-        decoder = {**DECODER, "hidden_size": 32}
-        config = Sam3TrackerConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-        Sam3TrackerModel(config).save_pretrained(folder)
-    else:
-        backbone = {
-            "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1, "image_size": [128, 128],
-            "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64],
-            "num_attention_heads_per_stage": [1, 1, 1, 1], "window_size_per_stage": [8, 4, 8, 4],
-            "global_attention_blocks": [3], "window_positional_embedding_background_size": [7, 7],
-        }  # fmt: skip
-        vision = {
-            "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
-            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32,
-        }  # fmt: skip
-        prompts = {**PROMPTS, "image_size": 128, "hidden_size": 32}
-        decoder = {**DECODER, "hidden_size": 32}
-        config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
-        Sam2Model(config).save_pretrained(folder)
-    return request.param, folder
+    return request.param, save_sam(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_sam_and_its_kin_load_as_users_load_them(saved: tuple[str, Path]) -> None:

@@ -1,0 +1,120 @@
+"""From the boxes of a detector to the mask of an expression: what the adapters share that prompt SAM with boxes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from refbench.errors import AdapterError
+from refbench.records import Answer
+from refbench.segment_anything import Embedded, Prompts, SegmentAnything
+
+# Which boxes answer: the best one; all above the threshold; the best one if it is above it, else nothing.
+TOP1, UNION, TOP1_IF = "top1", "union", "top1-if"
+POLICIES = (TOP1, UNION, TOP1_IF)
+# Embeddings that are kept: the image of this batch and its neighbours.
+KEPT = 4
+RAW_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes of one image, float (N, 4) left, top, right, bottom in its pixels, with scores in 0..1, float (N,)."""
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+
+
+class PerImage:
+    """Keeps what was computed for the last few images, so that all expressions about one share it.
+
+    Images are told apart by identity: the run hands out one object for all expressions about a picture in a row.
+    """
+
+    def __init__(self, compute: Any) -> None:
+        self._compute = compute
+        self._kept: OrderedDict[int, tuple[Image.Image, Any]] = OrderedDict()
+
+    def of(self, image: Image.Image) -> Any:
+        """What `compute(image)` returns, computed once."""
+        found = self._kept.get(id(image))
+        # The image is kept too: its number may not be given to another one meanwhile.
+        if found is None or found[0] is not image:
+            found = image, self._compute(image)
+            self._kept[id(image)] = found
+        self._kept.move_to_end(id(image))
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return found[1]
+
+
+def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
+    """Each image with the expressions in a row that are about it."""
+    for _, group in itertools.groupby(zip(images, expressions, strict=True), key=lambda pair: id(pair[0])):
+        pairs = list(group)
+        yield pairs[0][0], [expression for _, expression in pairs]
+
+
+class BoxSegmenter:
+    """SAM, asked for the masks of boxes. Without `share` every question embeds its image: to measure what it saves."""
+
+    def __init__(self, weights: str, device: str, revision: str, share: bool = True) -> None:
+        self.network = SegmentAnything(weights, device, revision)
+        self._share = share
+        self._embedded = PerImage(lambda image: self.network.embed(np.asarray(image)))
+
+    def embedded(self, image: Image.Image) -> Embedded:
+        found: Embedded = self._embedded.of(image) if self._share else self.network.embed(np.asarray(image))
+        return found
+
+    def masks(self, image: Image.Image, boxes: torch.Tensor) -> torch.Tensor:
+        """Masks of boxes, bool (N, H, W), one answer a box."""
+        if not len(boxes):
+            return torch.zeros((0, image.height, image.width), dtype=torch.bool)
+        return self.network.decode(self.embedded(image), Prompts(boxes), best_of_several=False)[0]
+
+    def answer(self, image: Image.Image, found: Detections, policy: str, threshold: float, note: str = "") -> Answer:
+        """The mask of an expression by a policy; the boxes that made it are its `raw`."""
+        order = torch.argsort(found.scores, descending=True, stable=True)
+        chosen = order[:1] if policy != UNION else order[found.scores[order] > threshold]
+        best = float(found.scores[order[0]]) if len(order) else 0.0
+        if policy == TOP1_IF and best <= threshold:
+            chosen = order[:0]
+        raw = json.dumps(
+            [
+                {"box": [round(float(v), RAW_DIGITS) for v in box], "score": round(float(score), RAW_DIGITS)}
+                for box, score in zip(found.boxes[chosen], found.scores[chosen], strict=True)
+            ]
+        )
+        masks = self.masks(image, found.boxes[chosen])
+        # SAM may draw nothing in a box; only a policy with a threshold says that nothing is there.
+        said_nothing = None if policy == TOP1 else not len(chosen)
+        return Answer(masks.any(dim=0), no_target=said_nothing, score=min(1.0, best), note=note, raw=raw)
+
+
+def check_policy(policy: str, threshold: float, known: tuple[str, ...] = POLICIES) -> None:
+    """Raises AdapterError for a policy or a threshold that is none."""
+    if policy not in known:
+        raise AdapterError(f"there is no policy {policy!r}; known: {', '.join(known)}")
+    if not 0 <= threshold <= 1:
+        raise AdapterError(f"a threshold lies in 0..1, not at {threshold}")
+
+
+def corners(boxes: torch.Tensor, height: float, width: float) -> torch.Tensor:
+    """Boxes (..., 4) of center x, center y, width, height in shares of the image, as corners in its pixels."""
+    x, y, w, h = boxes.float().unbind(-1)
+    scaled = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1)
+    return scaled * torch.tensor([width, height, width, height], device=boxes.device)
+
+
+def cut_note(limit: int) -> str:
+    """The note of an answer whose expression was longer than the model takes."""
+    return f"text cut to {limit} tokens"

@@ -1,0 +1,115 @@
+"""`sam3`: SAM 3 with the expression as its concept. It does not read positions ("on the left"): a floor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers import AutoTokenizer, Sam3Model
+
+from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, check_policy, cut_note, in_a_row
+from refbench.pretrained import load_network, weights_sha256
+from refbench.records import Answer
+from refbench.segment_anything import HALF, squeezed
+
+SEMANTIC = "semantic"
+MASK_THRESHOLD = 0.5
+
+
+class Sam3:
+    """SAM 3 through transformers, from a local folder or the hub; all expressions about an image share its embedding.
+
+    Args:
+        model: e.g. facebook/sam3 (gated: ask for access first).
+        device: e.g. cpu or cuda:0.
+        policy: top1 (the best instance), union (all instances above the threshold), semantic (the map of the concept).
+        threshold: on the score of an instance, in 0..1; the original code takes 0.5, transformers 0.3.
+        revision: commit of the hub repository; pin it for results that are to be repeated.
+
+    Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025, and facebookresearch/sam3.
+    """
+
+    name = "sam3"
+    batch_size = 8
+
+    def __init__(
+        self, model: str, device: str = "cpu", policy: str = "top1", threshold: float = 0.5, revision: str = "main"
+    ) -> None:
+        check_policy(policy, threshold, (TOP1, UNION, SEMANTIC))
+        self.policy = policy
+        self.threshold = threshold
+        self.device = torch.device(device)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
+        self.network: Any = load_network(Sam3Model, model, revision, torch.float32).to(self.device)
+        self.text_limit = int(self.network.config.text_config.max_position_embeddings)
+        self.weights_sha256 = weights_sha256(model, revision)
+        self._embedded = PerImage(self._embed)
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
+        """See the adapter contract."""
+        return [a for image, together in in_a_row(images, expressions) for a in self._about(image, together)]
+
+    def _embed(self, image: Image.Image) -> Any:
+        side = int(self.network.config.vision_config.image_size)
+        pixels = squeezed(np.asarray(image), side, HALF).to(self.device)
+        return self.network.get_vision_features(pixel_values=pixels)
+
+    def _about(self, image: Image.Image, expressions: Sequence[str]) -> list[Answer]:
+        count = len(expressions)
+        # transformers pads to 32 tokens but does not cut, and the network refuses what is longer.
+        tokens = self.tokenizer(
+            list(expressions), padding="max_length", truncation=True, max_length=self.text_limit, return_tensors="pt"
+        )
+        lengths = [len(ids) for ids in self.tokenizer(list(expressions), verbose=False)["input_ids"]]
+        output = self.network(
+            vision_embeds=_for_each(self._embedded.of(image), count),
+            input_ids=tokens["input_ids"].to(self.device),
+            attention_mask=tokens["attention_mask"].to(self.device),
+        )
+        scores = output.pred_logits.float().sigmoid()
+        if output.presence_logits is not None:
+            scores = scores * output.presence_logits.float().sigmoid()
+        out = []
+        for k, length in enumerate(lengths):
+            note = cut_note(self.text_limit) if length > self.text_limit else ""
+            semantic = output.semantic_seg[k]
+            out.append(self._answer(image, scores[k], output.pred_masks[k], semantic, note))
+        return out
+
+    def _answer(
+        self, image: Image.Image, scores: torch.Tensor, masks: torch.Tensor, semantic: torch.Tensor, note: str
+    ) -> Answer:
+        best = int(scores.argmax())
+        chosen = (
+            torch.tensor([best], device=scores.device)
+            if self.policy == TOP1
+            else torch.nonzero(scores > self.threshold).reshape(-1)
+        )
+        drawn = semantic if self.policy == SEMANTIC else masks[chosen]
+        raw = json.dumps([round(float(s), RAW_DIGITS) for s in scores[chosen]])
+        if self.policy == UNION and not len(chosen):
+            nothing = torch.zeros((image.height, image.width), dtype=torch.bool)
+            return Answer(nothing, no_target=True, score=float(scores[best]), note=note, raw=raw)
+        size = image.height, image.width
+        shares = F.interpolate(drawn.float().sigmoid()[None], size, mode="bilinear", align_corners=False)[0]
+        mask = (shares > MASK_THRESHOLD).any(dim=0)
+        return Answer(
+            mask, no_target=False if self.policy == UNION else None, score=float(scores[best]), note=note, raw=raw
+        )
+
+
+def _for_each(embedded: Any, count: int) -> Any:
+    """The embedding of one image, for `count` expressions, without copying it."""
+    made = type(embedded)(**embedded)
+    for name in ("fpn_hidden_states", "fpn_position_encoding"):
+        made[name] = tuple(v.expand(count, *v.shape[1:]) for v in embedded[name])
+    if getattr(embedded, "last_hidden_state", None) is not None:
+        last = embedded.last_hidden_state
+        made["last_hidden_state"] = last.expand(count, *last.shape[1:])
+    return made

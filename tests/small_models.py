@@ -1,0 +1,211 @@
+"""Small random networks, saved with their tokenizers and processors as users save theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertTokenizerFast,
+    CLIPTokenizerFast,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessor,
+    Owlv2Processor,
+    Sam2Config,
+    Sam2Model,
+    Sam3Config,
+    Sam3Model,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    SamConfig,
+    SamHQConfig,
+    SamHQModel,
+    SamHQProcessor,
+    SamImageProcessor,
+    SamModel,
+    SamProcessor,
+)
+
+PROMPTS = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 8}
+DECODER = {
+    "hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_depth": 2,
+    "iou_head_hidden_dim": 16,
+}  # fmt: skip
+ENCODER = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
+    "output_channels": 16, "mlp_dim": 32, "global_attn_indexes": [1], "window_size": 2, "num_pos_feats": 8,
+}  # fmt: skip
+
+
+def save_sam(kind: str, folder: Path) -> Path:
+    """ "sam", "sam-hq", "sam2", or the tracker of "sam3"."""
+    torch.manual_seed(0)
+    size = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
+    if kind == "sam":
+        config = SamConfig(vision_config=ENCODER, prompt_encoder_config=PROMPTS, mask_decoder_config=DECODER)
+        SamModel(config).save_pretrained(folder)
+        SamProcessor(SamImageProcessor(**size)).save_pretrained(folder)
+    elif kind == "sam-hq":
+        decoder = {**DECODER, "vit_dim": 32}
+        config = SamHQConfig(vision_config=ENCODER, prompt_encoder_config=PROMPTS, mask_decoder_config=decoder)
+        SamHQModel(config).save_pretrained(folder)
+        SamHQProcessor(SamImageProcessor(**size)).save_pretrained(folder)
+    elif kind == "sam3":
+        backbone = {
+            "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 112, "patch_size": 14, "window_size": 4,
+            "global_attn_indexes": [1], "pretrain_image_size": 56,
+        }  # fmt: skip
+        vision = {
+            "model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        }  # fmt: skip
+        prompts = {**PROMPTS, "image_size": 112, "patch_size": 14, "hidden_size": 32}
+        decoder = {**DECODER, "hidden_size": 32}
+        config = Sam3TrackerConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        Sam3TrackerModel(config).save_pretrained(folder)
+    else:
+        backbone = {
+            "model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1, "image_size": [128, 128],
+            "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64],
+            "num_attention_heads_per_stage": [1, 1, 1, 1], "window_size_per_stage": [8, 4, 8, 4],
+            "global_attention_blocks": [3], "window_positional_embedding_background_size": [7, 7],
+        }  # fmt: skip
+        vision = {
+            "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32,
+        }  # fmt: skip
+        prompts = {**PROMPTS, "image_size": 128, "hidden_size": 32}
+        decoder = {**DECODER, "hidden_size": 32}
+        config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+        Sam2Model(config).save_pretrained(folder)
+    return folder
+
+
+WORDS = (
+    "the a an of on in to left right red blue man woman dog cat zebra bed cup person shirt standing front second from "
+    "photo star ring bottle"
+).split()
+
+
+def clip_tokenizer(limit: int) -> CLIPTokenizerFast:
+    """Letters, and a few words."""
+    letters = [chr(c) for c in range(97, 123)] + list("0123456789")
+    entries = ["<|startoftext|>", "<|endoftext|>", "!", *(f"{w}</w>" for w in WORDS), *letters]
+    entries += [f"{x}</w>" for x in letters]
+    vocabulary = {word: k for k, word in enumerate(dict.fromkeys(entries))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return CLIPTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        model_max_length=limit,
+    )
+
+
+def bert_tokenizer(limit: int) -> BertTokenizerFast:
+    """A few words, the rest letter by letter."""
+    letters = [chr(c) for c in range(97, 123)]
+    entries = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        ".",
+        "?",
+        "-",
+        *WORDS,
+        *letters,
+        *(f"##{x}" for x in letters),
+    ]
+    vocabulary = {word: k for k, word in enumerate(dict.fromkeys(entries))}
+    return BertTokenizerFast(vocab=vocabulary, model_max_length=limit)
+
+
+def save_grounding_dino(folder: Path) -> Path:
+    torch.manual_seed(1)
+    tokenizer = bert_tokenizer(256)
+    backbone = {
+        "model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4,
+        "image_size": 64, "out_features": ["stage2", "stage3", "stage4"],
+    }  # fmt: skip
+    text = {
+        "model_type": "bert", "vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 256,
+    }  # fmt: skip
+    config = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=120, encoder_layers=1, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        num_feature_levels=4, disable_custom_kernels=True, max_text_len=256,
+    )  # fmt: skip
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
+    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_owlv2(folder: Path) -> Path:
+    torch.manual_seed(2)
+    tokenizer = clip_tokenizer(16)
+    config = Owlv2Config(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1,
+            "pad_token_id": 1,
+        },
+        vision_config={
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 64, "patch_size": 16,
+        },
+        projection_dim=16,
+    )  # fmt: skip
+    network = Owlv2ForObjectDetection(config)
+    with torch.no_grad():
+        # As drawn, its heads saturate: every box at a corner, every score 0 or 1.
+        for head in (network.box_head, network.class_head):
+            for weight in head.parameters():
+                weight.mul_(0.1)
+    network.save_pretrained(folder)
+    images = Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    Owlv2Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_sam3(folder: Path) -> Path:
+    torch.manual_seed(3)
+    tokenizer = clip_tokenizer(32)
+    backbone = {
+        "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 112, "patch_size": 14, "window_size": 4, "global_attn_indexes": [1],
+        "pretrain_image_size": 56,
+    }  # fmt: skip
+    vision = {
+        "model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    }  # fmt: skip
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    config = Sam3Config(
+        vision_config=vision,
+        text_config={
+            "model_type": "clip_text_model", "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32,
+            "projection_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32,
+            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+        },
+        geometry_encoder_config={**small, "num_layers": 1},
+        detr_encoder_config={**small, "num_layers": 1},
+        detr_decoder_config={**small, "num_layers": 2, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_upsampling_stages": 3},
+    )  # fmt: skip
+    Sam3Model(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
