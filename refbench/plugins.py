@@ -56,6 +56,9 @@ TABLE: dict[str, dict[str, str]] = {
         "owlv2-sam": "refbench.adapters.owlv2_sam:Owlv2Sam",
         "sam3": "refbench.adapters.sam3:Sam3",
         "moondream": "refbench.adapters.moondream:Moondream",
+        "lavt": "refbench.adapters.official:lavt",
+        "magnet": "refbench.adapters.official:magnet",
+        "mllmseg": "refbench.adapters.official:mllmseg",
         "worker": "refbench.adapters.worker:Worker",
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.

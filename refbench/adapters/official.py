@@ -1,0 +1,77 @@
+"""`lavt`, `magnet`, `mllmseg`: workers around the official repositories, which you check out yourself.
+
+Each runs in an environment of its own (`refbench env build NAME`), or with an interpreter that has what it needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refbench.adapters.worker import Worker
+
+WORKERS = Path(__file__).parent / "workers"
+
+
+def lavt(
+    repo: Path,
+    weights: Path,
+    bert: Path,
+    kind: str = "lavt",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    architecture: str = "",
+) -> Worker:
+    """LAVT from its official repository (Yang et al., CVPR 2022); kind=lavt_one for the single-file checkpoints.
+
+    Args:
+        repo: checkout of yz93/LAVT-RIS.
+        weights: a checkpoint of its README.
+        bert: folder with config.json and vocab.txt of bert-base-uncased.
+        python: an interpreter; by default that of `refbench env build lavt`.
+        architecture: JSON with the numbers of a network that was trained otherwise.
+    """
+    config = {"repo": str(repo), "weights": str(weights), "bert": str(bert), "kind": kind, "architecture": architecture}
+    return _worker("lavt", python, device, timeout, config)
+
+
+def magnet(
+    repo: Path,
+    weights: Path,
+    bert: Path,
+    side: int = 480,
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    architecture: str = "",
+) -> Worker:
+    """MagNet from its official repository (Chng et al., CVPR 2024); side=448 for magnet_all.pth.
+
+    Args: as `lavt`; `repo` is a checkout of yxchng/mask-grounding, `weights` one of yxchng/magnet_weights.
+    """
+    config = {
+        "repo": str(repo),
+        "weights": str(weights),
+        "bert": str(bert),
+        "side": str(side),
+        "architecture": architecture,
+    }
+    return _worker("magnet", python, device, timeout, config)
+
+
+def mllmseg(
+    repo: Path, weights: Path, mode: str = "forced", python: str = "", device: str = "cpu", timeout: float = 600.0
+) -> Worker:
+    """MLLMSeg from its official repository (Wang et al., 2025); mode=forced as published, or generate.
+
+    Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights.
+    """
+    return _worker("mllmseg", python, device, timeout, {"repo": str(repo), "weights": str(weights), "mode": mode})
+
+
+def _worker(name: str, python: str, device: str, timeout: float, config: dict[str, str]) -> Worker:
+    given: Any = {key: value for key, value in config.items() if value}
+    # Without an interpreter the environment of that name: its error says how to build it.
+    env = "" if python else name
+    return Worker(WORKERS / name / "worker.py", python=python, env=env, device=device, timeout=timeout, **given)

@@ -1,0 +1,207 @@
+"""MLLMSeg, from its official repository (jcwang0602/MLLMSeg, commit a8fceda, MIT), which you check out yourself.
+
+Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. jcwang0602/MLLMSeg_InternVL2_5_8B_RES), mode=forced|generate.
+
+forced: the answer "Sure,EXPRESSION:[SEG]." is written for the model, and its mask read there. So are the published
+figures made, except that they put all expressions about a picture into one conversation, where each changes the others'
+masks a little; here each has its own. generate: the model writes the answer (greedy, 128 tokens at most); no [SEG] in
+it means an empty mask, and several are joined by the larger probability.
+"""
+
+import importlib.util
+
+import numpy as np
+import torch
+from PIL import Image
+from research_code import NoDropPath, add_repository, need, not_here, stand_in
+from torch.nn import functional as F
+from worker_sdk import Answer, serve, sha256_of
+
+THRESHOLD = 0.5
+MOST_TOKENS = 128
+END = "<|im_end|>"
+
+
+class MllmSeg(object):
+    name = "mllmseg"
+    # The official code takes one conversation at a time.
+    max_batch = 1
+
+    def __init__(self, config, device):
+        add_repository(config, "https://github.com/jcwang0602/MLLMSeg", "mllmseg/mllmseg_internvl.py")
+        weights = need(config, "weights", "a folder of weights")
+        self.mode = config.get("mode", "forced")
+        if self.mode not in ("forced", "generate"):
+            raise ValueError("mode is forced or generate, not %r" % self.mode)
+        self.device = torch.device(device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        # These look for torchvision when they are imported; they must not find the stand-in.
+        import accelerate  # noqa: F401
+        import peft  # noqa: F401
+        from transformers import (  # noqa: F401  # noqa: F401
+            AutoModel,
+            AutoTokenizer,
+            GenerationConfig,
+            LlamaForCausalLM,
+            LlamaTokenizer,
+            Qwen2ForCausalLM,
+        )
+
+        _stand_ins()
+        import internvl.model.internvl_chat  # noqa: F401
+        from mllmseg import constants
+        from mllmseg.dataset import build_transform, preprocess_internvl2_5
+        from mllmseg.mllmseg_internvl import MLLMSeg
+
+        self.preprocess = preprocess_internvl2_5
+        self.transform = build_transform(is_train=False, input_size=448)
+        self.tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False, use_fast=False)
+        network, found = MLLMSeg.from_pretrained(
+            weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, data_type=self.dtype, tokenizer=self.tokenizer,
+            # Without it the weights of the decoder are passed over in silence.
+            init_decoder=True, output_loading_info=True,
+        )  # fmt: skip
+        wrong = list(found["missing_keys"]) + list(found["unexpected_keys"]) + list(found["mismatched_keys"])
+        if wrong:
+            raise ValueError("%s does not fit MLLMSeg: %d weights, e.g. %s" % (weights, len(wrong), wrong[0]))
+        self.network = network.eval().to(self.device)
+        token = self.tokenizer.convert_tokens_to_ids
+        self.segment_id = token(constants.SEG_TOKEN)
+        network.img_context_token_id = token(constants.IMG_CONTEXT_TOKEN)
+        network.seg_token_idx = self.segment_id
+        network.rej_token_idx = token(constants.REJ_TOKEN)
+        self.weights_sha256 = sha256_of(weights)
+
+    @torch.no_grad()
+    def segment(self, images, expressions):
+        return [self._one(image, expression) for image, expression in zip(images, expressions)]
+
+    def _one(self, image, expression):
+        words = expression.strip().lower().strip().strip(".")
+        # As the evaluation script does it, before the network's own precision.
+        pixels = self.transform(image)[None].to(torch.float16)
+        if self.mode == "forced":
+            said = "Sure,%s:[SEG]." % words
+            ids = self._encoded(words, said)
+        else:
+            ids, said = self._generated(pixels, words)
+        masks = self._masks(pixels, ids)
+        if not len(masks):
+            empty = np.zeros((image.height, image.width), bool)
+            return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
+        share = masks.float().max(dim=0)[0][None, None]
+        own = F.interpolate(share, size=(image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
+        # RES has no way to say that nothing is there; a model that writes its answer may leave the token out.
+        return Answer(
+            own >= THRESHOLD, score=float(own.max()), no_target=None if self.mode == "forced" else False, raw=said
+        )
+
+    def _masks(self, pixels, ids):
+        output = self.network(
+            pixel_values=pixels.to(self.device),
+            input_ids=ids.to(self.device),
+            attention_mask=torch.ones_like(ids).to(self.device),
+            image_flags=torch.tensor([1], dtype=torch.long, device=self.device),
+            gt_masks=None,
+            reeval=False,
+            inference=True,
+        )
+        return output["pred_masks"][0]
+
+    def _encoded(self, words, answer):
+        # The spelling, with a space before "What" and none before "in", is the original's.
+        question = "<image>\n What are %sin this image? Please output segmentation masks." % words
+        talk = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        made = self.preprocess(
+            "internvl2_5", [talk], self.tokenizer, [self.network.num_image_token], group_by_length=False,
+            use_packed_ds=False, ds_name="test",
+        )  # fmt: skip
+        return made["input_ids"].to(torch.int)
+
+    def _generated(self, pixels, words):
+        asked = self._encoded(words, "")
+        asked = asked[:, : asked.shape[1] - len(self.tokenizer(END + "\n").input_ids)]
+        # It returns the features of the picture too.
+        tokens, _ = self.network.generate(
+            pixel_values=pixels.to(self.device, self.dtype),
+            input_ids=asked.long().to(self.device),
+            attention_mask=torch.ones_like(asked).long().to(self.device),
+            max_new_tokens=MOST_TOKENS,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.tokenizer.convert_tokens_to_ids(END),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        written = tokens[0].cpu()
+        begin = self.network.language_model.generation_config.bos_token_id
+        if len(written) and begin is not None and int(written[0]) == begin:
+            # transformers 4.37 puts one before what was written; kept, it would shift the masks by a place.
+            written = written[1:]
+        text = self.tokenizer.decode(written, skip_special_tokens=False)
+        return torch.cat([asked, written[None].to(asked.dtype)], dim=1), text
+
+
+class _Chain(object):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _Convert(object):
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x):
+        return self.function(x)
+
+
+class _Resize(object):
+    def __init__(self, size, interpolation=Image.BILINEAR):
+        self.size, self.interpolation = size, interpolation
+
+    def __call__(self, x):
+        return x.resize((self.size[1], self.size[0]), self.interpolation)
+
+
+class _Tensor(object):
+    def __call__(self, x):
+        return torch.from_numpy(np.array(x)).permute(2, 0, 1).contiguous().float().div(255)
+
+
+class _Normal(object):
+    def __init__(self, mean, std):
+        self.mean, self.spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+
+    def __call__(self, x):
+        return x.sub(self.mean).div(self.spread)
+
+
+class _Interpolation(object):
+    BICUBIC, BILINEAR = Image.BICUBIC, Image.BILINEAR
+
+
+def _stand_ins():
+    """Packages that the imports of the repository ask for; where a real one is installed, it is taken."""
+    if importlib.util.find_spec("timm") is None:
+        stand_in("timm.models.layers", DropPath=NoDropPath)
+    if importlib.util.find_spec("torchvision") is None:
+        stand_in(
+            "torchvision.transforms", Compose=_Chain, Lambda=_Convert, Resize=_Resize, ToTensor=_Tensor,
+            Normalize=_Normal,
+        )  # fmt: skip
+        stand_in("torchvision.transforms.functional", InterpolationMode=_Interpolation)
+        stand_in("torchvision.ops.boxes", box_area=not_here)
+    if importlib.util.find_spec("termcolor") is None:
+        stand_in("termcolor", colored=lambda text, *_, **__: text)
+    for name in ("decord", "imageio"):
+        # Of videos.
+        if importlib.util.find_spec(name) is None:
+            stand_in(name, VideoReader=not_here)
+
+
+if __name__ == "__main__":
+    serve(MllmSeg)

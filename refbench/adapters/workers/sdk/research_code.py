@@ -1,0 +1,138 @@
+"""What the workers around research code share: stand-ins for packages that only training needs, and safe loading.
+
+The official repositories import packages (mmcv, mmsegmentation, timm, torchvision ...) in versions that hardly install
+any more, of which inference uses a function or two. A stand-in is an empty module of that name with just these.
+"""
+
+import argparse
+import importlib.machinery
+import json
+import os
+import sys
+import types
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def add_repository(config, url, needed):
+    """Put the checkout that `-o repo=FOLDER` names on the path, if `needed`, a file of it, is there."""
+    folder = os.path.abspath(os.path.expanduser(config.get("repo", "")))
+    if not config.get("repo") or not os.path.exists(os.path.join(folder, needed)):
+        raise ValueError(
+            "give a checkout of %s with -o repo=FOLDER (%s is not in %r)" % (url, needed, config.get("repo", ""))
+        )
+    sys.path.insert(0, folder)
+    return folder
+
+
+def need(config, name, what):
+    """An option that must be there, as a path."""
+    path = os.path.abspath(os.path.expanduser(config.get(name, "")))
+    if not config.get(name) or not os.path.exists(path):
+        raise ValueError("give %s with -o %s=PATH (%r does not exist)" % (what, name, config.get(name, "")))
+    return path
+
+
+def stand_in(name, **attributes):
+    """An empty module of that name, with parents, unless the real one is there already."""
+    if name in sys.modules:
+        return sys.modules[name]
+    parent, _, child = name.rpartition(".")
+    if parent:
+        stand_in(parent)
+    made = types.ModuleType(name)
+    # A package, with a spec: others probe for both.
+    made.__path__ = []
+    made.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    made.__dict__.update(attributes)
+    sys.modules[name] = made
+    if parent:
+        setattr(sys.modules[parent], child, made)
+    return made
+
+
+class NoDropPath(nn.Module):
+    """timm's DropPath at inference: nothing is dropped."""
+
+    def __init__(self, drop_prob=0.0):
+        super().__init__()
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("this stand-in is for inference")
+        return x
+
+
+def not_here(*_, **__):
+    raise RuntimeError("this stand-in is for inference; training needs the real package")
+
+
+def for_swin():
+    """timm's layers and mmsegmentation's logger, as the Swin backbones of LAVT and MagNet import them."""
+    stand_in(
+        "timm.models.layers",
+        DropPath=NoDropPath,
+        to_2tuple=lambda x: tuple(x) if isinstance(x, (tuple, list)) else (x, x),
+        trunc_normal_=nn.init.trunc_normal_,
+    )
+    stand_in("mmseg.utils", get_root_logger=not_here)
+
+
+def load_checkpoint(path):
+    """A checkpoint of training: tensors and an argparse.Namespace, and nothing that could run."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_strictly(network, state, what):
+    """Weights by name, with none missing and none left over."""
+    # Saved from a wrapper for several GPUs.
+    state = {k[len("module.") :] if k.startswith("module.") else k: v for k, v in state.items()}
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError("the checkpoint does not fit %s: %s" % (what, str(error)[:600]))
+    return network
+
+
+def image_tensor(image, side):
+    """float (3, side, side): both sides brought to one length (Pillow's bilinear), ImageNet's normalisation."""
+    squeezed = image.resize((side, side), Image.BILINEAR)
+    pixels = torch.from_numpy(np.array(squeezed)).permute(2, 0, 1).contiguous().float().div(255)
+    mean, spread = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, SPREAD))
+    return pixels.sub(mean).div(spread)
+
+
+def bert_tokens(tokenizer, expressions, length):
+    """Ids and attention, int64 (B, length): cut, which takes the closing token along, and padded with zeros."""
+    ids = torch.zeros(len(expressions), length, dtype=torch.int64)
+    attention = torch.zeros_like(ids)
+    cut = []
+    for row, expression in enumerate(expressions):
+        found = tokenizer.encode(text=expression, add_special_tokens=True)
+        cut.append(len(found) > length)
+        found = found[:length]
+        ids[row, : len(found)] = torch.tensor(found)
+        attention[row, : len(found)] = 1
+    return ids, attention, cut
+
+
+def architecture(config, standard):
+    """The numbers of the published network, those of `-o architecture={...}` instead where it was trained otherwise."""
+    given = json.loads(config.get("architecture") or "{}")
+    unknown = sorted(set(given) - set(standard))
+    if unknown:
+        raise ValueError("unknown in architecture: %s; known: %s" % (", ".join(unknown), ", ".join(sorted(standard))))
+    return dict(standard, **given)
+
+
+class Namespace(object):
+    """Arguments, as the official scripts hand them to their networks."""
+
+    def __init__(self, **values):
+        self.__dict__.update(values)

@@ -1,0 +1,111 @@
+"""Workers around official repositories, with small random weights: what they answer is what the official code answers.
+
+The repositories are no part of the project. `REFBENCH_OFFICIAL` names a folder with checkouts `lavt`, `magnet` and
+`mllmseg`; `REFBENCH_MLLMSEG_PYTHON` an interpreter with the packages of that worker's locked file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adapters.official_checkpoints import NUMBERS
+from PIL import Image
+
+from refbench.adapters.worker import SDK
+from refbench.environments import recipes
+from refbench.errors import AdapterError
+from refbench.mask import Mask
+from refbench.plugins import load_adapter
+from refbench.records import Sample
+
+MAKER = Path(__file__).parent / "official_checkpoints.py"
+
+
+def repository(name: str) -> Path:
+    folder = Path(os.environ.get("REFBENCH_OFFICIAL", "/nowhere")) / name
+    if not folder.is_dir():
+        pytest.skip(f"no checkout of {name}: set REFBENCH_OFFICIAL to the folder that holds it")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lavt", "lavt_one", "magnet", "mllmseg"])
+def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
+    name = kind.removesuffix("_one")
+    repo = repository(name)
+    python = os.environ.get("REFBENCH_MLLMSEG_PYTHON", "") if kind == "mllmseg" else sys.executable
+    if not python:
+        pytest.skip("no interpreter for MLLMSeg: set REFBENCH_MLLMSEG_PYTHON")
+    environment = {**os.environ, "PYTHONPATH": str(SDK), "HF_HUB_OFFLINE": "1"}
+    made = subprocess.run(
+        [python, str(MAKER), kind, str(repo), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    options = {"repo": str(repo), "python": python}
+    if kind == "mllmseg":
+        options["weights"] = str(tmp_path / "weights")
+    else:
+        options |= {"weights": str(tmp_path / "weights.pth"), "bert": str(tmp_path / "bert")}
+        options["architecture"] = json.dumps(NUMBERS[name])
+    if name == "lavt":
+        options["kind"] = kind
+    expected = np.load(tmp_path / "expected.npy")
+    assert 0 < expected.mean() < 1
+    sample = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
+    for mode in ("forced", "generate") if kind == "mllmseg" else ("",):
+        worker = load_adapter(name, options | ({"mode": mode} if mode else {}))
+        answer = worker.segment_samples([sample], [None])[0]
+        worker.close()
+        assert worker.mode == mode
+        assert len(worker.weights_sha256) == 64
+        if mode == "generate":
+            # Random weights write no [SEG].
+            assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "no [SEG] in the answer")
+            continue
+        assert (answer.mask.to_array() != expected).mean() < 1e-4
+        assert answer.note == ("" if kind == "mllmseg" else "text cut to 20 tokens")
+
+
+def asked(path: Path, expression: str) -> Sample:
+    with Image.open(path) as image:
+        height, width = image.height, image.width
+    nothing = Mask.empty(height, width)
+    return Sample("d/s/0/0", "0", str(path), height, width, expression, expression, "0", "0", (), "", nothing, True)
+
+
+@pytest.mark.parametrize("name", ["lavt", "magnet"])
+def test_a_checkpoint_that_does_not_fit_is_refused(name: str, tmp_path: Path) -> None:
+    repo = repository(name)
+    environment = {**os.environ, "PYTHONPATH": str(SDK)}
+    subprocess.run([sys.executable, str(MAKER), name, str(repo), str(tmp_path)], env=environment, check=True)
+    options = {"repo": str(repo), "python": sys.executable, "weights": str(tmp_path / "weights.pth")}
+    options["bert"] = str(tmp_path / "bert")
+    numbers = {**NUMBERS[name], "depths": [1, 1, 3, 1]}
+    with pytest.raises(AdapterError, match="the checkpoint does not fit"):
+        load_adapter(name, {**options, "architecture": json.dumps(numbers)})
+    with pytest.raises(AdapterError, match="unknown in architecture: wings"):
+        load_adapter(name, {**options, "architecture": '{"wings": 2}'})
+
+
+def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
+    options = {"repo": str(tmp_path), "weights": str(tmp_path), "bert": str(tmp_path)}
+    with pytest.raises(AdapterError, match=r"there is no environment 'lavt' .*refbench env build lavt.*-o python=PATH"):
+        load_adapter("lavt", options)
+    with pytest.raises(AdapterError, match=r"give a checkout of https://github.com/yz93/LAVT-RIS with -o repo=FOLDER"):
+        load_adapter("lavt", {**options, "python": sys.executable})
+    with pytest.raises(AdapterError, match=r"magnet needs -o weights=... *, -o bert=..."):
+        load_adapter("magnet", {"repo": str(tmp_path)})
+
+
+def test_every_worker_that_comes_along_is_described() -> None:
+    for name, recipe in recipes().items():
+        assert {"summary", "python", "repository", "commit", "licence", "weights"} <= recipe.keys(), name
+        folder = SDK.parent / name
+        assert (folder / "worker.py").is_file()
+        lines = [x for x in (folder / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
+        assert all("==" in line for line in lines), name
