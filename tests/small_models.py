@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BartTokenizerFast,
     BertTokenizerFast,
+    CLIPImageProcessor,
     CLIPTokenizerFast,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
@@ -17,6 +22,10 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
     Sam2Config,
     Sam2Model,
     Sam3Config,
@@ -208,4 +217,73 @@ def save_sam3(folder: Path) -> Path:
     )  # fmt: skip
     Sam3Model(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_florence2(folder: Path) -> Path:
+    torch.manual_seed(5)
+    letters = [chr(c) for c in range(33, 127)] + ["\u0120"]
+    vocabulary = {t: k for k, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters])}
+    tokenizer = BartTokenizerFast(vocab=vocabulary, merges=[], extra_special_tokens={"image_token": "<image>"})
+    tokenizer.add_tokens([f"<loc_{k}>" for k in range(1000)] + ["<poly>", "</poly>", "<sep>", "<od>", "</od>", "<and>"])
+    config = Florence2Config(
+        text_config={
+            "model_type": "bart", "vocab_size": len(tokenizer), "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
+            "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+            "max_position_embeddings": 256, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+            "decoder_start_token_id": 2, "forced_eos_token_id": 2, "forced_bos_token_id": 0,
+        },
+        vision_config={
+            "depths": [1, 1, 1, 1], "embed_dim": [8, 16, 32, 64], "num_heads": [1, 1, 2, 2], "num_groups": [1, 1, 2, 2],
+            "window_size": 2, "projection_dim": 32,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    images = CLIPImageProcessor(size=size, do_center_crop=False, crop_size=size)
+    # 64 px are 2 x 2 places after the last stage, and one for their mean.
+    images.image_seq_length = 5
+    Florence2Processor(images, tokenizer, post_processor_config={"polygons": {}}).save_pretrained(folder)
+    return folder
+
+
+def save_qwen_vl(folder: Path) -> Path:
+    torch.manual_seed(6)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    special.append("<|video_pad|>")
+    letters = [*(chr(c) for c in range(33, 127)), "\u0120", "\u010a"]
+    vocabulary = {t: k for k, t in enumerate(letters)}
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.add_tokens(special, special_tokens=True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    token = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>"), "bos_token_id": None,
+        },
+        vision_config={
+            "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 14,
+            "out_hidden_size": 32, "fullatt_block_indexes": [0],
+        },
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+    )  # fmt: skip
+    network = Qwen2_5_VLForConditionalGeneration(config)
+    network.generation_config.eos_token_id = token("<|im_end|>")
+    network.generation_config.pad_token_id = token("<|endoftext|>")
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16).save_pretrained(folder)
     return folder

@@ -100,6 +100,22 @@ class BoxSegmenter:
         return Answer(masks.any(dim=0), no_target=said_nothing, score=min(1.0, best), note=note, raw=raw)
 
 
+def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:
+    """(height, width) of a picture once its shorter side is at least a `thinnest`-th of the longer one."""
+    least = -(-max(image.height, image.width) // thinnest)
+    return max(image.height, least), max(image.width, least)
+
+
+def padded(image: Image.Image, thinnest: int) -> Image.Image:
+    """The picture, black below or to the right where it is too thin for a network."""
+    height, width = padded_size(image, thinnest)
+    if (height, width) == (image.height, image.width):
+        return image
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(image)
+    return canvas
+
+
 def check_policy(policy: str, threshold: float, known: tuple[str, ...] = POLICIES) -> None:
     """Raises AdapterError for a policy or a threshold that is none."""
     if policy not in known:

@@ -23,6 +23,8 @@ from refbench.adapters.box_prompts import (
     corners,
     cut_note,
     in_a_row,
+    padded,
+    padded_size,
 )
 from refbench.errors import AdapterError
 from refbench.pretrained import load_network, weights_sha256
@@ -101,7 +103,7 @@ class GroundedSam:
 
     def _forward(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Any:
         ready = self.processor(
-            images=[_padded(image) for image in images],
+            images=[padded(image, THINNEST) for image in images],
             text=list(captions),
             return_tensors="pt",
             padding=True,
@@ -120,7 +122,7 @@ class GroundedSam:
         for image, together in in_a_row(images, captions):
             output = self._forward([image] * len(together), together)
             scores = output.logits.float().sigmoid().amax(dim=-1)
-            size = _padded_size(image)
+            size = padded_size(image, THINNEST)
             found += [Detections(corners(b, *size), s) for b, s in zip(output.pred_boxes, scores, strict=True)]
         return found
 
@@ -146,7 +148,7 @@ class GroundedSam:
             output = self._forward([image], [caption])
             tokens = output.logits[0].float().sigmoid()
             kinds = [tokens[:, list(place)].mean(dim=1) for place in spans.values()]
-            boxes.append(corners(output.pred_boxes[0], *_padded_size(image)))
+            boxes.append(corners(output.pred_boxes[0], *padded_size(image, THINNEST)))
             scores.append(torch.stack(kinds, dim=1))
             names.append(list(spans))
         flat = torch.cat([s.reshape(-1) for s in scores])
@@ -193,21 +195,6 @@ def normalised(expression: str) -> str:
     """
     words = expression.lower().replace(".", " ").split()
     return " ".join(words) + "."
-
-
-def _padded_size(image: Image.Image) -> tuple[int, int]:
-    least = -(-max(image.height, image.width) // THINNEST)
-    return max(image.height, least), max(image.width, least)
-
-
-def _padded(image: Image.Image) -> Image.Image:
-    """The picture, black below or to the right where it is too thin."""
-    height, width = _padded_size(image)
-    if (height, width) == (image.height, image.width):
-        return image
-    canvas = Image.new("RGB", (width, height))
-    canvas.paste(image)
-    return canvas
 
 
 def _processor(detector: str, revision: str) -> Any:

@@ -1,8 +1,8 @@
 """LAVT, from its official repository (yz93/LAVT-RIS, commit 1da0af9, GPL-3.0), which you check out yourself.
 
 Options: repo=FOLDER, weights=FILE (a published lavt_*.pth or lavt_one_*.pth), bert=FOLDER (config.json and vocab.txt
-of bert-base-uncased), kind=lavt|lavt_one. As test.py does it: 480 x 480, 20 tokens, argmax of two channels; then nearest
-to the picture's size, as demo_inference.py does.
+of bert-base-uncased), kind=lavt|lavt_one. As test.py does it: 480 x 480, 20 tokens, argmax of two channels; then
+nearest to the picture's size, as demo_inference.py does.
 """
 
 import torch

@@ -1,0 +1,222 @@
+"""`gemini`: Gemini over HTTP answers with a box and a mask in it: as a PNG, a polygon, or tokens, as it likes.
+
+A thinking model answers differently; thinking is switched off. Which models still segment changes with their releases,
+so an answer in an unknown form is an error, never an empty mask.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from refbench.errors import AdapterError, MaskError
+from refbench.mask import Mask
+from refbench.plugins import load_attribute
+from refbench.records import Answer, Sample
+from refbench.web_service import WebService, picture_bytes
+
+KEY_VARIABLE = "GEMINI_API_KEY"
+PROMPT = (
+    'Segment "{expression}". Answer with a JSON list that has one entry for each object that is meant, with its box in '
+    '"box_2d" as [ymin, xmin, ymax, xmax] in thousandths of the image, its mask in "mask", and a text in "label". '
+    "Answer with an empty list if nothing in the image is meant."
+)
+THOUSANDTHS = 1000.0
+# Of a probability map in 0..255; the vendor's example takes the same.
+LEVEL = 127
+LARGEST_MAP_PIXELS = 2**24
+SEGMENT_TOKEN = re.compile(r"<seg_?(\d{1,3})>")
+TOKENS = 16
+
+
+class Gemini:
+    """Gemini over its HTTP interface.
+
+    The key is read from GEMINI_API_KEY and goes nowhere but into the header of a request.
+
+    Args:
+        model: its name; gemini-2.5-flash answered with masks in 2026, later ones may not.
+        endpoint: base address; https, or http on this machine.
+        decoder: weights of PaliGemma's mask decoder (vae-oid.npz), for answers in tokens; without it they are errors.
+        concurrency, timeout, retries, price_per_1000, cache: as those of `moondream`.
+    """
+
+    name = "gemini"
+    mode = "generate"
+    batch_size = 16
+
+    def __init__(
+        self,
+        model: str = "gemini-2.5-flash",
+        endpoint: str = "https://generativelanguage.googleapis.com/v1beta",
+        decoder: Path | None = None,
+        concurrency: int = 4,
+        timeout: float = 120.0,
+        retries: int = 5,
+        price_per_1000: float = 0.0,
+        cache: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.endpoint = endpoint
+        self.decoder = decoder
+        # Only token answers need torch.
+        self._decode: Any = load_attribute("refbench.segment_tokens:TokenDecoder")(decoder) if decoder else None
+        self._service = WebService(
+            self.name,
+            endpoint,
+            KEY_VARIABLE,
+            "x-goog-api-key",
+            concurrency,
+            timeout,
+            retries,
+            price_per_1000 / 1000,
+            cache,
+        )
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
+        """Ask for each sample, several at once; see the adapter contract.
+
+        Raises:
+            RunStopped: the key is refused, there is no credit, or the service is down.
+            AdapterError: one sample got no answer, or one in no form that is known.
+        """
+        pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
+        return self._service.all_of(
+            [(self._answer, (s, *pictures[id(i)])) for s, i in zip(samples, images, strict=True)]
+        )
+
+    def usage(self) -> dict[str, float]:
+        """See `WebService.usage`."""
+        return self._service.usage()
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self._service.close()
+
+    def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
+        settings = {
+            "temperature": 0,
+            "responseMimeType": "application/json",
+            "thinkingConfig": {"thinkingBudget": 0},
+        }
+        prompt = PROMPT.format(expression=sample.expression)
+        picture = {"inline_data": {"mime_type": kind, "data": base64.b64encode(content).decode("ascii")}}
+        body = {"contents": [{"parts": [picture, {"text": prompt}]}], "generationConfig": settings}
+        question = {"prompt": prompt, "settings": settings, "kind": kind, "image": hashlib.sha256(content).hexdigest()}
+        path = f"models/{self.model}:generateContent"
+        response = self._service.ask(path, body, question, ("candidates", "promptFeedback", "modelVersion"))
+        return to_answer(response, sample.height, sample.width, self._decode)
+
+
+def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any = None) -> Answer:
+    """A response of `generateContent` as a mask: the union of its entries, each drawn in its box.
+
+    The note tells in which form the masks came. `decode` turns 16 tokens into shares, float (64, 64).
+
+    Raises:
+        AdapterError: it was refused, cut short, or is in no form that is known.
+    """
+    text = _text_of(response)
+    bare = re.sub(r"^\s*```(?:json)?|```\s*$", "", text.strip()).strip()
+    try:
+        entries = json.loads(bare)
+    except ValueError:
+        raise AdapterError(f"the answer is no JSON, perhaps cut short: {text[:200]!r}") from None
+    if isinstance(entries, dict):
+        entries = [entries]
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise AdapterError(f"the answer is no list of objects: {text[:200]!r}")
+    masks, forms = [], set()
+    for entry in entries:
+        mask, form = _entry_mask(entry, height, width, decode)
+        masks.append(mask)
+        forms.add(form)
+    union = Mask.empty(height, width).union(*masks)
+    note = f"mask as {' and '.join(sorted(forms))}" if forms else ""
+    return Answer(union, no_target=not entries, note=note, raw=text)
+
+
+def _text_of(response: Mapping[str, Any]) -> str:
+    try:
+        candidate = response["candidates"][0]
+        parts = candidate["content"]["parts"]
+        text = "".join(str(p["text"]) for p in parts if "text" in p and not p.get("thought"))
+    except (KeyError, IndexError, TypeError):
+        why = json.dumps(response.get("promptFeedback") or response.get("candidates") or {})[:200]
+        raise AdapterError(f"there is no answer in the response: {why}") from None
+    if candidate.get("finishReason") == "MAX_TOKENS":
+        raise AdapterError("the answer was cut off at the limit of tokens")
+    return text
+
+
+def _entry_mask(entry: Mapping[str, Any], height: int, width: int, decode: Any) -> tuple[Mask, str]:
+    mask = entry.get("mask")
+    if isinstance(mask, list):
+        return _polygon(mask, height, width), "polygon"
+    if not isinstance(mask, str):
+        raise AdapterError(f"an entry has no mask: {json.dumps(entry)[:200]}")
+    box = _box(entry, height, width)
+    tokens = [int(k) for k in SEGMENT_TOKEN.findall(mask)]
+    if tokens:
+        if decode is None:
+            raise AdapterError("the mask is in tokens; give their decoder with -o decoder=vae-oid.npz")
+        if len(tokens) != TOKENS or max(tokens) > LAST_CODE:
+            raise AdapterError(f"a mask of {len(tokens)} tokens, not of {TOKENS}")
+        return _in_box(decode(tokens) * 255.0, box, height, width), "tokens"
+    return _in_box(_png(mask), box, height, width), "PNG"
+
+
+LAST_CODE = 127
+
+
+def _box(entry: Mapping[str, Any], height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right in pixels, inside the image."""
+    try:
+        top, left, bottom, right = (float(v) for v in entry["box_2d"])
+    except (KeyError, TypeError, ValueError):
+        raise AdapterError(f"an entry has no box_2d of four numbers: {json.dumps(entry)[:200]}") from None
+    sides = (top * height, left * width, bottom * height, right * width)
+    limits = (height, width, height, width)
+    y0, x0, y1, x1 = (int(np.clip(v / THOUSANDTHS, 0, limit)) for v, limit in zip(sides, limits, strict=True))
+    return y0, x0, y1, x1
+
+
+def _polygon(points: Sequence[Any], height: int, width: int) -> Mask:
+    """A polygon of [x, y] in thousandths of the image."""
+    try:
+        flat = [v for x, y in points for v in (float(x) * width / THOUSANDTHS, float(y) * height / THOUSANDTHS)]
+        return Mask.from_polygons([flat], height, width)
+    except (TypeError, ValueError, MaskError) as error:
+        raise AdapterError(f"the polygon {str(points)[:120]} cannot be drawn: {error}") from None
+
+
+def _png(mask: str) -> NDArray[np.float64]:
+    """Levels 0..255 of a PNG in base64."""
+    try:
+        content = base64.b64decode(mask.partition(";base64,")[2] or mask, validate=True)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+            if opened.width * opened.height > LARGEST_MAP_PIXELS:
+                raise AdapterError(f"the mask is a PNG of {opened.width} x {opened.height} px")
+            return np.asarray(opened.convert("L"), dtype=np.float64)
+    except (binascii.Error, ValueError, OSError, UnidentifiedImageError) as error:
+        raise AdapterError(f"the mask {mask[:40]!r} is in no form that is known: {error}") from None
+
+
+def _in_box(levels: NDArray[np.float64], box: tuple[int, int, int, int], height: int, width: int) -> Mask:
+    """Levels 0..255 resized to a box, above LEVEL."""
+    top, left, bottom, right = box
+    if bottom <= top or right <= left:
+        return Mask.empty(height, width)
+    fitted = Image.fromarray(levels.astype(np.float32)).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    return Mask.from_crop(np.ascontiguousarray(np.asarray(fitted) > LEVEL), top, left, height, width)

@@ -1,0 +1,154 @@
+"""`qwen-vl-sam`: Qwen-VL writes the boxes of an expression as JSON, SAM draws what is in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from refbench.adapters.box_prompts import BoxSegmenter, padded, padded_size
+from refbench.errors import AdapterError
+from refbench.pretrained import load_network, weights_sha256
+from refbench.records import Answer
+
+PROMPT = 'Locate "{expression}", output its bbox coordinates in JSON format.'
+ARCHITECTURES: dict[str, Any] = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "qwen3_vl": Qwen3VLForConditionalGeneration,
+}
+# What a coordinate means: pixels of the picture as the model saw it, or thousandths of its side. Fixed by the family;
+# to score both readings and keep the better one would use the ground truth.
+ABSOLUTE = ("qwen2_5_vl",)
+THOUSANDTHS = 1000.0
+MOST_WORDS = 300
+# Its processor refuses what is 200 times as long as wide.
+THINNEST = 100
+IMAGE_TOKEN = "<|image_pad|>"
+BOX = re.compile(
+    r'"bbox_2d"\s*:\s*\[\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\]'
+)
+
+
+class QwenVlSam:
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL with SAM, through transformers, from local folders or the hub.
+
+    The prompt is fixed, decoding greedy; all boxes of the answer are drawn and joined. An empty list is an empty mask;
+    an answer without any list is a failed sample.
+
+    Args:
+        model: e.g. Qwen/Qwen2.5-VL-7B-Instruct.
+        sam: a SAM, SAM-HQ or SAM 2, e.g. facebook/sam-vit-huge.
+        device: e.g. cpu or cuda:0; on CUDA the language model computes in bfloat16.
+        max_new_tokens: an answer that is longer is cut; the boxes that it holds are taken, and a note says so.
+        revision, sam_revision: commits of the hub repositories; pin them for results that are to be repeated.
+
+    Source: Bai et al., "Qwen2.5-VL Technical Report", 2025, for prompt and coordinates.
+    """
+
+    name = "qwen-vl-sam"
+    mode = "generate"
+    batch_size = 4
+
+    def __init__(
+        self,
+        model: str,
+        sam: str,
+        device: str = "cpu",
+        max_new_tokens: int = 512,
+        revision: str = "main",
+        sam_revision: str = "main",
+    ) -> None:
+        self.device = torch.device(device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.max_new_tokens = max_new_tokens
+        self.family = str(AutoConfig.from_pretrained(model, revision=revision).model_type)
+        if self.family not in ARCHITECTURES:
+            raise AdapterError(f"{model} is a {self.family}, not one of {', '.join(ARCHITECTURES)}")
+        # The whole processor would bring one for videos along, which needs torchvision.
+        self.pictures: Any = AutoImageProcessor.from_pretrained(model, revision=revision)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
+        network = load_network(ARCHITECTURES[self.family], model, revision, self.dtype)
+        self.network: Any = network.to(self.device)
+        self.sam = BoxSegmenter(sam, device, sam_revision)
+        self.weights_sha256 = f"{weights_sha256(model, revision)} {self.sam.network.weights_sha256}"
+
+    @torch.inference_mode()
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
+        """See the adapter contract. One at a time: padding would let an answer depend on its neighbours."""
+        return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
+
+    def _one(self, image: Image.Image, expression: str) -> Answer:
+        words = expression.split()
+        note = f"text cut to {MOST_WORDS} words" if len(words) > MOST_WORDS else ""
+        prompt = PROMPT.format(expression=" ".join(words[:MOST_WORDS]))
+        seen = self.pictures(images=[padded(image, THINNEST)], return_tensors="pt")
+        ids = self.tokenizer(self._asked(prompt, seen["image_grid_thw"]), return_tensors="pt")["input_ids"]
+        written = self.network.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=torch.ones_like(ids).to(self.device),
+            pixel_values=seen["pixel_values"].to(self.device, self.dtype),
+            image_grid_thw=seen["image_grid_thw"].to(self.device),
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+        )[0][ids.shape[1] :]
+        said = self.tokenizer.decode(written, skip_special_tokens=True)
+        if len(written) >= self.max_new_tokens:
+            note = "; ".join(n for n in (note, f"answer cut at {self.max_new_tokens} tokens") if n)
+        return self.answer(said, image, self.seen_size(seen["image_grid_thw"]), note)
+
+    def _asked(self, prompt: str, grid: torch.Tensor) -> str:
+        """The conversation, with as many tokens for the picture as its patches make after merging."""
+        talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+        text = str(self.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
+        return text.replace(IMAGE_TOKEN, IMAGE_TOKEN * (int(grid[0].prod()) // int(self.pictures.merge_size) ** 2), 1)
+
+    def seen_size(self, grid: torch.Tensor) -> tuple[int, int]:
+        """(height, width) in pixels of the picture as the model saw it: whole patches, chosen by its processor."""
+        _, rows, columns = (int(v) for v in grid[0])
+        patch = int(self.pictures.patch_size)
+        return rows * patch, columns * patch
+
+    def answer(self, said: str, image: Image.Image, seen: tuple[int, int], note: str = "") -> Answer:
+        """The mask of an answer in words.
+
+        Raises:
+            AdapterError: it holds no list of boxes.
+        """
+        boxes = boxes_in(said)
+        if boxes is None:
+            raise AdapterError(f"the answer holds no boxes: {said[:200]!r}")
+        height, width = seen if self.family in ABSOLUTE else (THOUSANDTHS, THOUSANDTHS)
+        whole_height, whole_width = padded_size(image, THINNEST)
+        scale = torch.tensor([whole_width / width, whole_height / height] * 2)
+        corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) * scale
+        masks = self.sam.masks(image, corners)
+        return Answer(masks.any(dim=0), no_target=not boxes, note=note, raw=said)
+
+
+def boxes_in(said: str) -> list[list[float]] | None:
+    """Boxes [left, top, right, bottom] of a JSON list in an answer, with fences or talk around it, or cut short.
+
+    None if there is no list; an empty one says that nothing is there.
+    """
+    boxes = [[float(v) for v in match] for match in BOX.findall(said)]
+    boxes = [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in boxes]
+    if boxes:
+        return boxes
+    bare = re.sub(r"```(?:json)?", "", said).strip()
+    try:
+        return [] if json.loads(bare) == [] else None
+    except ValueError:
+        return None

@@ -1,0 +1,218 @@
+"""Models that write their answer: what is read from it, and Florence-2 and Qwen-VL run end to end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from small_models import save_florence2, save_qwen_vl, save_sam
+
+from refbench import run, score
+from refbench.adapters import florence2, gemini, qwen_vl_sam
+from refbench.contract import FAILED, check_adapter
+from refbench.errors import AdapterError
+from refbench.mask import Mask
+from refbench.plugins import load_adapter
+from refbench.segment_anything import Prompts
+
+
+@pytest.fixture(scope="session")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("writers")
+    made = {
+        "florence2": save_florence2(folder / "florence2"),
+        "qwen": save_qwen_vl(folder / "qwen"),
+        "sam": save_sam("sam", folder / "sam"),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+def test_florence2_on_photographs(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
+    options = {"model": writers["florence2"], "max_new_tokens": "12"}
+    result = run("florence2", "refcoco/testB", options=options, limit=5, out=tmp_path / "run")
+    assert result.failures == 0
+    assert sum(result.notes.values()) <= 5
+    assert json.loads((result.folder / "run.json").read_text())["mode"] == "generate"
+    score(result.folder)
+    adapter = load_adapter("florence2", options)
+    failed = {c.name: c.detail for c in check_adapter(adapter) if c.verdict == FAILED}
+    assert failed == {}
+    long = adapter.segment([Image.new("RGB", (50, 40))], ["cat " * 2000])[0]
+    assert long.note.startswith("text cut to ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</s><s><poly><loc_100><loc_200><loc_700><loc_200><loc_400><loc_900></poly></s>",
+        "<loc_10><loc_10><loc_500><loc_10><loc_500><loc_500><sep><loc_600><loc_600><loc_9><loc_6><loc_900><loc_950></s>",
+        "<s><loc_0><loc_0><loc_999><loc_0><loc_999><loc_999><loc_0><loc_999><loc_7></s><pad>",
+        "</s><s><poly><loc_1><loc_1><loc_9><loc_9></poly><poly><loc_1><loc_1><loc_1><loc_500><loc_500><loc_500></poly>",
+        "</s><s>nothing to see</s>",
+        "<s><loc_5><loc_5><loc_6></s>",
+    ],
+)
+def test_florence2_polygons_against_its_own_processor(writers: dict[str, str], text: str) -> None:
+    adapter = load_adapter("florence2", {"model": writers["florence2"]})
+    found = adapter.processor.post_process_generation(text, task=florence2.TASK, image_size=(80, 60))[florence2.TASK]
+    # transformers cuts coordinates to whole pixels; the original code, and we, take the middle of a bin.
+    ours = florence2.polygons_in(text, 60, 80)
+    assert [[int(v) for v in p] for p in ours] == [p for i in found["polygons"] for p in i if len(p) >= 6]
+    assert florence2.mask_of(text, 60, 80).area == (Mask.from_polygons(ours, 60, 80).area if ours else 0)
+
+
+class Says:
+    """A network of Qwen-VL whose answer is known; everything around it is real."""
+
+    def __init__(self, adapter: Any, answer: str) -> None:
+        self.adapter = adapter
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def generate(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.asked.append(self.adapter.tokenizer.decode(input_ids[0]))
+        ids = self.adapter.tokenizer(self.answer, return_tensors="pt")["input_ids"]
+        return torch.cat([input_ids, ids], dim=1)
+
+
+def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
+    adapter = load_adapter("qwen-vl-sam", {"model": writers["qwen"], "sam": writers["sam"]})
+    # The real network runs too; random weights write no JSON, which is an error and no empty mask.
+    with pytest.raises(AdapterError, match="the answer holds no boxes"):
+        adapter.segment([Image.new("RGB", (60, 50))], ["the man"])
+    said = Says(adapter, '```json\n[{"bbox_2d": [10, 20, 70, 60], "label": "man"}]\n```')
+    adapter.network = said
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 255, (90, 130, 3), dtype=np.uint8))
+    answer = adapter.segment([image], ["the man"])[0]
+    grid = adapter.pictures(images=[image], return_tensors="pt")["image_grid_thw"][0].tolist()
+    seen_height, seen_width = grid[1] * 14, grid[2] * 14
+    scale = [130 / seen_width, 90 / seen_height] * 2
+    corners = torch.tensor([[v * s for v, s in zip((10, 20, 70, 60), scale, strict=True)]])
+    sam = adapter.sam.network
+    expected = sam.decode(sam.embed(np.asarray(image)), Prompts(corners), False)[0][0]
+    assert torch.equal(answer.mask, expected)
+    assert answer.no_target is False
+    places = said.asked[0].count(qwen_vl_sam.IMAGE_TOKEN)
+    assert places == grid[1] * grid[2] // 4
+    assert 'Locate "the man", output its bbox coordinates in JSON format.' in said.asked[0]
+    result = run(adapter, "refcoco/testB", limit=4, out=tmp_path / "run")
+    assert result.failures == 0
+    assert {c.name: c.detail for c in check_adapter(adapter) if c.verdict == FAILED} == {}
+    assert adapter.segment([image], ["cat " * 2000])[0].note == "text cut to 300 words"
+
+
+def test_coordinates_are_those_of_the_family(writers: dict[str, str]) -> None:
+    adapter = load_adapter("qwen-vl-sam", {"model": writers["qwen"], "sam": writers["sam"]})
+    asked: list[torch.Tensor] = []
+    adapter.sam = SimpleNamespace(masks=lambda image, corners: asked.append(corners) or torch.zeros(1, 50, 100).bool())
+    said = '[{"bbox_2d": [500, 100, 250, 900]}]'
+    for family, seen, expected in (
+        ("qwen3_vl", (28, 56), [25.0, 5.0, 50.0, 45.0]),
+        ("qwen2_5_vl", (1000, 2000), [12.5, 5.0, 25.0, 45.0]),
+    ):
+        adapter.family = family
+        adapter.answer(said, Image.new("RGB", (100, 50)), seen)
+        assert asked[-1].tolist() == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize(
+    ("said", "boxes"),
+    [
+        ('[{"bbox_2d": [1, 2, 3.5, 4], "label": "a"}]', [[1, 2, 3.5, 4]]),
+        ('Sure:\n```json\n[{"bbox_2d":[1,2,3,4]},\n{"bbox_2d":[5,6,7,8]}]\n``` done', [[1, 2, 3, 4], [5, 6, 7, 8]]),
+        ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6', [[1, 2, 3, 4]]),
+        ("```json\n[]\n```", []),
+        ("[]", []),
+        ("There is no man.", None),
+        ("", None),
+        ('{"bbox": [1, 2, 3, 4]}', None),
+    ],
+)
+def test_boxes_in_an_answer(said: str, boxes: list[list[float]] | None) -> None:
+    assert qwen_vl_sam.boxes_in(said) == boxes
+
+
+def png(levels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def said(entries: Any, **more: Any) -> dict[str, Any]:
+    text = entries if isinstance(entries, str) else json.dumps(entries)
+    return {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP", **more}]}
+
+
+def test_gemini_png_in_its_box() -> None:
+    levels = np.zeros((20, 30), np.uint8)
+    levels[:, 15:] = 255
+    answer = gemini.to_answer(said([{"box_2d": [100, 200, 500, 800], "mask": png(levels), "label": "x"}]), 100, 50)
+    pixels = answer.mask.to_array()
+    assert answer.note == "mask as PNG"
+    # Rows 10..50 and columns 10..40; the right half of the box.
+    assert pixels.sum() == 40 * 15
+    assert pixels[10:50, 25:40].all()
+
+
+def test_gemini_polygons_and_several_entries() -> None:
+    triangle = [[100, 100], [900, 100], [500, 900]]
+    entries = [
+        {"box_2d": [0, 0, 1000, 1000], "mask": triangle},
+        {"box_2d": [900, 0, 1000, 100], "mask": png(np.full((4, 4), 255, np.uint8))},
+    ]
+    answer = gemini.to_answer(said(f"```json\n{json.dumps(entries)}\n```"), 200, 100)
+    canvas = Image.new("1", (100, 200))
+    ImageDraw.Draw(canvas).polygon([(10, 20), (90, 20), (50, 180)], fill=1)
+    expected = np.asarray(canvas).copy()
+    expected[180:200, 0:10] = True
+    found = answer.mask.to_array()
+    assert (found & expected).sum() / (found | expected).sum() > 0.97
+    assert answer.note == "mask as PNG and polygon"
+
+
+def test_gemini_tokens_need_their_decoder() -> None:
+    tokens = "<start_of_mask>" + "".join(f"<seg_{k}>" for k in range(16)) + "<end_of_mask>"
+    entry = {"box_2d": [0, 0, 500, 500], "mask": tokens}
+    with pytest.raises(AdapterError, match=r"give their decoder with -o decoder=vae-oid.npz"):
+        gemini.to_answer(said([entry]), 40, 40)
+    seen: list[list[int]] = []
+    answer = gemini.to_answer(said([entry]), 40, 40, lambda k: seen.append(k) or np.ones((64, 64)))
+    assert seen == [list(range(16))]
+    assert answer.note == "mask as tokens"
+    assert answer.mask.area == 400
+    short = {"box_2d": [0, 0, 500, 500], "mask": "<seg_1><seg_2>"}
+    with pytest.raises(AdapterError, match="a mask of 2 tokens, not of 16"):
+        gemini.to_answer(said([short]), 40, 40, lambda k: np.ones((64, 64)))
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        ({}, "there is no answer in the response"),
+        ({"promptFeedback": {"blockReason": "SAFETY"}}, "SAFETY"),
+        (said("I cannot do this."), "no JSON, perhaps cut short"),
+        (said('[{"box_2d": [1, 2'), "no JSON, perhaps cut short"),
+        (said([{"box_2d": [1, 2, 3, 4]}]), "has no mask"),
+        (said([{"mask": png(np.zeros((2, 2), np.uint8))}]), "no box_2d of four numbers"),
+        (said([{"box_2d": [0, 0, 9, 9], "mask": "a cat"}]), "in no form that is known"),
+        (said([{"box_2d": [0, 0, 9, 9], "mask": [[1, 2], [3, 4]]}]), "cannot be drawn"),
+        (said(3), "no list of objects"),
+        (said([], finishReason="MAX_TOKENS"), "cut off at the limit of tokens"),
+    ],
+)
+def test_gemini_answers_in_no_known_form_are_errors(response: dict[str, Any], message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
+        gemini.to_answer(response, 30, 30)
+
+
+def test_gemini_says_that_nothing_is_meant() -> None:
+    answer = gemini.to_answer(said([]), 30, 30)
+    assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "")
