@@ -56,6 +56,7 @@ TABLE: dict[str, dict[str, str]] = {
         "owlv2-sam": "refbench.adapters.owlv2_sam:Owlv2Sam",
         "sam3": "refbench.adapters.sam3:Sam3",
         "florence2": "refbench.adapters.florence2:Florence2",
+        "paligemma": "refbench.adapters.paligemma:PaliGemma",
         "qwen-vl-sam": "refbench.adapters.qwen_vl_sam:QwenVlSam",
         "gemini": "refbench.adapters.gemini:Gemini",
         "moondream": "refbench.adapters.moondream:Moondream",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -14,6 +15,7 @@ from transformers import (
     Florence2Config,
     Florence2ForConditionalGeneration,
     Florence2Processor,
+    GemmaTokenizerFast,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
@@ -22,6 +24,9 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -39,6 +44,7 @@ from transformers import (
     SamImageProcessor,
     SamModel,
     SamProcessor,
+    SiglipImageProcessor,
 )
 
 PROMPTS = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 8}
@@ -287,3 +293,48 @@ def save_qwen_vl(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessor(min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 16).save_pretrained(folder)
     return folder
+
+
+def save_paligemma(folder: Path) -> Path:
+    torch.manual_seed(7)
+    letters = [*(chr(c) for c in range(33, 127)), "\u2581", "\n"]
+    vocabulary = {t: k for k, t in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *letters])}
+    tokenizer = GemmaTokenizerFast(vocab=vocabulary, merges=[])
+    tokenizer.add_tokens([f"<loc{k:04d}>" for k in range(1024)] + [f"<seg{k:03d}>" for k in range(128)])
+    images = SiglipImageProcessor(size={"height": 28, "width": 28})
+    images.image_seq_length = 4
+    processor = PaliGemmaProcessor(images, tokenizer)
+    token = processor.tokenizer.convert_tokens_to_ids
+    config = PaliGemmaConfig(
+        text_config={
+            "model_type": "gemma", "vocab_size": len(processor.tokenizer), "hidden_size": 32, "intermediate_size": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+            "max_position_embeddings": 8192, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "projection_dim": 32,
+            "vision_use_head": False,
+        },
+        image_token_index=token("<image>"), image_token_id=token("<image>"), projection_dim=32, hidden_size=32,
+    )  # fmt: skip
+    PaliGemmaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_token_decoder(path: Path) -> Path:
+    """Random weights of PaliGemma's mask decoder, under the names of the published file."""
+    generator = np.random.default_rng(0)
+    shapes = {"decoder.0": (16, 24, 1, 1), "decoder.12": (1, 2, 1, 1)}
+    for block in (2, 3):
+        shapes |= {f"decoder.{block}.net.{k}": (16, 16, 3 if k < 4 else 1, 3 if k < 4 else 1) for k in (0, 2, 4)}
+    for k, (wide, narrow) in zip((4, 6, 8, 10), ((16, 16), (16, 8), (8, 4), (4, 2)), strict=True):
+        shapes[f"decoder.{k}"] = (wide, narrow, 4, 4)
+    arrays = {"_vq_vae._embedding": generator.normal(size=(128, 24))}
+    for name, shape in shapes.items():
+        out = shape[1] if name in ("decoder.4", "decoder.6", "decoder.8", "decoder.10") else shape[0]
+        arrays[f"{name}.weight"] = generator.normal(size=shape) * (3 / np.prod(shape[1:])) ** 0.5
+        arrays[f"{name}.bias"] = generator.normal(size=out) * 0.1
+    np.savez(path, **{k: v.astype(np.float32) for k, v in arrays.items()}, encoder=np.zeros(1))
+    return path

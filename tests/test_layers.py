@@ -18,7 +18,8 @@ ROWS = {
     "records": 2,
     "storage": 3, "scores": 3, "images": 3, "plugins": 3, "provenance": 3, "interchange": 3,
     "vector_paths": 3, "web_service": 3,
-    "environments": 3, "segment_anything": 3, "segment_tokens": 3, "skeletons": 4, "tensor_masks": 3, "torch_settings": 3,
+    "environments": 3, "segment_anything": 3, "segment_tokens": 3, "skeletons": 4,
+    "tensor_masks": 3, "torch_settings": 3,
     "catalogue": 3, "huggingface": 3, "overlays": 3, "pretrained": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4, "analysis": 4,
     "curation": 4, "execution": 5,
@@ -37,7 +38,8 @@ DOORS = {"plugins.py"}
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",
     "tensor_masks", "torch_settings", "segment_anything", "adapters.grounded_sam", "adapters.owlv2_sam",
-    "adapters.sam3", "adapters.box_prompts", "adapters.florence2", "adapters.paligemma", "adapters.qwen_vl_sam", "segment_tokens",
+    "adapters.sam3", "adapters.box_prompts", "adapters.florence2", "adapters.paligemma",
+    "adapters.qwen_vl_sam", "segment_tokens",
 )  # fmt: skip
 
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from small_models import save_florence2, save_qwen_vl, save_sam
+from small_models import save_florence2, save_paligemma, save_qwen_vl, save_sam, save_token_decoder
 
 from refbench import run, score
-from refbench.adapters import florence2, gemini, qwen_vl_sam
+from refbench.adapters import florence2, gemini, paligemma, qwen_vl_sam
 from refbench.contract import FAILED, check_adapter
 from refbench.errors import AdapterError
 from refbench.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.segment_anything import Prompts
+from refbench.segment_tokens import TokenDecoder
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,8 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "florence2": save_florence2(folder / "florence2"),
         "qwen": save_qwen_vl(folder / "qwen"),
         "sam": save_sam("sam", folder / "sam"),
+        "paligemma": save_paligemma(folder / "paligemma"),
+        "decoder": save_token_decoder(folder / "vae-oid.npz"),
     }
     return {name: str(path) for name, path in made.items()}
 
@@ -216,3 +219,99 @@ def test_gemini_answers_in_no_known_form_are_errors(response: dict[str, Any], me
 def test_gemini_says_that_nothing_is_meant() -> None:
     answer = gemini.to_answer(said([]), 30, 30)
     assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "")
+
+
+def decoded_by_hand(path: str, tokens: list[int]) -> np.ndarray:
+    """The decoder in plain numpy: convolutions as sums over shifted pictures, transposed ones as scattered kernels."""
+    arrays = dict(np.load(path))
+
+    def conv(x: np.ndarray, name: str) -> np.ndarray:
+        weight, bias = arrays[f"decoder.{name}.weight"], arrays[f"decoder.{name}.bias"]
+        reach = weight.shape[2] // 2
+        wide = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+        out = np.zeros((weight.shape[0], *x.shape[1:]))
+        for i in range(weight.shape[2]):
+            for j in range(weight.shape[3]):
+                part = wide[:, i : i + x.shape[1], j : j + x.shape[2]]
+                out += np.einsum("oc,chw->ohw", weight[:, :, i, j], part)
+        return out + bias[:, None, None]
+
+    def twice_as_large(x: np.ndarray, name: str) -> np.ndarray:
+        weight, bias = arrays[f"decoder.{name}.weight"], arrays[f"decoder.{name}.bias"]
+        height, width = x.shape[1:]
+        wide = np.zeros((weight.shape[1], 2 * height + 2, 2 * width + 2))
+        for i in range(4):
+            for j in range(4):
+                wide[:, i : i + 2 * height : 2, j : j + 2 * width : 2] += np.einsum(
+                    "co,chw->ohw", weight[:, :, i, j], x
+                )
+        return wide[:, 1:-1, 1:-1] + bias[:, None, None]
+
+    def relu(x: np.ndarray) -> np.ndarray:
+        return np.maximum(x, 0)
+
+    x = arrays["_vq_vae._embedding"][tokens].reshape(4, 4, -1).transpose(2, 0, 1)
+    x = relu(conv(x, "0"))
+    for block in ("2", "3"):
+        x = x + conv(relu(conv(relu(conv(x, f"{block}.net.0")), f"{block}.net.2")), f"{block}.net.4")
+    for name in ("4", "6", "8", "10"):
+        x = relu(twice_as_large(x, name))
+    return np.clip(conv(x, "12")[0] * 0.5 + 0.5, 0, 1)
+
+
+def test_the_decoder_of_tokens_by_hand(writers: dict[str, str], tmp_path: Path) -> None:
+    tokens = np.random.default_rng(1).integers(0, 128, 16).tolist()
+    found = TokenDecoder(Path(writers["decoder"]))(tokens)
+    expected = decoded_by_hand(writers["decoder"], tokens)
+    assert found.shape == (64, 64)
+    assert np.abs(found - expected).max() < 1e-4
+    assert 0.01 < (expected > 0.5).mean() < 0.99
+    for wrong in ([1] * 15, [128] * 16):
+        with pytest.raises(AdapterError, match=r"a mask has 16 codes in 0\.\.127"):
+            TokenDecoder(Path(writers["decoder"]))(wrong)
+    arrays = dict(np.load(writers["decoder"]))
+    arrays.pop("decoder.6.bias")
+    np.savez(tmp_path / "short.npz", **arrays)
+    (tmp_path / "none.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "pickled.npz", **{"_vq_vae._embedding": np.array([{}], dtype=object)})
+    for name, message in (
+        ("short", "does not fit the decoder"),
+        ("none", "is no readable"),
+        ("pickled", "is no readable"),
+    ):
+        with pytest.raises(AdapterError, match=message):
+            TokenDecoder(tmp_path / f"{name}.npz")
+
+
+def test_paligemma_on_photographs(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
+    options = {"model": writers["paligemma"], "decoder": writers["decoder"]}
+    result = run("paligemma", "refcoco/testB", options=options, limit=4, out=tmp_path / "run")
+    assert result.failures == 0
+    # Random weights write no masks; the answers are kept, and counted as what they are.
+    assert result.notes == {"no mask in the answer": 4}
+    adapter = load_adapter("paligemma", options)
+    assert {c.name: c.detail for c in check_adapter(adapter) if c.verdict == FAILED} == {}
+
+
+def test_paligemma_answers_restated(writers: dict[str, str]) -> None:
+    decode = TokenDecoder(Path(writers["decoder"]))
+    tokens = list(range(5, 21))
+    codes = "".join(f"<seg{k:03d}>" for k in tokens)
+    said = f"<loc0256><loc0128><loc0768><loc0896>{codes} the man<eos>"
+    answer = paligemma.to_answer(said, 100, 200, decode)
+    # Rows 25..75, columns 25..175.
+    small = Image.fromarray(decode(tokens).astype(np.float32)).resize((150, 50), Image.Resampling.BILINEAR)
+    expected = np.zeros((100, 200), bool)
+    expected[25:75, 25:175] = np.asarray(small) > 0.5
+    assert np.array_equal(answer.mask.to_array(), expected)
+    assert expected.any()
+    both = paligemma.to_answer(f"{said} ; <loc0000><loc0000><loc0100><loc0100>{codes}", 100, 200, decode)
+    assert both.mask.area > answer.mask.area
+    for broken in (
+        "",
+        "<loc0256><loc0128><loc0768>" + codes,
+        said.replace("<seg005>", ""),
+        said.replace("0768", "0100"),
+    ):
+        found = paligemma.to_answer(broken, 100, 200, decode)
+        assert (found.mask.area, found.note) == (0, "no mask in the answer")
