@@ -49,6 +49,9 @@ SHORT_NAMES = {
 }
 
 
+MODES = {"forced": "answer forced", "generate": "answer generated"}
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One scored run: who, on what, and `metrics` (name -> value, low, high in percent)."""
@@ -84,6 +87,9 @@ def _row(folder: Path) -> Row:
         info = result.info
         options = ",".join(f"{k}={v}" for k, v in sorted(info["adapter_options"].items()))
         name = f"{info['adapter']} ({options})" if options else info["adapter"]
+        # A model that is given its answer's text and one that writes it are not the same system.
+        if info.get("mode"):
+            name += f" [{MODES.get(info['mode'], info['mode'])}]"
         if info.get("limit") is not None:
             name += f" [first {info['limit']}]"
     except (KeyError, AttributeError) as error:

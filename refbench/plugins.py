@@ -60,6 +60,7 @@ TABLE: dict[str, dict[str, str]] = {
         "qwen-vl-sam": "refbench.adapters.qwen_vl_sam:QwenVlSam",
         "gemini": "refbench.adapters.gemini:Gemini",
         "moondream": "refbench.adapters.moondream:Moondream",
+        "moondream-local": "refbench.adapters.official:MoondreamLocal",
         "lavt": "refbench.adapters.official:lavt",
         "magnet": "refbench.adapters.official:magnet",
         "mllmseg": "refbench.adapters.official:mllmseg",

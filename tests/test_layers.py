@@ -18,7 +18,7 @@ ROWS = {
     "records": 2,
     "storage": 3, "scores": 3, "images": 3, "plugins": 3, "provenance": 3, "interchange": 3,
     "vector_paths": 3, "web_service": 3,
-    "environments": 3, "segment_anything": 3, "segment_tokens": 3, "skeletons": 4,
+    "environments": 3, "segment_anything": 3, "segment_tokens": 3, "skeletons": 5,
     "tensor_masks": 3, "torch_settings": 3,
     "catalogue": 3, "huggingface": 3, "overlays": 3, "pretrained": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4, "analysis": 4,

@@ -1,14 +1,21 @@
-"""`lavt`, `magnet`, `mllmseg`: workers around the official repositories, which you check out yourself.
+"""`lavt`, `magnet`, `mllmseg`, `moondream-local`: workers around official code, which you check out or install.
 
 Each runs in an environment of its own (`refbench env build NAME`), or with an interpreter that has what it needs.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from refbench.adapters.moondream import to_answer
 from refbench.adapters.worker import Worker
+from refbench.records import Answer, Sample
 
 WORKERS = Path(__file__).parent / "workers"
 
@@ -68,6 +75,37 @@ def mllmseg(
     Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights.
     """
     return _worker("mllmseg", python, device, timeout, {"repo": str(repo), "weights": str(weights), "mode": mode})
+
+
+class MoondreamLocal(Worker):
+    """Moondream Segmentation on your own GPU, by the vendor's engine, in an environment of its own.
+
+    Args:
+        model: e.g. moondream3.1-9B-A2B; the engine downloads it.
+        python: an interpreter; by default that of `refbench env build moondream`.
+        refined: "must" stops if the engine hands out coarse outlines only, "any" takes them.
+    """
+
+    def __init__(
+        self,
+        model: str = "moondream3.1-9B-A2B",
+        python: str = "",
+        device: str = "cuda:0",
+        refined: str = "must",
+        timeout: float = 600.0,
+    ) -> None:
+        config: Any = {"model": model, "refined": refined}
+        script = WORKERS / "moondream" / "worker.py"
+        env = "" if python else "moondream"
+        super().__init__(script, python, env, device, timeout=timeout, offline=False, **config)
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
+        """See the adapter contract: the worker answers with paths, which are drawn here."""
+        return [self._drawn(s, a) for s, a in zip(samples, super().segment_samples(samples, images), strict=True)]
+
+    def _drawn(self, sample: Sample, answer: Answer) -> Answer:
+        drawn = to_answer(json.loads(answer.raw), sample.height, sample.width)
+        return dataclasses.replace(drawn, note=drawn.note or answer.note, raw=answer.raw)
 
 
 def _worker(name: str, python: str, device: str, timeout: float, config: dict[str, str]) -> Worker:

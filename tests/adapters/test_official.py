@@ -109,3 +109,54 @@ def test_every_worker_that_comes_along_is_described() -> None:
         assert (folder / "worker.py").is_file()
         lines = [x for x in (folder / "requirements.lock").read_text().splitlines() if x and not x.startswith("#")]
         assert all("==" in line for line in lines), name
+
+
+# The engine needs a GPU; this package stands for it, so that all around it is run.
+ENGINE = """
+class Engine:
+    def segment(self, image, object, settings=None):
+        assert settings == {"temperature": 0.0}
+        box = {"x_min": 0.25, "y_min": 0.5, "x_max": 0.75, "y_max": 1.0}
+        if object == "nothing":
+            return {"path": "", "bbox": None}
+        if object == "coarse":
+            return {"path": "M0 0H1V1H0Z", "coarse_path": "M0 0H1V1H0Z", "bbox": box}
+        return {"svg_path": "M0 0H1V1H0Z", "coarse_path": "M 0 0", "bbox": box}
+
+def photon(model):
+    assert model == "a-model"
+    return Engine()
+"""
+
+
+def test_moondream_on_an_own_gpu(tmp_path: Path) -> None:
+    bin_folder = tmp_path / "engine"
+    bin_folder.mkdir()
+    (bin_folder / "moondream.py").write_text(ENGINE)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{bin_folder}" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    options = {"python": str(python), "model": "a-model"}
+    worker = load_adapter("moondream-local", options, device="cuda:0")
+    Image.new("RGB", (40, 20)).save(tmp_path / "picture.png")
+
+    def ask(words: str):  # type: ignore[no-untyped-def]
+        return worker.segment_samples([asked(tmp_path / "picture.png", words)], [None])[0]
+
+    answer = ask("the man")
+    expected = np.zeros((20, 40), bool)
+    expected[10:20, 10:30] = True
+    assert np.array_equal(answer.mask.to_array(), expected)
+    assert json.loads(answer.raw)["refined"] is True
+    assert (ask("coarse").note, ask("coarse").mask.area) == ("a coarse outline", 200)
+    assert (ask("nothing").note, ask("nothing").mask.area) == ("no path in the answer", 0)
+    worker.close()
+    # Nothing refined in the first answers: the refiner is missing, and the figure would be of another system.
+    worker = load_adapter("moondream-local", options, device="cuda:0")
+    for _ in range(7):
+        ask("coarse")
+    with pytest.raises(AdapterError, match=r"refines nothing: its refiner needs cv2"):
+        ask("coarse")
+    worker.close()
+    with pytest.raises(AdapterError, match="needs a GPU: --device cuda:0"):
+        load_adapter("moondream-local", options, device="cpu")

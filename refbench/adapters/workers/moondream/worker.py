@@ -1,0 +1,53 @@
+"""Moondream Segmentation on your own GPU, by the engine of the package `moondream` (2.6 or newer).
+
+Options: model=moondream3.1-9B-A2B. The engine draws a coarse outline and refines it; where a package of the refiner is
+missing, it hands out the coarse one in silence. The first answers are looked at: if none was refined, the worker says so
+and stops, unless refined=any is given. Answers go out as paths; refbench draws them.
+"""
+
+import json
+
+import numpy as np
+from worker_sdk import Answer, serve
+
+LOOKED_AT = 8
+FIELDS = ("bbox", "parse_error", "finish_reason")
+
+
+class Moondream(object):
+    name = "moondream-local"
+    max_batch = 1
+
+    def __init__(self, config, device):
+        if not device.startswith("cuda"):
+            raise ValueError("the engine of Moondream needs a GPU: --device cuda:0")
+        import moondream
+
+        self.engine = moondream.photon(config.get("model", "moondream3.1-9B-A2B"))
+        self.must_refine = config.get("refined", "must") != "any"
+        self.coarse = 0
+        self.refined = 0
+
+    def segment(self, images, expressions):
+        return [self._one(image, expression) for image, expression in zip(images, expressions)]
+
+    def _one(self, image, expression):
+        found = self.engine.segment(image, expression, settings={"temperature": 0.0})
+        path = found.get("svg_path") or found.get("path") or ""
+        coarse = found.get("coarse_path")
+        refined = bool(path) and path != coarse
+        self.refined += refined
+        self.coarse += bool(path) and not refined
+        if self.must_refine and not self.refined and self.coarse >= LOOKED_AT:
+            raise RuntimeError(
+                "the engine refines nothing: its refiner needs cv2, resvg below 0.2 and pypotrace (not potracer); "
+                "-o refined=any takes the coarse outlines"
+            )
+        said = {"path": path, "refined": refined}
+        said.update((k, found[k]) for k in FIELDS if found.get(k) is not None)
+        nothing = np.zeros((image.height, image.width), bool)
+        return Answer(nothing, note="" if refined or not path else "a coarse outline", raw=json.dumps(said))
+
+
+if __name__ == "__main__":
+    serve(Moondream)
