@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ class Environment:
     version: str
     lock: str
     lock_sha256: str
+    source: str
 
 
 def recipes() -> dict[str, dict[str, Any]]:
@@ -68,6 +70,8 @@ def built_environments() -> list[Environment]:
     found = []
     for path in sorted((home() / "envs").glob(f"*/{MARK}")):
         content = read_json(path, AdapterError)
+        if not isinstance(content, dict):
+            raise AdapterError(f"{path} is damaged; run `refbench env remove {path.parent.name}` and build it again")
         found.append(Environment(**{k: str(content.get(k, "")) for k in Environment.__slots__}))
     return found
 
@@ -95,7 +99,8 @@ def build_environment(
         )
     digest = file_sha256(lock)
     built = next((e for e in built_environments() if e.name == name), None)
-    if built is not None and built.lock_sha256 == digest and (folder / "bin" / "python").exists():
+    same = built is not None and built.lock_sha256 == digest and (not python or shutil.which(python) == built.source)
+    if built is not None and same and (folder / "bin" / "python").exists():
         log(f"{name} is built already")
         return built
     source = python or _find_python(name, str(wanted.get("python", "")))
@@ -110,7 +115,7 @@ def build_environment(
         f"pip cannot install {lock}",
     )
     version = _call([str(own), "-c", "import platform; print(platform.python_version())"], "it does not start").strip()
-    made = Environment(name, str(own), version, str(lock), digest)
+    made = Environment(name, str(own), version, str(lock), digest, shutil.which(source) or source)
     write_json(folder / MARK, {k: getattr(made, k) for k in Environment.__slots__})
     return made
 
@@ -135,9 +140,14 @@ def _find_python(name: str, version: str) -> str:
     )
 
 
+def _clean() -> dict[str, str]:
+    # Packages that only this process sees would count as installed.
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
 def _call(command: list[str], failure: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean())
     except OSError as error:
         raise AdapterError(f"{failure}: {error.strerror}") from error
     if done.returncode:

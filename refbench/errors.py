@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 
 class RefbenchError(Exception):
@@ -27,7 +28,12 @@ class AdapterError(RefbenchError):
 
 class RunStopped(AdapterError):
     """No further sample can be answered (a key that is refused, a service that is down): the run ends here, and the
-    samples that are left are not counted as failed, so that the same command goes on later."""
+    samples that are left are not counted as failed, so that the same command goes on later.
+
+    `usage` is what the adapter had used since the last finished shard.
+    """
+
+    usage: Mapping[str, float] = MappingProxyType({})
 
 
 class RunError(RefbenchError):

@@ -188,6 +188,7 @@ class RunInfo:
     finished: str = ""
     failures: int = 0
     notes: list[str] = field(default_factory=list)
+    batch_pixels: int | None = None
     mode: str = ""
     deterministic: bool = False
     engine: str = "local"

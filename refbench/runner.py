@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from refbench.errors import DatasetError, RunError, TooManyFailures
+from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
 from refbench.execution.dispatch import Crew, Foreman, Outcome
 from refbench.execution.here import Here
-from refbench.execution.plan import Facts, Job, plan_shards, planned_paths, shard_paths
+from refbench.execution.plan import AUTO_PIXELS, Facts, Job, plan_shards, planned_paths, shard_paths
 from refbench.execution.processes import Processes
 from refbench.execution.stages import TIMINGS_SCHEMA, stage_table
 from refbench.plugins import load_attribute
@@ -104,6 +104,7 @@ def run(
     if not samples:
         raise DatasetError(f"{address} holds no samples")
     shards = plan_shards(samples)
+    out = None if out is None else Path(out).absolute()
     job = Job(
         adapter=_absolute(adapter),
         options=dict(options or {}),
@@ -113,12 +114,13 @@ def run(
         batch_size=batch_size,
         deterministic=deterministic,
         home=home().absolute(),
+        started_in=Path.cwd(),
     )
     crew = _crew(job, engine, workers, ray_address)
     try:
         foreman = Foreman(crew, log)
         facts = foreman.muster()
-        folder = Path(out) if out else default_folder(facts.name, facts.options, address, limit)
+        folder = out or default_folder(facts.name, facts.options, address, limit)
         info = _claim_folder(
             folder,
             RunInfo(
@@ -133,6 +135,7 @@ def run(
                 shards=len(shards),
                 limit=limit,
                 batch_size=facts.batch_size,
+                batch_pixels=None if batch_size else facts.batch_size * AUTO_PIXELS,
                 device=device,
                 seed=facts.seed,
                 refbench_version=__version__,
@@ -186,21 +189,31 @@ def _compute(
     before = [_found_in(paths[k]) for k in there]
     total = sum(sizes)
     task = f"{info.adapter} on {info.dataset}/{info.split}"
-    timings = _read_timings(folder)
+    timings = [row for row in _read_timings(folder) if row["shard"] not in set(numbers)]
+
+    def keep_usage() -> None:
+        if foreman.outcome.usage:
+            used = _added(info.usage, foreman.outcome.usage)
+            write_json(folder / "run.json", dataclasses.asdict(dataclasses.replace(info, usage=used)))
 
     def keep_timings(outcome: Outcome) -> None:
+        keep_usage()
         rows = sorted([*timings, *outcome.timings], key=lambda row: row["shard"])
         write_table(folder / "timings.parquet", pa.Table.from_pylist(rows, schema=TIMINGS_SCHEMA))
 
     progress(task, resumed, total)
-    outcome = foreman.dispatch(
-        folder,
-        numbers,
-        max_failures,
-        nothing_done=not any(failures < sizes[k] for k, (failures, _) in zip(there, before, strict=True)),
-        on_shard=keep_timings,
-        step=lambda done: progress(task, resumed + done, total),
-    )
+    try:
+        outcome = foreman.dispatch(
+            folder,
+            numbers,
+            max_failures,
+            nothing_done=not any(failures < sizes[k] for k, (failures, _) in zip(there, before, strict=True)),
+            on_shard=keep_timings,
+            step=lambda done: progress(task, resumed + done, total),
+        )
+    except AdapterError:
+        keep_usage()
+        raise
     failures = outcome.failures + sum(found for found, _ in before)
     notes = outcome.notes.copy()
     for _, earlier in before:
@@ -273,6 +286,7 @@ def _claim_folder(folder: Path, info: RunInfo) -> RunInfo:
         "shards": info.shards,
         "device": info.device,
         "batch_size": info.batch_size,
+        "batch_pixels": info.batch_pixels,
         "deterministic": info.deterministic,
         "mode": info.mode,
         "refbench_version": info.refbench_version,

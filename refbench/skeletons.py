@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +66,7 @@ if __name__ == "__main__":
     serve({class_name})
 '''
 
+TAKEN = ("none", "true", "false", "numpy", "pil", "torch", "worker_sdk", "refbench")
 REQUIREMENTS = """# What your model needs, in exact versions. This installs them, away from everything else:
 #   refbench env build {name} --lock {file}
 numpy
@@ -123,6 +126,8 @@ def _names(name: str) -> tuple[str, str]:
     """`my-model` -> ("my_model", "MyModel")."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         raise AdapterError(f"{name!r} is no name for an adapter: letters, digits, - and _, beginning with a letter")
+    if keyword.iskeyword(name) or name.lower() in TAKEN or name.lower() in sys.stdlib_module_names:
+        raise AdapterError(f"{name!r} is a word of Python or the name of a module that would be hidden; take another")
     words = [w for w in re.split(r"[-_]+", name) if w]
     return "_".join(words).lower(), "".join(w[:1].upper() + w[1:] for w in words)
 

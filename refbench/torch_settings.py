@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def make_deterministic(seed: int) -> None:
+def make_deterministic() -> None:
     """Repeatable kernels, no TF32, no search for the fastest kernel; on the CPU one thread, since sums depend on how
     they are divided. An operation without a repeatable kernel warns."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -13,7 +13,6 @@ def make_deterministic(seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
 
 
 def seed(number: int) -> None:

@@ -68,6 +68,8 @@ class WebService:
     ) -> None:
         self.endpoint = _checked(endpoint, key_variable)
         self._key = os.environ.get(key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise AdapterError(f"{key_variable} holds no key: a key is one word of printable ASCII")
         if not self._key and not _is_here(self.endpoint):
             raise AdapterError(f"{name} needs a key: set {key_variable} (options never carry keys, they are stored)")
         if concurrency < 1 or retries < 0 or timeout <= 0:
@@ -80,7 +82,9 @@ class WebService:
         self._http = urllib3.PoolManager(maxsize=concurrency, block=True)
         self.threads = ThreadPoolExecutor(concurrency, name)
         self._lock = threading.Lock()
-        self._in_a_row = 0
+        self._unanswered: set[str] = set()
+        self._answered: tuple[str, Mapping[str, Any]] | None = None
+        self._ended: RunStopped | None = None
         self._used: dict[str, float] = {}
 
     def usage(self) -> dict[str, float]:
@@ -95,11 +99,17 @@ class WebService:
         self._http.clear()
 
     def ask(
-        self, path: str, body: Mapping[str, Any], question: Mapping[str, Any], keep: tuple[str, ...]
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        question: Mapping[str, Any],
+        keep: tuple[str, ...],
+        is_answer: Callable[[Mapping[str, Any]], bool],
     ) -> dict[str, Any]:
         """The answer to a request: one that was kept, or that of the service, of which the fields `keep` are kept.
 
         `question` is what tells two requests apart: everything in `body` but the picture, and the picture's sha256.
+        What `is_answer` turns down (a 200 that tells of an error) is neither kept nor paid for.
 
         Raises:
             RunStopped: the key is refused, there is no credit, or the service is down.
@@ -110,8 +120,15 @@ class WebService:
         found = _kept(place)
         if found is not None:
             self._count({"answers kept from before": 1})
+            with self._lock:
+                self._answered = self._answered or (path, body)
             return found
-        answer = self._post(path, body)
+        answer = self._post(path, body, digest)
+        if not is_answer(answer):
+            raise AdapterError(
+                f"{self.endpoint} answers 200 without an answer{self._said(json.dumps(answer).encode())}"
+            )
+        self._count({"requests answered": 1, "estimated cost (USD)": self._price})
         answer = {k: answer[k] for k in keep if k in answer}
         with atomic_file(place) as temporary:
             temporary.write_text(json.dumps(answer), encoding="utf-8")
@@ -130,57 +147,82 @@ class WebService:
             raise error
         return [question.result() for question in asked]
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: Mapping[str, Any], digest: str) -> dict[str, Any]:
         """One question to the service, with its attempts."""
+        if self._ended is not None:
+            # Others of the batch have found out already.
+            raise self._ended
         began = time.monotonic()
         try:
-            response = self._http.request(
-                "POST",
-                f"{self.endpoint}/{path}",
-                body=json.dumps(body).encode(),
-                headers={"Content-Type": "application/json", **({self._key_header: self._key} if self._key else {})},
-                timeout=urllib3.Timeout(self._timeout),
-                retries=_patience(self._retries),
-                redirect=False,
-            )
+            response = self._request(path, body, self._retries)
         except urllib3.exceptions.HTTPError as error:
-            raise self._no_answer(f"no answer from {self.endpoint}: {_first_cause(error)}") from None
+            raise self._no_answer(f"no answer from {self.endpoint}: {_first_cause(error)}", digest) from None
         finally:
             self._count({"seconds of waiting": time.monotonic() - began})
         if response.status in FATAL or 300 <= response.status < 400:
             why = FATAL.get(response.status, "it points elsewhere, where the key is not sent")
-            raise RunStopped(f"{self.endpoint} answers {response.status}: {why}{self._said(response.data)}")
+            self._ended = RunStopped(f"{self.endpoint} answers {response.status}: {why}{self._said(response.data)}")
+            raise self._ended
         if response.status != 200:
             error_text = f"{self.endpoint} answers {response.status}{self._said(response.data)}"
             # 4xx is about this question; everything else has been tried often enough.
             raise (
                 AdapterError(error_text)
                 if response.status < 500 and response.status not in AGAIN
-                else (self._no_answer(error_text))
+                else (self._no_answer(error_text, digest))
             )
         try:
             found = json.loads(response.data) if len(response.data) <= LARGEST_ANSWER else None
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self._no_answer(f"{self.endpoint} answers 200 with what is no JSON object{self._said(response.data)}")
+            said = self._said(response.data)
+            raise self._no_answer(f"{self.endpoint} answers 200 with what is no JSON object{said}", digest)
         with self._lock:
-            self._in_a_row = 0
-        self._count({"requests answered": 1, "estimated cost (USD)": self._price})
+            self._unanswered.clear()
+            self._answered = path, body
         return found
 
-    def _no_answer(self, text: str) -> AdapterError:
-        """The error of a question that got no answer: after several in a row, the one that ends the run."""
+    def _no_answer(self, text: str, digest: str) -> AdapterError:
+        """The error of a question that got no answer: after several others in a row, the one that ends the run.
+
+        Before that, a question that was answered once is asked again: if it still is, the questions are at fault.
+        """
         with self._lock:
-            self._in_a_row += 1
-            down = self._in_a_row >= DOWN_AFTER
-        if down:
-            return RunStopped(f"{text}; {DOWN_AFTER} samples in a row: the service is down, run the same command later")
-        return AdapterError(text)
+            self._unanswered.add(digest)
+            down = len(self._unanswered) >= DOWN_AFTER
+            known = self._answered
+        if not down:
+            return AdapterError(text)
+        if known is not None and self._still_answers(*known):
+            with self._lock:
+                self._unanswered.clear()
+            return AdapterError(text)
+        self._ended = RunStopped(
+            f"{text}; {DOWN_AFTER} samples in a row: the service is down, run the same command later"
+        )
+        return self._ended
+
+    def _still_answers(self, path: str, body: Mapping[str, Any]) -> bool:
+        try:
+            return self._request(path, body, retries=0).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _request(self, path: str, body: Mapping[str, Any], retries: int) -> urllib3.BaseHTTPResponse:
+        return self._http.request(
+            "POST",
+            f"{self.endpoint}/{path}",
+            body=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **({self._key_header: self._key} if self._key else {})},
+            timeout=urllib3.Timeout(self._timeout),
+            retries=_patience(retries),
+            redirect=False,
+        )
 
     def _said(self, content: bytes) -> str:
-        text = " ".join(content[:300].decode("utf-8", "replace").split())
-        # A service may repeat the key in its error.
+        text = " ".join(content[:100_000].decode("utf-8", "replace").split())
+        # A service may repeat the key in its error: hidden before anything is cut off.
         hidden = text.replace(self._key, "***") if self._key else text
         return f" ({hidden[:200]})" if hidden else ""
 

@@ -25,6 +25,8 @@ class Service:
     key: str = "a-key-that-must-not-leak"
     next: list[str] = field(default_factory=list)
     always: str = ""
+    # Expressions that are answered with 500, always.
+    refuse: set[str] = field(default_factory=set)
     delay_seconds: float = 0.0
     expressions: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -68,8 +70,12 @@ def serving(service: Service) -> Iterator[Service]:
                 service.expressions.append(body["object"])
                 service.sizes.append((image.height, image.width))
                 service.kinds.append(kind)
-            if how.isdigit():
-                self._send(int(how), {"error": f"{how} for {service.key}"})
+            if body["object"] in service.refuse:
+                self._send(500, {"error": "not this one"})
+            elif how == "error-in-200":
+                self._send(200, {"error": "overloaded"})
+            elif how.isdigit():
+                self._send(int(how), {"error": f"{'x' * 175} {how} for {service.key}"})
             elif how == "wait":
                 self._send(429, {"error": "slow down"}, {"Retry-After": "1"})
             elif how == "redirect":

@@ -31,6 +31,14 @@ def test_odd_layouts() -> None:
     assert encode_tensors([]) == []
 
 
+def test_instances_may_be_any_iterable() -> None:
+    masks = [np.ones((4, 6), bool), np.zeros((4, 6), bool)]
+    answer = Answer(masks[0], instances=zip(masks, (0.9, 0.5), strict=True), note="half \ud800 a sign")  # type: ignore[arg-type]
+    found = to_predictions([sample(4, 6)], [answer])[0]
+    assert [(i.mask.area, i.score) for i in found.instances] == [(24, 0.9), (0, 0.5)]
+    assert found.note == "half ? a sign"
+
+
 def test_runs_that_are_none() -> None:
     good = Mask.from_intervals(np.array([1, 5]), np.array([3, 6]), 3, 2)
     assert good.to_array().T.reshape(-1).tolist() == [False, True, True, False, False, True]

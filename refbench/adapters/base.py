@@ -18,6 +18,7 @@ failed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -68,7 +69,11 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
     Raises:
         AdapterError: not bool, or not of the image's size, or a score that is no finite number.
     """
-    complete = [a if isinstance(a, Answer) else Answer(a) for a in answers]
+    complete = [
+        # Instances may be any iterable; they are gone through twice.
+        dataclasses.replace(a, instances=list(a.instances)) if isinstance(a, Answer) else Answer(a)
+        for a in answers
+    ]
     encoded = _encode_tensors(samples, complete)
     out = []
     for sample, answer in zip(samples, complete, strict=True):
@@ -81,11 +86,16 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
                 None if answer.score is None else _to_score(answer.score),
                 None if answer.no_target is None else bool(answer.no_target),
                 instances,
-                note=str(answer.note),
-                raw=str(answer.raw),
+                note=_storable(answer.note),
+                raw=_storable(answer.raw),
             )
         )
     return out
+
+
+def _storable(text: Any) -> str:
+    """A text without half characters, which no file could hold."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[int, Mask]:

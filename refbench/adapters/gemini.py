@@ -32,6 +32,7 @@ PROMPT = (
     '"box_2d" as [ymin, xmin, ymax, xmax] in thousandths of the image, its mask in "mask", and a text in "label". '
     "Answer with an empty list if nothing in the image is meant."
 )
+KEPT = ("candidates", "promptFeedback", "modelVersion")
 THOUSANDTHS = 1000.0
 # Of a probability map in 0..255; the vendor's example takes the same.
 LEVEL = 127
@@ -115,8 +116,12 @@ class Gemini:
         body = {"contents": [{"parts": [picture, {"text": prompt}]}], "generationConfig": settings}
         question = {"prompt": prompt, "settings": settings, "kind": kind, "image": hashlib.sha256(content).hexdigest()}
         path = f"models/{self.model}:generateContent"
-        response = self._service.ask(path, body, question, ("candidates", "promptFeedback", "modelVersion"))
+        response = self._service.ask(path, body, question, KEPT, _is_answer)
         return to_answer(response, sample.height, sample.width, self._decode)
+
+
+def _is_answer(response: Mapping[str, Any]) -> bool:
+    return bool(response.get("candidates") or response.get("promptFeedback")) and not response.get("error")
 
 
 def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any = None) -> Answer:

@@ -29,7 +29,7 @@ from refbench.adapters.box_prompts import (
 from refbench.errors import AdapterError
 from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer, Sample
-from refbench.storage import load_objects
+from refbench.storage import load_samples
 
 ALL_CLASSES = "all-classes"
 TEXT_TOKENS = 256
@@ -128,14 +128,15 @@ class GroundedSam:
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
         """The instances of a sample's class among the 100 best of its image, over all classes of the dataset."""
-        dataset = sample.sample_id.partition("/")[0]
-        if dataset not in self._classes:
-            classes = sorted({o.category for o in load_objects(dataset)})
-            self._classes[dataset] = classes
-            self._instances[dataset] = PerImage(lambda picture: self._all_instances(picture, classes))
-        if sample.category not in self._classes[dataset]:
-            raise AdapterError(f"{sample.sample_id} asks for {sample.category!r}, no class of {dataset}")
-        instances = self._instances[dataset].of(image).get(sample.category, [])
+        address = "/".join(sample.sample_id.split("/")[:2])
+        if address not in self._classes:
+            # Sets that are scored by AP ask for each class of each image, in the order of their annotation file.
+            classes = list(dict.fromkeys(s.category for s in load_samples(address)))
+            self._classes[address] = classes
+            self._instances[address] = PerImage(lambda picture: self._all_instances(picture, classes))
+        if sample.category not in self._classes[address]:
+            raise AdapterError(f"{sample.sample_id} asks for {sample.category!r}, no class of {address}")
+        instances = self._instances[address].of(image).get(sample.category, [])
         empty = torch.zeros((image.height, image.width), dtype=torch.bool)
         above = [m for m, score in instances if score > self.threshold]
         union = torch.stack(above).any(dim=0) if above else empty

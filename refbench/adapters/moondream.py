@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from refbench.vector_paths import fill_path
 from refbench.web_service import WebService, picture_bytes
 
 KEY_VARIABLE = "MOONDREAM_API_KEY"
+LAST_COMMAND = re.compile(r"[MmLlHhVvCcSsQqTtAaZz][^MmLlHhVvCcSsQqTtAaZz]*$")
 KEPT = ("path", "bbox", "parse_error", "error", "finish_reason", "request_id", "metrics")
 
 
@@ -96,8 +98,12 @@ class Moondream:
             asked["model"] = self.model
         image = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
         question = {**asked, "kind": kind, "image": hashlib.sha256(content).hexdigest()}
-        response = self._service.ask("segment", {**asked, "image_url": image}, question, KEPT)
+        response = self._service.ask("segment", {**asked, "image_url": image}, question, KEPT, _is_answer)
         return to_answer(response, sample.height, sample.width)
+
+
+def _is_answer(response: Mapping[str, Any]) -> bool:
+    return not response.get("error") and ("path" in response or bool(response.get("parse_error")))
 
 
 def to_answer(response: Mapping[str, Any], height: int, width: int) -> Answer:
@@ -108,7 +114,7 @@ def to_answer(response: Mapping[str, Any], height: int, width: int) -> Answer:
     raw = json.dumps({k: response.get(k) for k in ("path", "bbox", "finish_reason") if k in response})
     empty = Mask.empty(height, width)
     path, box = response.get("path"), response.get("bbox")
-    if response.get("parse_error") or response.get("error"):
+    if response.get("parse_error"):
         return Answer(empty, note="the model's outline could not be parsed", raw=raw)
     if not isinstance(path, str) or not path.strip():
         return Answer(empty, note="no path in the answer", raw=raw)
@@ -119,9 +125,15 @@ def to_answer(response: Mapping[str, Any], height: int, width: int) -> Answer:
     left, top, right, bottom = corners
     if not all(map(math.isfinite, corners)) or left >= right or top >= bottom:
         return Answer(empty, note="a box without area", raw=raw)
-    try:
-        mask = fill_path(path, (left, top, right, bottom), height, width)
-    except MaskError:
-        return Answer(empty, note="a path that cannot be read", raw=raw)
     cut = response.get("finish_reason") == "length"
+    mask = None
+    # A path that was cut off ends in the middle of a command: it is drawn up to there.
+    for drawn in (path, LAST_COMMAND.sub("", path)) if cut else (path,):
+        try:
+            mask = fill_path(drawn, (left, top, right, bottom), height, width)
+            break
+        except MaskError:
+            continue
+    if mask is None:
+        return Answer(empty, note="a path that cannot be read", raw=raw)
     return Answer(mask, note="the path was cut off at the limit of tokens" if cut else "", raw=raw)

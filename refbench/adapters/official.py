@@ -29,6 +29,7 @@ def lavt(
     device: str = "cpu",
     timeout: float = 600.0,
     architecture: str = "",
+    deterministic: bool = False,
 ) -> Worker:
     """LAVT from its official repository (Yang et al., CVPR 2022); kind=lavt_one for the single-file checkpoints.
 
@@ -40,7 +41,7 @@ def lavt(
         architecture: JSON with the numbers of a network that was trained otherwise.
     """
     config = {"repo": str(repo), "weights": str(weights), "bert": str(bert), "kind": kind, "architecture": architecture}
-    return _worker("lavt", python, device, timeout, config)
+    return _worker("lavt", python, device, timeout, deterministic, config)
 
 
 def magnet(
@@ -52,6 +53,7 @@ def magnet(
     device: str = "cpu",
     timeout: float = 600.0,
     architecture: str = "",
+    deterministic: bool = False,
 ) -> Worker:
     """MagNet from its official repository (Chng et al., CVPR 2024); side=448 for magnet_all.pth.
 
@@ -64,17 +66,24 @@ def magnet(
         "side": str(side),
         "architecture": architecture,
     }
-    return _worker("magnet", python, device, timeout, config)
+    return _worker("magnet", python, device, timeout, deterministic, config)
 
 
 def mllmseg(
-    repo: Path, weights: Path, mode: str = "forced", python: str = "", device: str = "cpu", timeout: float = 600.0
+    repo: Path,
+    weights: Path,
+    mode: str = "forced",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    deterministic: bool = False,
 ) -> Worker:
     """MLLMSeg from its official repository (Wang et al., 2025); mode=forced as published, or generate.
 
     Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights.
     """
-    return _worker("mllmseg", python, device, timeout, {"repo": str(repo), "weights": str(weights), "mode": mode})
+    config = {"repo": str(repo), "weights": str(weights), "mode": mode}
+    return _worker("mllmseg", python, device, timeout, deterministic, config)
 
 
 class MoondreamLocal(Worker):
@@ -108,8 +117,9 @@ class MoondreamLocal(Worker):
         return dataclasses.replace(drawn, note=drawn.note or answer.note, raw=answer.raw)
 
 
-def _worker(name: str, python: str, device: str, timeout: float, config: dict[str, str]) -> Worker:
+def _worker(name: str, python: str, device: str, timeout: float, deterministic: bool, config: dict[str, str]) -> Worker:
     given: Any = {key: value for key, value in config.items() if value}
     # Without an interpreter the environment of that name: its error says how to build it.
     env = "" if python else name
-    return Worker(WORKERS / name / "worker.py", python=python, env=env, device=device, timeout=timeout, **given)
+    script = WORKERS / name / "worker.py"
+    return Worker(script, python=python, env=env, device=device, timeout=timeout, deterministic=deterministic, **given)

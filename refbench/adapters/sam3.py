@@ -18,7 +18,6 @@ from refbench.records import Answer
 from refbench.segment_anything import HALF, squeezed
 
 SEMANTIC = "semantic"
-MASK_THRESHOLD = 0.5
 
 
 class Sam3:
@@ -97,8 +96,10 @@ class Sam3:
             nothing = torch.zeros((image.height, image.width), dtype=torch.bool)
             return Answer(nothing, no_target=True, score=float(scores[best]), note=note, raw=raw)
         size = image.height, image.width
-        shares = F.interpolate(drawn.float().sigmoid()[None], size, mode="bilinear", align_corners=False)[0]
-        mask = (shares > MASK_THRESHOLD).any(dim=0)
+        # As the original does it: the logits are resized, then a sigmoid above one half; transformers' own processor
+        # takes the sigmoid first, which moves outlines a little.
+        resized = F.interpolate(drawn.float()[None], size, mode="bilinear", align_corners=False)[0]
+        mask = (resized > 0).any(dim=0)
         return Answer(
             mask, no_target=False if self.policy == UNION else None, score=float(scores[best]), note=note, raw=raw
         )

@@ -17,7 +17,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -30,7 +29,8 @@ import numpy as np
 from PIL import Image
 
 from refbench.environments import interpreter
-from refbench.errors import AdapterError, MaskError
+from refbench.errors import AdapterError, MaskError, RunStopped
+from refbench.images import image_bytes
 from refbench.mask import Mask
 from refbench.records import Answer, Sample
 from refbench.storage import file_sha256
@@ -38,8 +38,11 @@ from refbench.storage import file_sha256
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"
 LONGEST_LINE = 64 * 2**20
-STARTS_WITHOUT_ANSWER = 3
-BACK_OFF_SECONDS = 0.5
+# A picture that kills it costs a start for each expression about it; so many in a row are no picture's fault.
+DEATHS_IN_A_ROW = 16
+BACK_OFF_SECONDS = 0.25
+LONGEST_BACK_OFF_SECONDS = 8.0
+LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 LOG_LINES = 40
 # Ours must not leak into the other environment.
@@ -58,6 +61,7 @@ class Worker:
         timeout: seconds for an answer, for each expression of a request.
         start_timeout: seconds until it is ready: loading may download weights.
         offline: False lets libraries ask the hub for files.
+        deterministic: the run's; the worker seeds and settles what it can.
         config: all other options, handed to the worker as texts.
     """
 
@@ -74,53 +78,60 @@ class Worker:
         timeout: float = 600.0,
         start_timeout: float = 1800.0,
         offline: bool = True,
+        deterministic: bool = False,
         **config: str,
     ) -> None:
         script = Path(script).absolute()
         if not script.is_file():
             raise AdapterError(f"the worker {script} does not exist; give its script with -o script=FILE")
         command = python or (str(interpreter(env)) if env else sys.executable)
-        self._child = _Child(script, command, device, config, start_timeout, offline)
+        self._child = _Child(script, command, device, config, start_timeout, offline, deterministic)
         self._timeout = timeout
         ready = self._child.start()
         self.name = str(ready.get("model") or script.stem)
         self.mode = str(ready.get("mode") or "")
         self.revision = str(ready.get("revision") or "")
         self.weights_sha256 = str(ready.get("weights_sha256") or "")
-        self.batch_size = batch_size or max(1, int(ready.get("max_batch") or 1))
+        self.batch_size = max(0, batch_size) or max(1, int(ready.get("max_batch") or 1))
         self.packages = {f"worker {k}": str(v) for k, v in dict(ready.get("versions") or {}).items()}
         self.code_sha256 = hashlib.sha256(
             f"{file_sha256(script)}{file_sha256(SDK / 'worker_sdk.py')}".encode()
         ).hexdigest()
         self._number = 0
-        self._fruitless = 0
-        self._last_words = ""
+        self._deaths = 0
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
         """Ask the worker; see the adapter contract.
 
         Raises:
             AdapterError: it died, hung, or broke the protocol; with one sample, also that it failed on it.
+            RunStopped: it does nothing else any more, or cannot be started again.
             MemoryError: it has run out of memory.
         """
-        if self._fruitless >= STARTS_WITHOUT_ANSWER:
-            raise AdapterError(f"the worker was started {self._fruitless} times without an answer: {self._last_words}")
         self._number += 1
         number = str(self._number)
         items = [_item(s, image) for s, image in zip(samples, images, strict=True)]
         try:
             if not self._child.alive:
-                time.sleep(BACK_OFF_SECONDS * 2**self._fruitless)
-                self._child.start()
+                time.sleep(min(LONGEST_BACK_OFF_SECONDS, BACK_OFF_SECONDS * 2**self._deaths))
+                self._start_again()
             self._child.tell({"op": "predict", "id": number, "items": items})
             results = self._collect(number, samples)
-        except (_Broken, AdapterError) as error:
+        except _Broken as error:
             self._child.kill()
-            self._fruitless += 1
-            self._last_words = str(error)
+            self._deaths += 1
+            if self._deaths >= DEATHS_IN_A_ROW:
+                raise RunStopped(f"the worker died {self._deaths} times in a row without an answer: {error}") from None
             raise AdapterError(str(error)) from None
-        self._fruitless = 0
+        self._deaths = 0
         return [_answer(s, results[s.sample_id]) for s in samples]
+
+    def _start_again(self) -> None:
+        try:
+            self._child.start()
+        except AdapterError as error:
+            # It did start once: what is wrong now is no sample's fault.
+            raise RunStopped(f"it cannot be started again: {error}") from None
 
     def _collect(self, number: str, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
         """Results by sample; whatever the child says besides is an error."""
@@ -160,7 +171,14 @@ class _Child:
     """The process, its two channels and its log."""
 
     def __init__(
-        self, script: Path, command: str, device: str, config: Mapping[str, str], start_timeout: float, offline: bool
+        self,
+        script: Path,
+        command: str,
+        device: str,
+        config: Mapping[str, str],
+        start_timeout: float,
+        offline: bool,
+        deterministic: bool,
     ) -> None:
         self.script = script
         self.command = command
@@ -168,6 +186,9 @@ class _Child:
         self.start_timeout = start_timeout
         self.environment = {k: v for k, v in os.environ.items() if k not in NOT_PASSED_ON}
         self.environment |= {"PYTHONNOUSERSITE": "1", "PYTHONPATH": str(SDK), "PYTHONUNBUFFERED": "1"}
+        self.deterministic = deterministic
+        if deterministic:
+            self.environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         if offline:
             self.environment["HF_HUB_OFFLINE"] = "1"
         self.device = device
@@ -175,7 +196,9 @@ class _Child:
             # It sees its own device alone, so that a hard-coded `.cuda()` lands there.
             index = int(device.partition(":")[2] or 0)
             visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-            self.environment["CUDA_VISIBLE_DEVICES"] = visible[index] if index < len(visible) else str(index)
+            if visible and index >= len(visible):
+                raise AdapterError(f"there is no {device}: CUDA_VISIBLE_DEVICES shows {len(visible)} devices")
+            self.environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
             self.device = "cuda:0"
         self._process: subprocess.Popen[bytes] | None = None
         self._heard: queue.Queue[dict[str, Any] | _Broken] = queue.Queue()
@@ -197,7 +220,6 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self.environment,
-                cwd=tempfile.gettempdir(),
                 start_new_session=True,
             )
         except OSError as error:
@@ -208,7 +230,16 @@ class _Child:
         for target in (_read_messages, _read_log):
             threading.Thread(target=target, args=(self._process, self._heard, self._log), daemon=True).start()
         try:
-            self.tell({"op": "init", "protocol": PROTOCOL, "config": self.config, "device": self.device, "seed": 0})
+            self.tell(
+                {
+                    "op": "init",
+                    "protocol": PROTOCOL,
+                    "config": self.config,
+                    "device": self.device,
+                    "seed": 0,
+                    "deterministic": self.deterministic,
+                }
+            )
             deadline = time.monotonic() + self.start_timeout
             while (message := self.hear(deadline)).get("type") in ("log", "progress"):
                 continue
@@ -233,10 +264,17 @@ class _Child:
 
     def hear(self, deadline: float) -> dict[str, Any]:
         """The next message, or why there is none."""
-        try:
-            message = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise _Broken(f"the worker did not answer in time{self._last_lines()}") from None
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                message = self._heard.get(timeout=max(0.0, min(left, LISTEN_SECONDS)))
+                break
+            except queue.Empty:
+                # A process that it left behind may hold the channel open after its death.
+                if not self.alive:
+                    raise self._ended() from None
+                if left <= LISTEN_SECONDS:
+                    raise _Broken(f"the worker did not answer in time{self._last_lines()}") from None
         if isinstance(message, _Broken):
             raise self._ended() if not str(message) else message
         return message
@@ -273,16 +311,18 @@ class _Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        # The other two are closed by those who read them: a process of a session of its own may hold them for long.
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
 
 
 def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
     """Lines of the child as messages; at the end of the channel an empty `_Broken`."""
+    if process.stdout is None:
+        return
     with contextlib.suppress(OSError, ValueError):
-        while process.stdout is not None and (line := process.stdout.readline(LONGEST_LINE)):
+        while line := process.stdout.readline(LONGEST_LINE):
             if not line.endswith(b"\n"):
                 heard.put(_Broken("the worker sent a line without an end") if len(line) == LONGEST_LINE else _Broken())
                 return
@@ -295,12 +335,16 @@ def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], lo
                 return
             heard.put(message)
     heard.put(_Broken())
+    with contextlib.suppress(OSError):
+        process.stdout.close()
 
 
 def _read_log(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
     """Empty the child's stderr, or it would block once the pipe is full; the last lines are kept for errors."""
-    with contextlib.suppress(OSError, ValueError):
-        while process.stderr is not None and (line := process.stderr.readline(2**16)):
+    if process.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError), process.stderr:
+        while line := process.stderr.readline(2**16):
             log.append(line.decode("utf-8", "replace").rstrip())
 
 
@@ -310,8 +354,12 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
         "size": [sample.height, sample.width],
         "expression": sample.expression,
     }
-    if sample.image_path:
+    if sample.image_path and Path(sample.image_path).is_file():
         return {**item, "image": sample.image_path}
+    if sample.image_path:
+        # In an archive, where the worker cannot open it; what is missing or broken is said here.
+        content = image_bytes(sample.image_path, sample.height, sample.width)
+        return {**item, "image_b64": base64.b64encode(content).decode("ascii")}
     if image is None:
         raise AdapterError(f"{sample.sample_id} has no image")
     # A picture that is no file, as `refbench check-adapter` makes them.

@@ -76,7 +76,8 @@ class Foreman:
         self._flying: dict[int, list[int]] = {k: [] for k in range(crew.size)}
         self._again_at: dict[int, float] = {}
         self._deaths_in_a_row = 0
-        self._deaths_while_loading = 0
+        self._loading_deaths: Counter[int] = Counter()
+        self._retired: set[int] = set()
         self._last_death: dict[int, tuple[tuple[str, ...], int]] = {}
         self._singly: dict[int, set[str]] = {}
         self._crashing: dict[int, set[str]] = {}
@@ -119,7 +120,12 @@ class Foreman:
         self._max_failures = max_failures
         self._nothing_done = nothing_done
         left = len(numbers)
+        # Journals of a run that was killed tell nothing about this one.
+        for journal in (folder / "working").glob("part-*.json"):
+            journal.unlink(missing_ok=True)
         while left:
+            if len(self._retired) == self.crew.size:
+                raise AdapterError("no worker is left that can load the adapter")
             self._give_out()
             for event in self.crew.wait(WAIT_SECONDS, lambda count: step(self.finished + count)):
                 if self._take(event):
@@ -150,10 +156,11 @@ class Foreman:
     def _take(self, event: Event) -> bool:
         """Note what happened; True if a shard is done."""
         if event.kind == "failed":
-            raise event.content
+            self._fail(event)
+            return False
         if event.kind == "ready":
             self._ready.add(event.worker)
-            self._deaths_while_loading = 0
+            self._loading_deaths[event.worker] = 0
             self._check_facts(event.content)
             return False
         if event.kind == "died":
@@ -164,6 +171,11 @@ class Foreman:
         self._flying[event.worker].remove(report.number)
         for line in report.log:
             self.log(line)
+        self.outcome.usage.update(report.usage)
+        if not report.kept and not self._nothing_done:
+            # It was given out before another shard had shown that the adapter works: compute it for good.
+            self._waiting.appendleft(report.number)
+            return False
         if not report.kept:
             raise AdapterError(
                 f"{facts.name} failed on each of the first {report.failures} samples: {report.first_error}"
@@ -177,9 +189,19 @@ class Foreman:
         outcome.adapter_failures += report.adapter_failures
         outcome.first_error = outcome.first_error or report.first_error
         outcome.notes.update(report.notes)
-        outcome.usage.update(report.usage)
         outcome.timings.append({**report.timing, "worker": event.worker})
         return True
+
+    def _fail(self, event: Event) -> None:
+        """An exception ends the run, unless it is one worker's that could not load while others could."""
+        self.outcome.usage.update(getattr(event.content, "usage", {}))
+        if event.worker in self._ready or not self._ready:
+            raise event.content
+        self._retire(event.worker, str(event.content))
+
+    def _retire(self, worker: int, why: str) -> None:
+        self._retired.add(worker)
+        self.log(f"worker {worker} does not get ready ({why}); the others go on without it")
 
     def _check_facts(self, facts: Facts) -> None:
         self.facts = self.facts or facts
@@ -192,7 +214,8 @@ class Foreman:
 
     def _bury(self, event: Event) -> None:
         lost, self._flying[event.worker] = self._flying[event.worker], []
-        self._deaths_while_loading += event.worker not in self._ready
+        loading = event.worker not in self._ready
+        self._loading_deaths[event.worker] += loading
         self._ready.discard(event.worker)
         self._deaths_in_a_row += 1
         self.log(f"worker {event.worker} died ({event.content}); starting it again")
@@ -200,8 +223,14 @@ class Foreman:
             self._waiting.extendleft(reversed(lost))
         for number in lost:
             self._learn(number)
-        if self._deaths_while_loading >= DEATHS_WHILE_LOADING * self.crew.size:
-            raise AdapterError(f"workers die while they load the adapter: {event.content}")
+        if loading and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:
+            if not self._ready:
+                raise AdapterError(
+                    f"workers die while they load the adapter: {event.content} (a script of yours that calls run() "
+                    'with several workers must do so below `if __name__ == "__main__":`)'
+                )
+            self._retire(event.worker, str(event.content))
+            return
         if self._deaths_in_a_row > DEATHS_IN_A_ROW:
             raise RunError(
                 f"{self._deaths_in_a_row} workers died without finishing a shard, the last: {event.content}; "

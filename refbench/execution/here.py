@@ -44,7 +44,10 @@ class Here:
             done += samples
             step(done)
 
-        return [Event(0, "done", self._runner.run(task, following, count))]
+        try:
+            return [Event(0, "done", self._runner.run(task, following, count))]
+        except Exception as error:  # noqa: BLE001 (told as the other crews tell it; it is raised again)
+            return [Event(0, "failed", error)]
 
     def stop(self, log: Callable[[str], None]) -> None:
         if self._runner is not None:

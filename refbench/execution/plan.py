@@ -23,7 +23,8 @@ class Job:
     """All that a worker needs to know, wherever it runs.
 
     `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None asks the adapter; then large pictures
-    make smaller batches. `home` is $REFBENCH_HOME.
+    make smaller batches. `home` is $REFBENCH_HOME, `started_in` the folder that relative paths
+    begin at.
     """
 
     adapter: Any
@@ -34,6 +35,7 @@ class Job:
     batch_size: int | None
     deterministic: bool
     home: Path
+    started_in: Path
 
 
 @dataclass(frozen=True, slots=True)

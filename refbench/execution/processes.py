@@ -17,12 +17,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, RefbenchError
 from refbench.execution.dispatch import Event
 from refbench.execution.plan import Job, Task
-from refbench.execution.shard import ShardRunner
+from refbench.execution.shard import CLOSE_SECONDS, ShardRunner
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = CLOSE_SECONDS + 2.0
 PARENT_SECONDS = 0.5
 
 
@@ -75,7 +75,7 @@ class Processes:
             worker = by_pipe[pipe]  # type: ignore[index]
             try:
                 events.append(Event(worker, *self._pipes[worker].recv()))
-            except (EOFError, OSError, pickle.UnpicklingError):
+            except (EOFError, OSError):
                 process = self._processes[worker]
                 process.join(PATIENCE_SECONDS)
                 why = _how_it_ended(process.exitcode)
@@ -164,11 +164,15 @@ def _tell(pipe: Connection, kind: str, content: Any) -> None:
 
 def _portable(error: Exception) -> Exception:
     """The error itself if it survives the way to another process, else its text."""
+    text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
+    if type(error).__module__.split(".")[0] not in ("refbench", "builtins"):
+        # A class of the adapter's own file means nothing to the parent.
+        return AdapterError(text)
     try:
         again: Any = pickle.loads(pickle.dumps(error))
-        return again if isinstance(again, type(error)) else AdapterError(str(error))
+        return again if isinstance(again, type(error)) else AdapterError(text)
     except Exception:  # noqa: BLE001 (an exception class may refuse in any way)
-        return AdapterError(f"{type(error).__name__}: {error}")
+        return AdapterError(text)
 
 
 def _end_with(parent: int) -> None:

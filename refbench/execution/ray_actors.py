@@ -34,6 +34,9 @@ class Actor:
     def load(self) -> Facts:
         # Not in the constructor: what a method raises arrives as it is, what a constructor raises is a death.
         os.environ["REFBENCH_HOME"] = str(self._job.home)
+        with contextlib.suppress(OSError):
+            # Relative paths mean what they mean to the driver, where its folder is there.
+            os.chdir(self._job.started_in)
         self._runner = ShardRunner(self._job, journal=True)
         return self._runner.facts
 

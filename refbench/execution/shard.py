@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
+import os
+import random
 import sys
 import threading
 from collections import Counter, deque
@@ -12,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_predictions
@@ -58,9 +62,15 @@ class ShardRunner:
         if not samples:
             raise DatasetError(f"{job.address} holds no samples")
         self.shards = plan_shards(samples)
+        if job.deterministic:
+            # Before anything computes: cuBLAS reads it once, and an adapter may bring torch along only later.
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            if importlib.util.find_spec("torch") is not None:
+                load_attribute("refbench.torch_settings:make_deterministic")()
+            _seed(0)
         self.adapter: Any = job.adapter
         if isinstance(job.adapter, str):
-            self.adapter = load_adapter(job.adapter, job.options, device=job.device)
+            self.adapter = load_adapter(job.adapter, job.options, device=job.device, deterministic=job.deterministic)
         self.facts = _facts(self.adapter, job)
         if self.facts.needs_images and not samples[0].image_path:
             dataset = job.address.partition("/")[0]
@@ -75,8 +85,6 @@ class ShardRunner:
         self._adapter_failures = 0
         self._said: list[str] = []
         self._busy: list[float] | None = []
-        if job.deterministic:
-            _for_torch("make_deterministic", self.facts.seed)
 
     def close(self, log: Callable[[str], None]) -> None:
         if self._pictures:
@@ -86,12 +94,20 @@ class ShardRunner:
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
         """Compute a shard and write it. `following` is the one that comes next, whose pictures are decoded meanwhile;
         `step` is called with the number of samples after every batch."""
+        try:
+            return self._run(task, following, step)
+        except RunStopped as error:
+            # What it has cost until then is to be told too.
+            error.usage = self._usage()
+            raise
+
+    def _run(self, task: Task, following: int | None, step: Step) -> ShardReport:
         clock = StageClock()
         shard = self.shards[task.number]
         if self.job.deterministic:
             # What another shard did must not matter: neither its memory nor its random numbers.
             self._most = self.facts.batch_size
-            _for_torch("seed", self.facts.seed + task.number)
+            _seed(self.facts.seed + task.number)
         self._adapter_failures = 0
         _for_torch("reset_peak_memory")
         if self._pictures:
@@ -123,7 +139,7 @@ class ShardRunner:
             timing={"shard": task.number, "samples": len(shard), **clock.row(), **_memory(), **self._device_busy()},
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
-            usage=usage() if (usage := getattr(self.adapter, "usage", None)) else {},
+            usage=self._usage(),
         )
 
     def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
@@ -169,6 +185,16 @@ class ShardRunner:
             return self._ask(batch, clock)
         return [p for one in batch for p in self._ask_piece([one], clock)]
 
+    def _usage(self) -> dict[str, float]:
+        usage = getattr(self.adapter, "usage", None)
+        if usage is None:
+            return {}
+        try:
+            return {str(name): float(value) for name, value in dict(usage()).items()}
+        except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
+            self._said.append(f"the adapter cannot tell what it used: {type(error).__name__}: {error}")
+            return {}
+
     def _look_at_device(self) -> None:
         if self._busy is not None:
             found = _for_torch("utilisation", self.job.device)
@@ -191,12 +217,15 @@ def _facts(adapter: Any, job: Job) -> Facts:
         raise AdapterError(
             f"{job.adapter} is no adapter: it needs a `name` and a method `segment(images, expressions)`"
         )
+    size = job.batch_size if job.batch_size is not None else getattr(adapter, "batch_size", DEFAULT_BATCH_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise AdapterError(f"the batch size of {name} must be a whole number above 0, not {size!r}")
     return Facts(
         name=name,
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
         code_sha256=str(getattr(adapter, "code_sha256", "") or code_sha256(adapter)),
         weights_sha256=str(getattr(adapter, "weights_sha256", "")),
-        batch_size=job.batch_size or int(getattr(adapter, "batch_size", DEFAULT_BATCH_SIZE)),
+        batch_size=size,
         seed=int(getattr(adapter, "seed", 0)),
         needs_images=bool(getattr(adapter, "needs_images", True)),
         mode=str(getattr(adapter, "mode", "")),
@@ -282,6 +311,12 @@ def _is_out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "out of memory" in str(error).lower()
     )
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    _for_torch("seed", number)
 
 
 def _for_torch(name: str, *arguments: Any) -> Any:

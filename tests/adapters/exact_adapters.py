@@ -118,3 +118,34 @@ class Stillborn(Threshold):
     def __init__(self) -> None:
         super().__init__()
         os._exit(3)
+
+
+class Late(Threshold):
+    """Fails from the picture `first` on, in the order of names."""
+
+    name = "late"
+    opens_images = True
+
+    def __init__(self, first: str) -> None:
+        super().__init__()
+        self.first = first
+
+    def segment_samples(self, samples: Sequence[Any], images: Sequence[Any]) -> list[Any]:
+        if any(Path(s.image_path).name >= self.first for s in samples):
+            raise ValueError("too late")
+        return [np.zeros((s.height, s.width), bool) for s in samples]
+
+
+class OnlyOne(Threshold):
+    """The second of its kind cannot load."""
+
+    name = "only-one"
+
+    def __init__(self, mark: Path, seconds: float = 0.0) -> None:
+        super().__init__(seconds)
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            # The first one is ready by then.
+            time.sleep(0.5)
+            raise RuntimeError("no memory left for another one") from None

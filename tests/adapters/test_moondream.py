@@ -116,6 +116,7 @@ def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: P
         ("404", "404: there is no such service"),
         ("redirect", "307: it points elsewhere, where the key is not sent"),
         ("500", "500 .*3 samples in a row: the service is down"),
+        ("html", "no JSON object .*3 samples in a row"),
         ("truncated", "no answer from .*3 samples in a row"),
     ],
 )
@@ -134,8 +135,63 @@ def test_what_does_not_pass_ends_the_run(
 def test_a_question_that_is_refused_is_a_failed_sample(embedded: Path, service: Service, tmp_path: Path) -> None:
     # In the batch, after which the others are known, and then alone.
     service.next = ["400", *[""] * (TOTAL - 1), "400"]
-    with pytest.raises(TooManyFailures, match=r"1 of 12 samples failed.*answers 400 .*\*\*\*"):
+    with pytest.raises(TooManyFailures, match=r"1 of 12 samples failed.*answers 400 ") as caught:
         start(service, tmp_path, concurrency="1")
+    # The server repeats the key just where its text is cut.
+    assert "a-key" not in str(caught.value)
+
+
+def test_questions_that_the_service_cannot_take_do_not_end_the_run(
+    embedded: Path, service: Service, tmp_path: Path
+) -> None:
+    """Several bad samples side by side, each asked twice: a question that is known to work shows that they are bad."""
+    words = [s.expression for s in load_samples(SPLIT)[:TOTAL]]
+    bad = set(words[2:7])
+    service.refuse = bad
+    expected = sum(w in bad for w in words)
+    for _ in range(2):
+        with pytest.raises(TooManyFailures, match=f"{expected} of 12 samples failed"):
+            start(service, tmp_path, retries="0", concurrency="1")
+        for path in shard_paths(tmp_path / "run"):
+            path.unlink()
+
+
+def test_an_error_in_a_200_is_neither_kept_nor_an_answer(embedded: Path, service: Service, tmp_path: Path) -> None:
+    service.next = ["error-in-200", *[""] * (TOTAL - 1), "error-in-200"]
+    with pytest.raises(TooManyFailures, match=r"answers 200 without an answer .*overloaded"):
+        start(service, tmp_path, concurrency="1")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["usage"]["requests answered"] == TOTAL - 1
+    for path in shard_paths(tmp_path / "run"):
+        path.unlink()
+    assert start(service, tmp_path, concurrency="1").failures == 0
+
+
+def test_what_an_interrupted_run_has_cost_is_told(embedded: Path, service: Service, tmp_path: Path) -> None:
+    service.next = [*[""] * 7, "402"]
+    with pytest.raises(RunStopped, match="402"):
+        start(service, tmp_path, concurrency="1")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["usage"]["requests answered"] == 7
+    start(service, tmp_path, concurrency="1")
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["usage"]
+    assert used["requests answered"] == TOTAL
+    assert used["answers kept from before"] == 7
+
+
+def test_a_path_that_was_cut_off_is_drawn_up_to_there() -> None:
+    box = {"x_min": 0, "y_min": 0, "x_max": 1, "y_max": 1}
+    response = {"path": "M0 0L1 0L1 1L0", "bbox": box, "finish_reason": "length"}
+    answer = to_answer(response, 40, 40)
+    assert answer.mask.area == pytest.approx(800, rel=0.05)
+    assert answer.note == "the path was cut off at the limit of tokens"
+    assert to_answer({**response, "finish_reason": "stop"}, 40, 40).note == "a path that cannot be read"
+
+
+@pytest.mark.parametrize("key", ["two words", "two\nlines", "schl\u00fcssel"])
+def test_a_key_that_is_none_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONDREAM_API_KEY", key)
+    with pytest.raises(AdapterError, match="holds no key") as caught:
+        Moondream("http://localhost:2020/v1")
+    assert key not in str(caught.value)
 
 
 def test_nobody_there(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from refbench import load_samples, run
 from refbench.adapters.worker import SDK, Worker
 from refbench.contract import _ODD_PICTURES, FAILED, check_adapter
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, RunStopped
 from refbench.execution.plan import shard_paths
 from refbench.images import to_rgb
 from refbench.mask import Mask
@@ -132,9 +132,9 @@ def test_workers_that_do_not_start(embedded: Path, tmp_path: Path) -> None:
 
 def test_one_that_always_dies_is_not_started_for_ever(embedded: Path, tmp_path: Path) -> None:
     count = tmp_path / "starts"
-    with pytest.raises(AdapterError, match="failed on each of the first 40 samples: the worker ended with exit code 7"):
+    with pytest.raises(RunStopped, match="died 16 times in a row without an answer: the worker ended with exit code 7"):
         run("worker", SPLIT, options=options("crash", count=str(count)), limit=40, out=tmp_path / "run")
-    assert count.read_text().count("start") == 3
+    assert count.read_text().count("start") == 16
 
 
 def test_orphans_end(tmp_path: Path) -> None:
@@ -199,7 +199,10 @@ def test_the_sdk_is_one_file_for_old_interpreters(sdk: ModuleType) -> None:
     tree = ast.parse(source, feature_version=(3, 7))
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "PIL"}
+    # torch only to make it repeatable, where the model has brought it along.
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "PIL", "torch"}
+    top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
+    assert "torch" not in top
 
 
 def test_the_sdk_opens_pictures_as_refbench_does(sdk: ModuleType) -> None:

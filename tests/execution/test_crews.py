@@ -175,6 +175,31 @@ def test_adapters_that_cannot_start_in_workers(embedded: Path, cluster: None, tm
         run("nothing", "scenes/val", engine="slurm")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_later_shard_that_fails_as_a_whole_is_kept(embedded: Path, tmp_path: Path, workers: int) -> None:
+    """The second shard is given out before the first one has shown that the adapter works."""
+    second = plan_shards(load_samples("scenes/val"))[1]
+    first = {s.image_path for s in second}
+    options = {"first": Path(min(first)).name}
+    with pytest.raises(TooManyFailures, match=f"{len(second)} of 500 samples failed, 0 are allowed"):
+        run(f"{ADAPTERS}:Late", "scenes/val", options=options, workers=workers, out=tmp_path / "run")
+    assert len(shard_paths(tmp_path / "run")) == 2
+
+
+def test_one_worker_that_cannot_load_does_not_stop_the_others(
+    embedded: Path, tmp_path: Path, reference: dict[str, bytes]
+) -> None:
+    said: list[str] = []
+    options = {"mark": str(tmp_path / "loaded"), **SLOW}
+    result = run(
+        f"{ADAPTERS}:OnlyOne", "scenes/test", options=options, workers=2, out=tmp_path / "run", log=said.append
+    )
+    assert any("does not get ready" in line for line in said)
+    assert {k: v for k, v in content(result.folder).items() if k.startswith("part")} == {
+        k: v for k, v in reference.items() if k.startswith("part")
+    }
+
+
 def test_failures_add_up_over_workers(embedded: Path, tmp_path: Path) -> None:
     options = {"how": "raise", "word": "star"}
     expected = sum("star" in s.expression for s in load_samples("scenes/val"))

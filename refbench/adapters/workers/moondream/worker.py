@@ -1,8 +1,8 @@
 """Moondream Segmentation on your own GPU, by the engine of the package `moondream` (2.6 or newer).
 
 Options: model=moondream3.1-9B-A2B. The engine draws a coarse outline and refines it; where a package of the refiner is
-missing, it hands out the coarse one in silence. The first answers are looked at: if none was refined, the worker says so
-and stops, unless refined=any is given. Answers go out as paths; refbench draws them.
+missing, it hands out the coarse one in silence. The first answers are looked at: if none was refined, the worker says
+so and stops, unless refined=any is given. Answers go out as paths; refbench draws them.
 """
 
 import json

@@ -23,12 +23,15 @@ began. Those two lead elsewhere afterwards, so whatever a library prints ends in
 """
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
 import os
 import platform
 import queue
+import random
+import signal
 import sys
 import threading
 import time
@@ -141,6 +144,9 @@ class _Server(object):
                 self.cancelled.add(message.get("id"))
             else:
                 self.asked.put(message)
+        # What the model started goes along; refbench made this process the leader of a group of its own.
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(0)
 
     def say(self, message):
@@ -155,6 +161,8 @@ class _Server(object):
             self.say({"type": "error", "kind": "fatal", "message": text})
             return
         try:
+            if message.get("deterministic"):
+                _settle(int(message.get("seed") or 0))
             self.model = self.make(dict(message.get("config") or {}), message.get("device") or "cpu")
         except Exception as error:
             self.say(_failure({"type": "error"}, error, "fatal"))
@@ -262,6 +270,24 @@ def _failure(out, error, kind):
 
 def _out_of_memory(error):
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _settle(seed):
+    """Repeatable random numbers and kernels, as far as the libraries that are there allow it."""
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_num_threads(1)
+    # Versions before 1.11 know no warning: an operation without a repeatable kernel would be an error.
+    with contextlib.suppress(AttributeError, TypeError):
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _versions():
