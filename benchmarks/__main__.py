@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import build, curation, kernels, run, score, start, statistics
+from benchmarks import build, curation, kernels, models, run, score, start, statistics
 from refbench.mask import available_cores
 from refbench.provenance import git_state, package_versions
 
@@ -24,6 +24,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "build": build.measure,
     "run": run.measure,
     "curation": curation.measure,
+    "models": models.measure,
 }
 
 

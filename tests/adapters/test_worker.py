@@ -41,6 +41,11 @@ def options(mode: str, **more: str) -> dict[str, str]:
     return {"script": str(FAKE), "mode": mode, **more}
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refbench.adapters.worker.LONGEST_BACK_OFF_SECONDS", 0.01)
+
+
 @pytest.fixture(scope="module")
 def expected(embedded_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,272 @@
+"""Runs of models: against a bare PyTorch loop, shared embeddings, a worker, the start of Ray; on a GPU where
+there is one, masks encoded there against copying them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional as F
+from transformers import (
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPSegProcessor,
+    CLIPTokenizerFast,
+    SamConfig,
+    SamImageProcessor,
+    SamModel,
+    SamProcessor,
+    ViTImageProcessor,
+)
+
+from benchmarks.run import build_coco128
+from refbench.adapters.box_prompts import BoxSegmenter, Detections
+from refbench.adapters.worker import Worker
+from refbench.builders.base import Sources, build_dataset
+from refbench.mask import Mask
+from refbench.progress import silent
+from refbench.records import Sample
+from refbench.runner import run
+from refbench.storage import load_samples
+from refbench.tensor_masks import encode_tensors
+
+EXPRESSIONS_PER_IMAGE = 7
+BATCH = 8
+TURNS = 5
+WORKER = """
+import numpy as np
+from worker_sdk import Answer, serve
+class Echo(object):
+    name = "echo"
+    def __init__(self, config, device):
+        self.mask = np.zeros((480, 640), bool)
+        self.mask[100:300, 200:500] = True
+    def segment(self, images, expressions):
+        return [self.mask for _ in images]
+serve(Echo)
+"""
+
+
+def save_clipseg(folder: Path, small: bool) -> Path:
+    """CLIPSeg with random weights: as published (ViT-B/16), or of a size that two cores run in reasonable time."""
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{x}</w>" for x in letters)]
+    made = Tokenizer(
+        models.BPE(
+            vocab={w: k for k, w in enumerate(words)}, merges=[], unk_token="<|endoftext|>", end_of_word_suffix="</w>"
+        )
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = CLIPTokenizerFast(
+        tokenizer_object=made, bos_token=words[0], eos_token=words[1], pad_token=words[1], unk_token=words[1]
+    )
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
+    if small:
+        text = {
+            **special,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+        }
+        vision = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4}
+        vision |= {"image_size": 224, "patch_size": 16}
+        config = CLIPSegConfig(text_config=text, vision_config=vision, projection_dim=128, extract_layers=[1, 3, 5])
+    else:
+        vision = {"image_size": 352, "patch_size": 16}
+        config = CLIPSegConfig(text_config=special, vision_config=vision)
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    side = config.vision_config.image_size
+    processor = ViTImageProcessor(size={"height": side, "width": side})
+    CLIPSegProcessor(processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_sam(folder: Path, small: bool) -> Path:
+    """SAM with random weights: ViT-H as published, or small."""
+    torch.manual_seed(0)
+    vision: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120}
+    vision |= {"global_attn_indexes": [7, 15, 23, 31]}
+    if small:
+        vision = {
+            "hidden_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "mlp_dim": 384,
+            "image_size": 512,
+        }
+        vision |= {"global_attn_indexes": [1, 3]}
+    config = SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 512} if small else {})
+    SamModel(config).save_pretrained(folder)
+    size = {"size": {"longest_edge": 512}, "pad_size": {"height": 512, "width": 512}} if small else {}
+    SamProcessor(SamImageProcessor(**size)).save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def refbench_home() -> Iterator[Path]:
+    """A home with the photographs of coco128, one expression each."""
+    before = os.environ.get("REFBENCH_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["REFBENCH_HOME"] = folder
+        try:
+            build_dataset("coco128", build_coco128, Sources(), silent)
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["REFBENCH_HOME"]
+            else:
+                os.environ["REFBENCH_HOME"] = before
+
+
+@torch.inference_mode()
+def bare_clipseg(folder: Path, samples: list[Sample], device: str) -> Callable[[], None]:
+    """The loop that one writes by hand: open, preprocess, forward, resize, threshold, to numpy."""
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    processor: Any = CLIPSegProcessor.from_pretrained(folder)
+    network: Any = CLIPSegForImageSegmentation.from_pretrained(folder, dtype=dtype)
+    network.eval().to(device)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for first in range(0, len(samples), BATCH):
+            batch = samples[first : first + BATCH]
+            images = [Image.open(s.image_path).convert("RGB") for s in batch]
+            ready = processor(text=[s.expression for s in batch], images=images, return_tensors="pt", padding=True)
+            logits = network(
+                input_ids=ready["input_ids"].to(device),
+                attention_mask=ready["attention_mask"].to(device),
+                pixel_values=ready["pixel_values"].to(device, dtype),
+            ).logits.float()
+            for one, image in zip(logits.reshape(len(batch), *logits.shape[-2:]), images, strict=True):
+                heat = F.interpolate(one[None, None], (image.height, image.width), mode="bilinear")[0, 0].sigmoid()
+                (heat > 0.5).cpu().numpy()
+
+    return loop
+
+
+def compare_with_bare_loop(device: str, small: bool) -> dict[str, Any]:
+    """Pictures a second of the bare loop and of a run, the median of turns taken one after the other."""
+    with refbench_home() as home, tempfile.TemporaryDirectory() as weights:
+        folder = save_clipseg(Path(weights), small)
+        samples = load_samples("coco128/all")
+        loop = bare_clipseg(folder, samples, device)
+        loop()
+        ratios, rates = [], []
+        for turn in range(TURNS):
+            began = time.perf_counter()
+            loop()
+            bare = time.perf_counter() - began
+            # Loading is left out of both: the run tells what it took from the first shard to the last.
+            result = run(
+                "clipseg", "coco128/all", options={"model": str(folder)}, batch_size=BATCH, device=device,
+                out=home / f"run{turn}",
+            )  # fmt: skip
+            ratios.append(bare / result.seconds)
+            rates.append(len(samples) / result.seconds)
+    return {
+        "pictures a second of the run": statistics.median(rates),
+        f"run against the bare loop on {device} (wanted {'0.95' if small else '0.97'})": statistics.median(ratios),
+    }
+
+
+def shared_embeddings(device: str, small: bool) -> dict[str, Any]:
+    """Expressions a second of a SAM whose image is embedded once for seven boxes, against once for each."""
+    with tempfile.TemporaryDirectory() as weights:
+        folder = save_sam(Path(weights), small)
+        rates = {}
+        generator = np.random.default_rng(0)
+        images = [Image.fromarray(generator.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(3)]
+        found = Detections(torch.tensor([[100.0, 100.0, 400.0, 300.0]]), torch.tensor([0.9]))
+        for share in (True, False):
+            sam = BoxSegmenter(str(folder), device, "main", share)
+            sam.answer(images[0], found, "top1", 0.0)
+            began = time.perf_counter()
+            for image in images:
+                copy = image.copy()
+                for _ in range(EXPRESSIONS_PER_IMAGE):
+                    sam.answer(copy, found, "top1", 0.0)
+            rates[share] = len(images) * EXPRESSIONS_PER_IMAGE / (time.perf_counter() - began)
+    return {
+        "expressions a second, image embedded once": rates[True],
+        "against embedding it for each of seven (wanted 2)": rates[True] / rates[False],
+    }
+
+
+def worker_round_trip() -> dict[str, Any]:
+    """Milliseconds a sample of 640 x 480 that a worker costs beside its model: seven expressions about a picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "echo.py"
+        script.write_text(WORKER)
+        picture = Path(folder) / "picture.png"
+        Image.new("RGB", (640, 480), (90, 120, 30)).save(picture)
+        nothing = Mask.empty(480, 640)
+        sample = Sample("d/s/0/0", "0", str(picture), 480, 640, "it", "it", "0", "0", (), "", nothing, True)
+        worker = Worker(script)
+        times = []
+        for _ in range(200):
+            began = time.perf_counter()
+            worker.segment_samples([sample], [None])
+            times.append(time.perf_counter() - began)
+        worker.close()
+    return {"a worker's round trip in ms (wanted 2)": 1000 * statistics.median(times[20:])}
+
+
+def ray_start() -> dict[str, Any]:
+    """Seconds from the call to the end of the first shard, Ray started for it."""
+    with refbench_home() as home:
+        seen: list[float] = []
+        began = time.perf_counter()
+
+        def progress(task: str, done: int, total: int) -> None:
+            if done and not seen:
+                seen.append(time.perf_counter() - began)
+
+        run("center", "coco128/all", engine="ray", workers=2, out=home / "run", progress=progress)
+    return {"Ray to its first shard in seconds (wanted 15)": seen[0]}
+
+
+def device_encoding() -> dict[str, Any]:
+    """Masks of 640 x 480 a second from a GPU: encoded there, against copied and encoded here."""
+    masks = [torch.zeros(480, 640, dtype=torch.bool, device="cuda") for _ in range(64)]
+    for k, mask in enumerate(masks):
+        mask[100 : 200 + 3 * k, 150:400] = True
+    encode_tensors(masks)
+    began = time.perf_counter()
+    for _ in range(10):
+        encode_tensors(masks)
+    there = time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in range(10):
+        for mask in masks:
+            Mask.from_array(mask.cpu().numpy())
+    here = time.perf_counter() - began
+    return {
+        "masks a second, encoded on the device": 640 / there,
+        "against copying dense masks": here / there,
+    }
+
+
+def measure() -> dict[str, Any]:
+    """Everything above; the figures of a GPU where there is one."""
+    figures = compare_with_bare_loop("cpu", small=True)
+    figures |= shared_embeddings("cpu", small=True)
+    figures |= worker_round_trip()
+    figures |= ray_start()
+    if torch.cuda.is_available():
+        figures["device"] = torch.cuda.get_device_name()
+        figures |= compare_with_bare_loop("cuda", small=False)
+        figures |= {f"SAM ViT-H: {k}": v for k, v in shared_embeddings("cuda", small=False).items()}
+        figures |= device_encoding()
+    return figures
