@@ -3,7 +3,6 @@ there is one, masks encoded there against copying them."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from benchmarks.data import temporary_home
 from benchmarks.run import build_coco128
 from refbench.adapters.box_prompts import BoxSegmenter, Detections
 from refbench.adapters.worker import Worker
@@ -117,17 +117,9 @@ def save_sam(folder: Path, small: bool) -> Path:
 @contextmanager
 def refbench_home() -> Iterator[Path]:
     """A home with the photographs of coco128, one expression each."""
-    before = os.environ.get("REFBENCH_HOME")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["REFBENCH_HOME"] = folder
-        try:
-            build_dataset("coco128", build_coco128, Sources(), silent)
-            yield Path(folder)
-        finally:
-            if before is None:
-                del os.environ["REFBENCH_HOME"]
-            else:
-                os.environ["REFBENCH_HOME"] = before
+    with temporary_home() as folder:
+        build_dataset("coco128", build_coco128, Sources(), silent)
+        yield folder
 
 
 @torch.inference_mode()

@@ -163,6 +163,10 @@ class WebService:
             why = FATAL.get(response.status, "it points elsewhere, where the key is not sent")
             self._ended = RunStopped(f"{self.endpoint} answers {response.status}: {why}{self._said(response.data)}")
             raise self._ended
+        if response.status == 400 and b"API_KEY_INVALID" in response.data:
+            # Google's word for a refused key.
+            self._ended = RunStopped(f"{self.endpoint} answers 400: {FATAL[401]}{self._said(response.data)}")
+            raise self._ended
         if response.status != 200:
             error_text = f"{self.endpoint} answers {response.status}{self._said(response.data)}"
             # 4xx is about this question; everything else has been tried often enough.
@@ -205,7 +209,10 @@ class WebService:
 
     def _still_answers(self, path: str, body: Mapping[str, Any]) -> bool:
         try:
-            return self._request(path, body, retries=0).status == 200
+            answers = self._request(path, body, retries=0).status == 200
+            if answers:
+                self._count({"requests answered": 1, "estimated cost (USD)": self._price})
+            return answers
         except urllib3.exceptions.HTTPError:
             return False
 

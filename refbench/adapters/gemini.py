@@ -121,7 +121,9 @@ class Gemini:
 
 
 def _is_answer(response: Mapping[str, Any]) -> bool:
-    return bool(response.get("candidates") or response.get("promptFeedback")) and not response.get("error")
+    """Worth keeping: whole, and not refused; the rest may come out otherwise another time."""
+    candidates = response.get("candidates") or [{}]
+    return bool(candidates[0].get("content")) and candidates[0].get("finishReason") != "MAX_TOKENS"
 
 
 def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any = None) -> Answer:

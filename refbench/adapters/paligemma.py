@@ -22,6 +22,8 @@ ANSWER = re.compile(r"((?:<loc\d{4}>){4})\s*((?:<seg\d{3}>){16})")
 BINS = 1024
 HALF = 0.5
 MOST_WORDS = 200
+# A mask takes 20, and the label after it a few: room for ten.
+MOST_TOKENS = 256
 
 
 class PaliGemma:
@@ -67,13 +69,13 @@ class PaliGemma:
             input_ids=ready["input_ids"].to(self.device),
             attention_mask=ready["attention_mask"].to(self.device),
             pixel_values=ready["pixel_values"].to(self.device, self.dtype),
-            # Four places, 16 codes, the label that may follow, and an end.
-            max_new_tokens=48,
+            max_new_tokens=MOST_TOKENS,
             do_sample=False,
         )[0][ready["input_ids"].shape[1] :]
         said = self.processor.tokenizer.decode(written, skip_special_tokens=False)
         answer = to_answer(said, image.height, image.width, self.decode)
-        return Answer(answer.mask, note="; ".join(n for n in (note, answer.note) if n), raw=said)
+        cut = f"answer cut at {MOST_TOKENS} tokens" if len(written) >= MOST_TOKENS else ""
+        return Answer(answer.mask, note="; ".join(n for n in (note, answer.note, cut) if n), raw=said)
 
 
 def to_answer(said: str, height: int, width: int, decode: Any) -> Answer:

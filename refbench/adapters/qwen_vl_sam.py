@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +39,8 @@ IMAGE_TOKEN = "<|image_pad|>"
 BOX = re.compile(
     r'"bbox_2d"\s*:\s*\[\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\]'
 )
+PAIR = re.compile(r"\((\d+)\s*,\s*(\d+)\)\s*,\s*\((\d+)\s*,\s*(\d+)\)")
+EMPTY = re.compile(r"\[\s*\]")
 
 
 class QwenVlSam:
@@ -101,6 +102,8 @@ class QwenVlSam:
             attention_mask=torch.ones_like(ids).to(self.device),
             pixel_values=seen["pixel_values"].to(self.device, self.dtype),
             image_grid_thw=seen["image_grid_thw"].to(self.device),
+            # Without it all tokens get the positions of a text, and the picture none.
+            mm_token_type_ids=(ids == self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).int().to(self.device),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
         )[0][ids.shape[1] :]
@@ -147,8 +150,8 @@ def boxes_in(said: str) -> list[list[float]] | None:
     boxes = [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in boxes]
     if boxes:
         return boxes
-    bare = re.sub(r"```(?:json)?", "", said).strip()
-    try:
-        return [] if json.loads(bare) == [] else None
-    except ValueError:
-        return None
+    # Qwen2-VL's own form: (left,top),(right,bottom), in thousandths as its JSON.
+    pairs = [[float(v) for v in match] for match in PAIR.findall(said)]
+    if pairs:
+        return [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in pairs]
+    return [] if EMPTY.search(said) else None

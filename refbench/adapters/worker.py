@@ -33,7 +33,7 @@ from refbench.errors import AdapterError, MaskError, RunStopped
 from refbench.images import image_bytes
 from refbench.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage import file_sha256
+from refbench.storage import file_sha256, path_sha256
 
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"
@@ -94,9 +94,8 @@ class Worker:
         self.weights_sha256 = str(ready.get("weights_sha256") or "")
         self.batch_size = max(0, batch_size) or max(1, int(ready.get("max_batch") or 1))
         self.packages = {f"worker {k}": str(v) for k, v in dict(ready.get("versions") or {}).items()}
-        self.code_sha256 = hashlib.sha256(
-            f"{file_sha256(script)}{file_sha256(SDK / 'worker_sdk.py')}".encode()
-        ).hexdigest()
+        code = file_sha256(script) + path_sha256(SDK, "*.py") + self.revision
+        self.code_sha256 = hashlib.sha256(code.encode()).hexdigest()
         self._number = 0
         self._deaths = 0
 
@@ -125,6 +124,12 @@ class Worker:
             raise AdapterError(str(error)) from None
         self._deaths = 0
         return [_answer(s, results[s.sample_id]) for s in samples]
+
+    def begin_shard(self, seed: int) -> None:
+        """Begin the worker's random numbers anew, so that no shard depends on those before it."""
+        if self._child.alive:
+            with contextlib.suppress(_Broken):
+                self._child.tell({"op": "seed", "seed": seed})
 
     def _start_again(self) -> None:
         try:
@@ -194,9 +199,13 @@ class _Child:
         self.device = device
         if device.startswith("cuda"):
             # It sees its own device alone, so that a hard-coded `.cuda()` lands there.
-            index = int(device.partition(":")[2] or 0)
-            visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-            if visible and index >= len(visible):
+            number = device.partition(":")[2] or "0"
+            if not number.isdecimal():
+                raise AdapterError(f"{device!r} is no CUDA device; write cuda or cuda:0")
+            index = int(number)
+            hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+            visible = [d for d in (hidden or "").split(",") if d]
+            if hidden is not None and index >= len(visible):
                 raise AdapterError(f"there is no {device}: CUDA_VISIBLE_DEVICES shows {len(visible)} devices")
             self.environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
             self.device = "cuda:0"
@@ -352,7 +361,9 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
     item: dict[str, Any] = {
         "sid": sample.sample_id,
         "size": [sample.height, sample.width],
+        # As the annotators wrote it too: some published loops feed that.
         "expression": sample.expression,
+        "raw_expression": sample.raw_expression,
     }
     if sample.image_path and Path(sample.image_path).is_file():
         return {**item, "image": sample.image_path}
@@ -371,6 +382,8 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
 def _answer(sample: Sample, result: Mapping[str, Any]) -> Answer:
     if result.get("status") == "error":
         message = str(result.get("message") or "no reason given")
+        if result.get("kind") == "stop":
+            raise RunStopped(f"the worker stops the run: {message}")
         if result.get("kind") == "oom":
             raise MemoryError(f"out of memory in the worker: {message}")
         raise AdapterError(f"the worker failed: {message}")

@@ -21,7 +21,7 @@ def env() -> None:
     \b
     Example:
       refbench env list
-      refbench env build lavt --python python3.10
+      refbench env build lavt --python python3.11
       refbench env build mine --lock requirements.lock
     """
 
@@ -36,7 +36,7 @@ def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
 
     \b
     Example:
-      refbench env build lavt --python python3.10
+      refbench env build lavt --python python3.11
     """
     made = environments.build_environment(name, python, lock, remark)
     if as_json:

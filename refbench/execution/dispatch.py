@@ -195,7 +195,7 @@ class Foreman:
     def _fail(self, event: Event) -> None:
         """An exception ends the run, unless it is one worker's that could not load while others could."""
         self.outcome.usage.update(getattr(event.content, "usage", {}))
-        if event.worker in self._ready or not self._ready:
+        if event.worker in self._ready or not (self._ready or self._again_at):
             raise event.content
         self._retire(event.worker, str(event.content))
 
@@ -214,6 +214,9 @@ class Foreman:
 
     def _bury(self, event: Event) -> None:
         lost, self._flying[event.worker] = self._flying[event.worker], []
+        if event.worker in self._retired:
+            # Its process ends after it has said why it could not load.
+            return
         loading = event.worker not in self._ready
         self._loading_deaths[event.worker] += loading
         self._ready.discard(event.worker)

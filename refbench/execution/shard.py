@@ -108,8 +108,11 @@ class ShardRunner:
             # What another shard did must not matter: neither its memory nor its random numbers.
             self._most = self.facts.batch_size
             _seed(self.facts.seed + task.number)
+            begin_shard = getattr(self.adapter, "begin_shard", None)
+            if begin_shard is not None:
+                begin_shard(self.facts.seed + task.number)
         self._adapter_failures = 0
-        _for_torch("reset_peak_memory")
+        _for_torch("reset_peak_memory", self.job.device)
         if self._pictures:
             self._pictures.expect(shard)
             if following is not None:
@@ -136,7 +139,13 @@ class ShardRunner:
             adapter_failures=self._adapter_failures,
             first_error=failed[0].error if failed else "",
             kept=kept,
-            timing={"shard": task.number, "samples": len(shard), **clock.row(), **_memory(), **self._device_busy()},
+            timing={
+                "shard": task.number,
+                "samples": len(shard),
+                **clock.row(),
+                **_memory(self.job.device),
+                **self._device_busy(),
+            },
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
             usage=self._usage(),
@@ -326,13 +335,13 @@ def _for_torch(name: str, *arguments: Any) -> Any:
     return load_attribute(f"refbench.torch_settings:{name}")(*arguments)
 
 
-def _memory() -> dict[str, int]:
+def _memory(device: str) -> dict[str, int]:
     with contextlib.suppress(OSError, ValueError):
         # Of this process, since it began: Linux tells the peak, and no other way costs nothing.
         status = Path("/proc/self/status").read_text()
         peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-        return {"peak_memory_bytes": peak, "peak_device_bytes": int(_for_torch("peak_memory") or 0)}
-    return {"peak_memory_bytes": 0, "peak_device_bytes": int(_for_torch("peak_memory") or 0)}
+        return {"peak_memory_bytes": peak, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
+    return {"peak_memory_bytes": 0, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
 
 
 def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:

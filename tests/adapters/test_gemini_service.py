@@ -43,9 +43,10 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[dict[st
             asked.append({"path": self.path, "body": body})
             entry = {"box_2d": [250, 250, 750, 750], "mask": f"data:image/png;base64,{png(255)}", "label": "it"}
             text = json.dumps([entry])
-            status = 200 if self.headers.get("x-goog-api-key") == KEY else 403
+            status = 200 if self.headers.get("x-goog-api-key") == KEY else 400
+            refused = {"error": {"status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}}
             answer = {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": "STOP"}]}
-            content = json.dumps(answer if status == 200 else {"error": "no"}).encode()
+            content = json.dumps(answer if status == 200 else refused).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -78,5 +79,5 @@ def test_a_run(
     assert {c.name: c.detail for c in check_adapter(adapter) if c.verdict == FAILED} == {}
     adapter.close()
     monkeypatch.setenv("GEMINI_API_KEY", "wrong")
-    with pytest.raises(RunStopped, match="403: the key may not do this"):
+    with pytest.raises(RunStopped, match="400: the key is refused"):
         run("gemini", "refcoco/val", options=options, limit=3, out=tmp_path / "wrong")

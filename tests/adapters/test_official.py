@@ -19,7 +19,7 @@ from PIL import Image
 
 from refbench.adapters.worker import SDK
 from refbench.environments import recipes
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, RunStopped
 from refbench.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.records import Sample
@@ -113,19 +113,37 @@ def test_every_worker_that_comes_along_is_described() -> None:
 
 # The engine needs a GPU; this package stands for it, so that all around it is run.
 ENGINE = """
+import types
+
+BOX = {"x_min": 0.25, "y_min": 0.5, "x_max": 0.75, "y_max": 1.0}
+ANSWERS = {
+    "nothing": {"svg_path": "", "bbox": None},
+    "coarse": {"svg_path": "M0 0H1V1H0Z", "coarse_path": "M0 0H1V1H0Z", "bbox": BOX},
+}
+
+
 class Engine:
-    def segment(self, image, object, settings=None):
+    def segment(self, image, object, settings):
         assert settings == {"temperature": 0.0}
-        box = {"x_min": 0.25, "y_min": 0.5, "x_max": 0.75, "y_max": 1.0}
-        if object == "nothing":
-            return {"path": "", "bbox": None}
-        if object == "coarse":
-            return {"path": "M0 0H1V1H0Z", "coarse_path": "M0 0H1V1H0Z", "bbox": box}
-        return {"svg_path": "M0 0H1V1H0Z", "coarse_path": "M 0 0", "bbox": box}
+        assert image[1:4] == b"PNG"
+        refined = {"svg_path": "M0 0H1V1H0Z", "coarse_path": "M 0 0", "bbox": BOX}
+        return types.SimpleNamespace(output={"segments": [ANSWERS.get(object, refined)]})
+
+
+class Client:
+    # As the package's own, whose method `segment` leaves the coarse path out.
+    _model = Engine()
+
+    def _run(self, result):
+        return result
+
+    def _settings(self, settings):
+        return settings
+
 
 def photon(model):
     assert model == "a-model"
-    return Engine()
+    return Client()
 """
 
 
@@ -155,7 +173,7 @@ def test_moondream_on_an_own_gpu(tmp_path: Path) -> None:
     worker = load_adapter("moondream-local", options, device="cuda:0")
     for _ in range(7):
         ask("coarse")
-    with pytest.raises(AdapterError, match=r"refines nothing: its refiner needs cv2"):
+    with pytest.raises(RunStopped, match=r"refines nothing, or does not tell: its refiner needs cv2"):
         ask("coarse")
     worker.close()
     with pytest.raises(AdapterError, match="needs a GPU: --device cuda:0"):

@@ -20,7 +20,7 @@ from research_code import (
     stand_in,
 )
 from torch.nn import functional as F
-from worker_sdk import Answer, serve, sha256_of
+from worker_sdk import Answer, git_revision, serve, sha256_of
 
 SIDE = 480
 TOKENS = 20
@@ -29,10 +29,12 @@ BASE = {"embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], 
 
 class Lavt(object):
     name = "lavt"
+    # The official data set feeds the words as they were written, punctuation and all.
+    text = "raw"
     max_batch = 8
 
     def __init__(self, config, device):
-        add_repository(config, "https://github.com/yz93/LAVT-RIS", "lib/segmentation.py")
+        repository = add_repository(config, "https://github.com/yz93/LAVT-RIS", "lib/segmentation.py")
         self.kind = config.get("kind", "lavt")
         if self.kind not in ("lavt", "lavt_one"):
             raise ValueError("kind is lavt or lavt_one, not %r" % self.kind)
@@ -71,6 +73,7 @@ class Lavt(object):
         else:
             self.network = segmentation.LAVTOne(backbone, decoder, arguments)
         load_strictly(self.network, checkpoint["model"], self.kind).eval().to(self.device)
+        self.revision = git_revision(repository)
         self.weights_sha256 = sha256_of(weights)
 
     @torch.no_grad()

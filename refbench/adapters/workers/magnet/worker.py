@@ -26,7 +26,7 @@ from research_code import (
 )
 from torch import nn
 from torch.nn import functional as F
-from worker_sdk import Answer, serve, sha256_of
+from worker_sdk import Answer, git_revision, serve, sha256_of
 
 TOKENS = 20
 BASE = {
@@ -57,6 +57,8 @@ def initial(layer):
 
 class MagNet(object):
     name = "magnet"
+    # The official data set feeds the words as they were written, punctuation and all.
+    text = "raw"
     max_batch = 4
 
     def __init__(self, config, device):
@@ -95,6 +97,7 @@ class MagNet(object):
         )
         network = official.WrapperModel(backbone, language, head, arguments)
         self.network = load_strictly(network, load_checkpoint(weights)["model"], "MagNet").eval().to(self.device)
+        self.revision = git_revision(repository)
         self.weights_sha256 = sha256_of(weights)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from research_code import NoDropPath, add_repository, need, not_here, stand_in
 from torch.nn import functional as F
-from worker_sdk import Answer, serve, sha256_of
+from worker_sdk import Answer, git_revision, serve, sha256_of
 
 THRESHOLD = 0.5
 MOST_TOKENS = 128
@@ -28,7 +28,7 @@ class MllmSeg(object):
     max_batch = 1
 
     def __init__(self, config, device):
-        add_repository(config, "https://github.com/jcwang0602/MLLMSeg", "mllmseg/mllmseg_internvl.py")
+        repository = add_repository(config, "https://github.com/jcwang0602/MLLMSeg", "mllmseg/mllmseg_internvl.py")
         weights = need(config, "weights", "a folder of weights")
         self.mode = config.get("mode", "forced")
         if self.mode not in ("forced", "generate"):
@@ -70,6 +70,7 @@ class MllmSeg(object):
         network.img_context_token_id = token(constants.IMG_CONTEXT_TOKEN)
         network.seg_token_idx = self.segment_id
         network.rej_token_idx = token(constants.REJ_TOKEN)
+        self.revision = git_revision(repository)
         self.weights_sha256 = sha256_of(weights)
 
     @torch.no_grad()

@@ -5,10 +5,11 @@ missing, it hands out the coarse one in silence. The first answers are looked at
 so and stops, unless refined=any is given. Answers go out as paths; refbench draws them.
 """
 
+import io
 import json
 
 import numpy as np
-from worker_sdk import Answer, serve
+from worker_sdk import Answer, StopRun, serve
 
 LOOKED_AT = 8
 FIELDS = ("bbox", "parse_error", "finish_reason")
@@ -23,7 +24,7 @@ class Moondream(object):
             raise ValueError("the engine of Moondream needs a GPU: --device cuda:0")
         import moondream
 
-        self.engine = moondream.photon(config.get("model", "moondream3.1-9B-A2B"))
+        self.client = moondream.photon(config.get("model", "moondream3.1-9B-A2B"))
         self.must_refine = config.get("refined", "must") != "any"
         self.coarse = 0
         self.refined = 0
@@ -32,21 +33,30 @@ class Moondream(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
-        found = self.engine.segment(image, expression, settings={"temperature": 0.0})
+        found = self._asked(image, expression)
         path = found.get("svg_path") or found.get("path") or ""
-        coarse = found.get("coarse_path")
-        refined = bool(path) and path != coarse
+        refined = bool(path) and "coarse_path" in found and path != found["coarse_path"]
         self.refined += refined
         self.coarse += bool(path) and not refined
         if self.must_refine and not self.refined and self.coarse >= LOOKED_AT:
-            raise RuntimeError(
-                "the engine refines nothing: its refiner needs cv2, resvg below 0.2 and pypotrace (not potracer); "
-                "-o refined=any takes the coarse outlines"
+            raise StopRun(
+                "the engine refines nothing, or does not tell: its refiner needs cv2, resvg below 0.2 and pypotrace, "
+                "not potracer; -o refined=any takes what comes"
             )
         said = {"path": path, "refined": refined}
         said.update((k, found[k]) for k in FIELDS if found.get(k) is not None)
         nothing = np.zeros((image.height, image.width), bool)
         return Answer(nothing, note="" if refined or not path else "a coarse outline", raw=json.dumps(said))
+
+    def _asked(self, image, expression):
+        """The engine's own answer: the client's method hands out the path alone, without the coarse one beside it."""
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        settings = self.client._settings({"temperature": 0.0})
+        result = self.client._run(
+            self.client._model.segment(image=file.getvalue(), object=expression, settings=settings)
+        )
+        return result.output["segments"][0]
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ A worker is a script that refbench starts with the interpreter of that environme
     if __name__ == "__main__":
         serve(Mine)
 
-Optional attributes: `max_batch` (expressions a call, default 1), `mode` ("forced" or "generate"), `weights_sha256`
-(see `sha256_of`), `revision`.
+Optional attributes: `max_batch` (expressions a call, default 1), `text` ("raw": the expressions as annotators wrote
+them), `mode` ("forced" or "generate"), `weights_sha256` (see `sha256_of`), `revision` (see `git_revision`).
 
 refbench and the worker exchange lines of JSON on the descriptors that were standard input and output when the worker
 began. Those two lead elsewhere afterwards, so whatever a library prints ends in the log and disturbs nothing.
@@ -32,6 +32,7 @@ import platform
 import queue
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -90,6 +91,21 @@ def to_rgb(image):
     return upright.convert("RGB")
 
 
+class StopRun(Exception):
+    """Raised by a segmenter that can answer nothing any more: the run ends, and goes on later with the same command."""
+
+
+def git_revision(folder):
+    """The commit of a checkout, for the attribute `revision`; empty without git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, "rev-parse", "HEAD"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    return done.stdout.decode("ascii", "replace").strip()
+
+
 class _BadInput(Exception):
     """The fault is the picture's, not the model's."""
 
@@ -125,6 +141,8 @@ class _Server(object):
                 return
             if op == "init":
                 self.init(message)
+            elif op == "seed":
+                _seed(int(message.get("seed") or 0))
             elif op == "predict":
                 self.predict(message)
             else:
@@ -195,7 +213,7 @@ class _Server(object):
             try:
                 answers = self.ask(ready)
             except Exception as error:
-                kind = "oom" if _out_of_memory(error) else "model"
+                kind = "stop" if isinstance(error, StopRun) else "oom" if _out_of_memory(error) else "model"
                 for item, _ in ready:
                     self.say(_failure({"type": "result", "id": number, "sid": item.get("sid")}, error, kind))
             else:
@@ -208,7 +226,10 @@ class _Server(object):
     def ask(self, ready):
         if self.model is None:
             raise RuntimeError("predict before init")
-        answers = self.model.segment([image for _, image in ready], [item["expression"] for item, _ in ready])
+        # What the model was made for: the cleaned expression, or the words as the annotator wrote them.
+        words = "raw_expression" if getattr(self.model, "text", "") == "raw" else "expression"
+        texts = [item.get(words) or item["expression"] for item, _ in ready]
+        answers = self.model.segment([image for _, image in ready], texts)
         if len(answers) != len(ready):
             raise ValueError("segment returned %d answers for %d expressions" % (len(answers), len(ready)))
         return answers
@@ -272,10 +293,16 @@ def _out_of_memory(error):
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
+def _seed(number):
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(number)
+
+
 def _settle(seed):
     """Repeatable random numbers and kernels, as far as the libraries that are there allow it."""
-    random.seed(seed)
-    np.random.seed(seed)
+    _seed(seed)
     try:
         import torch
     except ImportError:
