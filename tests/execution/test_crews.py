@@ -241,3 +241,17 @@ def test_a_killed_driver_takes_its_workers_along_and_others_go_on(
     result = run(f"{ADAPTERS}:Threshold", "scenes/test", options=SLOWER, workers=3, out=folder)
     assert result.resumed >= 256
     assert content(folder) == reference
+
+
+def test_a_node_that_leaves(embedded: Path, tmp_path: Path, reference: dict[str, bytes]) -> None:
+    script = Path(__file__).parent / "leaving_node.py"
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, str(script), f"{ADAPTERS}:Threshold", "scenes/test", str(folder)],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "died" in done.stdout
+    assert {k: v for k, v in content(folder).items() if k.startswith(("part", "scores"))} == {
+        k: v for k, v in reference.items() if k.startswith(("part", "scores"))
+    }

@@ -1,0 +1,44 @@
+"""Runs an adapter on a Ray cluster of two nodes, one of which leaves once the first shard is there.
+
+    python leaving_node.py ADAPTER DATASET/SPLIT OUT
+
+prints what the run said, and exits 0 if it was finished. A process of its own: it has one Ray cluster for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from refbench import run
+from refbench.execution.plan import shard_paths
+
+
+def main(adapter: str, address: str, out: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+
+    def leave() -> None:
+        while not shard_paths(out):
+            time.sleep(0.05)
+        cluster.remove_node(other, allow_graceful=False)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    options = {"seconds": "0.006"}
+    result = run(adapter, address, options=options, engine="ray", workers=2, out=out, log=print)
+    leaving.join()
+    ray.shutdown()
+    cluster.shutdown()
+    sys.exit(result.failures)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
