@@ -7,6 +7,7 @@ no time and no host, and do not depend on who computed it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from refbench.storage import (
 )
 from refbench.version import __version__
 
+LONGEST_NAME = 120
 ENGINES = ("local", "ray")
 
 
@@ -248,7 +250,11 @@ def default_folder(name: str, options: Mapping[str, str], address: str, limit: i
     safe = "".join(c if c.isalnum() or c in "-_.,=+" else "_" for c in ",".join(words))
     dataset, split = parse_address(address)
     end = "" if limit is None else f"-first{limit}"
-    return home() / "runs" / (safe.lstrip(".")[:120] or "adapter") / f"{dataset}-{split}{end}"
+    safe = safe.lstrip(".") or "adapter"
+    if len(safe) > LONGEST_NAME:
+        # Paths make long names; what is cut off would be what tells two of them apart.
+        safe = f"{safe[: LONGEST_NAME - 9]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
+    return home() / "runs" / safe / f"{dataset}-{split}{end}"
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from transformers import (
 
 from refbench.errors import AdapterError
 from refbench.pretrained import load_network, weights_sha256
+from refbench.torch_settings import moved
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -105,13 +106,13 @@ class SegmentAnything:
         height, width = image.shape[:2]
         if self._processor is None:
             pixels = squeezed(image, self.side_px, NORMALISATION[self.kind])
-            features = self.network.get_image_embeddings(pixels.to(self.device))
+            features = self.network.get_image_embeddings(moved(pixels, self.device))
             scale = self.side_px / width, self.side_px / height
             square = self.side_px, self.side_px
             return Embedded({"image_embeddings": list(features)}, size, (height, width), scale, square)
         ready = self._processor(images=image, return_tensors="pt")
         inner_height, inner_width = (int(v) for v in ready["reshaped_input_sizes"][0])
-        features = self.network.get_image_embeddings(ready["pixel_values"].to(self.device))
+        features = self.network.get_image_embeddings(moved(ready["pixel_values"], self.device))
         named = {"image_embeddings": features}
         if self.kind == "sam-hq":
             named = {"image_embeddings": features[0], "intermediate_embeddings": list(features[1])}

@@ -20,6 +20,13 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A tensor on a device; to CUDA by way of pinned memory, so that the copy runs beside what is computed."""
+    if device.type != "cuda":
+        return tensor.to(device, dtype)
+    return tensor.pin_memory().to(device, dtype, non_blocking=True)
+
+
 def synchronize(device: str) -> None:
     """Wait until the device has done what it was told."""
     if device.startswith("cuda") and torch.cuda.is_available():

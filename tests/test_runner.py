@@ -19,6 +19,7 @@ from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailure
 from refbench.execution.plan import plan_shards, shard_paths
 from refbench.execution.shard import CLOSE_SECONDS
 from refbench.progress import silent
+from refbench.runner import default_folder
 from refbench.storage import predictions_from_table, read_table
 
 ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
@@ -299,3 +300,12 @@ def test_no_permission_or_space_is_one_message(embedded: Path, tmp_path: Path, m
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         run("nothing", "scenes/val", out=tmp_path / "file" / "run")
+
+
+def test_folders_of_runs_with_long_options_differ(home: Path) -> None:
+    short = default_folder("mine", {"a": "1"}, "d/s")
+    assert short == home / "runs" / "mine,a=1" / "d-s"
+    long = {"repo": "/a/very/long/path" * 9}
+    one, other = (default_folder("mine", {**long, "weights": w}, "d/s") for w in ("x", "y"))
+    assert one != other
+    assert len(one.parent.name) == 120

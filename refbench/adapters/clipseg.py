@@ -12,10 +12,11 @@ from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer
+from refbench.torch_settings import moved
 
 
 class ClipSeg:
-    """One forward pass a batch; heat maps are resized to the image, then thresholded.
+    """CLIPSeg through transformers: one forward pass a batch, heat maps resized to the image, then thresholded.
 
     Args:
         model: a folder written by `save_pretrained`, or a hub id such as CIDAS/clipseg-rd64-refined.
@@ -45,18 +46,25 @@ class ClipSeg:
         tokens = self.processor.tokenizer(
             texts, padding=True, truncation=True, max_length=self.text_limit, return_tensors="pt"
         )
+        lengths = [len(ids) for ids in self.processor.tokenizer(texts, verbose=False)["input_ids"]]
         output = self.network(
-            pixel_values=pixels.to(self.device, self.dtype),
-            input_ids=tokens["input_ids"].to(self.device),
-            attention_mask=tokens["attention_mask"].to(self.device),
+            pixel_values=moved(pixels, self.device, self.dtype),
+            input_ids=moved(tokens["input_ids"], self.device),
+            attention_mask=moved(tokens["attention_mask"], self.device),
         )
         logits = output.logits.float()
         # A single picture comes back without its batch axis.
         logits = logits.reshape(len(texts), *logits.shape[-2:])
-        return [self._answer(one, image) for one, image in zip(logits, images, strict=True)]
+        heats = [_resized(one, image).sigmoid() for one, image in zip(logits, images, strict=True)]
+        # All scores in one copy: asked one by one, each would wait for the device.
+        scores = torch.stack([heat.max() for heat in heats]).tolist()
+        notes = [f"text cut to {self.text_limit} tokens" if n > self.text_limit else "" for n in lengths]
+        return [
+            Answer(heat > self.threshold, score=score, note=note)
+            for heat, score, note in zip(heats, scores, notes, strict=True)
+        ]
 
-    def _answer(self, logits: torch.Tensor, image: Image.Image) -> Answer:
-        heat = F.interpolate(
-            logits[None, None], size=(image.height, image.width), mode="bilinear", align_corners=False
-        )[0, 0].sigmoid()
-        return Answer(heat > self.threshold, score=float(heat.max()))
+
+def _resized(logits: torch.Tensor, image: Image.Image) -> torch.Tensor:
+    size = image.height, image.width
+    return F.interpolate(logits[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]

@@ -30,6 +30,7 @@ from refbench.errors import AdapterError
 from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer, Sample
 from refbench.storage import load_samples
+from refbench.torch_settings import moved
 
 ALL_CLASSES = "all-classes"
 TEXT_TOKENS = 256
@@ -110,7 +111,7 @@ class GroundedSam:
             truncation=True,
             max_length=TEXT_TOKENS,
         )
-        return self.network(**{name: value.to(self.device) for name, value in ready.items()})
+        return self.network(**{name: moved(value, self.device) for name, value in ready.items()})
 
     def _detect(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Detections]:
         """Boxes of all queries, with the highest score of any token.

@@ -12,6 +12,7 @@ from transformers import Owlv2ForObjectDetection, Owlv2Processor
 from refbench.adapters.box_prompts import BoxSegmenter, Detections, check_policy, corners, cut_note
 from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer
+from refbench.torch_settings import moved
 
 
 class Owlv2Sam:
@@ -63,7 +64,7 @@ class Owlv2Sam:
         lengths = [len(ids) for ids in tokenizer(list(expressions), verbose=False)["input_ids"]]
         pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         output = self.network(
-            pixel_values=pixels.to(self.device),
+            pixel_values=moved(pixels, self.device),
             input_ids=tokens["input_ids"].to(self.device),
             attention_mask=tokens["attention_mask"].to(self.device),
         )

@@ -16,6 +16,7 @@ from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, che
 from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer
 from refbench.segment_anything import HALF, squeezed
+from refbench.torch_settings import moved
 
 SEMANTIC = "semantic"
 
@@ -56,7 +57,7 @@ class Sam3:
 
     def _embed(self, image: Image.Image) -> Any:
         side = int(self.network.config.vision_config.image_size)
-        pixels = squeezed(np.asarray(image), side, HALF).to(self.device)
+        pixels = moved(squeezed(np.asarray(image), side, HALF), self.device)
         return self.network.get_vision_features(pixel_values=pixels)
 
     def _about(self, image: Image.Image, expressions: Sequence[str]) -> list[Answer]:

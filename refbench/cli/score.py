@@ -12,6 +12,7 @@ import click
 
 from refbench import scorer
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.detections import write_detections
 from refbench.plugins import available, load
 from refbench.protocols.average_precision import LVIS_AP, DetectionProtocol, has_lvis_fields, score_detections
 from refbench.protocols.base import Protocol
@@ -66,6 +67,7 @@ def score(
       refbench score predictions.jsonl --dataset refcoco/testA --explain lavt-480 cris
       refbench score results.json --ground-truth instances_val2017.json --protocol coco-ap --protocol boundary-ap
       refbench score submission.zip --ground-truth seginw --protocol sginw
+      refbench score ~/.refbench/runs/mine/sginw-Phones-valid --ground-truth _annotations_min1cat.coco.json
     """
     if ground_truth is not None:
         if dataset is not None or out is not None or explain is not None:
@@ -169,6 +171,9 @@ def _show_walk(address: str, walk: Walk, as_json: bool) -> None:
 
 def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, ...], as_json: bool) -> None:
     of_sets = ground_truth.is_dir()
+    if (results / "run.json").is_file() and not of_sets:
+        results = write_detections(results, ground_truth)
+        remark(f"the instances of the run are in {results}")
     kind = SetsProtocol if of_sets else DetectionProtocol
     names = (
         list(available("protocols")) if ALL in protocols else list(protocols or ("sginw" if of_sets else "coco-ap",))
