@@ -21,6 +21,7 @@ from refbench.execution.plan import Facts, ShardReport, Task, journal_path
 # One is computed, the next one waits with the worker, so that it never waits for us.
 IN_FLIGHT = 2
 DEATHS_WHILE_LOADING = 3
+DEATHS_WHILE_LOADING_AGAIN = 10
 DEATHS_IN_A_ROW = 20
 DEATHS_OVER_THE_SAME = 2
 # More samples that kill their process than this, beyond the allowed failures, are no accident.
@@ -226,12 +227,13 @@ class Foreman:
             self._waiting.extendleft(reversed(lost))
         for number in lost:
             self._learn(number)
-        if loading and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:
-            if not self._ready:
-                raise AdapterError(
-                    f"workers die while they load the adapter: {event.content} (a script of yours that calls run() "
-                    'with several workers must do so below `if __name__ == "__main__":`)'
-                )
+        if loading and self.facts is None and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:
+            raise AdapterError(
+                f"workers die while they load the adapter: {event.content} (a script of yours that calls run() with "
+                'several workers must do so below `if __name__ == "__main__":`)'
+            )
+        if loading and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING_AGAIN:
+            # The adapter can be loaded, as another worker or an earlier time has shown; not by this one any more.
             self._retire(event.worker, str(event.content))
             return
         if self._deaths_in_a_row > DEATHS_IN_A_ROW:
