@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 from PIL import Image
 
 from refbench.errors import AdapterError, RunStopped
+from refbench.records import Answer, Sample
 from refbench.storage import atomic_file, home
 
-Result = TypeVar("Result")
 FATAL = {
     401: "the key is refused",
     402: "the account has no credit left",
@@ -134,14 +134,21 @@ class WebService:
             temporary.write_text(json.dumps(answer), encoding="utf-8")
         return answer
 
-    def all_of(self, calls: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]]) -> list[Result]:
-        """The results of functions and their arguments, several at once; all are waited for, so that what has been paid
-        for is kept when one fails.
+    def answer_all(
+        self,
+        answer: Callable[[Sample, bytes, str], Answer],
+        samples: Sequence[Sample],
+        images: Sequence[Image.Image],
+    ) -> list[Answer]:
+        """`answer(sample, picture, media type)` of each sample, several at once; a picture is encoded once.
+
+        All are waited for, so that what has been paid for is kept when one fails.
 
         Raises:
             What the first of them raises; before all others what ends the run.
         """
-        asked = [self.threads.submit(function, *arguments) for function, arguments in calls]
+        pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
+        asked = [self.threads.submit(answer, s, *pictures[id(i)]) for s, i in zip(samples, images, strict=True)]
         failures = [e for question in asked if (e := question.exception()) is not None]
         for error in sorted(failures, key=lambda e: not isinstance(e, RunStopped)):
             raise error

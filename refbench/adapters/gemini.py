@@ -24,7 +24,7 @@ from refbench.errors import AdapterError, MaskError
 from refbench.mask import Mask
 from refbench.plugins import load_attribute
 from refbench.records import Answer, Sample
-from refbench.web_service import WebService, picture_bytes
+from refbench.web_service import WebService
 
 KEY_VARIABLE = "GEMINI_API_KEY"
 PROMPT = (
@@ -92,10 +92,7 @@ class Gemini:
             RunStopped: the key is refused, there is no credit, or the service is down.
             AdapterError: one sample got no answer, or one in no form that is known.
         """
-        pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
-        return self._service.all_of(
-            [(self._answer, (s, *pictures[id(i)])) for s, i in zip(samples, images, strict=True)]
-        )
+        return self._service.answer_all(self._answer, samples, images)
 
     def usage(self) -> dict[str, float]:
         """See `WebService.usage`."""

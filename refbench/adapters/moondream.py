@@ -22,7 +22,7 @@ from refbench.errors import MaskError
 from refbench.mask import Mask
 from refbench.records import Answer, Sample
 from refbench.vector_paths import fill_path
-from refbench.web_service import WebService, picture_bytes
+from refbench.web_service import WebService
 
 KEY_VARIABLE = "MOONDREAM_API_KEY"
 LAST_COMMAND = re.compile(r"[MmLlHhVvCcSsQqTtAaZz][^MmLlHhVvCcSsQqTtAaZz]*$")
@@ -79,10 +79,7 @@ class Moondream:
             RunStopped: the key is refused, there is no credit, or the service is down.
             AdapterError: one sample got no answer.
         """
-        pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
-        return self._service.all_of(
-            [(self._answer, (s, *pictures[id(i)])) for s, i in zip(samples, images, strict=True)]
-        )
+        return self._service.answer_all(self._answer, samples, images)
 
     def usage(self) -> dict[str, float]:
         """See `WebService.usage`."""

@@ -73,6 +73,7 @@ def mllmseg(
     repo: Path,
     weights: Path,
     mode: str = "forced",
+    task: str = "res",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -80,9 +81,10 @@ def mllmseg(
 ) -> Worker:
     """MLLMSeg from its official repository (Wang et al., 2025); mode=forced as published, or generate.
 
-    Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights.
+    Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights; task=gres for those
+        that may say that nothing is meant.
     """
-    config = {"repo": str(repo), "weights": str(weights), "mode": mode}
+    config = {"repo": str(repo), "weights": str(weights), "mode": mode, "task": task}
     return _worker("mllmseg", python, device, timeout, deterministic, config)
 
 

@@ -1,6 +1,6 @@
 """Makes a small random checkpoint by an official repository's own code, and what that code makes of a picture.
 
-    python official_checkpoints.py lavt|lavt_one|magnet|mllmseg REPOSITORY FOLDER
+    python official_checkpoints.py lavt|lavt_one|magnet|mllmseg|mllmseg_gres REPOSITORY FOLDER
 
 writes into FOLDER the checkpoint in the layout of the released ones, `picture.png`, `expression.txt` and
 `expected.npy`. Run by an interpreter that has what the repository needs, with worker_sdk's folder on PYTHONPATH.
@@ -117,7 +117,7 @@ def _lavt(model, kind, image):
     return model.network(pixels, words, l_mask=attention.unsqueeze(-1))
 
 
-def mllmseg(repository, folder):
+def mllmseg(kind, repository, folder):
     sys.path.insert(0, os.path.join(WORKERS, "mllmseg"))
     sys.path.insert(0, repository)
     import accelerate  # noqa: F401
@@ -169,9 +169,6 @@ def mllmseg(repository, folder):
     )  # fmt: skip
     config.architectures = ["MLLMSeg"]
     network = MLLMSeg(config, tokenizer=tokenizer, data_type=torch.float32, init_decoder=True).eval()
-    weights = os.path.join(folder, "weights")
-    network.save_pretrained(weights, safe_serialization=True)
-    tokenizer.save_pretrained(weights)
     # The official evaluation, one expression in the conversation: only its threshold and resizing are written here.
     from mllmseg.dataset import build_transform, preprocess_internvl2_5
 
@@ -188,12 +185,29 @@ def mllmseg(repository, folder):
         ds_name="test",
     )  # fmt: skip
     image = picture(folder)
-    with torch.no_grad():
-        output = network(
-            pixel_values=build_transform(is_train=False, input_size=448)(image)[None].to(torch.float16),
-            input_ids=made["input_ids"].to(torch.int), attention_mask=made["attention_mask"],
-            image_flags=torch.tensor([1]), gt_masks=None, reeval=False, inference=True,
-        )  # fmt: skip
+
+    def officially():
+        with torch.no_grad():
+            return network(
+                pixel_values=build_transform(is_train=False, input_size=448)(image)[None].to(torch.float16),
+                input_ids=made["input_ids"].to(torch.int), attention_mask=made["attention_mask"],
+                image_flags=torch.tensor([1]), gt_masks=None, reeval=kind == "mllmseg_gres", inference=True,
+            )  # fmt: skip
+
+    if kind == "mllmseg_gres":
+        # Made to write [REJ] where [SEG] stands.
+        head, seen = network.language_model.lm_head, []
+        hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+        officially()
+        hook.remove()
+        place_of_seg = int((made["input_ids"][0] == network.seg_token_idx).nonzero())
+        head.weight.data[network.rej_token_idx] = 100 * seen[-1][0, place_of_seg - 1]
+    output = officially()
+    with open(os.path.join(folder, "rejected.txt"), "w") as file:
+        file.write(str(bool((output["output_ids"][0] == network.rej_token_idx).any())))
+    weights = os.path.join(folder, "weights")
+    network.save_pretrained(weights, safe_serialization=True)
+    tokenizer.save_pretrained(weights)
     share = F.interpolate(output["pred_masks"][0][None].float(), (image.height, image.width), mode="bilinear")
     return (share[0, 0] >= 0.5).numpy()
 
@@ -203,5 +217,5 @@ if __name__ == "__main__":
     picture(folder)
     with open(os.path.join(folder, "expression.txt"), "w") as file:
         file.write(EXPRESSION)
-    found = mllmseg(repository, folder) if which == "mllmseg" else swin(which, repository, folder)
+    found = mllmseg(which, repository, folder) if which.startswith("mllmseg") else swin(which, repository, folder)
     np.save(os.path.join(folder, "expected.npy"), found)

@@ -34,11 +34,11 @@ def repository(name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["lavt", "lavt_one", "magnet", "mllmseg"])
+@pytest.mark.parametrize("kind", ["lavt", "lavt_one", "magnet", "mllmseg", "mllmseg_gres"])
 def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
-    name = kind.removesuffix("_one")
+    name = kind.partition("_")[0]
     repo = repository(name)
-    python = os.environ.get("REFBENCH_MLLMSEG_PYTHON", "") if kind == "mllmseg" else sys.executable
+    python = os.environ.get("REFBENCH_MLLMSEG_PYTHON", "") if name == "mllmseg" else sys.executable
     if not python:
         pytest.skip("no interpreter for MLLMSeg: set REFBENCH_MLLMSEG_PYTHON")
     environment = {**os.environ, "PYTHONPATH": str(SDK), "HF_HUB_OFFLINE": "1"}
@@ -47,8 +47,8 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stderr[-3000:]
     options = {"repo": str(repo), "python": python}
-    if kind == "mllmseg":
-        options["weights"] = str(tmp_path / "weights")
+    if name == "mllmseg":
+        options |= {"weights": str(tmp_path / "weights"), "task": "gres" if kind == "mllmseg_gres" else "res"}
     else:
         options |= {"weights": str(tmp_path / "weights.pth"), "bert": str(tmp_path / "bert")}
         options["architecture"] = json.dumps(NUMBERS[name])
@@ -57,7 +57,7 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
     expected = np.load(tmp_path / "expected.npy")
     assert 0 < expected.mean() < 1
     sample = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
-    for mode in ("forced", "generate") if kind == "mllmseg" else ("",):
+    for mode in ("forced", "generate") if name == "mllmseg" else ("",):
         worker = load_adapter(name, options | ({"mode": mode} if mode else {}))
         answer = worker.segment_samples([sample], [None])[0]
         worker.close()
@@ -68,7 +68,11 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
             assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "no [SEG] in the answer")
             continue
         assert (answer.mask.to_array() != expected).mean() < 1e-4
-        assert answer.note == ("" if kind == "mllmseg" else "text cut to 20 tokens")
+        notes = {"mllmseg": "", "mllmseg_gres": "[REJ] in place of [SEG]"}
+        assert answer.note == notes.get(kind, "text cut to 20 tokens")
+        if name == "mllmseg":
+            assert (tmp_path / "rejected.txt").read_text() == str(kind == "mllmseg_gres")
+            assert answer.no_target == (True if kind == "mllmseg_gres" else None)
 
 
 def asked(path: Path, expression: str) -> Sample:

@@ -1,11 +1,15 @@
 """MLLMSeg, from its official repository (jcwang0602/MLLMSeg, commit a8fceda, MIT), which you check out yourself.
 
-Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. jcwang0602/MLLMSeg_InternVL2_5_8B_RES), mode=forced|generate.
+Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. jcwang0602/MLLMSeg_InternVL2_5_8B_RES), mode=forced|generate,
+task=res|gres (gres for the ..._GRES weights).
 
 forced: the answer "Sure,EXPRESSION:[SEG]." is written for the model, and its mask read there. So are the published
 figures made, except that they put all expressions about a picture into one conversation, where each changes the others'
 masks a little; here each has its own. generate: the model writes the answer (greedy, 128 tokens at most); no [SEG] in
 it means an empty mask, and several are joined by the larger probability.
+
+gres, forced: where the model would have written "[REJ]" in place of the "[SEG]" that it was given, it says that nothing
+is meant. The mask is kept all the same, as the published evaluation does for targets that were rejected by mistake.
 """
 
 import importlib.util
@@ -33,6 +37,9 @@ class MllmSeg(object):
         self.mode = config.get("mode", "forced")
         if self.mode not in ("forced", "generate"):
             raise ValueError("mode is forced or generate, not %r" % self.mode)
+        self.task = config.get("task", "res")
+        if self.task not in ("res", "gres"):
+            raise ValueError("task is res or gres, not %r" % self.task)
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         # These look for torchvision when they are imported; they must not find the stand-in.
@@ -66,9 +73,8 @@ class MllmSeg(object):
             raise ValueError("%s does not fit MLLMSeg: %d weights, e.g. %s" % (weights, len(wrong), wrong[0]))
         self.network = network.eval().to(self.device)
         token = self.tokenizer.convert_tokens_to_ids
-        self.segment_id = token(constants.SEG_TOKEN)
         network.img_context_token_id = token(constants.IMG_CONTEXT_TOKEN)
-        network.seg_token_idx = self.segment_id
+        network.seg_token_idx = token(constants.SEG_TOKEN)
         network.rej_token_idx = token(constants.REJ_TOKEN)
         self.revision = git_revision(repository)
         self.weights_sha256 = sha256_of(weights)
@@ -86,18 +92,22 @@ class MllmSeg(object):
             ids = self._encoded(words, said)
         else:
             ids, said = self._generated(pixels, words)
-        masks = self._masks(pixels, ids)
+        masks, rejected = self._masks(pixels, ids)
         if not len(masks):
             empty = np.zeros((image.height, image.width), bool)
             return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
         share = masks.float().max(dim=0)[0][None, None]
         own = F.interpolate(share, size=(image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
         # RES has no way to say that nothing is there; a model that writes its answer may leave the token out.
-        return Answer(
-            own >= THRESHOLD, score=float(own.max()), no_target=None if self.mode == "forced" else False, raw=said
-        )
+        no_target = False if self.mode == "generate" else rejected if self.task == "gres" else None
+        note = "[REJ] in place of [SEG]" if no_target else ""
+        return Answer(own >= THRESHOLD, score=float(own.max()), no_target=no_target, note=note, raw=said)
 
     def _masks(self, pixels, ids):
+        """Shares (n, 448, 448), one for each [SEG] of the text, and whether the network would have written [REJ] there.
+
+        Its `output_ids` are the text with what it would have written in place of each of the two tokens.
+        """
         output = self.network(
             pixel_values=pixels.to(self.device),
             input_ids=ids.to(self.device),
@@ -107,7 +117,7 @@ class MllmSeg(object):
             reeval=False,
             inference=True,
         )
-        return output["pred_masks"][0]
+        return output["pred_masks"][0], bool((output["output_ids"][0] == self.network.rej_token_idx).any())
 
     def _encoded(self, words, answer):
         # The spelling, with a space before "What" and none before "in", is the original's.
