@@ -216,6 +216,10 @@ def _compute(
     except AdapterError:
         keep_usage()
         raise
+    except KeyboardInterrupt as interrupt:
+        foreman.outcome.usage.update(getattr(interrupt, "usage", {}))
+        keep_usage()
+        raise
     failures = outcome.failures + sum(found for found, _ in before)
     notes = outcome.notes.copy()
     for _, earlier in before:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +78,10 @@ def serving(service: Service) -> Iterator[Service]:
                 self._send(200, {"error": "overloaded"})
             elif how.isdigit():
                 self._send(int(how), {"error": f"{'x' * 175} {how} for {service.key}"})
+            elif how == "ctrl-c":
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+                self._send(200, {"path": PATH, "bbox": BOX})
             elif how == "wait":
                 self._send(429, {"error": "slow down"}, {"Retry-After": "1"})
             elif how == "redirect":

@@ -96,9 +96,9 @@ class ShardRunner:
         `step` is called with the number of samples after every batch."""
         try:
             return self._run(task, following, step)
-        except RunStopped as error:
+        except (RunStopped, KeyboardInterrupt) as error:
             # What it has cost until then is to be told too.
-            error.usage = self._usage()
+            error.usage = self._usage()  # type: ignore[union-attr]
             raise
 
     def _run(self, task: Task, following: int | None, step: Step) -> ShardReport:
