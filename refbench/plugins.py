@@ -64,6 +64,8 @@ TABLE: dict[str, dict[str, str]] = {
         "lavt": "refbench.adapters.official:lavt",
         "magnet": "refbench.adapters.official:magnet",
         "mllmseg": "refbench.adapters.official:mllmseg",
+        "lisa": "refbench.adapters.official:lisa",
+        "sa2va": "refbench.adapters.official:sa2va",
         "worker": "refbench.adapters.worker:Worker",
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.

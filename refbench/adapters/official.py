@@ -88,6 +88,43 @@ def mllmseg(
     return _worker("mllmseg", python, device, timeout, deterministic, config)
 
 
+def lisa(
+    repo: Path,
+    weights: Path,
+    clip: Path,
+    mode: str = "forced",
+    form: str = "phrase",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    architecture: str = "",
+    deterministic: bool = False,
+) -> Worker:
+    """LISA from its official repository (Lai et al., CVPR 2024); mode=forced as published, or generate.
+
+    Args: as `lavt`; `repo` is a checkout of dvlab-research/LISA, `weights` a folder of e.g. xinlai/LISA-7B-v1, `clip`
+        one of openai/clip-vit-large-patch14; form=sentence for expressions that are whole sentences (ReasonSeg).
+    """
+    config = {"repo": str(repo), "weights": str(weights), "clip": str(clip), "mode": mode, "form": form}
+    return _worker("lisa", python, device, timeout, deterministic, {**config, "architecture": architecture})
+
+
+def sa2va(
+    weights: Path,
+    trust_remote_code: str = "no",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    deterministic: bool = False,
+) -> Worker:
+    """Sa2VA (Yuan et al., 2025), by the code that its weights bring along.
+
+    Args: as `lavt`; `weights` is a folder of e.g. ByteDance/Sa2VA-4B; trust_remote_code=yes lets its code run.
+    """
+    config = {"weights": str(weights), "trust_remote_code": trust_remote_code}
+    return _worker("sa2va", python, device, timeout, deterministic, config)
+
+
 class MoondreamLocal(Worker):
     """Moondream Segmentation on your own GPU, by the vendor's engine, in an environment of its own.
 

@@ -1,11 +1,12 @@
 """Workers around official repositories, with small random weights: what they answer is what the official code answers.
 
-The repositories are no part of the project. `REFBENCH_OFFICIAL` names a folder with checkouts `lavt`, `magnet` and
-`mllmseg`; `REFBENCH_MLLMSEG_PYTHON` an interpreter with the packages of that worker's locked file.
+The repositories are no part of the project. `REFBENCH_OFFICIAL` names a folder with checkouts `lavt`, `magnet`,
+`mllmseg`, `lisa`, `sa2va`, and in `venvs/NAME` environments with the packages of the workers' locked files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -27,6 +28,26 @@ from refbench.records import Sample
 MAKER = Path(__file__).parent / "official_checkpoints.py"
 
 
+# A checkpoint of each kind: the adapter, the options that it needs besides, what the answer is to say.
+SCALES = {"bert": "bert", "note": "text cut to 20 tokens"}
+KINDS: dict[str, dict[str, str]] = {
+    "lavt": {"kind": "lavt", **SCALES},
+    "lavt_one": {"kind": "lavt_one", **SCALES},
+    "magnet": SCALES,
+    "mllmseg": {},
+    "mllmseg_gres": {"task": "gres", "note": "[REJ] in place of [SEG]"},
+    "lisa": {"clip": "clip-vit", "note": "text longer than the 512 tokens of training"},
+    "sa2va": {"trust_remote_code": "yes"},
+    "sa2va_qwen": {"trust_remote_code": "yes"},
+}
+IN_FOLDER = ("weights", "bert", "clip")
+# Which write their answer, with what a random network writes, and what is made of it; the rest only read one.
+WRITES = {"lisa": ("[SEG]</s>", False), "sa2va": ("[SEG]<|im_end|>", False), "sa2va_qwen": ("[SEG]<|im_end|>", False)}
+# These run with what refbench is tested with.
+WITH_OURS = ("lavt", "magnet")
+BY_CODE_OF_THE_WEIGHTS = ("sa2va",)
+
+
 def repository(name: str) -> Path:
     folder = Path(os.environ.get("REFBENCH_OFFICIAL", "/nowhere")) / name
     if not folder.is_dir():
@@ -34,43 +55,59 @@ def repository(name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["lavt", "lavt_one", "magnet", "mllmseg", "mllmseg_gres"])
+def interpreter(name: str) -> str:
+    if name in WITH_OURS:
+        return sys.executable
+    python = Path(os.environ["REFBENCH_OFFICIAL"]) / "venvs" / name / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no interpreter for {name}: {python} (with what the worker's requirements.lock lists)")
+    return str(python)
+
+
+def made(kind: str, folder: Path) -> dict[str, str]:
+    """Options for a small random checkpoint, made by the repository's own code."""
+    name = kind.partition("_")[0]
+    repo, python = str(repository(name)), interpreter(name)
+    environment = {**os.environ, "PYTHONPATH": str(SDK), "HF_HUB_OFFLINE": "1"}
+    command = [python, str(MAKER), kind, repo, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    options = {"python": python, "weights": "weights" if (folder / "weights").is_dir() else "weights.pth"}
+    options |= {k: v for k, v in KINDS[kind].items() if k != "note"}
+    options |= {k: str(folder / v) for k, v in options.items() if k in IN_FOLDER}
+    if name not in BY_CODE_OF_THE_WEIGHTS:
+        options["repo"] = repo
+    if name in NUMBERS:
+        options["architecture"] = json.dumps(NUMBERS[name])
+    return options
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
     name = kind.partition("_")[0]
-    repo = repository(name)
-    python = os.environ.get("REFBENCH_MLLMSEG_PYTHON", "") if name == "mllmseg" else sys.executable
-    if not python:
-        pytest.skip("no interpreter for MLLMSeg: set REFBENCH_MLLMSEG_PYTHON")
-    environment = {**os.environ, "PYTHONPATH": str(SDK), "HF_HUB_OFFLINE": "1"}
-    made = subprocess.run(
-        [python, str(MAKER), kind, str(repo), str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert made.returncode == 0, made.stderr[-3000:]
-    options = {"repo": str(repo), "python": python}
-    if name == "mllmseg":
-        options |= {"weights": str(tmp_path / "weights"), "task": "gres" if kind == "mllmseg_gres" else "res"}
-    else:
-        options |= {"weights": str(tmp_path / "weights.pth"), "bert": str(tmp_path / "bert")}
-        options["architecture"] = json.dumps(NUMBERS[name])
-    if name == "lavt":
-        options["kind"] = kind
-    expected = np.load(tmp_path / "expected.npy")
-    assert 0 < expected.mean() < 1
+    options = made(kind, tmp_path)
     sample = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
-    for mode in ("forced", "generate") if name == "mllmseg" else ("",):
-        worker = load_adapter(name, options | ({"mode": mode} if mode else {}))
+    modes = {"mllmseg": ("forced", "generate"), "lisa": ("forced", "generate"), "sa2va": ("generate",)}
+    for mode in modes.get(name, ("",)):
+        worker = load_adapter(name, options | ({"mode": mode} if len(modes.get(name, ())) > 1 else {}))
         answer = worker.segment_samples([sample], [None])[0]
+        again = worker.segment_samples([dataclasses.replace(sample, sample_id="d/s/1/0")], [None])[0]
         worker.close()
         assert worker.mode == mode
         assert len(worker.weights_sha256) == 64
-        if mode == "generate":
+        assert again == answer
+        if name == "mllmseg" and mode == "generate":
             # Random weights write no [SEG].
             assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "no [SEG] in the answer")
             continue
+        found = tmp_path / "written.npy"
+        expected = np.load(found if mode == "generate" and found.exists() else tmp_path / "expected.npy")
+        assert 0 < expected.mean() < 1
         assert (answer.mask.to_array() != expected).mean() < 1e-4
-        notes = {"mllmseg": "", "mllmseg_gres": "[REJ] in place of [SEG]"}
-        assert answer.note == notes.get(kind, "text cut to 20 tokens")
-        if name == "mllmseg":
+        assert answer.note == KINDS[kind].get("note", "")
+        if mode == "generate":
+            assert (answer.raw.replace(" ", ""), answer.no_target) == WRITES[kind]
+        elif name == "mllmseg":
             assert (tmp_path / "rejected.txt").read_text() == str(kind == "mllmseg_gres")
             assert answer.no_target == (True if kind == "mllmseg_gres" else None)
 
@@ -82,18 +119,14 @@ def asked(path: Path, expression: str) -> Sample:
     return Sample("d/s/0/0", "0", str(path), height, width, expression, expression, "0", "0", (), "", nothing, True)
 
 
-@pytest.mark.parametrize("name", ["lavt", "magnet"])
-def test_a_checkpoint_that_does_not_fit_is_refused(name: str, tmp_path: Path) -> None:
-    repo = repository(name)
-    environment = {**os.environ, "PYTHONPATH": str(SDK)}
-    subprocess.run([sys.executable, str(MAKER), name, str(repo), str(tmp_path)], env=environment, check=True)
-    options = {"repo": str(repo), "python": sys.executable, "weights": str(tmp_path / "weights.pth")}
-    options["bert"] = str(tmp_path / "bert")
-    numbers = {**NUMBERS[name], "depths": [1, 1, 3, 1]}
+@pytest.mark.parametrize("kind", ["lavt", "magnet"])
+def test_a_checkpoint_that_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
+    options = made(kind, tmp_path)
+    numbers = {**NUMBERS[kind], "depths": [1, 1, 3, 1]}
     with pytest.raises(AdapterError, match="the checkpoint does not fit"):
-        load_adapter(name, {**options, "architecture": json.dumps(numbers)})
+        load_adapter(kind, {**options, "architecture": json.dumps(numbers)})
     with pytest.raises(AdapterError, match="unknown in architecture: wings"):
-        load_adapter(name, {**options, "architecture": '{"wings": 2}'})
+        load_adapter(kind, {**options, "architecture": '{"wings": 2}'})
 
 
 def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import importlib.util
 
 import numpy as np
 import torch
-from PIL import Image
-from research_code import NoDropPath, add_repository, need, not_here, stand_in
+from research_code import NoDropPath, add_repository, all_weights, for_torchvision, need, not_here, stand_in
 from torch.nn import functional as F
 from worker_sdk import Answer, git_revision, serve, sha256_of
 
@@ -63,14 +62,12 @@ class MllmSeg(object):
         self.preprocess = preprocess_internvl2_5
         self.transform = build_transform(is_train=False, input_size=448)
         self.tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False, use_fast=False)
-        network, found = MLLMSeg.from_pretrained(
+        loaded = MLLMSeg.from_pretrained(
             weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, data_type=self.dtype, tokenizer=self.tokenizer,
             # Without it the weights of the decoder are passed over in silence.
             init_decoder=True, output_loading_info=True,
         )  # fmt: skip
-        wrong = list(found["missing_keys"]) + list(found["unexpected_keys"]) + list(found["mismatched_keys"])
-        if wrong:
-            raise ValueError("%s does not fit MLLMSeg: %d weights, e.g. %s" % (weights, len(wrong), wrong[0]))
+        network = all_weights(loaded, weights, "MLLMSeg")
         self.network = network.eval().to(self.device)
         token = self.tokenizer.convert_tokens_to_ids
         network.img_context_token_id = token(constants.IMG_CONTEXT_TOKEN)
@@ -152,60 +149,11 @@ class MllmSeg(object):
         return torch.cat([asked, written[None].to(asked.dtype)], dim=1), text
 
 
-class _Chain(object):
-    def __init__(self, steps):
-        self.steps = steps
-
-    def __call__(self, x):
-        for step in self.steps:
-            x = step(x)
-        return x
-
-
-class _Convert(object):
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, x):
-        return self.function(x)
-
-
-class _Resize(object):
-    def __init__(self, size, interpolation=Image.BILINEAR):
-        self.size, self.interpolation = size, interpolation
-
-    def __call__(self, x):
-        return x.resize((self.size[1], self.size[0]), self.interpolation)
-
-
-class _Tensor(object):
-    def __call__(self, x):
-        return torch.from_numpy(np.array(x)).permute(2, 0, 1).contiguous().float().div(255)
-
-
-class _Normal(object):
-    def __init__(self, mean, std):
-        self.mean, self.spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
-
-    def __call__(self, x):
-        return x.sub(self.mean).div(self.spread)
-
-
-class _Interpolation(object):
-    BICUBIC, BILINEAR = Image.BICUBIC, Image.BILINEAR
-
-
 def _stand_ins():
     """Packages that the imports of the repository ask for; where a real one is installed, it is taken."""
     if importlib.util.find_spec("timm") is None:
         stand_in("timm.models.layers", DropPath=NoDropPath)
-    if importlib.util.find_spec("torchvision") is None:
-        stand_in(
-            "torchvision.transforms", Compose=_Chain, Lambda=_Convert, Resize=_Resize, ToTensor=_Tensor,
-            Normalize=_Normal,
-        )  # fmt: skip
-        stand_in("torchvision.transforms.functional", InterpolationMode=_Interpolation)
-        stand_in("torchvision.ops.boxes", box_area=not_here)
+    for_torchvision()
     if importlib.util.find_spec("termcolor") is None:
         stand_in("termcolor", colored=lambda text, *_, **__: text)
     for name in ("decord", "imageio"):

@@ -6,6 +6,7 @@ any more, of which inference uses a function or two. A stand-in is an empty modu
 
 import argparse
 import importlib.machinery
+import importlib.util
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SAM_MEAN, SAM_SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def add_repository(config, url, needed):
@@ -70,6 +72,132 @@ class NoDropPath(nn.Module):
 
 def not_here(*_, **__):
     raise RuntimeError("this stand-in is for inference; training needs the real package")
+
+
+class _Chain(object):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _Convert(object):
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x):
+        return self.function(x)
+
+
+class _Resize(object):
+    def __init__(self, size, interpolation=Image.BILINEAR):
+        self.size, self.interpolation = size, interpolation
+
+    def __call__(self, x):
+        return x.resize((self.size[1], self.size[0]), self.interpolation)
+
+
+class _Tensor(object):
+    def __call__(self, x):
+        return torch.from_numpy(np.array(x)).permute(2, 0, 1).contiguous().float().div(255)
+
+
+class _Normal(object):
+    def __init__(self, mean, std):
+        self.mean, self.spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+
+    def __call__(self, x):
+        return x.sub(self.mean).div(self.spread)
+
+
+class _Interpolation(object):
+    BICUBIC, BILINEAR = Image.BICUBIC, Image.BILINEAR
+
+
+def installed(name):
+    """Whether there is a package of that name that is no stand-in."""
+    there = sys.modules.get(name)
+    return hasattr(there, "__file__") if there else importlib.util.find_spec(name) is not None
+
+
+def for_torchvision():
+    """What repositories use of torchvision for pictures of Pillow, to the same bits; a real one is taken where it is.
+
+    To be called after transformers and others that look for torchvision have been imported: they must not find this.
+    """
+    if installed("torchvision"):
+        return
+    stand_in(
+        "torchvision.transforms", Compose=_Chain, Lambda=_Convert, Resize=_Resize, ToTensor=_Tensor, Normalize=_Normal
+    )
+    stand_in(
+        "torchvision.transforms.functional",
+        InterpolationMode=_Interpolation,
+        resize=lambda image, size: image.resize((size[1], size[0]), Image.BILINEAR),
+        to_pil_image=Image.fromarray,
+    )
+    stand_in("torchvision.ops.boxes", box_area=not_here, batched_nms=not_here)
+
+
+def cuda_is(device):
+    """Official code that writes `.cuda()` runs on `device` from now on: another GPU than the first, or none."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.Tensor.cuda = lambda self, *_, **__: self.to(device)
+    return device
+
+
+def all_weights(loaded, weights, what, spare=()):
+    """The network of `from_pretrained(..., output_loading_info=True)`, with no weight missing, left over or misshapen.
+
+    `spare` are beginnings of names that a released file has too many.
+    """
+    network, found = loaded
+    over = [k for k in found["unexpected_keys"] if not k.startswith(tuple(spare))]
+    wrong = list(found["missing_keys"]) + over + [str(k) for k in found["mismatched_keys"]]
+    if wrong:
+        raise ValueError("%s does not fit %s: %d weights, e.g. %s" % (weights, what, len(wrong), wrong[0]))
+    return network
+
+
+def sam_pixels(image, longest_side, side=1024):
+    """float (3, side, side) for SAM, and the (H, W) of the picture in it: normalised, padded at the right and below.
+
+    `longest_side` is the repository's own class for resizing.
+    """
+    resized = longest_side(side).apply_image(np.array(image))
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+    mean, spread = (torch.tensor(v).view(-1, 1, 1) for v in (SAM_MEAN, SAM_SPREAD))
+    pixels = (pixels - mean) / spread
+    height, width = pixels.shape[-2:]
+    return nn.functional.pad(pixels, (0, side - width, 0, side - height)), (height, width)
+
+
+class OfLast(object):
+    """A function that gives what it gave before when it is called with the same object again, as for one picture."""
+
+    def __init__(self, function):
+        self.function = function
+        self.argument = self.result = None
+
+    def __call__(self, argument):
+        if argument is not self.argument:
+            self.argument, self.result = argument, self.function(argument)
+        return self.result
+
+
+def by_picture(images):
+    """Places of a batch in groups of one picture, each with its picture: [(image, [place, ...]), ...]."""
+    groups = []
+    for place, image in enumerate(images):
+        if not groups or groups[-1][0] is not image:
+            groups.append((image, []))
+        groups[-1][1].append(place)
+    return groups
 
 
 def for_swin():

@@ -1,0 +1,163 @@
+"""LISA, from its official repository (dvlab-research/LISA, commit 3cb2d43, Apache-2.0), which you check out yourself.
+
+Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. xinlai/LISA-7B-v1), clip=FOLDER (of
+openai/clip-vit-large-patch14), mode=forced|generate, form=phrase|sentence (sentence for ReasonSeg's long questions).
+
+forced: the answer "[SEG]." is written for the model and its mask read there, as the published validation does; the
+expressions of a picture are one batch, padded, as there. generate: the model writes the answer (greedy, 512 tokens at
+most) and the masks are read where it wrote [SEG], joined; none means an empty mask.
+"""
+
+import numpy as np
+import torch
+from research_code import (
+    OfLast,
+    add_repository,
+    all_weights,
+    architecture,
+    by_picture,
+    cuda_is,
+    for_torchvision,
+    need,
+    sam_pixels,
+)
+from worker_sdk import Answer, git_revision, serve, sha256_of
+
+QUESTIONS = {
+    "phrase": "<image>\n What is %s in this image? Please output segmentation mask.",
+    "sentence": "<image>\n %s Please output segmentation mask.",
+}
+MOST_TOKENS = 512
+# Of a text in training, of which the picture takes 255 more than its own token.
+LONGEST_TEXT, PATCHES = 512, 255
+# The encoder of SAM ViT-H.
+SAM = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": [7, 15, 23, 31]}
+
+
+class Lisa(object):
+    name = "lisa"
+
+    def __init__(self, config, device):
+        repository = add_repository(config, "https://github.com/dvlab-research/LISA", "model/LISA.py")
+        weights = need(config, "weights", "a folder of weights")
+        clip = need(config, "clip", "a folder of openai/clip-vit-large-patch14")
+        self.mode = config.get("mode", "forced")
+        if self.mode not in ("forced", "generate"):
+            raise ValueError("mode is forced or generate, not %r" % self.mode)
+        # Of one picture: its two encodings are shared. What the model writes is taken one at a time, as officially.
+        self.max_batch = 8 if self.mode == "forced" else 1
+        self.question = QUESTIONS.get(config.get("form", "phrase"))
+        if self.question is None:
+            raise ValueError("form is phrase or sentence, not %r" % config["form"])
+        self.device = cuda_is(device)
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        # These look for torchvision when they are imported; they must not find the stand-in.
+        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, LlamaForCausalLM  # noqa: F401
+
+        for_torchvision()
+        from model import LISA as official  # noqa: N811 (a module)
+        from model.llava import conversation
+        from model.llava.mm_utils import tokenizer_image_token
+        from model.llava.model import llava_arch
+        from model.llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+        from model.segment_anything.build_sam import _build_sam
+        from model.segment_anything.utils.transforms import ResizeLongestSide
+
+        # The weights name the hub's CLIP; the folder given is to be read, whatever its name, and all of it.
+        llava_arch.build_vision_tower = lambda settings, **more: CLIPVisionTower(clip, settings, **more)
+        numbers = {"encoder_%s" % k: v for k, v in architecture(config, SAM).items()}
+        official.build_sam_vit_h = lambda checkpoint: _build_sam(checkpoint=checkpoint, **numbers)
+        self.encode = tokenizer_image_token
+        self.conversation = conversation.conv_templates["llava_v1"]
+        self.longest_side = ResizeLongestSide
+        self.clip_pixels = CLIPImageProcessor.from_pretrained(clip)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            weights, model_max_length=LONGEST_TEXT, padding_side="right", use_fast=False
+        )
+        self.tokenizer.pad_token = self.tokenizer.unk_token
+        self.segment_id = self.tokenizer("[SEG]", add_special_tokens=False).input_ids[0]
+        loaded = official.LISAForCausalLM.from_pretrained(
+            weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, vision_tower=clip, seg_token_idx=self.segment_id,
+            output_loading_info=True,
+        )  # fmt: skip
+        # Some checkpoints carry CLIP along; chat.py takes the one of the hub all the same.
+        network = all_weights(loaded, weights, "LISA", spare=["model.vision_tower."])
+        load = CLIPVisionModel.from_pretrained
+        CLIPVisionModel.from_pretrained = lambda path, **_: _whole_clip(load(path, output_loading_info=True))
+        network.get_model().initialize_vision_modules(network.get_model().config)
+        network.config.eos_token_id = self.tokenizer.eos_token_id
+        network.config.bos_token_id = self.tokenizer.bos_token_id
+        network.config.pad_token_id = self.tokenizer.pad_token_id
+        # The weights may come with settings that draw at random; masks are read in a step that sees the whole text.
+        network.generation_config.update(do_sample=False, temperature=1.0, top_p=1.0, use_cache=False)
+        self.network = network.to(self.device, self.dtype).eval()
+        network.get_visual_embs = OfLast(network.get_visual_embs)
+        network.encode_images = OfLast(network.encode_images)
+        self.pixels = OfLast(self._pixels)
+        self.revision = git_revision(repository)
+        self.weights_sha256 = sha256_of(weights, clip)
+
+    @torch.no_grad()
+    def segment(self, images, expressions):
+        answers = [None] * len(images)
+        for image, places in by_picture(images):
+            questions = [self._asked(expressions[k]) for k in places]
+            if self.mode == "forced":
+                found = self._forced(image, questions)
+            else:
+                found = [self._written(image, question) for question in questions]
+            for k, answer in zip(places, found):
+                answers[k] = answer
+        return answers
+
+    def _asked(self, expression):
+        return self.question % expression.strip().lower()
+
+    def _pixels(self, image):
+        """For CLIP and for SAM, and the size that SAM's has without its border."""
+        seen = np.array(image)
+        clip = self.clip_pixels.preprocess(seen, return_tensors="pt")["pixel_values"]
+        sam, size = sam_pixels(image, self.longest_side)
+        return clip.to(self.device, self.dtype), sam[None].to(self.device, self.dtype), size
+
+    def _encoded(self, question, answer):
+        talk = self.conversation.copy()
+        talk.messages = [[talk.roles[0], question.replace("<image>", "<im_start><image><im_end>")]]
+        talk.messages.append([talk.roles[1], answer])
+        return self.encode(talk.get_prompt(), self.tokenizer, return_tensors="pt")
+
+    def _forced(self, image, questions):
+        clip, sam, size = self.pixels(image)
+        ids = [self._encoded(question, "[SEG].") for question in questions]
+        pad = self.tokenizer.pad_token_id
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(self.device)
+        output = self.network.model_forward(
+            images=sam, images_clip=clip, input_ids=padded, labels=None, attention_masks=padded.ne(pad),
+            offset=torch.tensor([0, len(ids)], device=self.device), masks_list=None,
+            label_list=[torch.empty(image.height, image.width)], resize_list=[size], inference=True,
+        )  # fmt: skip
+        return [Answer(mask > 0, note=_note(one)) for mask, one in zip(output["pred_masks"][0], ids)]
+
+    def _written(self, image, question):
+        clip, sam, size = self.pixels(image)
+        ids = self._encoded(question, "").to(self.device)
+        output, masks = self.network.evaluate(
+            clip, sam, ids[None], [size], [(image.height, image.width)], max_new_tokens=MOST_TOKENS
+        )
+        said = self.tokenizer.decode(output[0, len(ids) :])
+        if not len(masks[0]):
+            empty = np.zeros((image.height, image.width), bool)
+            return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
+        return Answer((masks[0] > 0).any(dim=0), no_target=False, note=_note(ids), raw=said)
+
+
+def _note(ids):
+    return "text longer than the %d tokens of training" % LONGEST_TEXT if len(ids) + PATCHES > LONGEST_TEXT else ""
+
+
+def _whole_clip(loaded):
+    return all_weights(loaded, "the folder of CLIP", "CLIP's vision tower", spare=["text_", "logit_scale", "visual_"])
+
+
+if __name__ == "__main__":
+    serve(Lisa)
