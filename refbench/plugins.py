@@ -65,7 +65,10 @@ TABLE: dict[str, dict[str, str]] = {
         "magnet": "refbench.adapters.official:magnet",
         "mllmseg": "refbench.adapters.official:mllmseg",
         "lisa": "refbench.adapters.official:lisa",
+        "evfsam": "refbench.adapters.official:evfsam",
         "sa2va": "refbench.adapters.official:sa2va",
+        "samtok": "refbench.adapters.official:samtok",
+        "xsam": "refbench.adapters.official:xsam",
         "worker": "refbench.adapters.worker:Worker",
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.

@@ -109,6 +109,25 @@ def lisa(
     return _worker("lisa", python, device, timeout, deterministic, {**config, "architecture": architecture})
 
 
+def evfsam(
+    repo: Path,
+    weights: Path,
+    kind: str,
+    release: str = "",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    deterministic: bool = False,
+) -> Worker:
+    """EVF-SAM from its official repository (Zhang et al., 2024); kind=ori|sam2|effi is the SAM inside.
+
+    Args: as `lavt`; `repo` is a checkout of hustvl/EVF-SAM, `weights` a folder of e.g. YxZhang/evf-sam2-multitask;
+        release=multitask|first says which weights these are (needed for sam2 and effi).
+    """
+    config = {"repo": str(repo), "weights": str(weights), "kind": kind, "release": release}
+    return _worker("evfsam", python, device, timeout, deterministic, config)
+
+
 def sa2va(
     weights: Path,
     trust_remote_code: str = "no",
@@ -123,6 +142,46 @@ def sa2va(
     """
     config = {"weights": str(weights), "trust_remote_code": trust_remote_code}
     return _worker("sa2va", python, device, timeout, deterministic, config)
+
+
+def samtok(
+    repo: Path,
+    weights: Path,
+    rule: str = "refcoco",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    deterministic: bool = False,
+) -> Worker:
+    """SAMTok: a Qwen-VL model that writes mask tokens, and their decoder; rule=gres for gRefCOCO.
+
+    Args: as `lavt`; `repo` is a checkout of bytedance/Sa2VA that has projects/samtok, `weights` a folder of e.g.
+        zhouyik/Qwen3-VL-4B-SAMTok.
+    """
+    config = {"repo": str(repo), "weights": str(weights), "rule": rule}
+    return _worker("samtok", python, device, timeout, deterministic, config)
+
+
+def xsam(
+    repo: Path,
+    weights: Path,
+    inits: Path,
+    mode: str = "forced",
+    recipe: str = "aaai26",
+    python: str = "",
+    device: str = "cpu",
+    timeout: float = 600.0,
+    architecture: str = "",
+    deterministic: bool = False,
+) -> Worker:
+    """X-SAM from its official repository (Wang et al., AAAI 2026); mode=forced as published, or generate.
+
+    Args: as `lavt`; `repo` is a checkout of wanghao9610/X-SAM, `weights` pytorch_model.bin of hao9610/X-SAM, `inits`
+        the folder of configurations and processors that its README describes; recipe=main for weights trained with the
+        repository's main branch.
+    """
+    config = {"repo": str(repo), "weights": str(weights), "inits": str(inits), "mode": mode, "recipe": recipe}
+    return _worker("xsam", python, device, timeout, deterministic, {**config, "architecture": architecture})
 
 
 class MoondreamLocal(Worker):

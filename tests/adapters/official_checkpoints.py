@@ -7,6 +7,7 @@ writes into FOLDER the checkpoint in the layout of the released ones, `picture.p
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ NUMBERS = {
         "decoder_layers": 3, "hidden_dim": 32, "feedforward_dim": 32, "attention_heads": 4,
         "language_layers": [1, 2, 3, 4],
     },
+    "xsam": {"layers": [1, 2, 3, 4], "connector": 32, "channels": [16, 32, 64]},
     "lisa": {"embed_dim": 16, "depth": 2, "num_heads": 2, "global_attn_indexes": [1]},
 }  # fmt: skip
 EXPRESSION = "The red ball on the LEFT of a man, who is in front of it and of all the other balls in it"
@@ -331,14 +333,7 @@ def sa2va(kind, repository, folder):
     network = AutoModel.from_config(config, trust_remote_code=True, **({} if is_qwen else {"use_flash_attn": False}))
     network = network.eval().float()
     with torch.no_grad():
-        # What it writes is a chain: after a line's end [SEG], after that the end.
-        words, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
-        words.normal_(0, 0.8)
-        head.normal_(0, 0.02)
-        words[tokenizer("\n").input_ids[-1], 0] += 25
-        words[segment, 1] += 25
-        head[segment, 0] += 5
-        head[end, 1] += 5
+        write_chain(network, tokenizer("\n").input_ids[-1], [segment, end])
         for name, weight in network.grounding_encoder.named_parameters():
             if weight.dim() > 1 and "image_encoder" not in name:
                 weight.mul_(1.5)
@@ -358,6 +353,326 @@ def sa2va(kind, repository, folder):
         output = network.predict_forward(image=picture(folder), text=question, **reading)
     assert output["prediction"] == "[SEG]<|im_end|>", output["prediction"]
     return output["prediction_masks"][0][0]
+
+
+def fast_byte_tokens(special, words):
+    """As `byte_tokens`, of the kind that processors take; `words` are not special."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({x: k for k, x in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    tokenizer = Qwen2TokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", model_max_length=32768
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words], special_tokens=False)
+    return tokenizer
+
+
+def write_chain(network, first, answer):
+    """Make a network write `answer`, numbers of tokens: each is led to by the one before, the first by `first`."""
+    words, head = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+    words.normal_(0, 0.5)
+    head.normal_(0, 0.02)
+    for k, (before, after) in enumerate(zip([first, *answer], answer, strict=False)):
+        words[before, k] += 25
+        head[after, k] += 5
+
+
+def samtok(kind, repository, folder):
+    """A copy of the module with a small SAM 2 takes the repository's place; the way from codes to a mask is its own."""
+    import shutil
+    import types
+
+    from transformers import (
+        Qwen2VLImageProcessorFast,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    weights, place = os.path.join(folder, "weights"), os.path.join(folder, "repository")
+    inside = os.path.join("projects", "samtok", "models")
+    shutil.copytree(os.path.join(repository, inside), os.path.join(place, inside))
+    module = os.path.join(place, inside, "sam2.py")
+    with open(module, encoding="utf-8") as file:
+        text = file.read()
+    for old, new in SMALLER_SAM2.items():
+        assert old in text
+        text = text.replace(old, new)
+    with open(module, "w", encoding="utf-8") as file:
+        file.write(text)
+    masks = ["<|mt_start|>", *(f"<|mt_{k:04d}|>" for k in range(512)), "<|mt_end|>"]
+    pictures = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = fast_byte_tokens(["<|im_start|>", *pictures], masks)
+    tokenizer.chat_template = CHAT
+    number = tokenizer.convert_tokens_to_ids
+    end = number("<|im_end|>")
+    language = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32768, "head_dim": 16,
+        "initializer_range": 0.2, "eos_token_id": end, "pad_token_id": number("<|endoftext|>"),
+        "tie_word_embeddings": False,
+        "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64, "patch_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    config = Qwen3VLConfig(
+        text_config=language, vision_config=vision, tie_word_embeddings=False,
+        **dict(zip(names, map(number, pictures), strict=True)),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = Qwen3VLForConditionalGeneration(config).eval()
+    answer = ["<|mt_start|>", "<|mt_0123|>", "<|mt_0345|>", "<|mt_end|>", "<|im_end|>"]
+    with torch.no_grad():
+        write_chain(network, tokenizer("\n").input_ids[-1], [number(word) for word in answer])
+    network.generation_config.update(eos_token_id=end, pad_token_id=number("<|endoftext|>"))
+    network.save_pretrained(weights)
+    looks = Qwen2VLImageProcessorFast(patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    Qwen3VLProcessor(looks, tokenizer, Qwen3VLVideoProcessor(), chat_template=CHAT).save_pretrained(weights)
+
+    for name in ("projects", "projects.samtok", "projects.samtok.models"):
+        package = types.ModuleType(name)
+        package.__path__ = [os.path.join(place, *name.split("."))]
+        sys.modules[name] = package
+    official = importlib.import_module("projects.samtok.models.sam2")
+    official.load_checkpoint_with_prefix = lambda *_, **__: {}
+    settings = official.VQ_SAM2Config(
+        sam2_config=official.SAM2Config(ckpt_path="none"), codebook_size=256, codebook_depth=2, shared_codebook=False,
+        latent_dim=256,
+    )  # fmt: skip
+    decoder = official.VQ_SAM2(settings).eval()
+    with torch.no_grad():
+        for name, weight in decoder.named_parameters():
+            if weight.dim() > 1 and "image_encoder" not in name and "quantizer" not in name:
+                weight.mul_(1.5)
+        for codebook in decoder.quantizer.codebooks:
+            codebook.weight.mul_(3)
+        torch.save(decoder.state_dict(), os.path.join(weights, "mask_tokenizer_256x2.pth"))
+        image = picture(folder)
+        pixels = torch.from_numpy(np.array(image.resize((1024, 1024)))).permute(2, 0, 1)[None].float()
+        logits = decoder.forward_with_codes(pixels, torch.LongTensor([[123, 345 - 256]]))
+    return (F.interpolate(logits, (image.height, image.width), mode="bilinear")[0, 0] > 0.5).numpy()
+
+
+def xsam(kind, repository, folder):
+    """The configurations of four networks, a checkpoint with the names of the released one, and both modes' masks."""
+    sys.path.insert(0, os.path.join(WORKERS, "xsam"))
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    from transformers import (
+        LlamaTokenizerFast,
+        Mask2FormerConfig,
+        Phi3Config,
+        SamConfig,
+        SamImageProcessor,
+        SiglipConfig,
+        SiglipImageProcessor,
+    )
+
+    worker = importlib.import_module("worker")
+    inits = {key: os.path.join(folder, "inits", name) for key, name in worker.INITS.items()}
+    letters = ["\u2581", *map(chr, range(33, 127))]
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), *letters]
+    made = Tokenizer(
+        models.BPE({w: k for k, w in enumerate(words)}, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    roles = ("<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
+    made.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
+    made.add_special_tokens([AddedToken(x, special=True, normalized=False, rstrip=True) for x in roles])
+    tokenizer = LlamaTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>",
+        add_bos_token=False, add_eos_token=False, legacy=False, model_max_length=4096,
+    )  # fmt: skip
+    tokenizer.save_pretrained(inits["phi"])
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
+    Phi3Config(
+        **small, num_hidden_layers=2, vocab_size=512, num_key_value_heads=4, max_position_embeddings=4096,
+        original_max_position_embeddings=4096, pad_token_id=3, bos_token_id=1, eos_token_id=2,
+        tie_word_embeddings=False,
+    ).save_pretrained(inits["phi"])  # fmt: skip
+    eyes = {**small, "num_hidden_layers": 2, "image_size": 56, "patch_size": 14}
+    SiglipConfig(text_config={**small, "vocab_size": 32}, vision_config=eyes).save_pretrained(inits["siglip"])
+    SiglipImageProcessor(
+        size={"height": 56, "width": 56}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(inits["siglip"])
+    SamConfig(
+        vision_config={
+            "hidden_size": 32, "output_channels": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "image_size": 256, "patch_size": 16, "mlp_dim": 64, "window_size": 14, "global_attn_indexes": [1, 3],
+            "num_pos_feats": 16,
+        },
+        mask_decoder_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32},
+        prompt_encoder_config={"hidden_size": 32, "image_size": 256, "patch_size": 16, "mask_input_channels": 4},
+    ).save_pretrained(inits["sam"])  # fmt: skip
+    padded = {"height": 256, "width": 256}
+    SamImageProcessor(
+        size={"longest_edge": 256}, pad_size=padded, mask_size={"longest_edge": 256}, mask_pad_size=padded
+    ).save_pretrained(inits["sam"])
+    Mask2FormerConfig(
+        feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32, encoder_layers=1,
+        decoder_layers=3, num_attention_heads=4, dim_feedforward=32, num_queries=10,
+    ).save_pretrained(inits["mask2former"])  # fmt: skip
+
+    official = worker._import(os.path.join(repository, "xsam"))
+    official.xsam.get_device = lambda: torch.device("cpu")
+    torch.manual_seed(5)
+    no_init = importlib.import_module("transformers.modeling_utils")
+    # The worker leaves the weights as they come, since a file follows; here they are to be drawn.
+    keep, no_init.no_init_weights = no_init.no_init_weights, contextlib.nullcontext
+    network = worker._network(official, inits, NUMBERS["xsam"], torch.float32).eval()
+    no_init.no_init_weights = keep
+    network.llm.config.use_cache = False
+    known = network.tokenizer
+
+    image = picture(folder)
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), (127, 127, 127))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    seen = official.SiglipImageProcessor.from_pretrained(inits["siglip"])(square, return_tensors="pt")["pixel_values"]
+    sam = official.SamImageProcessor.from_pretrained(inits["sam"], ignore_index=0)(image, return_tensors="pt")
+    sample = official.DataSample()
+    sizes = {"image_sizes": [(image.height, image.width)], "scaled_sizes": [sam["scaled_sizes"][0].tolist()]}
+    sample.set_metainfo({"task_names": ["img_refseg"], **sizes})
+    question = f"\nPlease identify and segment the <p>{EXPRESSION.lower()}</p> in this image.<|end|>\n<|assistant|>\n"
+    number = known.convert_tokens_to_ids
+    encoded = [known.encode(part, add_special_tokens=False) for part in ("<|user|>\n", question)]
+    asked = torch.tensor([[known.bos_token_id, *encoded[0], -200, *encoded[1]]])
+
+    def run(ids):
+        inside = (ids == number("<p>")).cumsum(1) - (ids == number("</p>")).cumsum(1) + (ids == number("</p>"))
+        data = {
+            "input_ids": ids, "pixel_values": seen, "extra_pixel_values": sam["pixel_values"],
+            "cond_ids": inside.clamp(0, 1) - 1, "seg_ids": (ids == number("<SEG>")).long() - 1,
+        }  # fmt: skip
+        return network(data, sample, mode="tensor", do_postprocess=False)[1]
+
+    def mask(answer):
+        ids = known.encode(answer, add_special_tokens=False)
+        output = run(torch.cat([asked, torch.tensor([ids])], dim=1))
+        return (official.postprocess(output, use_bg_embeds=True, **sizes)[0]["segmentation"] == 1).numpy()
+
+    with torch.no_grad():
+        decoder, network.segmentor.decoder = network.segmentor.decoder, None
+        say(network.llm, run, asked, [number("<SEG>"), number("<|end|>")])
+        network.segmentor.decoder = decoder
+        np.save(os.path.join(folder, "written.npy"), mask("<SEG><|end|>"))
+        found = mask("<SEG>.<|end|>\n")
+    old = {"vision_encoder.": "visual_encoder.", "segmentor.class_predictor.logit_scale": "segmentor.logit_scale"}
+    state = dict(network.full_state_dict())
+    for new, name in old.items():
+        state = {name + k[len(new) :] if k.startswith(new) else k: v for k, v in state.items()}
+    torch.save(state, os.path.join(folder, "weights.pth"))
+    return found
+
+
+SMALLER_EVF = {
+    "model/unilm/beit3/modeling_utils.py": {
+        "encoder_embed_dim=1024": "encoder_embed_dim=64", "encoder_attention_heads=16": "encoder_attention_heads=4",
+        "int(1024 * mlp_ratio)": "128", "encoder_layers=24": "encoder_layers=2", "vocab_size=64010": "vocab_size=400",
+    },
+    "model/segment_anything/build_sam.py": {
+        "encoder_embed_dim=1280": "encoder_embed_dim=32", "encoder_depth=32": "encoder_depth=2",
+        "encoder_num_heads=16": "encoder_num_heads=2", "indexes=[7, 15, 23, 31]": "indexes=[1]",
+    },
+    "model/segment_anything_2/sam2_configs/sam2_hiera_l.yaml": {
+        "embed_dim: 144": "embed_dim: 16", "stages: [2, 6, 36, 4]": "stages: [1, 1, 2, 1]",
+        "global_att_blocks: [23, 33, 43]": "global_att_blocks: [3]", "num_layers: 4": "num_layers: 1",
+        "backbone_channel_list: [1152, 576, 288, 144]": "backbone_channel_list: [128, 64, 32, 16]",
+    },
+    "model/EfficientSAM/efficient_sam/build_efficient_sam.py": {
+        "embed_dim=384": "embed_dim=32", "num_heads=6": "num_heads=2",
+    },
+}  # fmt: skip
+
+
+def evfsam(kind, repository, folder):
+    """A copy with smaller numbers takes the repository's place; what the official steps make of the picture is kept."""
+    import shutil
+
+    which = {"evfsam_first": "sam2"}.get(kind, kind.partition("_")[2])
+    place, weights = os.path.join(folder, "repository"), os.path.join(folder, "weights")
+    shutil.copytree(os.path.join(repository, "model"), os.path.join(place, "model"))
+    for name, changes in SMALLER_EVF.items():
+        with open(os.path.join(place, name)) as file:
+            text = file.read()
+        for old, new in changes.items():
+            assert old in text, (name, old)
+            text = text.replace(old, new)
+        with open(os.path.join(place, name), "w") as file:
+            file.write(text)
+    sys.path.insert(0, place)
+    import sentencepiece
+    from research_code import for_torchvision, not_here, stand_in
+    from transformers import (  # noqa: F401
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        BitsAndBytesConfig,
+        PreTrainedModel,
+        XLMRobertaTokenizer,
+    )
+
+    for_torchvision()
+    stand_in("timm.models.layers", trunc_normal_=torch.nn.init.trunc_normal_, drop_path=not_here)
+    stand_in("fairscale.nn", checkpoint_wrapper=not_here, wrap=not_here)
+    from model.configuration_evf import EvfConfig
+    from model.segment_anything.utils.transforms import ResizeLongestSide
+
+    module, name, scale = {
+        "ori": ("model.evf_sam", "EvfSamModel", "huge"),
+        "sam2": ("model.evf_sam2", "EvfSam2Model", "large"),
+        "effi": ("model.evf_effisam", "EvfEffiSamModel", "small"),
+    }[which]
+    torch.manual_seed(3)
+    config = EvfConfig(hidden_size=64, out_dim=256, mm_extractor_scale="large", sam_scale=scale)
+    network = getattr(importlib.import_module(module), name)(config).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            # Some begin as zeros, and the text would hardly matter.
+            weight.add_(torch.randn_like(weight) * 0.5 / max(1, weight[0].numel() if weight.dim() > 1 else 4) ** 0.5)
+    network.save_pretrained(weights)
+    text = os.path.join(folder, "text.txt")
+    with open(text, "w") as file:
+        file.write("the red ball on the left of a man, who is in front of it and of all the other balls\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=text, model_prefix=os.path.join(folder, "words"), vocab_size=90, minloglevel=2, hard_vocab_limit=False,
+        bos_id=1, eos_id=2, unk_id=0, pad_id=-1,
+    )  # fmt: skip
+    tokenizer = XLMRobertaTokenizer(os.path.join(folder, "words.model"))
+    tokenizer.save_pretrained(weights)
+
+    image = picture(folder)
+    pixels = np.array(image)
+    mean, spread = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
+    longest = ResizeLongestSide(1024).apply_image(pixels)
+    size = longest.shape[:2]
+    if kind == "evfsam_ori":
+        sam = np.zeros((1024, 1024, 3), np.float32)
+        sam[: size[0], : size[1]] = (longest - mean) / spread
+    elif kind == "evfsam_first":
+        sam = (longest - mean) / spread
+    else:
+        sam = (np.array(image.resize((1024, 1024), Image.BILINEAR)) - mean) / spread
+    sam = torch.from_numpy(sam).permute(2, 0, 1)[None].contiguous()
+    more = {"multimask_output": kind != "evfsam_first"} if which == "sam2" else {}
+    if kind == "evfsam_first":
+        sam = F.interpolate(sam, (1024, 1024), mode="bilinear", align_corners=False)
+    seen = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    seen = F.interpolate(seen, (224, 224), mode="bicubic", align_corners=False) * 2 - 1
+    ids = torch.tensor([tokenizer(EXPRESSION.lower())["input_ids"]])
+    with torch.no_grad():
+        logits = network.inference(sam, seen, ids, [size], [pixels.shape[:2]], **more)
+    return (logits[0] > 0).numpy()
 
 
 def say(network, run, asked, answer):
@@ -469,6 +784,15 @@ if __name__ == "__main__":
     picture(folder)
     with open(os.path.join(folder, "expression.txt"), "w") as file:
         file.write(EXPRESSION)
-    makers = {"mllmseg": mllmseg, "mllmseg_gres": mllmseg, "lisa": lisa, "sa2va": sa2va, "sa2va_qwen": sa2va}
+    makers = {
+        "mllmseg": mllmseg,
+        "mllmseg_gres": mllmseg,
+        "lisa": lisa,
+        "sa2va": sa2va,
+        "sa2va_qwen": sa2va,
+        "samtok": samtok,
+        "xsam": xsam,
+        **dict.fromkeys(("evfsam_ori", "evfsam_sam2", "evfsam_first", "evfsam_effi"), evfsam),
+    }
     found = makers.get(which, swin)(which, repository, folder)
     np.save(os.path.join(folder, "expected.npy"), found)

@@ -1,7 +1,8 @@
 """Workers around official repositories, with small random weights: what they answer is what the official code answers.
 
 The repositories are no part of the project. `REFBENCH_OFFICIAL` names a folder with checkouts `lavt`, `magnet`,
-`mllmseg`, `lisa`, `sa2va`, and in `venvs/NAME` environments with the packages of the workers' locked files.
+`mllmseg`, `lisa`, `evfsam`, `sa2va`, `samtok` and `xsam`, and in `venvs/NAME` environments with the packages of the
+workers' locked files.
 """
 
 from __future__ import annotations
@@ -39,10 +40,22 @@ KINDS: dict[str, dict[str, str]] = {
     "lisa": {"clip": "clip-vit", "note": "text longer than the 512 tokens of training"},
     "sa2va": {"trust_remote_code": "yes"},
     "sa2va_qwen": {"trust_remote_code": "yes"},
+    "samtok": {"repo": "repository"},
+    "xsam": {"inits": "inits"},
+    "evfsam_ori": {"repo": "repository", "kind": "ori"},
+    "evfsam_sam2": {"repo": "repository", "kind": "sam2", "release": "multitask"},
+    "evfsam_first": {"repo": "repository", "kind": "sam2", "release": "first"},
+    "evfsam_effi": {"repo": "repository", "kind": "effi", "release": "multitask"},
 }
-IN_FOLDER = ("weights", "bert", "clip")
+IN_FOLDER = ("weights", "bert", "clip", "repo", "inits")
 # Which write their answer, with what a random network writes, and what is made of it; the rest only read one.
-WRITES = {"lisa": ("[SEG]</s>", False), "sa2va": ("[SEG]<|im_end|>", False), "sa2va_qwen": ("[SEG]<|im_end|>", False)}
+WRITES = {
+    "lisa": ("[SEG]</s>", False),
+    "sa2va": ("[SEG]<|im_end|>", False),
+    "sa2va_qwen": ("[SEG]<|im_end|>", False),
+    "xsam": ("<SEG><|end|>", False),
+    "samtok": ("<|mt_start|><|mt_0123|><|mt_0345|><|mt_end|><|im_end|>", False),
+}
 # These run with what refbench is tested with.
 WITH_OURS = ("lavt", "magnet")
 BY_CODE_OF_THE_WEIGHTS = ("sa2va",)
@@ -76,7 +89,7 @@ def made(kind: str, folder: Path) -> dict[str, str]:
     options |= {k: v for k, v in KINDS[kind].items() if k != "note"}
     options |= {k: str(folder / v) for k, v in options.items() if k in IN_FOLDER}
     if name not in BY_CODE_OF_THE_WEIGHTS:
-        options["repo"] = repo
+        options.setdefault("repo", repo)
     if name in NUMBERS:
         options["architecture"] = json.dumps(NUMBERS[name])
     return options
@@ -87,7 +100,13 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
     name = kind.partition("_")[0]
     options = made(kind, tmp_path)
     sample = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
-    modes = {"mllmseg": ("forced", "generate"), "lisa": ("forced", "generate"), "sa2va": ("generate",)}
+    modes = {
+        "mllmseg": ("forced", "generate"),
+        "lisa": ("forced", "generate"),
+        "xsam": ("forced", "generate"),
+        "sa2va": ("generate",),
+        "samtok": ("generate",),
+    }
     for mode in modes.get(name, ("",)):
         worker = load_adapter(name, options | ({"mode": mode} if len(modes.get(name, ())) > 1 else {}))
         answer = worker.segment_samples([sample], [None])[0]

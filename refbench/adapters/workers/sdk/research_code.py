@@ -136,7 +136,8 @@ def for_torchvision():
     stand_in(
         "torchvision.transforms.functional",
         InterpolationMode=_Interpolation,
-        resize=lambda image, size: image.resize((size[1], size[0]), Image.BILINEAR),
+        # Pillow always smooths, whatever `antialias` says.
+        resize=lambda image, size, antialias=None: image.resize((size[1], size[0]), Image.BILINEAR),
         to_pil_image=Image.fromarray,
     )
     stand_in("torchvision.ops.boxes", box_area=not_here, batched_nms=not_here)
