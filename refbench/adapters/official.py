@@ -93,7 +93,6 @@ def lisa(
     weights: Path,
     clip: Path,
     mode: str = "forced",
-    form: str = "phrase",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -103,9 +102,9 @@ def lisa(
     """LISA from its official repository (Lai et al., CVPR 2024); mode=forced as published, or generate.
 
     Args: as `lavt`; `repo` is a checkout of dvlab-research/LISA, `weights` a folder of e.g. xinlai/LISA-7B-v1, `clip`
-        one of openai/clip-vit-large-patch14; form=sentence for expressions that are whole sentences (ReasonSeg).
+        one of openai/clip-vit-large-patch14.
     """
-    config = {"repo": str(repo), "weights": str(weights), "clip": str(clip), "mode": mode, "form": form}
+    config = {"repo": str(repo), "weights": str(weights), "clip": str(clip), "mode": mode}
     return _worker("lisa", python, device, timeout, deterministic, {**config, "architecture": architecture})
 
 

@@ -364,6 +364,7 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
         # As the annotators wrote it too: some published loops feed that.
         "expression": sample.expression,
         "raw_expression": sample.raw_expression,
+        "tags": list(sample.tags),
     }
     if sample.image_path and Path(sample.image_path).is_file():
         return {**item, "image": sample.image_path}

@@ -8,6 +8,7 @@ workers' locked files.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -156,6 +157,72 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
         load_adapter("lavt", {**options, "python": sys.executable})
     with pytest.raises(AdapterError, match=r"magnet needs -o weights=... *, -o bert=..."):
         load_adapter("magnet", {"repo": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lisa", {"mode": "guess"}, "mode is forced or generate, not 'guess'"),
+        ("sa2va", {}, r"bring code along .* say -o trust_remote_code=yes"),
+        ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
+        ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),
+        ("evfsam", {"kind": "sam2"}, r"say with -o release=multitask\|first which weights these are"),
+        ("evfsam", {"kind": "sam4"}, r"say with -o kind=ori\|sam2\|effi which SAM"),
+    ],
+)
+def test_what_has_to_be_said_is_asked_for(name: str, options: dict[str, str], message: str, tmp_path: Path) -> None:
+    wanted = {
+        "lisa": "model/LISA.py",
+        "samtok": "projects/samtok/models/sam2.py",
+        "xsam": "xsam/xsam/model/xsam.py",
+        "evfsam": "model/evf_sam.py",
+    }
+    given = {"weights": str(tmp_path), "python": sys.executable, **options}
+    if name in wanted:
+        (tmp_path / wanted[name]).parent.mkdir(parents=True)
+        (tmp_path / wanted[name]).touch()
+        given["repo"] = str(tmp_path)
+    given |= {"lisa": {"clip": str(tmp_path)}, "xsam": {"inits": str(tmp_path)}}.get(name, {})
+    with pytest.raises(AdapterError, match=message):
+        load_adapter(name, given)
+
+
+START, END = "<|mt_start|>", "<|mt_end|>"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "one", "several"),
+    [
+        ([START, 123, 345, END], [(123, 89)], [(123, 89)]),
+        ([123, 345], [(123, 89)], [(123, 89)]),
+        ([START, 123, END], [(123, -1)], [(123, -1)]),
+        ([START, 123], [(123, -1)], [(123, -1)]),
+        ([START, 123, START], [(123, -1)], []),
+        ([START, 345, END], [], []),
+        ([START, 123, 345, 400, END], [(123, 144)], [(123, 89)]),
+        ([START, 345, 123, END], [(123, 89)], []),
+        ([START, 123, 345, END, START, 7, 456, END], [(7, 200)], [(123, 89), (7, 200)]),
+        # An even number of tokens: nothing is mended, and two halves make one pair.
+        ([START, 1, END, START, 2, END], [(2, -1)], [(1, -1)]),
+        (["there is none"], [], []),
+    ],
+)
+def test_mask_tokens_make_masks_by_the_published_rules(
+    tokens: list[str | int],
+    one: list[tuple[int, int]],
+    several: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(SDK))
+    path = SDK.parent / "samtok" / "worker.py"
+    spec = importlib.util.spec_from_file_location("samtok_worker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    text = "".join(f"<|mt_{token:04d}|>" if isinstance(token, int) else token for token in tokens)
+    assert worker.one_mask(text) == one
+    assert worker.several_masks(text) == several
 
 
 def test_every_worker_that_comes_along_is_described() -> None:

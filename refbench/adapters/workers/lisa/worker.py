@@ -1,7 +1,7 @@
 """LISA, from its official repository (dvlab-research/LISA, commit 3cb2d43, Apache-2.0), which you check out yourself.
 
 Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. xinlai/LISA-7B-v1), clip=FOLDER (of
-openai/clip-vit-large-patch14), mode=forced|generate, form=phrase|sentence (sentence for ReasonSeg's long questions).
+openai/clip-vit-large-patch14), mode=forced|generate.
 
 forced: the answer "[SEG]." is written for the model and its mask read there, as the published validation does; the
 expressions of a picture are one batch, padded, as there. generate: the model writes the answer (greedy, 512 tokens at
@@ -23,10 +23,8 @@ from research_code import (
 )
 from worker_sdk import Answer, git_revision, serve, sha256_of
 
-QUESTIONS = {
-    "phrase": "<image>\n What is %s in this image? Please output segmentation mask.",
-    "sentence": "<image>\n %s Please output segmentation mask.",
-}
+PHRASE = "<image>\n What is %s in this image? Please output segmentation mask."
+SENTENCE = "<image>\n %s Please output segmentation mask."
 MOST_TOKENS = 512
 # Of a text in training, of which the picture takes 255 more than its own token.
 LONGEST_TEXT, PATCHES = 512, 255
@@ -36,6 +34,8 @@ SAM = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": [
 
 class Lisa(object):
     name = "lisa"
+    # Which tell whole sentences from phrases.
+    tags = True
 
     def __init__(self, config, device):
         repository = add_repository(config, "https://github.com/dvlab-research/LISA", "model/LISA.py")
@@ -46,9 +46,6 @@ class Lisa(object):
             raise ValueError("mode is forced or generate, not %r" % self.mode)
         # Of one picture: its two encodings are shared. What the model writes is taken one at a time, as officially.
         self.max_batch = 8 if self.mode == "forced" else 1
-        self.question = QUESTIONS.get(config.get("form", "phrase"))
-        if self.question is None:
-            raise ValueError("form is phrase or sentence, not %r" % config["form"])
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         # These look for torchvision when they are imported; they must not find the stand-in.
@@ -98,10 +95,10 @@ class Lisa(object):
         self.weights_sha256 = sha256_of(weights, clip)
 
     @torch.no_grad()
-    def segment(self, images, expressions):
+    def segment(self, images, expressions, tags):
         answers = [None] * len(images)
         for image, places in by_picture(images):
-            questions = [self._asked(expressions[k]) for k in places]
+            questions = [self._asked(expressions[k], tags[k]) for k in places]
             if self.mode == "forced":
                 found = self._forced(image, questions)
             else:
@@ -110,8 +107,12 @@ class Lisa(object):
                 answers[k] = answer
         return answers
 
-    def _asked(self, expression):
-        return self.question % expression.strip().lower()
+    def _asked(self, expression, tags):
+        words = expression.strip()
+        if "sentence" in tags:
+            return SENTENCE % words
+        # The phrases of ReasonSeg keep their capitals.
+        return PHRASE % (words if "phrase" in tags else words.lower())
 
     def _pixels(self, image):
         """For CLIP and for SAM, and the size that SAM's has without its border."""

@@ -16,7 +16,8 @@ A worker is a script that refbench starts with the interpreter of that environme
         serve(Mine)
 
 Optional attributes: `max_batch` (expressions a call, default 1), `text` ("raw": the expressions as annotators wrote
-them), `mode` ("forced" or "generate"), `weights_sha256` (see `sha256_of`), `revision` (see `git_revision`).
+them), `tags` (True: `segment` is given the tags of each sample as a third list), `mode` ("forced" or "generate"),
+`weights_sha256` (see `sha256_of`), `revision` (see `git_revision`).
 
 refbench and the worker exchange lines of JSON on the descriptors that were standard input and output when the worker
 began. Those two lead elsewhere afterwards, so whatever a library prints ends in the log and disturbs nothing.
@@ -229,7 +230,8 @@ class _Server(object):
         # What the model was made for: the cleaned expression, or the words as the annotator wrote them.
         words = "raw_expression" if getattr(self.model, "text", "") == "raw" else "expression"
         texts = [item.get(words) or item["expression"] for item, _ in ready]
-        answers = self.model.segment([image for _, image in ready], texts)
+        tags = [[item.get("tags") or [] for item, _ in ready]] if getattr(self.model, "tags", False) else []
+        answers = self.model.segment([image for _, image in ready], texts, *tags)
         if len(answers) != len(ready):
             raise ValueError("segment returned %d answers for %d expressions" % (len(answers), len(ready)))
         return answers
