@@ -15,6 +15,7 @@ from research_code import (
     add_repository,
     all_weights,
     architecture,
+    as_words,
     by_picture,
     cuda_is,
     for_torchvision,
@@ -49,7 +50,13 @@ class Lisa(object):
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         # These look for torchvision when they are imported; they must not find the stand-in.
-        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPVisionModel, LlamaForCausalLM  # noqa: F401
+        from transformers import (
+            AutoTokenizer,
+            CLIPImageProcessor,
+            CLIPVisionModel,
+            GenerationConfig,
+            LlamaForCausalLM,  # noqa: F401
+        )
 
         for_torchvision()
         from model import LISA as official  # noqa: N811 (a module)
@@ -78,15 +85,15 @@ class Lisa(object):
             output_loading_info=True,
         )  # fmt: skip
         # Some checkpoints carry CLIP along; chat.py takes the one of the hub all the same.
-        network = all_weights(loaded, weights, "LISA", spare=["model.vision_tower."])
+        # Frequencies are in files of some versions of transformers, and computed by all.
+        network = all_weights(loaded, weights, "LISA", spare=["model.vision_tower."], computed=["rotary_emb.inv_freq"])
         load = CLIPVisionModel.from_pretrained
         CLIPVisionModel.from_pretrained = lambda path, **_: _whole_clip(load(path, output_loading_info=True))
         network.get_model().initialize_vision_modules(network.get_model().config)
-        network.config.eos_token_id = self.tokenizer.eos_token_id
-        network.config.bos_token_id = self.tokenizer.bos_token_id
-        network.config.pad_token_id = self.tokenizer.pad_token_id
+        ends = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        network.config.update(ends)
         # The weights may come with settings that draw at random; masks are read in a step that sees the whole text.
-        network.generation_config.update(do_sample=False, temperature=1.0, top_p=1.0, use_cache=False)
+        network.generation_config = GenerationConfig(do_sample=False, use_cache=False, **ends)
         self.network = network.to(self.device, self.dtype).eval()
         network.get_visual_embs = OfLast(network.get_visual_embs)
         network.encode_images = OfLast(network.encode_images)
@@ -98,21 +105,23 @@ class Lisa(object):
     def segment(self, images, expressions, tags):
         answers = [None] * len(images)
         for image, places in by_picture(images):
-            questions = [self._asked(expressions[k], tags[k]) for k in places]
+            asked = [self._asked(expressions[k], tags[k]) for k in places]
             if self.mode == "forced":
-                found = self._forced(image, questions)
+                found = self._forced(image, asked)
             else:
-                found = [self._written(image, question) for question in questions]
+                found = [self._written(image, *one) for one in asked]
             for k, answer in zip(places, found):
                 answers[k] = answer
         return answers
 
     def _asked(self, expression, tags):
-        words = expression.strip()
+        """The question, and a note if the expression held what is no words."""
+        words, marked = as_words(expression.strip(), self.tokenizer)
+        note = "markup in the expression" if marked else ""
         if "sentence" in tags:
-            return SENTENCE % words
+            return SENTENCE % words, note
         # The phrases of ReasonSeg keep their capitals.
-        return PHRASE % (words if "phrase" in tags else words.lower())
+        return PHRASE % (words if "phrase" in tags else words.lower()), note
 
     def _pixels(self, image):
         """For CLIP and for SAM, and the size that SAM's has without its border."""
@@ -127,9 +136,9 @@ class Lisa(object):
         talk.messages.append([talk.roles[1], answer])
         return self.encode(talk.get_prompt(), self.tokenizer, return_tensors="pt")
 
-    def _forced(self, image, questions):
+    def _forced(self, image, asked):
         clip, sam, size = self.pixels(image)
-        ids = [self._encoded(question, "[SEG].") for question in questions]
+        ids = [self._encoded(question, "[SEG].") for question, _ in asked]
         pad = self.tokenizer.pad_token_id
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad).to(self.device)
         output = self.network.model_forward(
@@ -137,9 +146,12 @@ class Lisa(object):
             offset=torch.tensor([0, len(ids)], device=self.device), masks_list=None,
             label_list=[torch.empty(image.height, image.width)], resize_list=[size], inference=True,
         )  # fmt: skip
-        return [Answer(mask > 0, note=_note(one)) for mask, one in zip(output["pred_masks"][0], ids)]
+        masks = output["pred_masks"][0]
+        if len(masks) != len(asked):
+            raise RuntimeError("%d masks for %d expressions" % (len(masks), len(asked)))
+        return [Answer(mask > 0, note=note or _note(one)) for mask, one, (_, note) in zip(masks, ids, asked)]
 
-    def _written(self, image, question):
+    def _written(self, image, question, note):
         clip, sam, size = self.pixels(image)
         ids = self._encoded(question, "").to(self.device)
         output, masks = self.network.evaluate(
@@ -149,7 +161,7 @@ class Lisa(object):
         if not len(masks[0]):
             empty = np.zeros((image.height, image.width), bool)
             return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
-        return Answer((masks[0] > 0).any(dim=0), no_target=False, note=_note(ids), raw=said)
+        return Answer((masks[0] > 0).any(dim=0), no_target=False, note=note or _note(ids), raw=said)
 
 
 def _note(ids):

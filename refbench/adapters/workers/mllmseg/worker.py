@@ -16,7 +16,7 @@ import importlib.util
 
 import numpy as np
 import torch
-from research_code import NoDropPath, add_repository, all_weights, for_torchvision, need, not_here, stand_in
+from research_code import NoDropPath, add_repository, all_weights, as_words, for_torchvision, need, not_here, stand_in
 from torch.nn import functional as F
 from worker_sdk import Answer, git_revision, serve, sha256_of
 
@@ -81,7 +81,8 @@ class MllmSeg(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
-        words = expression.strip().lower().strip().strip(".")
+        plain, marked = as_words(expression, self.tokenizer)
+        words = plain.strip().lower().strip().strip(".")
         # As the evaluation script does it, before the network's own precision.
         pixels = self.transform(image)[None].to(torch.float16)
         if self.mode == "forced":
@@ -97,7 +98,7 @@ class MllmSeg(object):
         own = F.interpolate(share, size=(image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
         # RES has no way to say that nothing is there; a model that writes its answer may leave the token out.
         no_target = False if self.mode == "generate" else rejected if self.task == "gres" else None
-        note = "[REJ] in place of [SEG]" if no_target else ""
+        note = "[REJ] in place of [SEG]" if no_target else "markup in the expression" if marked else ""
         return Answer(own >= THRESHOLD, score=float(own.max()), no_target=no_target, note=note, raw=said)
 
     def _masks(self, pixels, ids):

@@ -15,7 +15,17 @@ import tempfile
 
 import numpy as np
 import torch
-from research_code import NoDropPath, all_weights, cuda_is, for_torchvision, installed, need, not_here, stand_in
+from research_code import (
+    NoDropPath,
+    all_weights,
+    as_words,
+    cuda_is,
+    for_torchvision,
+    installed,
+    need,
+    not_here,
+    stand_in,
+)
 from worker_sdk import Answer, serve, sha256_of
 
 QUESTION = "<image>\n Please segment %s in this image."
@@ -63,13 +73,13 @@ class Sa2Va(object):
             from transformers import AutoProcessor
 
             processor = AutoProcessor.from_pretrained(weights, trust_remote_code=True)
-            self.reading = {"processor": processor}
+            self.reading, self.tokenizer = {"processor": processor}, processor.tokenizer
             # Of the picture for SAM 2.
             self.network.torch_dtype = self.dtype
         else:
-            tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=True)
-            self.reading = {"tokenizer": tokenizer}
-            self.network.preparing_for_generation(tokenizer, torch_dtype=self.dtype)
+            self.tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=True)
+            self.reading = {"tokenizer": self.tokenizer}
+            self.network.preparing_for_generation(self.tokenizer, torch_dtype=self.dtype)
         sam = self.network.grounding_encoder.sam2_model
         begin = sam.init_state
         sam.init_state = lambda images: dict(begin(images), device=self.device, storage_device=self.device)
@@ -80,16 +90,15 @@ class Sa2Va(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
-        output = self.network.predict_forward(image=image, text=QUESTION % expression, **self.reading)
+        words, marked = as_words(expression, self.tokenizer)
+        output = self.network.predict_forward(image=image, text=QUESTION % words, **self.reading)
         said = output["prediction"]
-        count = said.count(SEGMENT)
-        # The Qwen versions read an expression that holds the token itself as an answer, too: those masks come first.
         masks = [np.asarray(mask, bool).reshape(image.height, image.width) for mask in output["prediction_masks"]]
-        masks = masks[-count:] if count else []
-        if not masks:
+        if not masks or SEGMENT not in said:
             empty = np.zeros((image.height, image.width), bool)
             return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
-        return Answer(np.logical_or.reduce(masks), no_target=False, raw=said)
+        note = "markup in the expression" if marked else ""
+        return Answer(np.logical_or.reduce(masks), no_target=False, note=note, raw=said)
 
 
 def _check_versions(settings, is_qwen, version):

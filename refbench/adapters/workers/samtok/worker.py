@@ -17,7 +17,7 @@ import types
 
 import numpy as np
 import torch
-from research_code import add_repository, all_weights, cuda_is, installed, need
+from research_code import add_repository, all_weights, as_words, cuda_is, installed, need
 from torch.nn import functional as F
 from worker_sdk import Answer, git_revision, serve, sha256_of
 
@@ -67,9 +67,10 @@ class SamTok(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
+        words, marked = as_words(expression, self.processor.tokenizer)
         if self.rule is several_masks:
-            expression = expression.strip().lower()
-        said = self._said(image, QUESTION % expression)
+            words = words.strip().lower()
+        said = self._said(image, QUESTION % words)
         mask = np.zeros((image.height, image.width), bool)
         pairs = self.rule(said)
         if not pairs:
@@ -82,6 +83,7 @@ class SamTok(object):
             own = F.interpolate(logits.float(), size=mask.shape, mode="bilinear")[0, 0]
             mask |= (own > THRESHOLD).cpu().numpy()
         note = "a mask token is missing" if any(MISSING in pair for pair in pairs) else ""
+        note = note or ("markup in the expression" if marked else "")
         return Answer(mask, no_target=False, note=note, raw=said)
 
     def _said(self, image, question):

@@ -152,14 +152,29 @@ def cuda_is(device):
     return device
 
 
-def all_weights(loaded, weights, what, spare=()):
+def as_words(expression, tokenizer):
+    """The expression with a blank in what the model would read as a token of its own, and whether there was any.
+
+    "<image>" in it would be a second picture, "[SEG]" a second mask, also of the other expressions in the batch.
+    """
+    marks = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "<image>"}
+    plain = expression
+    for mark in sorted(marks, key=len, reverse=True):
+        if len(mark) > 1:
+            plain = plain.replace(mark, mark[0] + " " + mark[1:])
+    return plain, plain != expression
+
+
+def all_weights(loaded, weights, what, spare=(), computed=()):
     """The network of `from_pretrained(..., output_loading_info=True)`, with no weight missing, left over or misshapen.
 
-    `spare` are beginnings of names that a released file has too many.
+    `spare` are beginnings of names that a released file has too many, `computed` ends of names of what may be missing,
+    since it is no weight and was computed.
     """
     network, found = loaded
     over = [k for k in found["unexpected_keys"] if not k.startswith(tuple(spare))]
-    wrong = list(found["missing_keys"]) + over + [str(k) for k in found["mismatched_keys"]]
+    missing = [k for k in found["missing_keys"] if not k.endswith(tuple(computed))]
+    wrong = missing + over + [str(k) for k in found["mismatched_keys"]]
     if wrong:
         raise ValueError("%s does not fit %s: %d weights, e.g. %s" % (weights, what, len(wrong), wrong[0]))
     return network

@@ -136,7 +136,8 @@ class XSam(object):
 
     def _asked(self, expression):
         """Ids of the question, the places of its phrase, and whether that had to be cut."""
-        words, note = NOT_WORDS.sub(" ", expression).strip().lower(), ""
+        words = NOT_WORDS.sub(" ", expression).strip().lower()
+        note = "markup in the expression" if NOT_WORDS.search(expression) else ""
         begin = [self.tokenizer.bos_token_id, *self._encoded("<|user|>\n"), PICTURE]
         answer = len(self._encoded("<SEG>.<|end|>") + self._encoded("\n"))
         room = LONGEST_TEXT - len(begin) - answer
