@@ -515,10 +515,13 @@ def _masks(table: pa.Table, column: str, path: Path, names: Sequence[str]) -> li
 
 
 def path_sha256(path: Path, pattern: str = "*") -> str:
-    """sha256 of a file, or of the names and contents of all files below a folder that match."""
+    """sha256 of a file, or of the names and contents of all files below a folder that match.
+
+    What begins with a dot does not count: downloads and version control leave notes of their own there.
+    """
     if path.is_file():
         return file_sha256(path)
-    files = sorted(p for p in path.rglob(pattern) if p.is_file())
+    files = sorted(p for p in path.rglob(pattern) if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
     lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}" for p in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

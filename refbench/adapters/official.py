@@ -1,4 +1,5 @@
-"""`lavt`, `magnet`, `mllmseg`, `moondream-local`: workers around official code, which you check out or install.
+"""LAVT, MagNet, MLLMSeg, LISA, EVF-SAM, Sa2VA, SAMTok, X-SAM, Moondream: workers around official code, which you check
+out or install.
 
 Each runs in an environment of its own (`refbench env build NAME`), or with an interpreter that has what it needs.
 """

@@ -7,7 +7,6 @@ writes into FOLDER the checkpoint in the layout of the released ones, `picture.p
 """
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -124,7 +123,6 @@ def lisa(kind, repository, folder):
     """In both modes what the repository's own chat and validation make of the picture; here only its files are read."""
     sys.path.insert(0, os.path.join(WORKERS, "lisa"))
     sys.path.insert(0, repository)
-    import sentencepiece
     from research_code import cuda_is, for_torchvision
     from transformers import (
         CLIPImageProcessor,
@@ -153,14 +151,8 @@ def lisa(kind, repository, folder):
     )
     CLIPVisionModel(vision).save_pretrained(clip)
     CLIPImageProcessor().save_pretrained(clip)
-    text = os.path.join(folder, "text.txt")
-    with open(text, "w") as file:
-        file.write("What is the man in this image? Please output segmentation mask. A chat between two\n" * 9)
-    sentencepiece.SentencePieceTrainer.train(
-        input=text, model_prefix=os.path.join(folder, "words"), vocab_size=300, byte_fallback=True, minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    tokenizer = LlamaTokenizer(os.path.join(folder, "words.model"))
+    words = "What is the man in this image? Please output segmentation mask. A chat between two"
+    tokenizer = LlamaTokenizer(sentence_pieces(folder, words))
     tokenizer.pad_token = tokenizer.unk_token
     tokenizer.add_tokens("[SEG]")
     tokenizer.add_tokens(["<im_start>", "<im_end>"], special_tokens=True)
@@ -185,30 +177,33 @@ def lisa(kind, repository, folder):
     own[: small.shape[0], : small.shape[1]] = (small - mean) / spread
     sam_pixels = torch.from_numpy(own).permute(2, 0, 1)[None].contiguous()
 
-    def prompt(words, answer):
+    def prompt(question, answer):
         talk = conversation.conv_templates["llava_v1"].copy()
         talk.messages = []
-        question = f"<im_start><image><im_end>\n What is {words} in this image? Please output segmentation mask."
-        talk.append_message(talk.roles[0], question)
+        asked = f"<im_start><image><im_end>\n {question} Please output segmentation mask."
+        talk.append_message(talk.roles[0], asked)
         talk.append_message(talk.roles[1], answer)
         return tokenizer_image_token(talk.get_prompt(), tokenizer, return_tensors="pt")
 
-    def forced(words):
-        ids = prompt(words, "[SEG].")[None]
+    def forced(question):
+        ids = prompt(question, "[SEG].")[None]
         return network.model_forward(
             images=sam_pixels, images_clip=clip_pixels, input_ids=ids, labels=None, attention_masks=ids.ne(0),
             offset=torch.tensor([0, 1]), masks_list=None, label_list=[torch.empty(pixels.shape[:2])],
             resize_list=[small.shape[:2]], inference=True,
         )["pred_masks"][0][0]  # fmt: skip
 
-    asked = prompt(EXPRESSION.lower(), "")[None]
+    question = f"What is {EXPRESSION.lower()} in this image?"
+    asked = prompt(question, "")[None]
     with torch.no_grad():
         say(network, lambda ids: network.model_forward(
             images=sam_pixels, images_clip=clip_pixels, input_ids=ids, labels=None, attention_masks=ids.ne(0),
             offset=torch.tensor([0, 1]), masks_list=None, label_list=[torch.empty(9, 9)], resize_list=[small.shape[:2]],
             inference=True,
         ), asked, [segment, tokenizer.eos_token_id])  # fmt: skip
-        found = forced(EXPRESSION.lower()) > 0
+        found = forced(question) > 0
+        # As ReasonSeg's sentences are asked.
+        np.save(os.path.join(folder, "sentence.npy"), (forced(EXPRESSION) > 0).numpy())
         output, written = network.evaluate(clip_pixels, sam_pixels, asked, [small.shape[:2]], [pixels.shape[:2]])
     assert output[0, asked.shape[1] :].tolist() == [segment, tokenizer.eos_token_id]
     np.save(os.path.join(folder, "written.npy"), (written[0][0] > 0).numpy())
@@ -463,22 +458,86 @@ def samtok(kind, repository, folder):
     return (F.interpolate(logits, (image.height, image.width), mode="bilinear")[0, 0] > 0.5).numpy()
 
 
+def published_xsam(folder, inits):
+    """The network of the published configuration, read by the repository's own means; only small numbers differ."""
+    from research_code import installed, not_here, stand_in
+    from transformers import (  # noqa: F401
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        LlamaTokenizerFast,
+        Phi3ForCausalLM,
+        SamImageProcessor,
+        SamModel,
+        SiglipImageProcessor,
+        SiglipVisionModel,
+    )
+
+    # What is imported on the way and not used.
+    unused = {
+        "datasets": ("Dataset", "DatasetDict", "load_from_disk", "concatenate_datasets"),
+        "torchvision.ops.boxes": ("batched_nms",), "torchvision.transforms.v2.functional": (),
+        "torchvision.transforms": ("InterpolationMode",), "panopticapi.utils": ("id2rgb", "rgb2id", "get_traceback"),
+        "sklearn.metrics.pairwise": ("cosine_similarity",), "textwrap3": (),
+        "pycocoevalcap.cider.cider": ("Cider",), "pycocoevalcap.eval": ("COCOEvalCap",),
+        "pycocoevalcap.meteor.meteor": ("Meteor",), "pycocoevalcap.tokenizer.ptbtokenizer": ("PTBTokenizer",),
+        "peft": ("get_peft_model", "prepare_model_for_kbit_training", "PeftType"),
+    }  # fmt: skip
+    if installed("peft"):
+        import peft  # noqa: F401
+    for name, what in unused.items():
+        stand_in(name, **dict.fromkeys(what, not_here))
+    # torch calls it at the end.
+    stand_in("tabulate", tabulate=lambda *_, **__: "")
+    sys.path.insert(0, folder)
+    os.environ.update(INIT_DIR=f"{inits}/", DATA_DIR="none/", WORK_DIR="none/", CODE_DIR=f"{folder}/")
+    import mmengine.config.config
+    import mmengine.config.utils
+
+    for module in (mmengine.config.config, mmengine.config.utils):
+        # It takes modules that Python 3.11 has built in for packages to be imported later.
+        module._is_builtin_module = lambda name: name.partition(".")[0] in sys.stdlib_module_names
+    torch.cpu.is_bf16_supported = lambda: True
+    from mmengine.config import Config
+    from xsam.registry import BUILDER
+
+    name = "xsam_phi3_mini_4k_instruct_siglip2_so400m_p14_384_sam_vit_large_m2f_e1_gpu16.py"
+    config = Config.fromfile(os.path.join(folder, "xsam", "configs", "xsam", "s3_train", name))
+    numbers, exact = NUMBERS["xsam"], torch.float32
+    config.merge_from_dict(
+        {
+            "model.s1_pretrained_pth": None, "model.s2_pretrained_pth": None,
+            "model.extra_select_layers": numbers["layers"], "model.connector_hidden_dim": numbers["connector"],
+            "model.segmentor.decoder.config.feature_channels": numbers["channels"],
+            "model.llm.attn_implementation": "eager", "model.llm.torch_dtype": exact,
+            "model.vision_encoder.torch_dtype": exact, "model.segmentor.torch_dtype": exact,
+            "model.segmentor.encoder.torch_dtype": exact, "model.segmentor.decoder.torch_dtype": exact,
+        }
+    )  # fmt: skip
+    torch.manual_seed(5)
+    return BUILDER.build(config.model).eval()
+
+
 def xsam(kind, repository, folder):
     """The configurations of four networks, a checkpoint with the names of the released one, and both modes' masks."""
-    sys.path.insert(0, os.path.join(WORKERS, "xsam"))
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
     from transformers import (
         LlamaTokenizerFast,
         Mask2FormerConfig,
         Phi3Config,
+        Phi3ForCausalLM,
         SamConfig,
         SamImageProcessor,
+        SamModel,
         SiglipConfig,
         SiglipImageProcessor,
+        SiglipModel,
     )
 
-    worker = importlib.import_module("worker")
-    inits = {key: os.path.join(folder, "inits", name) for key, name in worker.INITS.items()}
+    names = {
+        "phi": "Phi-3-mini-4k-instruct", "siglip": "siglip2-so400m-patch14-384", "sam": "sam-vit-large",
+        "mask2former": "mask2former-swin-large-coco-panoptic",
+    }  # fmt: skip
+    inits = {key: os.path.join(folder, "inits", name) for key, name in names.items()}
     letters = ["\u2581", *map(chr, range(33, 127))]
     words = ["<unk>", "<s>", "</s>", *(f"<0x{k:02X}>" for k in range(256)), *letters]
     made = Tokenizer(
@@ -495,17 +554,21 @@ def xsam(kind, repository, folder):
     )  # fmt: skip
     tokenizer.save_pretrained(inits["phi"])
     small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
-    Phi3Config(
+    # The published configuration begins with the weights of these four, and then reads the checkpoint.
+    phi = Phi3Config(
         **small, num_hidden_layers=2, vocab_size=512, num_key_value_heads=4, max_position_embeddings=4096,
         original_max_position_embeddings=4096, pad_token_id=3, bos_token_id=1, eos_token_id=2,
         tie_word_embeddings=False,
-    ).save_pretrained(inits["phi"])  # fmt: skip
+    )  # fmt: skip
+    torch.manual_seed(4)
+    Phi3ForCausalLM(phi).save_pretrained(inits["phi"])
     eyes = {**small, "num_hidden_layers": 2, "image_size": 56, "patch_size": 14}
-    SiglipConfig(text_config={**small, "vocab_size": 32}, vision_config=eyes).save_pretrained(inits["siglip"])
+    words = {**small, "num_hidden_layers": 1, "vocab_size": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    SiglipModel(SiglipConfig(text_config=words, vision_config=eyes)).save_pretrained(inits["siglip"])
     SiglipImageProcessor(
         size={"height": 56, "width": 56}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(inits["siglip"])
-    SamConfig(
+    sam = SamConfig(
         vision_config={
             "hidden_size": 32, "output_channels": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
             "image_size": 256, "patch_size": 16, "mlp_dim": 64, "window_size": 14, "global_attn_indexes": [1, 3],
@@ -513,7 +576,8 @@ def xsam(kind, repository, folder):
         },
         mask_decoder_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32},
         prompt_encoder_config={"hidden_size": 32, "image_size": 256, "patch_size": 16, "mask_input_channels": 4},
-    ).save_pretrained(inits["sam"])  # fmt: skip
+    )  # fmt: skip
+    SamModel(sam).save_pretrained(inits["sam"])
     padded = {"height": 256, "width": 256}
     SamImageProcessor(
         size={"longest_edge": 256}, pad_size=padded, mask_size={"longest_edge": 256}, mask_pad_size=padded
@@ -523,14 +587,11 @@ def xsam(kind, repository, folder):
         decoder_layers=3, num_attention_heads=4, dim_feedforward=32, num_queries=10,
     ).save_pretrained(inits["mask2former"])  # fmt: skip
 
-    official = worker._import(os.path.join(repository, "xsam"))
-    official.xsam.get_device = lambda: torch.device("cpu")
-    torch.manual_seed(5)
-    no_init = importlib.import_module("transformers.modeling_utils")
-    # The worker leaves the weights as they come, since a file follows; here they are to be drawn.
-    keep, no_init.no_init_weights = no_init.no_init_weights, contextlib.nullcontext
-    network = worker._network(official, inits, NUMBERS["xsam"], torch.float32).eval()
-    no_init.no_init_weights = keep
+    network = published_xsam(os.path.join(repository, "xsam"), os.path.join(folder, "inits"))
+    from xsam.dataset.process_fns.postprocess_fns.img_refseg_process_fn import img_refseg_postprocess_fn
+    from xsam.dataset.processors.image_processing_sam import SamImageProcessor as OfficialSamProcessor
+    from xsam.structures.data_sample import DataSample
+
     network.llm.config.use_cache = False
     known = network.tokenizer
 
@@ -538,9 +599,9 @@ def xsam(kind, repository, folder):
     side = max(image.size)
     square = Image.new("RGB", (side, side), (127, 127, 127))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    seen = official.SiglipImageProcessor.from_pretrained(inits["siglip"])(square, return_tensors="pt")["pixel_values"]
-    sam = official.SamImageProcessor.from_pretrained(inits["sam"], ignore_index=0)(image, return_tensors="pt")
-    sample = official.DataSample()
+    seen = SiglipImageProcessor.from_pretrained(inits["siglip"])(square, return_tensors="pt")["pixel_values"]
+    sam = OfficialSamProcessor.from_pretrained(inits["sam"], ignore_index=0)(image, return_tensors="pt")
+    sample = DataSample()
     sizes = {"image_sizes": [(image.height, image.width)], "scaled_sizes": [sam["scaled_sizes"][0].tolist()]}
     sample.set_metainfo({"task_names": ["img_refseg"], **sizes})
     question = f"\nPlease identify and segment the <p>{EXPRESSION.lower()}</p> in this image.<|end|>\n<|assistant|>\n"
@@ -559,7 +620,7 @@ def xsam(kind, repository, folder):
     def mask(answer):
         ids = known.encode(answer, add_special_tokens=False)
         output = run(torch.cat([asked, torch.tensor([ids])], dim=1))
-        return (official.postprocess(output, use_bg_embeds=True, **sizes)[0]["segmentation"] == 1).numpy()
+        return (img_refseg_postprocess_fn(output, use_bg_embeds=True, **sizes)[0]["segmentation"] == 1).numpy()
 
     with torch.no_grad():
         decoder, network.segmentor.decoder = network.segmentor.decoder, None
@@ -611,7 +672,6 @@ def evfsam(kind, repository, folder):
         with open(os.path.join(place, name), "w") as file:
             file.write(text)
     sys.path.insert(0, place)
-    import sentencepiece
     from research_code import for_torchvision, not_here, stand_in
     from transformers import (  # noqa: F401
         AutoConfig,
@@ -641,14 +701,9 @@ def evfsam(kind, repository, folder):
             # Some begin as zeros, and the text would hardly matter.
             weight.add_(torch.randn_like(weight) * 0.5 / max(1, weight[0].numel() if weight.dim() > 1 else 4) ** 0.5)
     network.save_pretrained(weights)
-    text = os.path.join(folder, "text.txt")
-    with open(text, "w") as file:
-        file.write("the red ball on the left of a man, who is in front of it and of all the other balls\n" * 9)
-    sentencepiece.SentencePieceTrainer.train(
-        input=text, model_prefix=os.path.join(folder, "words"), vocab_size=90, minloglevel=2, hard_vocab_limit=False,
-        bos_id=1, eos_id=2, unk_id=0, pad_id=-1,
-    )  # fmt: skip
-    tokenizer = XLMRobertaTokenizer(os.path.join(folder, "words.model"))
+    words = "the red ball on the left of a man, who is in front of it and of all the other balls"
+    own = {"vocab_size": 90, "byte_fallback": False, "bos_id": 1, "eos_id": 2, "unk_id": 0, "pad_id": -1}
+    tokenizer = XLMRobertaTokenizer(sentence_pieces(folder, words, **own))
     tokenizer.save_pretrained(weights)
 
     image = picture(folder)
@@ -675,12 +730,26 @@ def evfsam(kind, repository, folder):
     return (logits[0] > 0).numpy()
 
 
+def sentence_pieces(folder, text, **more):
+    """A model of sentencepiece that knows some words, and single bytes."""
+    import sentencepiece
+
+    written, model = os.path.join(folder, "text.txt"), os.path.join(folder, "words")
+    with open(written, "w") as file:
+        file.write(f"{text}\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=written, model_prefix=model, minloglevel=2, hard_vocab_limit=False,
+        **{"vocab_size": 300, "byte_fallback": True, **more},
+    )  # fmt: skip
+    return model + ".model"
+
+
 def say(network, run, asked, answer):
     """Make a network without anything to say write `answer` after `asked`: `run(ids)` reads a text of it.
 
     Each word's row of the head is what the network holds in that place, without what it holds in the others.
     """
-    head, seen = network.lm_head, []
+    head, seen = network.get_output_embeddings(), []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0, -1].detach()))
     for k in range(len(answer)):
         run(torch.cat([asked, torch.tensor([answer[:k]], dtype=asked.dtype)], dim=1))
@@ -714,15 +783,26 @@ def mllmseg(kind, repository, folder):
 
     place = os.path.join(folder, "tokens")
     os.makedirs(place)
-    tokenizer = byte_tokens(place, [])
+    is_internlm = kind == "mllmseg_internlm"
+    if is_internlm:
+        # As the 2B and 8B networks: a tokenizer that begins with a token of its own.
+        from internvl.model.internlm2.tokenization_internlm2 import InternLM2Tokenizer
+
+        tokenizer = InternLM2Tokenizer(sentence_pieces(place, "What are in this image? output segmentation masks."))
+        tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    else:
+        tokenizer = byte_tokens(place, [])
     special = [c.IMG_START_TOKEN, c.IMG_END_TOKEN, c.IMG_CONTEXT_TOKEN]
     special += ["<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>", c.SEG_TOKEN, c.REJ_TOKEN]
     tokenizer.add_tokens(special, special_tokens=True)
     torch.manual_seed(0)
     language = {
-        "architectures": ["Qwen2ForCausalLM"], "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 64,
+        "architectures": ["InternLM2ForCausalLM" if is_internlm else "Qwen2ForCausalLM"],
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6, "torch_dtype": "float32", "bos_token_id": tokenizer.pad_token_id,
+        "rms_norm_eps": 1e-6, "torch_dtype": "float32",
+        "bos_token_id": tokenizer.bos_token_id or tokenizer.pad_token_id,
+        **({"bias": False, "rope_theta": 10000.0} if is_internlm else {}),
         "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     vision = {
@@ -753,13 +833,17 @@ def mllmseg(kind, repository, folder):
     )  # fmt: skip
     image = picture(folder)
 
-    def officially():
+    def officially(ids=made["input_ids"]):
         with torch.no_grad():
             return network(
                 pixel_values=build_transform(is_train=False, input_size=448)(image)[None].to(torch.float16),
-                input_ids=made["input_ids"].to(torch.int), attention_mask=made["attention_mask"],
-                image_flags=torch.tensor([1]), gt_masks=None, reeval=kind == "mllmseg_gres", inference=True,
+                input_ids=ids.to(torch.int), attention_mask=torch.ones_like(ids), image_flags=torch.tensor([1]),
+                gt_masks=None, reeval=kind == "mllmseg_gres", inference=True,
             )  # fmt: skip
+
+    def drawn(output):
+        share = F.interpolate(output["pred_masks"][0][None].float(), (image.height, image.width), mode="bilinear")
+        return (share[0, 0] >= 0.5).numpy()
 
     if kind == "mllmseg_gres":
         # Made to write [REJ] where [SEG] stands.
@@ -769,14 +853,20 @@ def mllmseg(kind, repository, folder):
         hook.remove()
         place_of_seg = int((made["input_ids"][0] == network.seg_token_idx).nonzero())
         head.weight.data[network.rej_token_idx] = 100 * seen[-1][0, place_of_seg - 1]
+    else:
+        # What the official code learns to write begins behind what it leaves out of its loss.
+        asked = made["input_ids"][:, : int((made["labels"][0] != -100).nonzero()[0])]
+        with torch.no_grad():
+            say(network.language_model, officially, asked, [network.seg_token_idx, token("<|im_end|>")])
+        answer = torch.tensor([[network.seg_token_idx, token("<|im_end|>")]])
+        np.save(os.path.join(folder, "written.npy"), drawn(officially(torch.cat([asked, answer], dim=1))))
     output = officially()
     with open(os.path.join(folder, "rejected.txt"), "w") as file:
         file.write(str(bool((output["output_ids"][0] == network.rej_token_idx).any())))
     weights = os.path.join(folder, "weights")
     network.save_pretrained(weights, safe_serialization=True)
     tokenizer.save_pretrained(weights)
-    share = F.interpolate(output["pred_masks"][0][None].float(), (image.height, image.width), mode="bilinear")
-    return (share[0, 0] >= 0.5).numpy()
+    return drawn(output)
 
 
 if __name__ == "__main__":
@@ -787,6 +877,7 @@ if __name__ == "__main__":
     makers = {
         "mllmseg": mllmseg,
         "mllmseg_gres": mllmseg,
+        "mllmseg_internlm": mllmseg,
         "lisa": lisa,
         "sa2va": sa2va,
         "sa2va_qwen": sa2va,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,8 +172,13 @@ def test_what_an_interrupted_run_has_cost_is_told(
     how: str, end: type[BaseException], embedded: Path, service: Service, tmp_path: Path
 ) -> None:
     service.next = [*[""] * 7, how]
-    with pytest.raises(end):
-        start(service, tmp_path, concurrency="1")
+    # Workers of pytest-xdist ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(end):
+            start(service, tmp_path, concurrency="1")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["usage"]["requests answered"] == 7
     start(service, tmp_path, concurrency="1")
     used = json.loads((tmp_path / "run" / "run.json").read_text())["usage"]

@@ -20,12 +20,12 @@ import pytest
 from adapters.official_checkpoints import NUMBERS
 from PIL import Image
 
-from refbench.adapters.worker import SDK
+from refbench.adapters.worker import SDK, Worker
 from refbench.environments import recipes
 from refbench.errors import AdapterError, RunStopped
 from refbench.mask import Mask
 from refbench.plugins import load_adapter
-from refbench.records import Sample
+from refbench.records import Answer, Sample
 
 MAKER = Path(__file__).parent / "official_checkpoints.py"
 
@@ -37,6 +37,7 @@ KINDS: dict[str, dict[str, str]] = {
     "lavt_one": {"kind": "lavt_one", **SCALES},
     "magnet": SCALES,
     "mllmseg": {},
+    "mllmseg_internlm": {},
     "mllmseg_gres": {"task": "gres", "note": "[REJ] in place of [SEG]"},
     "lisa": {"clip": "clip-vit", "note": "text longer than the 512 tokens of training"},
     "sa2va": {"trust_remote_code": "yes"},
@@ -49,13 +50,22 @@ KINDS: dict[str, dict[str, str]] = {
     "evfsam_effi": {"repo": "repository", "kind": "effi", "release": "multitask"},
 }
 IN_FOLDER = ("weights", "bert", "clip", "repo", "inits")
-# Which write their answer, with what a random network writes, and what is made of it; the rest only read one.
+# What the small networks were made to write; the rest only read an answer, or have none.
 WRITES = {
-    "lisa": ("[SEG]</s>", False),
-    "sa2va": ("[SEG]<|im_end|>", False),
-    "sa2va_qwen": ("[SEG]<|im_end|>", False),
-    "xsam": ("<SEG><|end|>", False),
-    "samtok": ("<|mt_start|><|mt_0123|><|mt_0345|><|mt_end|><|im_end|>", False),
+    "mllmseg": "[SEG]<|im_end|>",
+    "mllmseg_internlm": "[SEG]<|im_end|>",
+    "lisa": "[SEG]</s>",
+    "sa2va": "[SEG]<|im_end|>",
+    "sa2va_qwen": "[SEG]<|im_end|>",
+    "samtok": "<|mt_start|><|mt_0123|><|mt_0345|><|mt_end|><|im_end|>",
+    "xsam": "<SEG><|end|>",
+}
+MODES = {
+    "mllmseg": ("forced", "generate"),
+    "lisa": ("forced", "generate"),
+    "xsam": ("forced", "generate"),
+    "sa2va": ("generate",),
+    "samtok": ("generate",),
 }
 # These run with what refbench is tested with.
 WITH_OURS = ("lavt", "magnet")
@@ -101,23 +111,29 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
     name = kind.partition("_")[0]
     options = made(kind, tmp_path)
     sample = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
-    modes = {
-        "mllmseg": ("forced", "generate"),
-        "lisa": ("forced", "generate"),
-        "xsam": ("forced", "generate"),
-        "sa2va": ("generate",),
-        "samtok": ("generate",),
-    }
-    for mode in modes.get(name, ("",)):
-        worker = load_adapter(name, options | ({"mode": mode} if len(modes.get(name, ())) > 1 else {}))
-        answer = worker.segment_samples([sample], [None])[0]
-        again = worker.segment_samples([dataclasses.replace(sample, sample_id="d/s/1/0")], [None])[0]
+    with Image.open(tmp_path / "picture.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "other.png")
+    other = dataclasses.replace(asked(tmp_path / "other.png", "a man"), sample_id="d/s/1/0")
+    sibling = dataclasses.replace(sample, sample_id="d/s/2/0", expression="the red ball", raw_expression="the red ball")
+    modes = MODES.get(name, ("",))
+    for mode in modes:
+        worker = load_adapter(name, options | ({"mode": mode} if len(modes) > 1 else {}))
+
+        def ask(*samples: Sample, worker: Worker = worker) -> list[Answer]:
+            return worker.segment_samples(samples, [None] * len(samples))
+
+        answer = ask(sample)[0]
+        # Neither the company nor the order of questions matters, nor what was kept of the picture before.
+        alone = [answer, ask(other)[0], ask(sibling)[0]]
+        for together in (ask(sample, other, sibling), ask(sample, sibling, other)):
+            order = [0, 1, 2] if together[1].mask.height == other.height else [0, 2, 1]
+            for place, one in zip(order, together, strict=True):
+                assert (one.mask.to_array() != alone[place].mask.to_array()).mean() < 1e-4
         worker.close()
         assert worker.mode == mode
         assert len(worker.weights_sha256) == 64
-        assert again == answer
-        if name == "mllmseg" and mode == "generate":
-            # Random weights write no [SEG].
+        if kind == "mllmseg_gres" and mode == "generate":
+            # This one writes no [SEG].
             assert (answer.mask.area, answer.no_target, answer.note) == (0, True, "no [SEG] in the answer")
             continue
         found = tmp_path / "written.npy"
@@ -125,11 +141,61 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
         assert 0 < expected.mean() < 1
         assert (answer.mask.to_array() != expected).mean() < 1e-4
         assert answer.note == KINDS[kind].get("note", "")
+        assert answer.no_target == (True if kind == "mllmseg_gres" else None)
         if mode == "generate":
-            assert (answer.raw.replace(" ", ""), answer.no_target) == WRITES[kind]
+            assert answer.raw.replace(" ", "") == WRITES[kind]
         elif name == "mllmseg":
             assert (tmp_path / "rejected.txt").read_text() == str(kind == "mllmseg_gres")
-            assert answer.no_target == (True if kind == "mllmseg_gres" else None)
+
+
+def test_lisa_asks_sentences_as_they_stand(tmp_path: Path) -> None:
+    worker = load_adapter("lisa", made("lisa", tmp_path))
+    phrase = asked(tmp_path / "picture.png", (tmp_path / "expression.txt").read_text())
+    sentence = dataclasses.replace(phrase, sample_id="d/s/1/0", tags=("sentence",))
+    answers = worker.segment_samples([phrase, sentence], [None, None])
+    worker.close()
+    for answer, name in zip(answers, ("expected", "sentence"), strict=True):
+        assert (answer.mask.to_array() != np.load(tmp_path / f"{name}.npy")).mean() < 1e-4
+    assert answers[0].mask != answers[1].mask
+
+
+# What the language model is asked, seen from inside.
+QUESTION = """
+import json
+import sys
+
+from PIL import Image
+
+sys.path.insert(0, sys.argv[1])
+import worker
+
+model = worker.SamTok(json.loads(sys.argv[2]), "cpu")
+write, seen = model.network.generate, []
+
+
+def generate(**asked):
+    seen.append((asked["input_ids"][0], {k: asked[k] for k in ("max_new_tokens", "do_sample")}))
+    return write(**asked)
+
+
+model.network.generate = generate
+model.segment([Image.new("RGB", (64, 64))], [sys.argv[3]])
+text = model.processor.tokenizer.decode(seen[0][0]).replace("<|image_pad|>", "")
+sys.stderr.write(json.dumps([text, seen[0][1]]))
+"""
+
+
+@pytest.mark.parametrize(("rule", "words"), [("refcoco", "The BALL ."), ("gres", "the ball .")])
+def test_samtok_is_asked_as_published(rule: str, words: str, tmp_path: Path) -> None:
+    options = {**made("samtok", tmp_path), "rule": rule}
+    environment = {**os.environ, "PYTHONPATH": str(SDK), "HF_HUB_OFFLINE": "1"}
+    command = [options.pop("python"), "-W", "ignore", "-c", QUESTION, str(SDK.parent / "samtok"), json.dumps(options)]
+    done = subprocess.run([*command, "The BALL ."], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text, settings = json.loads(done.stderr[done.stderr.index('["<|im_start|>user') :])
+    asked_for = f"Please segment {words} in this image."
+    assert text == (f"<|im_start|>user\n<|vision_start|><|vision_end|>{asked_for}<|im_end|>\n<|im_start|>assistant\n")
+    assert settings == {"max_new_tokens": 128, "do_sample": False}
 
 
 def asked(path: Path, expression: str) -> Sample:
@@ -162,12 +228,12 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lisa", {"mode": "guess"}, "mode is forced or generate, not 'guess'"),
+        ("lisa", {"mode": "guess"}, r"the way of answering with -o mode=forced\|generate .'guess' is none"),
         ("sa2va", {}, r"bring code along .* say -o trust_remote_code=yes"),
         ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
         ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),
-        ("evfsam", {"kind": "sam2"}, r"say with -o release=multitask\|first which weights these are"),
-        ("evfsam", {"kind": "sam4"}, r"say with -o kind=ori\|sam2\|effi which SAM"),
+        ("evfsam", {"kind": "sam2"}, r"which weights these are with -o release=multitask\|first .there is no default"),
+        ("evfsam", {"kind": "sam4"}, r"the SAM in the weights with -o kind=ori\|sam2\|effi .'sam4' is none"),
     ],
 )
 def test_what_has_to_be_said_is_asked_for(name: str, options: dict[str, str], message: str, tmp_path: Path) -> None:

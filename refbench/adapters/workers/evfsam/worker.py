@@ -20,6 +20,7 @@ from research_code import (
     OfLast,
     add_repository,
     all_weights,
+    choice,
     for_torchvision,
     installed,
     need,
@@ -51,11 +52,10 @@ class EvfSam(object):
     def __init__(self, config, device):
         repository = add_repository(config, "https://github.com/hustvl/EVF-SAM", "model/evf_sam.py")
         weights = need(config, "weights", "a folder of weights")
-        self.kind, self.release = config.get("kind", ""), config.get("release", "")
-        if self.kind not in KINDS:
-            raise ValueError("say with -o kind=ori|sam2|effi which SAM is in the weights, not %r" % self.kind)
-        if self.release not in RELEASES and not (self.kind == "ori" and not self.release):
-            raise ValueError("say with -o release=multitask|first which weights these are, not %r" % self.release)
+        self.kind = choice(config, "kind", "the SAM in the weights", tuple(KINDS))
+        self.release = choice(
+            config, "release", "which weights these are", RELEASES, "first" if self.kind == "ori" else None
+        )
         self.device = torch.device(device)
         # Half precision and no autocast on a GPU, as in eval.py.
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32

@@ -17,12 +17,13 @@ from research_code import (
     architecture,
     as_words,
     by_picture,
+    choice,
     cuda_is,
     for_torchvision,
     need,
     sam_pixels,
 )
-from worker_sdk import Answer, git_revision, serve, sha256_of
+from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
 PHRASE = "<image>\n What is %s in this image? Please output segmentation mask."
 SENTENCE = "<image>\n %s Please output segmentation mask."
@@ -42,10 +43,8 @@ class Lisa(object):
         repository = add_repository(config, "https://github.com/dvlab-research/LISA", "model/LISA.py")
         weights = need(config, "weights", "a folder of weights")
         clip = need(config, "clip", "a folder of openai/clip-vit-large-patch14")
-        self.mode = config.get("mode", "forced")
-        if self.mode not in ("forced", "generate"):
-            raise ValueError("mode is forced or generate, not %r" % self.mode)
-        # Of one picture: its two encodings are shared. What the model writes is taken one at a time, as officially.
+        self.mode = choice(config, "mode", "the way of answering", ("forced", "generate"), "forced")
+        # Of one picture, which SAM reads once. What the model writes is taken one at a time, as officially.
         self.max_batch = 8 if self.mode == "forced" else 1
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -116,12 +115,14 @@ class Lisa(object):
 
     def _asked(self, expression, tags):
         """The question, and a note if the expression held what is no words."""
-        words, marked = as_words(expression.strip(), self.tokenizer)
+        is_reasoning = "sentence" in tags or "phrase" in tags
+        # Which keeps its capitals.
+        written = expression.strip() if is_reasoning else expression.strip().lower()
+        words, marked = as_words(written, self.tokenizer)
         note = "markup in the expression" if marked else ""
         if "sentence" in tags:
             return SENTENCE % words, note
-        # The phrases of ReasonSeg keep their capitals.
-        return PHRASE % (words if "phrase" in tags else words.lower()), note
+        return PHRASE % words, note
 
     def _pixels(self, image):
         """For CLIP and for SAM, and the size that SAM's has without its border."""
@@ -159,9 +160,8 @@ class Lisa(object):
         )
         said = self.tokenizer.decode(output[0, len(ids) :])
         if not len(masks[0]):
-            empty = np.zeros((image.height, image.width), bool)
-            return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
-        return Answer((masks[0] > 0).any(dim=0), no_target=False, note=note or _note(ids), raw=said)
+            return nothing_written(image, "[SEG]", said)
+        return Answer((masks[0] > 0).any(dim=0), note=note or _note(ids), raw=said)
 
 
 def _note(ids):

@@ -13,12 +13,23 @@ is meant. The mask is kept all the same, as the published evaluation does for ta
 """
 
 import importlib.util
+import json
+import os
 
-import numpy as np
 import torch
-from research_code import NoDropPath, add_repository, all_weights, as_words, for_torchvision, need, not_here, stand_in
+from research_code import (
+    NoDropPath,
+    add_repository,
+    all_weights,
+    as_words,
+    choice,
+    for_torchvision,
+    need,
+    not_here,
+    stand_in,
+)
 from torch.nn import functional as F
-from worker_sdk import Answer, git_revision, serve, sha256_of
+from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
 THRESHOLD = 0.5
 MOST_TOKENS = 128
@@ -33,12 +44,8 @@ class MllmSeg(object):
     def __init__(self, config, device):
         repository = add_repository(config, "https://github.com/jcwang0602/MLLMSeg", "mllmseg/mllmseg_internvl.py")
         weights = need(config, "weights", "a folder of weights")
-        self.mode = config.get("mode", "forced")
-        if self.mode not in ("forced", "generate"):
-            raise ValueError("mode is forced or generate, not %r" % self.mode)
-        self.task = config.get("task", "res")
-        if self.task not in ("res", "gres"):
-            raise ValueError("task is res or gres, not %r" % self.task)
+        self.mode = choice(config, "mode", "the way of answering", ("forced", "generate"), "forced")
+        self.task = choice(config, "task", "what the weights were trained for", ("res", "gres"), "res")
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         # These look for torchvision when they are imported; they must not find the stand-in.
@@ -61,7 +68,7 @@ class MllmSeg(object):
 
         self.preprocess = preprocess_internvl2_5
         self.transform = build_transform(is_train=False, input_size=448)
-        self.tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False, use_fast=False)
+        self.tokenizer = _tokenizer_class(weights).from_pretrained(weights, trust_remote_code=False, use_fast=False)
         loaded = MLLMSeg.from_pretrained(
             weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, data_type=self.dtype, tokenizer=self.tokenizer,
             # Without it the weights of the decoder are passed over in silence.
@@ -81,8 +88,8 @@ class MllmSeg(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
-        plain, marked = as_words(expression, self.tokenizer)
-        words = plain.strip().lower().strip().strip(".")
+        plain, marked = as_words(expression.lower(), self.tokenizer)
+        words = plain.strip().strip(".")
         # As the evaluation script does it, before the network's own precision.
         pixels = self.transform(image)[None].to(torch.float16)
         if self.mode == "forced":
@@ -92,12 +99,11 @@ class MllmSeg(object):
             ids, said = self._generated(pixels, words)
         masks, rejected = self._masks(pixels, ids)
         if not len(masks):
-            empty = np.zeros((image.height, image.width), bool)
-            return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
+            return nothing_written(image, "[SEG]", said)
         share = masks.float().max(dim=0)[0][None, None]
         own = F.interpolate(share, size=(image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
-        # RES has no way to say that nothing is there; a model that writes its answer may leave the token out.
-        no_target = False if self.mode == "generate" else rejected if self.task == "gres" else None
+        # RES has no way to say that nothing is there; for GRES it is the token that says so, not the mask.
+        no_target = None if self.task == "res" else rejected and self.mode == "forced"
         note = "[REJ] in place of [SEG]" if no_target else "markup in the expression" if marked else ""
         return Answer(own >= THRESHOLD, score=float(own.max()), no_target=no_target, note=note, raw=said)
 
@@ -129,7 +135,7 @@ class MllmSeg(object):
 
     def _generated(self, pixels, words):
         asked = self._encoded(words, "")
-        asked = asked[:, : asked.shape[1] - len(self.tokenizer(END + "\n").input_ids)]
+        asked = asked[:, : asked.shape[1] - len(self.tokenizer(END + "\n", add_special_tokens=False).input_ids)]
         # It returns the features of the picture too.
         tokens, _ = self.network.generate(
             pixel_values=pixels.to(self.device, self.dtype),
@@ -148,6 +154,20 @@ class MllmSeg(object):
             written = written[1:]
         text = self.tokenizer.decode(written, skip_special_tokens=False)
         return torch.cat([asked, written[None].to(asked.dtype)], dim=1), text
+
+
+def _tokenizer_class(weights):
+    """InternLM2's (of the 2B and 8B networks) is not in transformers: the weights bring its code, and so does the
+    repository, which is trusted already."""
+    from transformers import AutoTokenizer
+
+    with open(os.path.join(weights, "tokenizer_config.json"), encoding="utf-8") as file:
+        is_internlm = json.load(file).get("tokenizer_class") == "InternLM2Tokenizer"
+    if not is_internlm:
+        return AutoTokenizer
+    from internvl.model.internlm2.tokenization_internlm2 import InternLM2Tokenizer
+
+    return InternLM2Tokenizer
 
 
 def _stand_ins():

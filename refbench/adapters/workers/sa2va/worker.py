@@ -26,7 +26,7 @@ from research_code import (
     not_here,
     stand_in,
 )
-from worker_sdk import Answer, serve, sha256_of
+from worker_sdk import Answer, nothing_written, serve, sha256_of
 
 QUESTION = "<image>\n Please segment %s in this image."
 SEGMENT = "[SEG]"
@@ -53,7 +53,10 @@ class Sa2Va(object):
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         with open(os.path.join(weights, "config.json")) as file:
             settings = json.load(file)
-        self.is_qwen = settings["auto_map"]["AutoModel"].endswith("Sa2VAChatModelQwen")
+        model = settings.get("auto_map", {}).get("AutoModel", "")
+        if "Sa2VA" not in model:
+            raise ValueError("%s brings no code of Sa2VA along (auto_map in config.json)" % weights)
+        self.is_qwen = model.endswith("Sa2VAChatModelQwen")
         # These look for torchvision when they are imported; they must not find the stand-in.
         import transformers
         from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401
@@ -95,10 +98,9 @@ class Sa2Va(object):
         said = output["prediction"]
         masks = [np.asarray(mask, bool).reshape(image.height, image.width) for mask in output["prediction_masks"]]
         if not masks or SEGMENT not in said:
-            empty = np.zeros((image.height, image.width), bool)
-            return Answer(empty, no_target=True, note="no [SEG] in the answer", raw=said)
+            return nothing_written(image, SEGMENT, said)
         note = "markup in the expression" if marked else ""
-        return Answer(np.logical_or.reduce(masks), no_target=False, note=note, raw=said)
+        return Answer(np.logical_or.reduce(masks), note=note, raw=said)
 
 
 def _check_versions(settings, is_qwen, version):
@@ -107,7 +109,7 @@ def _check_versions(settings, is_qwen, version):
     if language == "InternLM2ForCausalLM" and (major, minor) > (4, 49):
         raise ValueError(
             "these weights (Sa2VA-8B, -26B) write nothing with transformers %s: give an interpreter with transformers "
-            "4.49.0 and einops, -o python=PATH" % version
+            "4.49.0, tokenizers 0.21.4, accelerate, einops and sentencepiece, -o python=PATH" % version
         )
     if is_qwen and (not installed("torchvision") or not installed("qwen_vl_utils")):
         raise ValueError("the Qwen versions of Sa2VA need torchvision and qwen-vl-utils")

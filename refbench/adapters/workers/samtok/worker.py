@@ -1,6 +1,6 @@
 """SAMTok (zhouyik/Qwen3-VL-*-SAMTok ...), decoded by bytedance/Sa2VA's projects/samtok, which you check out yourself.
 
-Options: repo=FOLDER (a checkout that has projects/samtok; commit c47b9a0 of a copy was read, Apache-2.0),
+Options: repo=FOLDER (a checkout that has projects/samtok, as commit f8b17e0 has, Apache-2.0; a copy was read and run),
 weights=FOLDER (of the hub, with mask_tokenizer_256x2.pth in it), rule=refcoco|gres.
 
 The model writes mask tokens (greedy, 128 tokens at most), two of them a mask. Which of them make a mask differs between
@@ -17,9 +17,9 @@ import types
 
 import numpy as np
 import torch
-from research_code import add_repository, all_weights, as_words, cuda_is, installed, need
+from research_code import add_repository, all_weights, as_words, choice, cuda_is, installed, need
 from torch.nn import functional as F
-from worker_sdk import Answer, git_revision, serve, sha256_of
+from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
 QUESTION = "Please segment %s in this image."
 MOST_TOKENS = 128
@@ -46,9 +46,7 @@ class SamTok(object):
         if not os.path.exists(tokenizer_file):
             raise ValueError("there is no mask_tokenizer_256x2.pth in %s: the decoder's weights belong there" % weights)
         rules = {"refcoco": one_mask, "gres": several_masks}
-        if config.get("rule", "refcoco") not in rules:
-            raise ValueError("rule is refcoco or gres, not %r" % config["rule"])
-        self.rule = rules[config.get("rule", "refcoco")]
+        self.rule = rules[choice(config, "rule", "the reading of mask tokens", tuple(rules), "refcoco")]
         if not installed("torchvision"):
             raise ValueError("the processor of Qwen's models needs torchvision")
         self.device = cuda_is(device)
@@ -67,14 +65,13 @@ class SamTok(object):
         return [self._one(image, expression) for image, expression in zip(images, expressions)]
 
     def _one(self, image, expression):
-        words, marked = as_words(expression, self.processor.tokenizer)
-        if self.rule is several_masks:
-            words = words.strip().lower()
+        written = expression.strip().lower() if self.rule is several_masks else expression
+        words, marked = as_words(written, self.processor.tokenizer)
         said = self._said(image, QUESTION % words)
-        mask = np.zeros((image.height, image.width), bool)
         pairs = self.rule(said)
         if not pairs:
-            return Answer(mask, no_target=True, note="no mask tokens in the answer", raw=said)
+            return nothing_written(image, "mask tokens", said)
+        mask = np.zeros((image.height, image.width), bool)
         resized = np.array(image.resize((SIDE, SIDE)))
         pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].to(self.device, torch.float32)
         for pair in pairs:
@@ -84,7 +81,8 @@ class SamTok(object):
             mask |= (own > THRESHOLD).cpu().numpy()
         note = "a mask token is missing" if any(MISSING in pair for pair in pairs) else ""
         note = note or ("markup in the expression" if marked else "")
-        return Answer(mask, no_target=False, note=note, raw=said)
+        # The published evaluation asks the mask itself whether anything is meant.
+        return Answer(mask, note=note, raw=said)
 
     def _said(self, image, question):
         talk = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]

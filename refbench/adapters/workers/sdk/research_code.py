@@ -40,6 +40,15 @@ def need(config, name, what):
     return path
 
 
+def choice(config, name, what, known, default=None):
+    """An option that is one of a few words."""
+    given = config.get(name, default)
+    if given not in known:
+        told = "%r is none" % given if given else "there is no default"
+        raise ValueError("give %s with -o %s=%s (%s)" % (what, name, "|".join(known), told))
+    return given
+
+
 def stand_in(name, **attributes):
     """An empty module of that name, with parents, unless the real one is there already."""
     if name in sys.modules:

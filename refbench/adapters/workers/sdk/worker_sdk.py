@@ -63,19 +63,37 @@ class Answer(object):
         self.raw = raw
 
 
+def nothing_written(image, what, said):
+    """The answer of a model that wrote no mask: an empty one."""
+    note = "no %s in the answer" % what
+    return Answer(np.zeros((image.height, image.width), bool), no_target=True, note=note, raw=said)
+
+
 def sha256_of(*paths):
-    """sha256 over files and the files below folders, so that a run tells which weights it used."""
+    """sha256 over files and the files below folders, so that a run tells which weights it used.
+
+    Neither the folder's own name counts, nor what begins with a dot: downloads leave notes of their own there.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        files = [path]
-        if os.path.isdir(path):
-            files = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-        for name in files:
-            digest.update(os.path.relpath(name, os.path.dirname(path)).encode("utf-8"))
+        for name in _files(path):
+            if os.path.isdir(path):
+                digest.update(os.path.relpath(name, path).encode("utf-8"))
             with open(name, "rb") as file:
                 for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023 (used at once)
                     digest.update(block)
     return digest.hexdigest()
+
+
+def _files(path):
+    """A file, or all files below a folder, in order."""
+    if not os.path.isdir(path):
+        return [path]
+    found = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def serve(make):
@@ -97,14 +115,20 @@ class StopRun(Exception):
 
 
 def git_revision(folder):
-    """The commit of a checkout, for the attribute `revision`; empty without git."""
+    """What code a checkout holds, for the attribute `revision`: its commit, with "-changed" if files of it were edited;
+    without git a sha256 over its Python files."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit:
+        return commit + ("-changed" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    return "sha256:" + sha256_of(*[name for name in _files(folder) if name.endswith(".py")])
+
+
+def _git(folder, *words):
     try:
-        done = subprocess.run(
-            ["git", "-C", folder, "rev-parse", "HEAD"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        done = subprocess.run(("git", "-C", folder) + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         return ""
-    return done.stdout.decode("ascii", "replace").strip()
+    return done.stdout.decode("utf-8", "replace").strip()
 
 
 class _BadInput(Exception):

@@ -16,11 +16,10 @@ import re
 import sys
 import types
 
-import numpy as np
 import torch
 from PIL import Image
-from research_code import add_repository, architecture, installed, need, not_here, stand_in
-from worker_sdk import Answer, git_revision, serve, sha256_of
+from research_code import add_repository, architecture, choice, installed, need, not_here, stand_in
+from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
 INITS = {
     "phi": "Phi-3-mini-4k-instruct", "siglip": "siglip2-so400m-patch14-384", "sam": "sam-vit-large",
@@ -35,7 +34,7 @@ NOWHERE = (1, 0)
 GREY = (127, 127, 127)
 SEGMENT = "<SEG>"
 # Would be read as more than words: the repository stops at them, or drops them.
-NOT_WORDS = re.compile(r"</?p>|<image>|<region>|<\|[a-z]+\|>|\|\|")
+NOT_WORDS = re.compile(r"</?p>|<image>|<region>|<\|[a-z\d]+\|>|\|\|")
 OLD_NAMES = {"visual_encoder.": "vision_encoder.", "segmentor.logit_scale": "segmentor.class_predictor.logit_scale"}
 # Used for points and boxes only; the released file may lack it.
 SPARE = "segmentor.shared_image_embedding.positional_embedding"
@@ -58,11 +57,8 @@ class XSam(object):
             raise ValueError("%s is a folder of DeepSpeed; give the pytorch_model.bin that is made of it" % weights)
         inits = need(config, "inits", "the folder of configurations and processors")
         folders = {key: need({key: os.path.join(inits, name)}, key, name) for key, name in INITS.items()}
-        self.mode = config.get("mode", "forced")
-        recipe = config.get("recipe", "aaai26")
-        if self.mode not in ("forced", "generate") or recipe not in ("aaai26", "main"):
-            raise ValueError("mode is forced or generate, recipe aaai26 or main; not %r, %r" % (self.mode, recipe))
-        self.is_published = recipe == "aaai26"
+        self.mode = choice(config, "mode", "the way of answering", ("forced", "generate"), "forced")
+        self.is_published = choice(config, "recipe", "the evaluation", ("aaai26", "main"), "aaai26") == "aaai26"
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         numbers = architecture(config, PUBLISHED)
@@ -92,8 +88,7 @@ class XSam(object):
         if self.mode == "generate":
             tokens, said = self._written(asked, pictures, sample)
             if self.network.seg_token_idx not in tokens:
-                empty = np.zeros((image.height, image.width), bool)
-                return Answer(empty, no_target=True, note="no <SEG> in the answer", raw=said)
+                return nothing_written(image, SEGMENT, said)
             note = note or ("only the first of several <SEG>" if said.count(SEGMENT) > 1 else "")
             answer = tokens[: tokens.index(self.network.seg_token_idx) + 1]
         else:
@@ -103,8 +98,7 @@ class XSam(object):
         found = self.postprocess(output, use_bg_embeds=True, **sizes)[0]
         # 255 stands for the ground.
         mask = found["segmentation"] == 1
-        no_target = False if self.mode == "generate" else None
-        return Answer(mask, score=_score(output), no_target=no_target, note=note, raw=said)
+        return Answer(mask, score=_score(output), note=note, raw=said)
 
     def _run(self, ids, phrase, pictures, sample, **more):
         begin, end = phrase
@@ -136,8 +130,9 @@ class XSam(object):
 
     def _asked(self, expression):
         """Ids of the question, the places of its phrase, and whether that had to be cut."""
-        words = NOT_WORDS.sub(" ", expression).strip().lower()
-        note = "markup in the expression" if NOT_WORDS.search(expression) else ""
+        written = expression.strip().lower()
+        words = NOT_WORDS.sub(" ", written).strip()
+        note = "markup in the expression" if NOT_WORDS.search(written) else ""
         begin = [self.tokenizer.bos_token_id, *self._encoded("<|user|>\n"), PICTURE]
         answer = len(self._encoded("<SEG>.<|end|>") + self._encoded("\n"))
         room = LONGEST_TEXT - len(begin) - answer
