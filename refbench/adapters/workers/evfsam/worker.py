@@ -20,6 +20,7 @@ from research_code import (
     OfLast,
     add_repository,
     all_weights,
+    check_torchvision,
     choice,
     for_torchvision,
     installed,
@@ -59,6 +60,7 @@ class EvfSam(object):
         self.device = torch.device(device)
         # Half precision and no autocast on a GPU, as in eval.py.
         self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
         from transformers import (  # noqa: F401
             AutoConfig,

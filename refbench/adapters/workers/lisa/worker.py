@@ -17,6 +17,7 @@ from research_code import (
     architecture,
     as_words,
     by_picture,
+    check_torchvision,
     choice,
     cuda_is,
     for_torchvision,
@@ -48,6 +49,7 @@ class Lisa(object):
         self.max_batch = 8 if self.mode == "forced" else 1
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
         from transformers import (
             AutoTokenizer,

@@ -22,6 +22,7 @@ from research_code import (
     add_repository,
     all_weights,
     as_words,
+    check_torchvision,
     choice,
     for_torchvision,
     need,
@@ -48,6 +49,7 @@ class MllmSeg(object):
         self.task = choice(config, "task", "what the weights were trained for", ("res", "gres"), "res")
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
         import accelerate  # noqa: F401
         import peft  # noqa: F401

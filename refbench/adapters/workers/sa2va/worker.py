@@ -19,6 +19,7 @@ from research_code import (
     NoDropPath,
     all_weights,
     as_words,
+    check_torchvision,
     cuda_is,
     for_torchvision,
     installed,
@@ -57,6 +58,7 @@ class Sa2Va(object):
         if "Sa2VA" not in model:
             raise ValueError("%s brings no code of Sa2VA along (auto_map in config.json)" % weights)
         self.is_qwen = model.endswith("Sa2VAChatModelQwen")
+        check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
         import transformers
         from transformers import AutoModel, AutoTokenizer, PreTrainedModel  # noqa: F401

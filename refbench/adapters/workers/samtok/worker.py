@@ -17,7 +17,7 @@ import types
 
 import numpy as np
 import torch
-from research_code import add_repository, all_weights, as_words, choice, cuda_is, installed, need
+from research_code import add_repository, all_weights, as_words, check_torchvision, choice, cuda_is, installed, need
 from torch.nn import functional as F
 from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
@@ -51,6 +51,7 @@ class SamTok(object):
             raise ValueError("the processor of Qwen's models needs torchvision")
         self.device = cuda_is(device)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        check_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         loaded = AutoModelForImageTextToText.from_pretrained(weights, torch_dtype=dtype, output_loading_info=True)

@@ -132,6 +132,19 @@ def installed(name):
     return hasattr(there, "__file__") if there else importlib.util.find_spec(name) is not None
 
 
+def check_torchvision():
+    """Before transformers is imported, whose own errors do not name the cause: torchvision, if there, fits torch."""
+    if not installed("torchvision"):
+        return
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        raise ValueError(
+            "torchvision does not fit torch %s (%s): install both from one place, both for CUDA or both for the CPU"
+            % (torch.__version__, error)
+        )
+
+
 def for_torchvision():
     """What repositories use of torchvision for pictures of Pillow, to the same bits; a real one is taken where it is.
 

@@ -18,7 +18,7 @@ import types
 
 import torch
 from PIL import Image
-from research_code import add_repository, architecture, choice, installed, need, not_here, stand_in
+from research_code import add_repository, architecture, check_torchvision, choice, installed, need, not_here, stand_in
 from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 
 INITS = {
@@ -62,6 +62,7 @@ class XSam(object):
         self.device = torch.device(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         numbers = architecture(config, PUBLISHED)
+        check_torchvision()
         official = _import(os.path.join(repository, "xsam"))
         official.xsam.get_device = lambda: self.device
         self.questions, self.sample, self.postprocess = official.questions, official.DataSample, official.postprocess
