@@ -91,6 +91,8 @@ def build_environment(
     """
     folder = environment_folder(name)
     wanted = recipes().get(name, {})
+    if lock is not None and not lock.is_file():
+        raise AdapterError(f"{lock} does not exist")
     lock = lock or WORKERS / name / "requirements.lock"
     if not lock.is_file():
         known = ", ".join(recipes())
@@ -109,7 +111,8 @@ def build_environment(
     log(f"making {folder} with {source}")
     _call([source, "-m", "venv", str(folder)], f"{source} cannot make a virtual environment")
     own = folder / "bin" / "python"
-    log(f"installing {lock.name} ({sum(1 for line in lock.read_text().splitlines() if '==' in line)} packages)")
+    lines = [line for line in lock.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    log(f"installing {lock.name} ({len(lines)} packages)")
     _call(
         [str(own), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-r", str(lock)],
         f"pip cannot install {lock}",

@@ -41,7 +41,9 @@ class RunError(RefbenchError):
 
 
 class TooManyFailures(RefbenchError):
-    """More samples failed than the user allowed."""
+    """More samples failed than the user allowed; `result` is what the run came to all the same."""
+
+    result: object = None
 
 
 def summarise_problems(problems: Sequence[str], shown: int = 20) -> str:

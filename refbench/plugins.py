@@ -315,6 +315,24 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
     return arguments
 
 
+def options_of(factory: Any) -> list[dict[str, Any]]:
+    """The options of an adapter or another part, in order: `name`, `default` (None: it has to be given), `choices`."""
+    try:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (TypeError, NameError, AttributeError):
+        hints = {}
+    found = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        kind = hints.get(name)
+        choices = [c for c in typing.get_args(kind) if c] if typing.get_origin(kind) is typing.Literal else []
+        needed = parameter.default is parameter.empty
+        default = None if needed else "" if parameter.default is None else str(parameter.default)
+        found.append({"name": name, "default": default, "choices": choices})
+    return found
+
+
 def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict[str, Any]:
     """The keyword-only parameters of a builder, from `-o key=value`; those not given at their defaults.
 
@@ -352,6 +370,8 @@ def _load_file(path: Path, class_name: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's file may fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "worker_sdk":
+            raise AdapterError(f"{path} is a worker: refbench run worker DATASET/SPLIT -o script={path}") from None
         raise AdapterError(f"{path} fails on import: {type(error).__name__}: {error}") from error
     if not hasattr(module, class_name):
         raise AdapterError(f"{path} has no class {class_name!r}")
@@ -359,6 +379,11 @@ def _load_file(path: Path, class_name: str) -> Any:
 
 
 def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in typing.get_args(kind):
+            known = ", ".join(k for k in typing.get_args(kind) if k)
+            raise AdapterError(f"{adapter}: option {key}={text!r} is none of {known}")
+        return text
     choices = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
     try:
         if bool in choices:

@@ -233,14 +233,17 @@ def _compute(
             usage=_added(info.usage, outcome.usage),
         )
         write_json(folder / "run.json", dataclasses.asdict(finished))
+    seconds = time.monotonic() - began
+    stages, bottleneck = stage_table(outcome.timings, seconds, foreman.crew.size)
+    result = RunResult(folder, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck)
     if failures > max_failures:
-        raise TooManyFailures(
+        error = TooManyFailures(
             f"{failures} of {total} samples failed, {max_failures} are allowed (--max-failures); "
             f"all predictions are in {folder}, the reasons in the column 'error': {_first_error(paths)}"
         )
-    seconds = time.monotonic() - began
-    stages, bottleneck = stage_table(outcome.timings, seconds, foreman.crew.size)
-    return RunResult(folder, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck)
+        error.result = result
+        raise error
+    return result
 
 
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:

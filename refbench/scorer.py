@@ -190,6 +190,8 @@ def _reason_against(rule: Any, address: str) -> str:
 
 def address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
     """The split that a source answers, and the run.json of a run folder."""
+    if not source.exists():
+        raise PredictionError(f"{source} does not exist")
     if not (source / "run.json").is_file():
         if dataset is None:
             raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,19 @@ from refbench import plugins
 from refbench.errors import RefbenchError
 from refbench.plugins import TABLE, available, load, load_adapter, summary_of
 from refbench.storage import project_data
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_options_are_listed_with_their_choices(refbench: Cli) -> None:
+    told = json.loads(refbench("list", "adapters", "evfsam", "--json").stdout)
+    options = {o["name"]: o for o in told["options"]}
+    assert "EVF-SAM" in told["about"]
+    assert options["kind"] == {"name": "kind", "default": None, "choices": ["ori", "sam2", "effi"]}
+    assert options["release"] == {"name": "release", "default": "", "choices": ["multitask", "first"]}
+    text = refbench("list", "adapters", "grounded-sam").stdout
+    assert "-o\tdefault\tone of" in text
+    assert "\ndetector\t" in text
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, names in TABLE.items() for n in names])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from refbench.progress import silent
 from refbench.runner import default_folder
 from refbench.storage import predictions_from_table, read_table
 
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
 
 
@@ -107,6 +111,57 @@ def test_out_of_memory_halves_the_batch_and_goes_on(embedded: Path, tmp_path: Pa
     assert len(said) == 3
     fine = run(Misbehaving("fine", "\0"), "scenes/val", out=tmp_path / "fine").folder
     assert prediction_bytes(result.folder) == prediction_bytes(fine)
+
+
+def test_what_fails_only_together_is_told_once(embedded: Path, tmp_path: Path) -> None:
+    class Short(Threshold):
+        def segment(self, images, expressions):  # type: ignore[no-untyped-def]
+            if len(images) > 1:
+                raise ValueError("no padding")
+            return super().segment(images, expressions)
+
+    said: list[str] = []
+    result = run(Short(), "scenes/val", batch_size=8, limit=60, out=tmp_path / "run", log=said.append)
+    assert result.failures == 0
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"\d expressions failed together and are asked one by one: ValueError: no padding "
+        r"\(test_runner.py, line \d+\)",
+        said[0],
+    )
+
+
+PRINTING = """
+import os
+import numpy as np
+
+class Printing:
+    name = "printing"
+    batch_size = 1
+
+    def segment(self, images, expressions):
+        print("from Python")
+        os.write(1, b"to the descriptor\\n")
+        os.system("echo from a shell")
+        if len(expressions[0]) % 5 == 0:
+            {}["red"]
+        return [np.ones((i.height, i.width), bool) for i in images]
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stdout_is_json_whatever_a_model_prints(embedded: Path, tmp_path: Path, workers: str, refbench: Cli) -> None:
+    script = tmp_path / "printing.py"
+    script.write_text(PRINTING)
+    adapter = f"{script}:Printing"
+    options = ["--limit", "40", "--workers", workers, "--out", tmp_path / "r", "--json"]
+    done = refbench("run", adapter, "scenes/val", *options)
+    assert done.returncode == 4
+    # Failures end the run with a code; what it came to is told all the same.
+    assert json.loads(done.stdout)["failures"] == len(errors_of(tmp_path / "r")) > 0
+    assert set(errors_of(tmp_path / "r").values()) == {"KeyError: 'red' (printing.py, line 14)"}
+    assert "from Python" in done.stderr
+    assert "to the descriptor" in done.stderr
 
 
 def test_closing_may_hang_or_fail(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

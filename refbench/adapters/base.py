@@ -116,6 +116,8 @@ def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dic
 def _to_mask(mask: Any, size: tuple[int, int], encoded: Mapping[int, Mask]) -> Mask:
     if id(mask) in encoded:
         return encoded[id(mask)]
+    if mask is None:
+        raise AdapterError("a mask is None; where nothing is found return np.zeros((height, width), bool)")
     if not isinstance(mask, Mask):
         pixels = np.asarray(mask.detach().numpy() if hasattr(mask, "detach") else mask)
         _check_pixels(str(pixels.dtype), pixels.shape, size)

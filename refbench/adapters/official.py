@@ -10,22 +10,25 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from refbench.adapters.moondream import to_answer
 from refbench.adapters.worker import Worker
+from refbench.errors import AdapterError
 from refbench.records import Answer, Sample
 
 WORKERS = Path(__file__).parent / "workers"
+Mode = Literal["forced", "generate"]
+PATHS = ("repo", "weights", "bert", "clip", "inits")
 
 
 def lavt(
     repo: Path,
     weights: Path,
     bert: Path,
-    kind: str = "lavt",
+    kind: Literal["lavt", "lavt_one"] = "lavt",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -73,8 +76,8 @@ def magnet(
 def mllmseg(
     repo: Path,
     weights: Path,
-    mode: str = "forced",
-    task: str = "res",
+    mode: Mode = "forced",
+    task: Literal["res", "gres"] = "res",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -93,7 +96,7 @@ def lisa(
     repo: Path,
     weights: Path,
     clip: Path,
-    mode: str = "forced",
+    mode: Mode = "forced",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -112,8 +115,8 @@ def lisa(
 def evfsam(
     repo: Path,
     weights: Path,
-    kind: str,
-    release: str = "",
+    kind: Literal["ori", "sam2", "effi"],
+    release: Literal["", "multitask", "first"] = "",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -130,7 +133,7 @@ def evfsam(
 
 def sa2va(
     weights: Path,
-    trust_remote_code: str = "no",
+    trust_remote_code: Literal["no", "yes"] = "no",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -140,6 +143,12 @@ def sa2va(
 
     Args: as `lavt`; `weights` is a folder of e.g. ByteDance/Sa2VA-4B; trust_remote_code=yes lets its code run.
     """
+    if trust_remote_code != "yes":
+        # The worker asks too; but it may have to be built first.
+        raise AdapterError(
+            f"the weights of Sa2VA bring code along, which would run: read {weights}/*.py, then say "
+            "-o trust_remote_code=yes"
+        )
     config = {"weights": str(weights), "trust_remote_code": trust_remote_code}
     return _worker("sa2va", python, device, timeout, deterministic, config)
 
@@ -147,7 +156,7 @@ def sa2va(
 def samtok(
     repo: Path,
     weights: Path,
-    rule: str = "refcoco",
+    rule: Literal["refcoco", "gres"] = "refcoco",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -166,8 +175,8 @@ def xsam(
     repo: Path,
     weights: Path,
     inits: Path,
-    mode: str = "forced",
-    recipe: str = "aaai26",
+    mode: Mode = "forced",
+    recipe: Literal["aaai26", "main"] = "aaai26",
     python: str = "",
     device: str = "cpu",
     timeout: float = 600.0,
@@ -217,6 +226,9 @@ class MoondreamLocal(Worker):
 
 def _worker(name: str, python: str, device: str, timeout: float, deterministic: bool, config: dict[str, str]) -> Worker:
     given: Any = {key: value for key, value in config.items() if value}
+    for key in PATHS:
+        if key in given and not Path(given[key]).expanduser().exists():
+            raise AdapterError(f"{name}: -o {key}={given[key]} does not exist; it has to be a file or folder here")
     # Without an interpreter the environment of that name: its error says how to build it.
     env = "" if python else name
     script = WORKERS / name / "worker.py"

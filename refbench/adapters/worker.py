@@ -98,6 +98,7 @@ class Worker:
         self.code_sha256 = hashlib.sha256(code.encode()).hexdigest()
         self._number = 0
         self._deaths = 0
+        self._remarks = [f"the worker has not asked for the option {key!r}" for key in ready.get("unread") or ()]
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
         """Ask the worker; see the adapter contract.
@@ -119,11 +120,17 @@ class Worker:
         except _Broken as error:
             self._child.kill()
             self._deaths += 1
+            self._remarks.append(f"the worker has to be started again: {str(error)[:300]}")
             if self._deaths >= DEATHS_IN_A_ROW:
                 raise RunStopped(f"the worker died {self._deaths} times in a row without an answer: {error}") from None
             raise AdapterError(str(error)) from None
         self._deaths = 0
         return [_answer(s, results[s.sample_id]) for s in samples]
+
+    def remarks(self) -> list[str]:
+        """What is to be told of the worker since the last call: restarts, options that it never asked for."""
+        said, self._remarks = self._remarks, []
+        return said
 
     def begin_shard(self, seed: int) -> None:
         """Begin the worker's random numbers anew, so that no shard depends on those before it."""

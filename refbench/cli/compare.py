@@ -54,7 +54,7 @@ def compare(run_a: Path, run_b: Path, margin: float, page: Path | None, as_json:
         print_json(_json_of(found, slices))
         return
     rows = [[d.metric, *_cells(d), f"{d.p_value:.4f}", _verdict(d)] for d in found.metrics]
-    title = f"{found.address}: {run_b} against {run_a}, {found.samples} samples, {found.images} images"
+    title = f"{found.address}, {found.samples} samples, {found.images} images\nA: {run_a}\nB: {run_b}"
     print_table(title, ["metric", "A", "B", "difference", "95 % interval", "p", ""], rows)
     if slices:
         lines = [[s.dimension, s.label, str(s.samples), *_cells(s.mean_iou), f"{s.p_adjusted:.4f}"] for s in slices]

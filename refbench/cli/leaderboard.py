@@ -56,6 +56,6 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({"runs": len(rows), "published": len(published), "files": [str(f) for f in files]})
         return
-    remark(f"{len(rows)} scored runs, {len(published)} published figures")
+    remark(f"{len(rows)} scored runs of {', '.join(map(str, folders))}, {len(published)} published figures")
     for file in files:
         click.echo(str(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import click
@@ -9,18 +10,22 @@ import click
 from refbench.cli.output import print_json, print_table
 from refbench.errors import DatasetError
 from refbench.integrity import NOT_BUILT, state_of
-from refbench.plugins import available, load, summary_of
+from refbench.plugins import available, load, options_of, summary_of
 from refbench.protocols.base import Protocol
 from refbench.storage import project_data, read_manifest
 
 KINDS = ("datasets", "adapters", "protocols", "checks", "refiners")
+WITH_OPTIONS = ("adapters", "checks", "refiners")
 
 
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(kind: str, as_json: bool) -> None:
+def list_(kind: str, name: str | None, as_json: bool) -> None:
     """List datasets, adapters, protocols, checks or refiners.
+
+    With the NAME of an adapter, check or refiner: what it is and its options (`-o`), their defaults and choices.
 
     With --json, a protocol tells its ten choices, each with its source, its metrics and its caveats.
 
@@ -31,7 +36,11 @@ def list_(kind: str, as_json: bool) -> None:
     Example:
       refbench list datasets
       refbench list adapters --json
+      refbench list adapters grounded-sam
     """
+    if name is not None:
+        _print_options(kind, name, as_json)
+        return
     if kind == "datasets":
         datasets = [_dataset(name) for name in available("builders")]
         if as_json:
@@ -45,6 +54,22 @@ def list_(kind: str, as_json: bool) -> None:
         print_json({kind: [f | _rule(f["name"]) for f in found] if kind == "protocols" else found})
     else:
         print_table("", [kind[:-1], "what it is"], [[f["name"], f["summary"]] for f in found])
+
+
+def _print_options(kind: str, name: str, as_json: bool) -> None:
+    if kind not in WITH_OPTIONS:
+        raise click.UsageError(f"options are listed of {', '.join(WITH_OPTIONS)}, not of {kind}")
+    part = load(kind, name)
+    about, options = inspect.getdoc(part) or "", options_of(part)
+    if as_json:
+        print_json({"name": name, "about": about, "options": options})
+        return
+    click.echo(f"{about}\n")
+    rows = [
+        [o["name"], "must be given" if o["default"] is None else o["default"] or "-", " | ".join(o["choices"])]
+        for o in options
+    ]
+    print_table("", ["-o", "default", "one of"], rows)
 
 
 def _rule(name: str) -> dict[str, Any]:

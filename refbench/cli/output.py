@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +38,21 @@ class Points(click.ParamType[float]):
         return number
 
 
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Whatever models and their libraries print meanwhile goes to stderr, from child processes too: stdout is for
+    results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout; JSON has no NaN, so null stands for a figure without a value."""
     click.echo(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
@@ -53,7 +70,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """A table on stdout: drawn in a terminal, tab-separated when piped."""
     if not sys.stdout.isatty():
         if title:
-            click.echo(f"# {title}")
+            click.echo("\n".join(f"# {line}" for line in title.splitlines()))
         for line in [columns, *rows]:
             click.echo("\t".join(line))
         return

@@ -9,7 +9,15 @@ from pathlib import Path
 import click
 
 from refbench import runner
-from refbench.cli.output import ConsoleProgress, parse_options, print_json, remark, remark_table
+from refbench.cli.output import (
+    ConsoleProgress,
+    parse_options,
+    print_json,
+    remark,
+    remark_table,
+    stdout_to_stderr,
+)
+from refbench.errors import TooManyFailures
 
 
 class BatchSize(click.ParamType[int | None]):
@@ -73,26 +81,33 @@ def run(
       refbench run clipseg refcoco/val -o model=CIDAS/clipseg-rd64-refined --device cuda --workers 4
       refbench run clipseg refcoco/val -o model=FOLDER --device cuda --engine ray --workers 16
     """
-    with ConsoleProgress() as progress:
-        result = runner.run(
-            adapter,
-            split,
-            options=parse_options(options),
-            device=device,
-            batch_size=batch_size,
-            limit=limit,
-            out=out,
-            max_failures=max_failures,
-            engine=engine,
-            workers=workers,
-            ray_address=ray_address,
-            deterministic=deterministic,
-            arguments=sys.argv[1:],
-            progress=progress,
-            log=remark,
-        )
+    if ray_address and engine != "ray":
+        raise click.UsageError("--ray-address needs --engine ray")
+    try:
+        with stdout_to_stderr(), ConsoleProgress() as progress:
+            result = runner.run(
+                adapter,
+                split,
+                options=parse_options(options),
+                device=device,
+                batch_size=batch_size,
+                limit=limit,
+                out=out,
+                max_failures=max_failures,
+                engine=engine,
+                workers=workers,
+                ray_address=ray_address,
+                deterministic=deterministic,
+                arguments=sys.argv[1:],
+                progress=progress,
+                log=remark,
+            )
+    except TooManyFailures as error:
+        if as_json and isinstance(error.result, runner.RunResult):
+            _print_result(error.result)
+        raise
     if as_json:
-        print_json({k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items()})
+        _print_result(result)
     else:
         resumed = f", {result.resumed} of them done before" if result.resumed else ""
         remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
@@ -105,3 +120,7 @@ def run(
             remark_table(["stage", "ms a sample", "share"], result.stages)
             remark(result.bottleneck)
         click.echo(str(result.folder))
+
+
+def _print_result(result: runner.RunResult) -> None:
+    print_json({k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(result).items()})

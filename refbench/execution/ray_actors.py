@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,6 +25,7 @@ from refbench.execution.shard import ShardRunner
 
 # Actors that claim every core would leave none for others on the cluster.
 MOST_OF_THE_CORES = 0.9
+KNOCK_SECONDS = 5.0
 
 
 class Actor:
@@ -44,6 +47,17 @@ class Actor:
         return self._runner.run(task)
 
 
+def _knock(place: str) -> None:
+    """Ray itself asks an address where nobody is for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", place)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise RunError(f"no Ray cluster answers at {place}: {error}; start one with `ray start --head`") from None
+
+
 class RayActors:
     """`workers` actors, each with a GPU of its own if the device is one.
 
@@ -63,6 +77,7 @@ class RayActors:
         place = address or os.environ.get("RAY_ADDRESS") or "local"
         self._own = not ray.is_initialized()
         if self._own:
+            _knock(place)
             try:
                 ray.init(
                     address=place,

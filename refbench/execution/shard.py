@@ -8,7 +8,9 @@ import json
 import os
 import random
 import sys
+import sysconfig
 import threading
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +40,9 @@ from refbench.plugins import load_adapter, load_attribute
 from refbench.provenance import code_sha256, device_name, package_versions
 from refbench.records import Prediction, Sample
 from refbench.storage import load_samples, predictions_table, write_table
+
+# Whose lines say nothing to somebody who looks for the fault in an adapter: refbench's, and Python's own.
+OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
 
 IMAGES_AHEAD = 24
 PIXELS_AHEAD = 2**26
@@ -83,6 +88,7 @@ class ShardRunner:
         self._pictures = _Pictures() if decode else None
         self._most = self.facts.batch_size
         self._adapter_failures = 0
+        self._batch_failed = False
         self._said: list[str] = []
         self._busy: list[float] | None = []
 
@@ -131,7 +137,7 @@ class ShardRunner:
                 write_table(planned_path(task.folder, task.number), predictions_table(predictions))
         if self._journal:
             journal_path(task.folder, task.number).unlink(missing_ok=True)
-        said, self._said = tuple(self._said), []
+        said, self._said = (*self._said, *self._remarks()), []
         return ShardReport(
             number=task.number,
             samples=len(shard),
@@ -186,12 +192,17 @@ class ShardRunner:
                 self._adapter_failures += 1
                 return [_failed(batch[0][0], error)]
             out_of_memory = _is_out_of_memory(error)
+            told = _told(error)
         # Outside the except block: there, the traceback would keep the failed call's tensors alive.
         if out_of_memory:
             self._most = len(batch) // 2
             self._said.append(f"out of memory with {len(batch)} expressions; going on with {self._most} at a time")
             _for_torch("empty_cache")
             return self._ask(batch, clock)
+        if not self._batch_failed:
+            # Once: what fails in batches alone is asked again and again, and takes its time.
+            self._batch_failed = True
+            self._said.append(f"{len(batch)} expressions failed together and are asked one by one: {told[:300]}")
         return [p for one in batch for p in self._ask_piece([one], clock)]
 
     def _usage(self) -> dict[str, float]:
@@ -203,6 +214,11 @@ class ShardRunner:
         except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
             self._said.append(f"the adapter cannot tell what it used: {type(error).__name__}: {error}")
             return {}
+
+    def _remarks(self) -> list[str]:
+        """What an adapter has to say that is no sample's: since the last shard."""
+        remarks = getattr(self.adapter, "remarks", None)
+        return list(map(str, remarks())) if callable(remarks) else []
 
     def _look_at_device(self) -> None:
         if self._busy is not None:
@@ -310,8 +326,17 @@ def _decode(sample: Sample) -> Image.Image | DatasetError:
 
 
 def _failed(sample: Sample, error: Exception) -> Prediction:
-    text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
-    return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=text[:500] or "failed")
+    return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=_told(error)[:500] or "failed")
+
+
+def _told(error: Exception) -> str:
+    """An error as text; one of an adapter's own code with the last line of that code on the way to it."""
+    if isinstance(error, RefbenchError):
+        return str(error)
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [x for x in lines if not x.filename.startswith((OURS, LIBRARY)) and "-packages" not in x.filename]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

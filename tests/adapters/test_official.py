@@ -228,12 +228,13 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lisa", {"mode": "guess"}, r"the way of answering with -o mode=forced\|generate .'guess' is none"),
-        ("sa2va", {}, r"bring code along .* say -o trust_remote_code=yes"),
+        ("lisa", {"mode": "guess"}, r"option mode='guess' is none of forced, generate"),
+        ("sa2va", {}, r"bring code along, .* say -o trust_remote_code=yes"),
+        ("sa2va", {"trust_remote_code": "yes"}, r"there is no config.json in "),
         ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
         ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),
         ("evfsam", {"kind": "sam2"}, r"which weights these are with -o release=multitask\|first .there is no default"),
-        ("evfsam", {"kind": "sam4"}, r"the SAM in the weights with -o kind=ori\|sam2\|effi .'sam4' is none"),
+        ("evfsam", {"kind": "sam4"}, r"option kind='sam4' is none of ori, sam2, effi"),
     ],
 )
 def test_what_has_to_be_said_is_asked_for(name: str, options: dict[str, str], message: str, tmp_path: Path) -> None:

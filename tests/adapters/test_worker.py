@@ -82,7 +82,8 @@ def test_a_sample_that_breaks_a_worker_fails_alone(
 ) -> None:
     word = load_samples(SPLIT)[30].expression
     chosen = options(mode, word=word, timeout="0.7", count=str(tmp_path / "starts"))
-    result = run("worker", SPLIT, options=chosen, limit=60, out=tmp_path / "run", max_failures=3)
+    said: list[str] = []
+    result = run("worker", SPLIT, options=chosen, limit=60, out=tmp_path / "run", max_failures=3, log=said.append)
     found = predictions(result.folder)
     hit = {s.sample_id for s in load_samples(SPLIT)[:60] if word in s.expression}
     failed = {key: p.error for key, p in found.items() if p.error}  # type: ignore[attr-defined]
@@ -91,8 +92,17 @@ def test_a_sample_that_breaks_a_worker_fails_alone(
     assert {k: p for k, p in found.items() if k not in hit} == {k: p for k, p in expected.items() if k not in hit}
     starts = (tmp_path / "starts").read_text().count("start")
     assert starts == (1 if mode not in ("crash", "segfault", "hang") else 1 + 2 * len(hit))
+    # And none of its deaths goes untold.
+    assert sum("has to be started again" in line for line in said) == starts - 1
     # What a hanging worker had started is gone too.
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4321"]]
+
+
+def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    chosen = options("ok", levle="3")
+    run("worker", SPLIT, options=chosen, limit=5, out=tmp_path / "run", log=said.append)
+    assert said == ["the worker has not asked for the option 'levle'"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ class Sa2Va(object):
         os.environ["HF_MODULES_CACHE"] = code
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        if not os.path.exists(os.path.join(weights, "config.json")):
+            raise ValueError("there is no config.json in %s: give a checkout of e.g. ByteDance/Sa2VA-4B" % weights)
         with open(os.path.join(weights, "config.json")) as file:
             settings = json.load(file)
         model = settings.get("auto_map", {}).get("AutoModel", "")

@@ -131,6 +131,42 @@ def _git(folder, *words):
     return done.stdout.decode("utf-8", "replace").strip()
 
 
+class _Options(dict):
+    """The options of a run, and which of them have been asked for; copied or gone through, all have been."""
+
+    def __init__(self, values):
+        super(_Options, self).__init__(values)
+        self.read = set()
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super(_Options, self).get(key, default)
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super(_Options, self).__getitem__(key)
+
+    def __contains__(self, key):
+        self.read.add(key)
+        return super(_Options, self).__contains__(key)
+
+    def pop(self, key, *default):
+        self.read.add(key)
+        return super(_Options, self).pop(key, *default)
+
+    def __iter__(self):
+        self.read.update(super(_Options, self).keys())
+        return super(_Options, self).__iter__()
+
+    def keys(self):
+        self.read.update(super(_Options, self).keys())
+        return super(_Options, self).keys()
+
+    def items(self):
+        self.read.update(super(_Options, self).keys())
+        return super(_Options, self).items()
+
+
 class _BadInput(Exception):
     """The fault is the picture's, not the model's."""
 
@@ -206,7 +242,8 @@ class _Server(object):
         try:
             if message.get("deterministic"):
                 _settle(int(message.get("seed") or 0))
-            self.model = self.make(dict(message.get("config") or {}), message.get("device") or "cpu")
+            config = _Options(message.get("config") or {})
+            self.model = self.make(config, message.get("device") or "cpu")
         except Exception as error:
             self.say(_failure({"type": "error"}, error, "fatal"))
             return
@@ -218,6 +255,7 @@ class _Server(object):
                 "revision": str(getattr(self.model, "revision", "")),
                 "weights_sha256": str(getattr(self.model, "weights_sha256", "")),
                 "versions": _versions(),
+                "unread": sorted(set(dict.keys(config)) - config.read),
                 "max_batch": int(getattr(self.model, "max_batch", 1)),
                 "mode": str(getattr(self.model, "mode", "")),
             }
@@ -298,6 +336,8 @@ def _mask(mask, image):
     """Packed bits, compressed: 0.4 kB for a picture of 640 x 480."""
     if hasattr(mask, "detach"):
         mask = mask.detach().cpu().numpy()
+    if mask is None:
+        raise ValueError("a mask is None; where nothing is found return np.zeros((height, width), bool)")
     pixels = np.asarray(mask)
     if pixels.dtype != np.bool_:
         raise ValueError("a mask must be bool, not %s; threshold it, e.g. > 0.5" % pixels.dtype)
@@ -310,9 +350,22 @@ def _mask(mask, image):
 def _failure(out, error, kind):
     out["status"] = "error"
     out["kind"] = kind
-    out["message"] = str(error) if isinstance(error, _BadInput) else "%s: %s" % (type(error).__name__, error)
+    # While it is made, a ValueError is the user's: an option, a file.
+    told = isinstance(error, _BadInput) or (kind == "fatal" and type(error) is ValueError)
+    out["message"] = str(error) if told else "%s: %s%s" % (type(error).__name__, error, _place(error))
     out["traceback"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
     return out
+
+
+def _place(error):
+    """The last line of the worker's own script on the way to an error."""
+    own = os.path.abspath(sys.argv[0])
+    lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if _file_of(frame) == own]
+    return " (%s, line %d)" % (os.path.basename(own), lines[-1]) if lines else ""
+
+
+def _file_of(frame):
+    return os.path.abspath(frame.f_code.co_filename)
 
 
 def _out_of_memory(error):
