@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -246,6 +247,11 @@ def _compute(
     return result
 
 
+def _short(value: Any) -> str:
+    """As it is told; of a hash the beginning does."""
+    return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
+
+
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
     """What earlier calls of an interrupted run have used, and this one."""
     return {k: before.get(k, 0) + now.get(k, 0) for k in sorted({*before, *now})}
@@ -305,8 +311,10 @@ def _claim_folder(folder: Path, info: RunInfo) -> RunInfo:
         "refbench_version": info.refbench_version,
     }
     there = {k: before.get(k, _DEFAULTS.get(k)) for k in same}
-    other = [f"{k} {there[k]!r} there, {v!r} now" for k, v in same.items() if there[k] != v]
+    other = [f"{k} {_short(there[k])} there, {_short(v)} now" for k, v in same.items() if there[k] != v]
     if other:
+        if there["code_sha256"] != info.code_sha256:
+            other.append("the code of the adapter has changed since")
         raise RunError(
             f"{folder} belongs to another run ({'; '.join(other)}); choose another folder with --out, or remove it"
         )

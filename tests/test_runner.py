@@ -247,7 +247,7 @@ def test_another_model_under_the_same_name_is_refused(embedded: Path, tmp_path: 
     (tmp_path / "m.py").write_text(text.format("zeros"))
     folder = run(f"{tmp_path}/m.py:A", "scenes/val", out=tmp_path / "run").folder
     (tmp_path / "m.py").write_text(text.format("ones"))
-    with pytest.raises(RunError, match=r"belongs to another run .code_sha256"):
+    with pytest.raises(RunError, match=r"another run .code_sha256 .*the code of the adapter has changed"):
         run(f"{tmp_path}/m.py:A", "scenes/val", out=folder)
     first = run(Threshold(0.0), "scenes/val", limit=5)
     assert run(Threshold(0.001), "scenes/val", limit=5).folder != first.folder

@@ -229,8 +229,11 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
     size = (sample.height, sample.width)
     with pytest.raises(PredictionError, match="does not exist"):
         score(tmp_path / "none.jsonl", "scenes/val")
-    with pytest.raises(PredictionError, match="say which split"):
+    with pytest.raises(PredictionError, match="does not exist"):
         score(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(PredictionError, match="say which split"):
+        score(tmp_path / "empty.jsonl")
     cases: list[tuple[str, Any, str]] = [
         ("a.npz", {name: np.zeros(size)}, r"expected bool \(H, W\), found float64"),
         ("b.npz", {name: np.zeros((3, 3), bool)}, "the mask is 3 x 3"),
