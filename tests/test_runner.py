@@ -206,7 +206,7 @@ def test_a_folder_of_another_run_is_refused(embedded: Path, tmp_path: Path) -> N
             run(adapter, address, limit=limit, out=folder)
     info = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**info, "fingerprint": "0" * 64}))
-    with pytest.raises(RunError, match=r"belongs to another run .fingerprint '0000"):
+    with pytest.raises(RunError, match=r"belongs to another run .fingerprint 0000"):
         run("nothing", "scenes/val", out=folder)
     with pytest.raises(RunError, match="made on another version of scenes/val"):
         score(folder)
