@@ -14,15 +14,16 @@ import numpy as np
 from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
 from refbench.builders import refer
 from refbench.builders.base import Sources, build_dataset
+from refbench.counting import Drawing, count
 from refbench.diagnosis import diagnose
 from refbench.interchange import json_line
 from refbench.plugins import load
 from refbench.progress import silent
 from refbench.protocols.base import Evidence, sums_of
+from refbench.protocols.canvases import ORIGINAL
 from refbench.protocols.exact import REFBENCH
-from refbench.protocols.targets import ORIGINAL
 from refbench.records import Prediction
-from refbench.scorer import Drawing, count, score
+from refbench.scorer import score
 from refbench.scores import ScoreTable, read_scores
 from refbench.statistics.bootstrap import ImageSums, _kept_draws, replicates_of
 from refbench.storage import load_samples
@@ -56,7 +57,7 @@ def _measure(folder: Path) -> dict[str, Any]:
     sums = sums_of(REFBENCH, Evidence(scores))
     ours = _seconds(lambda: _afresh([sums]), 5)
     rules = [load("protocols", name) for name in CORE]
-    counted = count(source, "refcoco/val", {}, [Drawing(r.target, r.canvas) for r in rules], list(rules[-1].measures))
+    counted = count(source, "refcoco/val", {}, [Drawing.of(r) for r in rules], list(rules[-1].measures))
     of_all = [sums_of(rule, counted.evidence(rule)) for rule in rules]
     peer = _seconds(lambda: _rows_resampled(scores, PEER_REPLICATES), 1) * REPLICATES / PEER_REPLICATES
     run = str(folder / "scored")

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from refbench.analysis.errors import ERRORS, KINDS, ErrorTable, attribute, cumulative_losses, mean_losses
 from refbench.analysis.slices import Facts, Slice, slices_of
 from refbench.comparison import Comparison, SliceDifference, compare_slices
+from refbench.counting import count
 from refbench.errors import DatasetError
 from refbench.mask import Mask
 from refbench.progress import Progress, silent
 from refbench.protocols.base import Evidence, sums_of, value_of
 from refbench.protocols.exact import REFBENCH
 from refbench.records import Estimate
-from refbench.scorer import address_of, count
+from refbench.scorer import address_of
 from refbench.scores import ScoreTable
 from refbench.statistics.bootstrap import intervals
 from refbench.statistics.paired import standard_errors

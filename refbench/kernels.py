@@ -513,6 +513,33 @@ def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts,
 
 
 @njit(nogil=True, cache=True)
+def gather_intervals(starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends):  # type: ignore[no-untyped-def]
+    """A mask resized by taking pixels: column `j` of the result is column `columns[j]`, which never falls.
+
+    `first_row[r]` is the first row of the result that is taken from row `r` or a later one, for `r` in 0..height.
+    Fills the intervals as far as the arrays reach, and returns how many there are; intervals may touch.
+    """
+    found = 0
+    first = 0
+    for j in range(columns.shape[0]):
+        low = columns[j] * height
+        high = low + height
+        while first < n and ends[first] <= low:
+            first += 1
+        k = first
+        while k < n and starts[k] < high:
+            top = first_row[max(starts[k], low) - low]
+            bottom = first_row[min(ends[k], high) - low]
+            if bottom > top:
+                if found < out_starts.shape[0]:
+                    out_starts[found] = j * new_height + top
+                    out_ends[found] = j * new_height + bottom
+                found += 1
+            k += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
 def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-untyped-def]
     """Dilate by a (2d+1)x(2d+1) square, cut at the image's borders; returns `(count, starts, ends)`.
 

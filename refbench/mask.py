@@ -210,6 +210,41 @@ class Mask:
         merged = coco_mask.merge([m.to_rle() for m in (self, *others)])
         return _known(self.height, self.width, merged["counts"])
 
+    def without(self, other: Mask) -> Mask:
+        """The pixels of this mask that the other one, which must have the same size, does not have."""
+        if other.size != self.size:
+            raise MaskError(f"masks of sizes {self.size} and {other.size} have no difference; resize one first")
+        ours, theirs = (_intervals(m.counts, m.height, m.width) for m in (self, other))
+        most = len(ours[0]) + len(theirs[0])
+        starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
+        n = kernels.subtract_intervals(*ours, len(ours[0]), *theirs, len(theirs[0]), starts, ends)
+        return _known(self.height, self.width, _encode(starts[:n], ends[:n], self.height * self.width))
+
+    def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Mask:
+        """The mask resized by taking pixels: pixel (i, j) is pixel (rows[i], columns[j]) of this one.
+
+        Args:
+            rows, columns: int64 (h,) and (w,), the source of each row and column; they never fall.
+
+        Raises:
+            MaskError: an index is outside, falls, or the size is none that a mask may have.
+        """
+        check_size(len(rows), len(columns))
+        for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
+            if places[0] < 0 or places[-1] >= side or (np.diff(places) < 0).any():
+                raise MaskError(f"{name} must rise and lie in 0..{side - 1}")
+        first_row = np.searchsorted(rows, np.arange(self.height + 1))
+        found = _intervals(self.counts, self.height, self.width)
+        fixed = (len(found[0]), self.height, columns, first_row, len(rows))
+        # A second pass where an enlarged mask has more runs than there was room for.
+        room = 2 * len(found[0]) + 2 * len(columns)
+        while True:
+            starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+            n = kernels.gather_intervals(found[0], found[1], *fixed, starts, ends)
+            if n <= room:
+                return _known(len(rows), len(columns), _encode(starts[:n], ends[:n], len(rows) * len(columns)))
+            room = n
+
     @staticmethod
     def from_codes(codes: Sequence[bytes], heights: Sequence[int], widths: Sequence[int]) -> list[Mask]:
         """N compressed codes at once, checked as one by one but in a single call; equal masks are one object.

@@ -77,15 +77,27 @@ TABLE: dict[str, dict[str, str]] = {
         **{
             name: f"refbench.protocols.referring:{name.replace('-', '_').upper()}"
             for name in (
-                "lavt-480 magnet-480 cris vlt lisa evf-sam sa2va mllmseg-res glamm-3 psalm xdecoder uninext "
-                "mmdet-refseg refcoco-m refzom-dmmi"
+                "cris cgformer detris vlt lisa evf-sam sa2va glamm-3 mllmseg-res psalm hyperseg instructseg mlcd-seg "
+                "x-sam seg-zero xdecoder uninext mmdet-refseg refcoco-m"
+            ).split()
+        },
+        **{
+            name: f"refbench.protocols.resized:{name.replace('-', '_').upper()}"
+            for name in (
+                "lavt-480 magnet-480 caris-448 polyformer-512 seqtr c3vg oneref refzom-dmmi deris-refzom deris-gres"
             ).split()
         },
         "samtok-bench": "refbench.protocols.boxes:SAMTOK_BENCH",
         "rec-acc@0.5": "refbench.protocols.boxes:REC_ACC",
+        "grec": "refbench.protocols.boxes:GREC",
+        "grec-iou": "refbench.protocols.boxes:GREC_IOU",
         **{
             name: f"refbench.protocols.generalised:{name.replace('-', '_').upper()}"
-            for name in "gres gres-legacy-tacc gsva-gres".split()
+            for name in "gres gres-legacy-tacc gsva-gres mllmseg-gres".split()
+        },
+        **{
+            name: f"refbench.protocols.aliases:{name.replace('-', '_').upper()}"
+            for name in "etris pixellm text4seg segagent f-lmm unipixel".split()
         },
         "gres-mask-empty(k)": "refbench.protocols.generalised:gres_mask_empty",
         "boundary-iou(ratio,...)": "refbench.protocols.boundary:boundary_iou",

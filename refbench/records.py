@@ -9,6 +9,11 @@ from typing import Any
 
 from refbench.mask import Mask
 
+# Tags of samples that scoring reads. A sample with pixels to ignore, which are objects of this category and crowds:
+IGNORED_TAG, IGNORED_CATEGORY = "ignore-region", "ignore"
+# Polygons that the annotation file gives in whole numbers: all of them or, as `integer-polygons-0-2`, these.
+WHOLE_NUMBERS_TAG = "integer-polygons"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

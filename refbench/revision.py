@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from refbench.builders.base import Built, source_of, staging_folder, write_dataset
+from refbench.counting import count
 from refbench.curation.items import ImageItems, TargetMask, mask_id_of
 from refbench.curation.ledger import CHANGED, LEDGER_FILE, MASK, Row, apply_ledger, read_ledger
 from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews
@@ -30,7 +31,6 @@ from refbench.protocols.base import Evidence, summarise
 from refbench.protocols.exact import REFBENCH
 from refbench.records import Estimate, Finding, Proposal, Sample
 from refbench.runner import read_run
-from refbench.scorer import count
 from refbench.scores import ScoreTable
 from refbench.storage import (
     dataset_folder,

@@ -74,6 +74,10 @@ class Batch:
     # empty unless a measure asks for them.
     objects: Sequence[bytes] = ()
     others: Sequence[Sequence[int]] = ()
+    # The confidences of `instances`.
+    scores: Sequence[Sequence[float]] = ()
+    # The annotated boxes of the objects that each sample means, (n, 4); empty unless a measure asks for them.
+    boxes_of_objects: Sequence[NDArray[np.float64]] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Measure:
     columns: tuple[str, ...]
     count: Callable[[Batch], Mapping[str, NDArray[Any]]]
     needs_objects: bool = False
+    needs_boxes: bool = False
 
 
 def scores_to_table(scores: ScoreTable) -> pa.Table:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from parity.test_published import Case, as_sample, corners, drawn_at_random, with_names
+from published_cases import Case, as_sample, corners, random_cases, with_names
 
 from refbench.builders.base import Built, Sources, build_dataset
 from refbench.errors import PredictionError
@@ -25,7 +25,7 @@ from refbench.scorer import explain, score
 
 @pytest.fixture
 def predictions(home: Path, tmp_path: Path) -> Path:
-    cases: list[Case] = with_names(corners() + drawn_at_random(120, 6))
+    cases: list[Case] = with_names(corners() + random_cases(120, 6))
     samples = [as_sample(case, k) for k, case in enumerate(cases)]
     build_dataset("cases", lambda *_: Built("cases", 1, {"val": samples}, [], [], ""), Sources(), silent)
     lines = [
@@ -38,7 +38,8 @@ def predictions(home: Path, tmp_path: Path) -> Path:
 
 
 RULES = (
-    "refbench lavt-480 cris vlt lisa glamm-3 psalm xdecoder mllmseg-res gres gsva-gres samtok-bench davis-jf".split()
+    "refbench lavt-480 cris vlt lisa glamm-3 psalm xdecoder mllmseg-res gres gsva-gres samtok-bench davis-jf "
+    "polyformer-512 seqtr x-sam deris-gres grec".split()
 )
 
 

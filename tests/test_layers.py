@@ -23,7 +23,7 @@ ROWS = {
     "catalogue": 3, "huggingface": 3, "overlays": 3, "pretrained": 3,
     "builders": 4, "adapters": 4, "protocols": 4, "statistics": 4, "analysis": 4,
     "curation": 4, "execution": 5, "detections": 5,
-    "runner": 5, "scorer": 5, "contract": 5, "results": 5,
+    "runner": 5, "counting": 5, "scorer": 5, "contract": 5, "results": 5,
     "diagnosis": 5, "comparison": 5, "regression": 5, "leaderboard": 5, "report": 5, "demo": 5,
     "integrity": 5, "leakage": 5, "exporter": 5, "curator": 5, "calibration": 5,
     "revision": 5, "curated_export": 5, "annotation_tools": 5,

@@ -22,13 +22,13 @@ from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, image_size
 from refbench.mask import Mask
 from refbench.progress import Progress
-from refbench.records import AnnotatedObject, Sample
+from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
 from refbench.storage import path_sha256
 
 VERSION = 1
 LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"
 SPLITS = ("train", "val", "test")
-IGNORED, NOT_DRAWN = "ignore", "flag"
+NOT_DRAWN = "flag"
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
@@ -91,13 +91,14 @@ def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tup
         label, polygon = _shape(shape, k)
         if polygon is None:
             continue
-        ignored = IGNORED in label.lower()
+        ignored = IGNORED_CATEGORY in label.lower()
         mask = Mask.from_polygons([polygon], height, width)
-        category = IGNORED if ignored else ""
+        category = IGNORED_CATEGORY if ignored else ""
         found = AnnotatedObject(f"{image_id}-{k}", image_id, category, ignored, mask, (tuple(polygon),), mask.box_xywh)
         drawn.append((mask.area, found))
-    # numpy's default sort, backwards, as LISA sorts: it decides between shapes of one size.
-    order = np.argsort([area for area, _ in drawn])[::-1].tolist() if drawn else []
+    # Backwards, as LISA sorts; of shapes of one size the later comes first. numpy's default sort, which LISA uses, is
+    # stable for up to 16 shapes, and on processors with AVX-512 it is not.
+    order = np.argsort([area for area, _ in drawn], kind="stable")[::-1].tolist() if drawn else []
     target = np.zeros((height, width), bool)
     for k in order:
         found = drawn[k][1]
@@ -105,7 +106,7 @@ def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tup
     mask = Mask.from_array(target)
     meant = [found for _, found in drawn if not found.crowd]
     kind = "sentence" if content.get("is_sentence") else "phrase"
-    tags = (kind, "ignore-region") if len(meant) < len(drawn) else (kind,)
+    tags = (kind, IGNORED_TAG) if len(meant) < len(drawn) else (kind,)
     samples = [
         Sample(
             sample_id=f"{dataset}/{split}/{name}/{k}",

@@ -12,7 +12,7 @@ from refbench.builders.coco import CocoInstances, is_id, is_text
 from refbench.errors import DatasetError, MaskError
 from refbench.mask import Mask
 from refbench.progress import Progress
-from refbench.records import AnnotatedObject, Sample
+from refbench.records import WHOLE_NUMBERS_TAG, AnnotatedObject, Sample
 
 NO_OBJECTS: tuple[list[int], ...] = ([], [-1])
 # RIS-DMMI `refer/refer.py` gives such a ref an empty mask whatever its ann_id.
@@ -221,6 +221,7 @@ class RefReader:
             else:
                 self.crowds_only += 1
                 tags = ("crowd-only",)
+        tags += self._whole_numbers(objects)
         if len(objects) == 1:
             only = objects[0]
             return _Target(only.mask, (only,), only.category, only.polygons, only.box_xywh, tags)
@@ -228,6 +229,15 @@ class RefReader:
         names = {o.category for o in objects}
         polygons = tuple(p for o in objects for p in o.polygons)
         return _Target(mask, tuple(objects), names.pop() if len(names) == 1 else "", polygons, mask.box_xywh, tags)
+
+    def _whole_numbers(self, objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
+        """A tag where the file gives polygons in whole numbers, whose corners ReLA truncates when it scales."""
+        written = [self.coco.annotations[int(o.ann_id)][1]["segmentation"] if o.polygons else () for o in objects]
+        places = [k for k, p in enumerate(p for one in written for p in one) if all(map(is_id, p))]
+        if not places:
+            return ()
+        whole = len(places) == sum(map(len, written))
+        return (WHOLE_NUMBERS_TAG if whole else "-".join([WHOLE_NUMBERS_TAG, *map(str, places)]),)
 
 
 def built_from_refs(

@@ -18,7 +18,8 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.protocols.targets import ORIGINAL, UNION
+from refbench.protocols.canvases import ORIGINAL, Canvas
+from refbench.protocols.targets import UNION
 from refbench.records import Estimate, Summary
 from refbench.scores import Measure, ScoreTable
 from refbench.statistics.bootstrap import PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
@@ -28,20 +29,27 @@ BoolArray = NDArray[np.bool_]
 Terms = tuple[FloatArray, FloatArray]
 
 MASK, BOUNDARY = "mask", "boundary"
+REASONSEG = "reasonseg"
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a protocol judges: counts under one drawing of the targets, and what each sample asks about.
 
-    `objects` names what each sample means (its annotation ids as one text) and `refs` the ref it belongs to; both may
-    be left out where a protocol takes every sample.
+    `dataset` is the name of the dataset. `objects` names what each sample means (its annotation ids as one text),
+    `refs` the ref it belongs to, `expressions` its words, and `several` tells whether it means one object of several
+    polygons; all may be left out where a protocol does not look at them. `ignored` is the number of samples with pixels
+    that the dataset says to ignore.
     """
 
     scores: ScoreTable
     refs: Sequence[str] = ()
     objects: Sequence[str] = ()
     measured: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    dataset: str = ""
+    expressions: Sequence[str] = ()
+    several: BoolArray | None = None
+    ignored: int = 0
 
     def counts(self, which: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Intersection and union of the masks, of their boundary bands, or of a measure."""
@@ -86,6 +94,52 @@ class FirstOfObject:
                 seen.add(thing)
                 chosen[row] = True
         return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOfRef:
+    """Loaders with one record a ref put all its sentences into one prompt; the first stands for it."""
+
+    words: str = "one record a ref, answered here by its first sentence"
+
+    def choose(self, evidence: Evidence) -> BoolArray:
+        return _firsts(evidence.refs)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPhrasing:
+    """Each sentence counts once; of ReasonSeg the first phrasing of each image."""
+
+    words: str = "every sentence; of ReasonSeg the first phrasing of each image"
+
+    def choose(self, evidence: Evidence) -> BoolArray:
+        if evidence.dataset != REASONSEG:
+            return np.ones(len(evidence.scores), bool)
+        return _firsts(evidence.scores.image_id)
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctOfObject:
+    """Sentences of an annotation that are the same in lower case count once; of two refs on one, the last one's."""
+
+    words: str = "each annotation's sentences, once each in lower case, of two refs on one the last"
+
+    def choose(self, evidence: Evidence) -> BoolArray:
+        last_ref: dict[str, str] = dict(zip(evidence.objects, evidence.refs, strict=True))
+        rows = zip(evidence.objects, evidence.refs, evidence.expressions, strict=True)
+        keys = [(thing, text.lower()) if last_ref[thing] == ref else None for thing, ref, text in rows]
+        asked: BoolArray = np.array([key is not None for key in keys], dtype=np.bool_)
+        return _firsts(keys) & asked
+
+
+def _firsts(values: Iterable[Any]) -> BoolArray:
+    """Where each value appears for the first time."""
+    seen: set[Any] = set()
+    first = []
+    for value in values:
+        first.append(value not in seen)
+        seen.add(value)
+    return np.array(first, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +216,7 @@ class BothEmpty(Interface):
     @property
     def words(self) -> str: ...
 
-    def judge(self, scores: ScoreTable, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement: ...
+    def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +229,8 @@ class Worth:
     def words(self) -> str:
         return f"{self.value:g}"
 
-    def judge(self, scores: ScoreTable, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
-        values = np.where(scores.failed, 0.0, self.value)
+    def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
+        values = np.where(evidence.scores.failed, 0.0, self.value)
         return Judgement(intersection, union, union == 0, values)
 
 
@@ -265,17 +319,22 @@ class Cumulative:
 
 @dataclass(frozen=True, slots=True)
 class MeanOfImages:
-    """The mean over images of the mean over each image's samples."""
+    """The mean over images of the mean over each image's samples; `epsilon` stands beside the number of images."""
 
+    epsilon: float = 0.0
     counts: str = MASK
     over: Over = everyone
-    words: str = "mean over images of means"
+
+    @property
+    def words(self) -> str:
+        return f"mean over images of means{_beside(self.epsilon)}"
 
     def terms(self, judged: Judged) -> Terms:
         codes, images = image_codes(judged.evidence.scores.image_id)
         here = judged.counted.astype(np.float64)
-        share: FloatArray = here / np.maximum(np.bincount(codes, here, images), 1.0)[codes]
-        return judged.values * share, share
+        of_image = np.bincount(codes, here, images)
+        share: FloatArray = here / np.maximum(of_image, 1.0)[codes]
+        return judged.values * share, share * (1 + self.epsilon / max(int(np.count_nonzero(of_image)), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +398,9 @@ class Protocol:
     prints, and `headline` is the one that its tables quote. `when_empty` is the value, 0..1, of a ratio whose
     denominator is zero. `sources` tells for a choice which file makes it, where that is not `source`. `caveats` are
     what the original saw and a stored mask cannot give. `datasets`, if any, are the only ones that it is about, and
-    of them the splits whose names end as `splits`; `signed` metrics lie in -100..100.
+    of them the splits whose names end as `splits`; `signed` metrics lie in -100..100. With `leaves_out_ignored`, pixels
+    that a dataset says to ignore belong to neither mask; else they count as background. `same_as` names the protocol
+    whose rule this one is, under the names of another paper.
     """
 
     name: str
@@ -350,7 +411,7 @@ class Protocol:
     units: Units = Every()
     text: str = "sent"
     target: str = UNION
-    canvas: str = ORIGINAL
+    canvas: Canvas = ORIGINAL
     binarisation: str = "not stated"
     resampling: str = "not stated"
     sample_iou: SampleIou = SampleIou()
@@ -362,6 +423,8 @@ class Protocol:
     datasets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     signed: tuple[str, ...] = ()
+    leaves_out_ignored: bool = False
+    same_as: str = ""
 
     @property
     def choices(self) -> Choices:
@@ -372,8 +435,8 @@ class Protocol:
         return Choices(
             units=self.units.words,
             text=self.text,
-            target=self.target,
-            canvas=self.canvas,
+            target=self.target + ("; pixels to ignore are left out" if self.leaves_out_ignored else ""),
+            canvas=self.canvas.words,
             binarisation=self.binarisation,
             resampling=self.resampling,
             sample_iou=self.sample_iou.words,
@@ -392,7 +455,7 @@ class Protocol:
         """Numerators and denominators of a metric, float64 (N,), zero for samples that it does not count."""
         scores = evidence.scores
         intersection, union = evidence.counts(metric.counts)
-        judgement = self.both_empty.judge(scores, intersection, union)
+        judgement = self.both_empty.judge(evidence, intersection, union)
         values = np.where(
             judgement.decided, judgement.value, self.sample_iou.of(judgement.intersection, judgement.union)
         )
@@ -437,7 +500,16 @@ DRAWS_SHOWN = 100
 
 
 def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
-    """What can be said only when the number is known: how far a random choice of samples moves it."""
+    """What can be said only when the number is known: pixels to ignore, and how far a random choice moves it."""
+    notes = []
+    if evidence.ignored and not protocol.leaves_out_ignored:
+        notes.append(
+            f"{evidence.ignored} samples have pixels that the dataset says to ignore; here they count as background"
+        )
+    return (*notes, *_spread_of_draws(protocol, evidence))
+
+
+def _spread_of_draws(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
     units = protocol.units
     if not isinstance(units, RandomOfImage) or not len(evidence.scores):
         return ()

@@ -49,6 +49,7 @@ def boundary_iou(*ratios: float) -> Protocol:
             for text in names.values()
             for kind, metric in (("boundary_iou", Mean), ("cumulative_boundary_iou", Cumulative))
         },
+        leaves_out_ignored=True,
         headline=f"boundary_iou({next(iter(names.values()))})",
         measures=tuple(_band(ratio, f"boundary-{text}") for ratio, text in names.items()),
         caveats=(NO_OUTLINE, "the original prints AP by it (boundary-ap), no mean; the names are ours"),
@@ -73,6 +74,7 @@ BIOU_HQSAM = Protocol(
     resampling="bilinear",
     both_empty=Worth(float("nan")),
     metrics={"val_iou_0": Mean(), "val_boundary_iou_0": Mean(counts=BOUNDARY)},
+    leaves_out_ignored=True,
     headline="val_boundary_iou_0",
     when_empty=0.0,
     caveats=(
@@ -138,6 +140,7 @@ DAVIS_F = Protocol(
     source=_DAVIS,
     text="none: the original follows objects through videos",
     metrics=_F_METRICS,
+    leaves_out_ignored=True,
     headline="F-Mean",
     measures=(OUTLINES,),
     caveats=_DAVIS_CAVEATS,
@@ -154,6 +157,7 @@ DAVIS_JF = Protocol(
         "J-Recall": Own("share of sentences with IoU > 0.5", _j_recall),
         **_F_METRICS,
     },
+    leaves_out_ignored=True,
     headline="J&F-Mean",
     measures=(OUTLINES,),
     caveats=_DAVIS_CAVEATS,
@@ -201,6 +205,7 @@ def trimap(k: float = 5) -> Protocol:
             "trimap_mean_iou": Own("mean over sentences that have an outline", mean, counts=measure.name),
             "trimap_cumulative_iou": Cumulative(counts=measure.name),
         },
+        leaves_out_ignored=True,
         headline="trimap_mean_iou",
         measures=(measure,),
         caveats=(

@@ -1,4 +1,4 @@
-"""Rules that draw a box around a mask: Acc@0.5 of REC, and the summary of benchmark-samtok."""
+"""Rules that draw a box around a mask: Acc@0.5 of REC, the F1 of GREC, and the summary of benchmark-samtok."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from refbench.kernels import COLUMNS
 from refbench.mask import count_codes
 from refbench.protocols.base import Cumulative, FloatArray, Judged, Mean, Own, Protocol, Terms, Worth
-from refbench.protocols.referring import STORED_MASK
+from refbench.protocols.caveats import STORED_MASK
 from refbench.scores import Batch, Measure
 
 SIDES = ("left", "top", "right", "bottom")
@@ -52,13 +52,21 @@ def _overlap(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _rec(judged: Judged) -> Terms:
-    found = _box(judged, "prediction")
+    found = _box(judged, "prediction").astype(np.float32)
     empty = judged.evidence.scores.prediction_area == 0
-    # The original's box ends at the last pixel, not after it, and its boxes of the truth are float16.
+    # The original's box ends at the last pixel, not after it.
     found[2:] -= 1
-    given = _box(judged, "annotated").astype(np.float16).astype(np.float64)
-    both, either = _overlap(found, given)
-    right = ~empty & (either > 0) & (both > 0.5 * either)
+    # Its left, top, width and height of the truth are float16; their sums, and all that follows, are float32.
+    annotated = _box(judged, "annotated")
+    corner = annotated[:2].astype(np.float16).astype(np.float32)
+    given = np.concatenate([corner, corner + (annotated[2:] - annotated[:2]).astype(np.float16).astype(np.float32)])
+    low, high = np.maximum(found[:2], given[:2]), np.minimum(found[2:], given[2:])
+    apart = (high <= low).any(axis=0)
+    sides, sides_found, sides_given = (b - a for a, b in ((low, high), (found[:2], found[2:]), (given[:2], given[2:])))
+    both = sides[0] * sides[1]
+    either = sides_found[0] * sides_found[1] + sides_given[0] * sides_given[1] - both
+    share = np.where(apart | (either <= 0), np.float32(0), both / np.where(either > 0, either, np.float32(1)))
+    right = ~empty & (share > np.float32(0.5))
     return right.astype(np.float64), np.ones(len(right))
 
 
@@ -76,8 +84,8 @@ REC_ACC = Protocol(
     caveats=(
         STORED_MASK,
         "the box is drawn around the mask; models that answer with a box of their own are scored by that elsewhere",
-        "the original's box ends at the mask's last pixel, a pixel short of COCO's, and the true box is rounded to "
-        "float16",
+        "the original's box ends at the mask's last pixel, a pixel short of COCO's, and left, top, width and height of "
+        "the true box are rounded to float16",
     ),
 )
 
@@ -96,13 +104,30 @@ def _giou_of(found: FloatArray, meant: FloatArray) -> FloatArray:
     return _iou_of(found, meant) - loss
 
 
+def _arctan(ratio: FloatArray) -> FloatArray:
+    """The arc tangent of numbers from 0 on, to 2e-16, by operations that every processor rounds alike.
+
+    numpy's own differs in its last bit with the instructions of the processor, and metrics are stored.
+    """
+    above = ratio > 1
+    x = np.where(above, 1 / np.where(above, ratio, 1), ratio)
+    # Halved twice, an angle of at most 45 degrees has a tangent below 0.2, where the series is short.
+    for _ in range(2):
+        x = x / (1 + np.sqrt(1 + x * x))
+    square, series = x * x, np.zeros_like(x)
+    for k in range(11, -1, -1):
+        series = (-1) ** k / (2 * k + 1) + square * series
+    angle: FloatArray = 4 * x * series
+    return np.where(above, math.pi / 2 - angle, angle)
+
+
 def _ciou_of(found: FloatArray, meant: FloatArray) -> FloatArray:
     """Complete IoU of boxes (Zheng et al., 2020), with the constants of the original."""
     iou, epsilon = _iou_of(found, meant), 1e-9
     apart = (((found[:2] + found[2:]) - (meant[:2] + meant[2:])) / 2) ** 2
     hull = (np.maximum(found[2:], meant[2:]) - np.minimum(found[:2], meant[:2])) ** 2
     sides_found, sides_meant = (np.clip(box[2:] - box[:2], 0, None) for box in (found, meant))
-    angles = [np.arctan2(w, h + epsilon) for w, h in (sides_meant, sides_found)]
+    angles = [_arctan(w / (h + epsilon)) for w, h in (sides_meant, sides_found)]
     shape = 4 / math.pi**2 * (angles[0] - angles[1]) ** 2
     weight = np.where(shape > 0, shape / (1 - iou + shape + epsilon), 0.0)
     ciou: FloatArray = iou - apart.sum(axis=0) / (hull.sum(axis=0) + epsilon) - weight * shape
@@ -206,4 +231,119 @@ SAMTOK_BENCH = Protocol(
         "gIoU is the generalised IoU of boxes, the cIoU of a single sample the complete IoU of boxes; n_acc counts "
         "masks and is not the N_acc of gres",
     ),
+)
+
+
+GREC_SCORE, GREC_OVERLAP = 0.7, 0.5
+
+
+def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int64]]]:
+    """For each sample: the boxes that its answer gives, those that are meant, and how many of them match."""
+
+    def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
+        whole = _boxes_of(batch.predictions, batch.heights, batch.widths).astype(np.float32)
+        columns = np.zeros((len(whole), 3), np.int64)
+        for k, meant in enumerate(batch.boxes_of_objects):
+            if batch.instances[k]:
+                codes = [c for c, s in zip(batch.instances[k], batch.scores[k], strict=True) if s >= GREC_SCORE]
+                n = np.full(len(codes), 1, np.int64)
+                found = _boxes_of(codes, n * batch.heights[k], n * batch.widths[k]).astype(np.float32)
+            else:
+                found = whole[k : k + 1]
+            found = found[(found[:, 2:] > found[:, :2]).all(axis=1)]
+            given = np.concatenate([meant[:, :2], meant[:, :2] + meant[:, 2:]], axis=1).astype(np.float32)
+            columns[k] = len(found), len(given), _greedy(_overlaps(found, given, generalised))
+        return dict(zip(("found", "meant", "matched"), columns.T, strict=True))
+
+    return count
+
+
+def _overlaps(found: NDArray[np.float32], given: NDArray[np.float32], generalised: bool) -> NDArray[np.float32]:
+    """IoU of every box with every other, (N, M), or the generalised one; in float32, as the original."""
+    a, b = found[:, None], given[None]
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    both = sides[..., 0] * sides[..., 1]
+    areas = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b)]
+    either = areas[0] + areas[1] - both
+    iou: NDArray[np.float32] = both / np.where(either > 0, either, np.float32(1))
+    if not generalised:
+        return iou
+    hull_sides = np.clip(np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2]), 0, None)
+    hull = hull_sides[..., 0] * hull_sides[..., 1]
+    giou: NDArray[np.float32] = iou - (hull - either) / np.where(hull > 0, hull, np.float32(1))
+    return giou
+
+
+def _greedy(overlaps: NDArray[np.float32]) -> int:
+    """How many boxes find one each, the best pair first, with at least GREC_OVERLAP."""
+    left, matched = overlaps.copy(), 0
+    for _ in range(min(overlaps.shape)):
+        best = int(left.argmax())
+        if left.flat[best] < GREC_OVERLAP:
+            break
+        matched += 1
+        row, column = divmod(best, left.shape[1])
+        left[row], left[:, column] = 0, 0
+    return matched
+
+
+def _grec(name: str, generalised: bool, source: str, caveats: tuple[str, ...]) -> Protocol:
+    overlap = "generalised IoU" if generalised else "IoU"
+    measure = Measure(name, ("found", "meant", "matched"), _matched(generalised), needs_boxes=True)
+
+    def column(judged: Judged, which: str) -> NDArray[np.int64]:
+        values: NDArray[np.int64] = judged.evidence.measured[f"{measure.name}.{which}"]
+        return values
+
+    def correct(judged: Judged) -> Terms:
+        scores = judged.evidence.scores
+        found, meant, matched = (column(judged, c) for c in measure.columns)
+        # An F1 of 1: every box that is meant is found, and nothing else.
+        whole = (found == meant) & (matched == meant)
+        right = np.where(scores.no_target, found == 0, whole & (meant > 0)) & ~scores.failed
+        return right.astype(np.float64), np.ones(len(right))
+
+    def target_accuracy(judged: Judged) -> Terms:
+        here = ~judged.evidence.scores.no_target
+        return (here & (column(judged, "found") > 0)).astype(np.float64), here.astype(np.float64)
+
+    def no_target_accuracy(judged: Judged) -> Terms:
+        scores = judged.evidence.scores
+        right = scores.no_target & (column(judged, "found") == 0) & ~scores.failed
+        return right.astype(np.float64), scores.no_target.astype(np.float64)
+
+    return Protocol(
+        name=name,
+        summary=f"share of sentences whose boxes have an F1 of 1 at {overlap} >= 0.5; no-target is no box",
+        source=source,
+        text="the expression, lower case",
+        binarisation="boxes that score at least 0.7",
+        resampling="none",
+        metrics={
+            "F1_score": Own(f"share of sentences with an F1 of 1 at {overlap} >= 0.5", correct),
+            "T_acc": Own("share of targets with a box", target_accuracy),
+            "N_acc": Own("share of no-targets without a box", no_target_accuracy),
+        },
+        headline="F1_score",
+        when_empty=0.0,
+        measures=(measure,),
+        caveats=(
+            "boxes are drawn around the masks of `instances` that score at least 0.7, or around the mask of an answer "
+            "without instances",
+            *caveats,
+        ),
+    )
+
+
+GREC = _grec(
+    "grec",
+    True,
+    "henghuiding/gRefCOCO mdetr/datasets/refexp.py:RefExpEvaluator (41a8f00)",
+    ("the paper defines Pr@(F1=1, IoU>=0.5) by the IoU, which is grec-iou; its code takes the generalised IoU",),
+)
+GREC_IOU = _grec(
+    "grec-iou",
+    False,
+    "He et al., GREC: Generalized Referring Expression Comprehension, arXiv 2308.16182, section 4",
+    ("no code prints it: the authors' takes the generalised IoU, which is grec",),
 )

@@ -2,8 +2,9 @@
 
 Every expression counts once, on its image's original pixels, against the union of the target's polygons. An
 expression without a target is answered rightly by an empty mask (IoU 1) and wrongly by any pixel (IoU 0). A
-failed sample has IoU 0, also when it has no target: a crash must not be worth a point. Thresholds are met
-by equality (`>=`). The `no_target` flag of a prediction is stored, but masks alone count here.
+failed sample has IoU 0, also when it has no target: a crash must not be worth a point. Pixels that a dataset
+says to ignore (ReasonSeg) are neither right nor wrong. Thresholds are met by equality (`>=`). The `no_target`
+flag of a prediction is stored, but masks alone count here.
 """
 
 from __future__ import annotations
@@ -47,4 +48,5 @@ REFBENCH = Protocol(
         "cumulative_boundary_iou": Cumulative(counts=BOUNDARY),
     },
     headline="cumulative_iou",
+    leaves_out_ignored=True,
 )

@@ -17,6 +17,8 @@ from refbench.protocols.base import MASK, Evidence, Metric, Precision, Protocol,
 
 # In the order of a scorer's work; the metric, which is the last, is no field of a protocol.
 REPLAYED = ("units", "target", "canvas", "sample_iou", "both_empty")
+# Fields of a protocol that are part of a choice.
+GOES_WITH = {"target": ("leaves_out_ignored",), "both_empty": ("when_empty",)}
 NOT_REPLAYED = ("text", "binarisation", "resampling")
 # Figures are rounded to this before they are subtracted, so that differences add up to the last digit shown.
 DECIMALS = Decimal("0.000001")
@@ -65,10 +67,10 @@ def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
     current = first
     out = [("", first)]
     for choice in REPLAYED:
-        if getattr(first, choice) != getattr(second, choice):
-            current = dataclasses.replace(current, **{choice: getattr(second, choice)})
-            if choice == "both_empty":
-                current = dataclasses.replace(current, when_empty=second.when_empty)
+        fields = (choice, *GOES_WITH.get(choice, ()))
+        # What goes with a choice is no reason to walk: `when_empty` alone is told with the metric.
+        if any(getattr(first, f) != getattr(second, f) for f in fields if f != "when_empty"):
+            current = dataclasses.replace(current, **{f: getattr(second, f) for f in fields})
             out.append((choice, current))
     return out
 
@@ -94,6 +96,9 @@ def walk(
     steps = []
     for choice, version in versions[1:]:
         value = _rounded(value_of(version, metric, evidence(version)))
+        if value == before and getattr(first, choice) == getattr(second, choice):
+            # Only what goes with the choice differs, and it makes no difference here: no pixels are to be ignored.
+            continue
         steps.append(Step(choice, _words(first, choice), _words(second, choice), value, value - before))
         before = value
     if metric != other or first.when_empty != second.when_empty:

@@ -11,6 +11,7 @@ from refbench.errors import PredictionError
 from refbench.protocols.base import (
     BoolArray,
     Cumulative,
+    Evidence,
     Judged,
     Judgement,
     Mean,
@@ -21,10 +22,15 @@ from refbench.protocols.base import (
     Terms,
     with_target,
 )
-from refbench.protocols.referring import RESIZED, STORED_MASK
-from refbench.protocols.targets import CANVAS_480, SCALED
+from refbench.protocols.canvases import SQUARE_480
+from refbench.protocols.caveats import RESIZED, STORED_MASK
+from refbench.protocols.targets import SCALED
 from refbench.scores import ScoreTable
 
+WHOLE_NUMBERS = (
+    "polygons that the annotation file gives in whole numbers lose their fractions when the original scales them; "
+    "followed where the split says which ones (tag integer-polygons)"
+)
 EMPTY_IS_FLAG = "a prediction without a flag of its own counts as flagged if its mask is empty"
 WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build grefcoco with its default"
 
@@ -52,8 +58,8 @@ class ByFlag:
             return scores.predicted_no_target
         return (scores.prediction_area < self.pixels) & ~scores.failed
 
-    def judge(self, scores: ScoreTable, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
-        said, nothing = self.said(scores), self.nothing(scores)
+    def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
+        said, nothing = self.said(evidence.scores), self.nothing(evidence.scores)
         spared = nothing & said
         credited = ~nothing & ~said & (union > 0)
         return Judgement(
@@ -63,9 +69,19 @@ class ByFlag:
 
 @dataclass(frozen=True, slots=True)
 class ByRejection:
-    """GSVA and MLLMSeg: a token decides where nothing is meant; a rejected target keeps the credit of its mask."""
+    """GSVA and MLLMSeg: a token decides where nothing is meant; a rejected target keeps the credit of its mask.
 
-    words: str = "by the [REJ] token"
+    What is answered where there is no target adds to the cumulative union on the datasets of `missed_count_on`; on all
+    of them for None.
+    """
+
+    missed_count_on: tuple[str, ...] | None = None
+
+    @property
+    def words(self) -> str:
+        if self.missed_count_on is None:
+            return "by the [REJ] token"
+        return f"by the [REJ] token; a missed no-target adds its union on {', '.join(self.missed_count_on)} alone"
 
     def nothing(self, scores: ScoreTable) -> BoolArray:
         """Where the target has no pixel."""
@@ -76,10 +92,12 @@ class ByRejection:
         """Which predictions say that nothing is meant."""
         return scores.predicted_no_target
 
-    def judge(self, scores: ScoreTable, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
-        nothing = self.nothing(scores)
-        spared = nothing & scores.predicted_no_target
-        return Judgement(intersection, np.where(spared, 0, union), nothing, spared.astype(np.float64))
+    def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
+        nothing = self.nothing(evidence.scores)
+        spared = nothing & evidence.scores.predicted_no_target
+        missed_count = self.missed_count_on is None or evidence.dataset in self.missed_count_on
+        uncounted = spared if missed_count else nothing
+        return Judgement(intersection, np.where(uncounted, 0, union), nothing, spared.astype(np.float64))
 
 
 def _flags(judged: Judged) -> tuple[BoolArray, BoolArray]:
@@ -117,7 +135,14 @@ def _legacy(beside_said: bool) -> Own:
     return Own(f"TP / (TP + {'FP' if beside_said else 'FN'} + 1)", terms)
 
 
-GRES_T_ACC = Own("share of targets not flagged, 0 if all have one", _gres_target_accuracy)
+def _flagged_where_nothing(judged: Judged) -> Terms:
+    """As `_no_target_accuracy`, but by the annotation and the prediction's own flag, whatever the rule of the union."""
+    scores = judged.evidence.scores
+    return (scores.no_target & scores.predicted_no_target).astype(np.float64), scores.no_target.astype(np.float64)
+
+
+T_ACC_IF_ANY = Own("share of targets not flagged, 0 if all have one", _gres_target_accuracy)
+FLAGGED_EMPTY = Own("share of no-targets flagged", _flagged_where_nothing)
 T_ACC = Own("share of targets not flagged", _target_accuracy)
 N_ACC = Own("share of no-targets flagged", _no_target_accuracy)
 
@@ -129,14 +154,14 @@ def _gres(name: str, summary: str, source: str, pixels: int | None, caveats: tup
         source=source,
         text="raw, 20 tokens",
         target=SCALED,
-        canvas=CANVAS_480,
+        canvas=SQUARE_480,
         binarisation="argmax of two channels",
         resampling="none",
         both_empty=ByFlag(pixels),
         metrics={
             "gIoU": Mean(),
             "cIoU": Cumulative(),
-            "T_acc": _legacy(beside_said=True) if legacy else GRES_T_ACC,
+            "T_acc": _legacy(beside_said=True) if legacy else T_ACC_IF_ANY,
             "N_acc": _legacy(beside_said=False) if legacy else N_ACC,
             **{f"Pr@{t}": Precision(t, over=with_target) for t in (0.7, 0.8, 0.9)},
         },
@@ -152,7 +177,7 @@ GRES = _gres(
     summary="generalised: the flag for no target decides, whatever the mask holds; ReLA's canvas",
     source=f"{RELA} (3ca9551)",
     pixels=None,
-    caveats=(RESIZED, EMPTY_IS_FLAG, WITHOUT_CROWDS),
+    caveats=(RESIZED, EMPTY_IS_FLAG, WITHOUT_CROWDS, WHOLE_NUMBERS),
     legacy=False,
 )
 GRES_LEGACY_TACC = _gres(
@@ -160,7 +185,7 @@ GRES_LEGACY_TACC = _gres(
     summary="gres before August 2023: T_acc was TP / (TP + FP + 1), N_acc TP / (TP + FN + 1)",
     source=f"{RELA}, branch original, changed by commit 884ef17",
     pixels=None,
-    caveats=(RESIZED, EMPTY_IS_FLAG, WITHOUT_CROWDS),
+    caveats=(RESIZED, EMPTY_IS_FLAG, WITHOUT_CROWDS, WHOLE_NUMBERS),
     legacy=True,
 )
 
@@ -178,27 +203,51 @@ def gres_mask_empty(k: float = 50) -> Protocol:
         summary="gres for models without a flag: fewer than k pixels on the canvas say that nothing is meant",
         source="Liu et al., GRES, CVPR 2023 (the rule is in no code that was read)",
         pixels=int(k),
-        caveats=(RESIZED, WITHOUT_CROWDS),
+        caveats=(RESIZED, WITHOUT_CROWDS, WHOLE_NUMBERS),
         legacy=False,
     )
 
 
-GSVA_GRES = Protocol(
-    name="gsva-gres",
-    summary="generalised: a flag for no target; a rejected target keeps the credit of its mask",
-    source="LeapLabTHU/GSVA solver.py:eval_gres (618dc79), jcwang0602/MLLMSeg mllmseg/test_mllmseg_gres.py (a8fceda)",
-    sources=dict.fromkeys(("text", "target"), "LeapLabTHU/GSVA data/dataset.py:ValDataset (618dc79)"),
-    binarisation="logit >= 0",
-    resampling="bilinear",
-    sample_iou=SampleIou(under=1e-8),
-    both_empty=ByRejection(),
-    metrics={"giou": Mean(), "ciou": Cumulative(), "N_acc": N_ACC, "T_acc": T_ACC},
-    headline="giou",
-    when_empty=0.0,
-    caveats=(
-        STORED_MASK,
-        "a prediction without a flag of its own counts as rejected if its mask is empty; the original reads the [REJ] "
-        "token with the true answer in context",
-        "crowd annotations belong to the original's targets: build grefcoco with -o crowd=use",
-    ),
+def _by_rejection(
+    name: str, source: str, loader: str, mean: str, cumulative: str, rule: ByRejection, binarisation: str
+) -> Protocol:
+    return Protocol(
+        name=name,
+        summary="generalised: a flag for no target; a rejected target keeps the credit of its mask",
+        source=source,
+        sources=dict.fromkeys(("text", "target"), loader),
+        leaves_out_ignored=True,
+        binarisation=binarisation,
+        resampling="bilinear",
+        sample_iou=SampleIou(under=1e-8),
+        both_empty=rule,
+        metrics={mean: Mean(1e-5), cumulative: Cumulative(1e-10), "N_acc": N_ACC, "T_acc": T_ACC},
+        headline=mean,
+        when_empty=0.0,
+        caveats=(
+            STORED_MASK,
+            "a prediction without a flag of its own counts as rejected if its mask is empty; the original reads the "
+            "[REJ] token with the true answer in context",
+            "crowd annotations belong to the original's targets: build grefcoco with -o crowd=use",
+        ),
+    )
+
+
+GSVA_GRES = _by_rejection(
+    "gsva-gres",
+    "LeapLabTHU/GSVA solver.py:eval_gres (618dc79)",
+    "LeapLabTHU/GSVA data/dataset.py:ValDataset (618dc79)",
+    "giou",
+    "ciou",
+    ByRejection(missed_count_on=("grefcoco",)),
+    "logit >= 0",
+)
+MLLMSEG_GRES = _by_rejection(
+    "mllmseg-gres",
+    "jcwang0602/MLLMSeg mllmseg/test_mllmseg_gres.py (a8fceda)",
+    "jcwang0602/MLLMSeg mllmseg/dataset_vg.py:ValDataset (a8fceda)",
+    "g_iou",
+    "c_iou",
+    ByRejection(),
+    "sigmoid >= 0.5",
 )

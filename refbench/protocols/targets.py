@@ -4,82 +4,101 @@
 two of them has the value 2. What a loader makes of that value is a choice of its own:
 
 * `union`: foreground. The stored mask.
-* `hole`: background. LAVT, MagNet and DMMI keep `== 1`; LISA, GLaMM and EVF-SAM drop it in `histc(min=0, max=1)`.
-* `rle-corrupt`: Sa2VA hands the array to `pycocotools.mask.encode`, which only looks for changes of value, so that
-  every step between 1 and 2 flips foreground and background down the column.
+* `hole`: background. LAVT, MagNet and CARIS keep `== 1`; LISA and EVF-SAM drop it in `histc(min=0, max=1)`.
+* `or-hole`: as `hole`; the values of several objects are combined bit by bit first. GLaMM.
+* `rle-corrupt`: Sa2VA hands the array, combined in the same way, to `pycocotools.mask.encode`, which only looks for
+  changes of value, so that every step between 1, 2 and 3 flips foreground and background down the column.
 
 Others do not use pycocotools' rasteriser, or use it elsewhere:
 
 * `opencv`: PSALM cuts corners off at the point and fills with `cv2.fillPoly`, which draws the outline as well.
-* `scaled`: ReLA moves the corners of the polygons to its canvas and rasterises them there, as their union.
+* `scaled`: ReLA moves the corners of the polygons to its canvas and rasterises them there, as their union. A polygon
+  that the file gives in whole numbers is an array of integers there, so its moved corners lose their fractions.
 
-A canvas is the image's own size, or 480 x 480 whatever the image's proportions: there `scaled` is rasterised anew, and
-everything else is resized with Pillow's nearest neighbour, as LAVT, MagNet and DMMI resize.
+On a canvas (`refbench.protocols.canvases`) `scaled` is rasterised anew, and everything else is resized.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refbench.mask import Mask
 from refbench.plugins import load_attribute
+from refbench.protocols.canvases import ORIGINAL, Canvas
 
-UNION, HOLE, RLE_CORRUPT, OPENCV, SCALED = "union", "hole", "rle-corrupt", "opencv", "scaled"
-ORIGINAL, CANVAS_480 = "original size", "480 x 480"
-SIDES_PX = {CANVAS_480: 480}
-# These differ from the union only for an object of several polygons.
-OF_SEVERAL_POLYGONS = (HOLE, RLE_CORRUPT)
+UNION, HOLE, OR_HOLE, RLE_CORRUPT, OPENCV, SCALED = "union", "hole", "or-hole", "rle-corrupt", "opencv", "scaled"
+# These differ from the union only where several polygons are meant: of one object, or of all of them.
+OF_SEVERAL_POLYGONS = (HOLE, OR_HOLE, RLE_CORRUPT)
+# These need to know which polygon belongs to which object.
+BY_OBJECT = (OR_HOLE, RLE_CORRUPT)
+
+Polygons = Sequence[Sequence[float]]
 
 
 def drawn(
-    polygons: Sequence[Sequence[float]], one_object: bool, mask: Mask, target: str, canvas: str = ORIGINAL
+    objects: Sequence[Polygons],
+    mask: Mask,
+    target: str,
+    canvas: Canvas = ORIGINAL,
+    whole_numbers: Collection[int] = (),
 ) -> Mask:
     """The target under a rule, on its canvas.
 
     Args:
-        polygons: those of all objects that are meant.
-        one_object: whether they are of a single object; with more than one, each pixel counts once, as no evaluator
-            adds the polygons of several objects up.
+        objects: the polygons of each object that is meant.
         mask: the stored target. It stays as it is (on a canvas: is resized) where the polygons do not tell it: holes,
             crowds, masks that were drawn anew.
+        whole_numbers: which polygons, counted over all objects, the annotation file gives in whole numbers.
     """
-    if canvas == ORIGINAL:
-        return _on_original(polygons, one_object, mask, target)
-    side = SIDES_PX[canvas]
-    if target != SCALED:
-        return resized(_on_original(polygons, one_object, mask, target), side)
-    if not _tell(polygons, mask):
-        return resized(mask, side)
-    scale = np.array([side / mask.width, side / mask.height])
-    return Mask.from_polygons([(np.reshape(p, (-1, 2)) * scale).ravel().tolist() for p in polygons], side, side)
+    if target == SCALED and canvas.side is not None and _tell(objects, mask):
+        return _scaled(objects, mask, canvas.size_of(*mask.size), whole_numbers)
+    return canvas.resized(_on_original(objects, mask, target))
 
 
-def _on_original(polygons: Sequence[Sequence[float]], one_object: bool, mask: Mask, target: str) -> Mask:
-    if target in (UNION, SCALED):
+def _scaled(objects: Sequence[Polygons], mask: Mask, size: tuple[int, int], whole_numbers: Collection[int]) -> Mask:
+    height, width = size
+    scale = np.array([width / mask.width, height / mask.height])
+    moved = []
+    for k, polygon in enumerate(p for polygons in objects for p in polygons):
+        corners = np.reshape(polygon, (-1, 2)) * scale
+        moved.append((np.trunc(corners) if k in whole_numbers else corners).ravel().tolist())
+    return Mask.from_polygons(moved, height, width)
+
+
+def _on_original(objects: Sequence[Polygons], mask: Mask, target: str) -> Mask:
+    if target in (UNION, SCALED) or not _tell(objects, mask):
         return mask
     if target == OPENCV:
-        return _filled_by_opencv(polygons, mask) if _tell(polygons, mask) else mask
-    if not one_object or len(polygons) < 2 or not _tell(polygons, mask):
+        return _filled_by_opencv([p for polygons in objects for p in polygons], mask)
+    if target == HOLE and len(objects) > 1:
+        # These loaders know no targets of several objects.
         return mask
-    parts = coco_mask.frPyObjects([list(p) for p in polygons], *mask.size)
-    layers = coco_mask.decode(parts).sum(axis=2).astype(np.uint8)
-    if layers.max() < 2:
+    layers = [_layers(polygons, mask.size) for polygons in objects if polygons]
+    values: NDArray[np.uint8] = np.bitwise_or.reduce(layers)
+    if values.max() < 2:
         return mask
-    if target == HOLE:
-        return Mask.from_array(layers == 1)
-    return Mask.from_rle(coco_mask.encode(np.asfortranarray(layers)))
+    if target == RLE_CORRUPT:
+        return Mask.from_rle(coco_mask.encode(np.asfortranarray(values)))
+    return Mask.from_array(values == 1)
 
 
-def _tell(polygons: Sequence[Sequence[float]], mask: Mask) -> bool:
+def _layers(polygons: Polygons, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """How many of an object's polygons hold each pixel, uint8 (H, W)."""
+    parts = coco_mask.frPyObjects([list(p) for p in polygons], *size)
+    layers: NDArray[np.uint8] = coco_mask.decode(parts).sum(axis=2).astype(np.uint8)
+    return layers
+
+
+def _tell(objects: Sequence[Polygons], mask: Mask) -> bool:
+    polygons = [p for one in objects for p in one]
     return bool(polygons) and Mask.from_polygons(polygons, *mask.size) == mask
 
 
-def _filled_by_opencv(polygons: Sequence[Sequence[float]], mask: Mask) -> Mask:
+def _filled_by_opencv(polygons: Polygons, mask: Mask) -> Mask:
     fill = load_attribute("cv2:fillPoly")
     outlines = [np.asarray(p).astype(np.int32).reshape(-1, 2) for p in polygons]
     corners = np.concatenate(outlines)
@@ -91,9 +110,3 @@ def _filled_by_opencv(polygons: Sequence[Sequence[float]], mask: Mask) -> Mask:
     for outline in outlines:
         fill(picture, [(outline - low).astype(np.int32)], 1)
     return Mask.from_crop(picture > 0, int(low[1]), int(low[0]), *mask.size)
-
-
-def resized(mask: Mask, side: int) -> Mask:
-    """The mask on a square canvas by Pillow's nearest neighbour, whose ties fall as its own rounding has it."""
-    picture = Image.fromarray(mask.to_array().astype(np.uint8))
-    return Mask.from_array(np.asarray(picture.resize((side, side), Image.Resampling.NEAREST)) > 0)

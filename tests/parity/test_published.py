@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,189 +20,49 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published_cases import (
+    SIZE,
+    Case,
+    areas,
+    as_sample,
+    corners,
+    filled,
+    first_of_ref,
+    hole,
+    random_cases,
+    rectangle,
+    refbench_says,
+    union,
+    with_names,
+)
 from pycocotools import mask as coco_mask
 from scipy.ndimage import maximum_filter, minimum_filter
 from skimage.morphology import disk
 
 from refbench import score
 from refbench.builders.base import Built, Sources, build_dataset
+from refbench.counting import Drawing, count
 from refbench.errors import PredictionError, RefbenchError
 from refbench.interchange import json_line
 from refbench.mask import Mask
 from refbench.plugins import load
 from refbench.progress import silent
 from refbench.protocols.base import Evidence, summarise
-from refbench.protocols.targets import HOLE, ORIGINAL, RLE_CORRUPT, drawn, resized
-from refbench.records import Instance, Prediction, Sample
-from refbench.scorer import Drawing, count
-
-SIZE = (40, 50)
-
-
-@dataclass
-class Case:
-    """A prediction and the polygons of its target (none: nothing is meant), in pixels."""
-
-    image: str
-    polygons: list[list[float]]
-    prediction: np.ndarray
-    flag: bool
-    # Which ref of which annotation the sentence belongs to; "" stands for one of its own.
-    ref: str = ""
-    annotation: str = ""
-    answers: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The box that an annotation file gives: around the corners, left, top, width, height."""
-        points = np.concatenate([np.reshape(p, (-1, 2)) for p in self.polygons]) if self.polygons else np.zeros((1, 2))
-        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-        return float(left), float(top), float(right - left), float(bottom - top)
-
-    @property
-    def layers(self) -> np.ndarray:
-        """How many polygons cover each pixel, as REFER's getMask adds them up."""
-        if not self.polygons:
-            return np.zeros(SIZE, np.uint8)
-        return coco_mask.decode(coco_mask.frPyObjects(self.polygons, *SIZE)).sum(axis=2).astype(np.uint8)
-
-
-def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
-    return [float(v) for v in (left, top, right, top, right, bottom, left, bottom)]
-
-
-def filled(left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    mask = np.zeros(SIZE, bool)
-    mask[top:bottom, left:right] = True
-    return mask
-
-
-def corners() -> list[Case]:
-    whole = rectangle(0, 0, 10, 10)
-    none = np.zeros(SIZE, bool)
-    out = []
-    for tenths in (5, 6, 7, 8, 9, 10):
-        # A part of the target: I / U is exactly tenths / 10.
-        out.append(Case("exact", [whole], filled(0, 0, 10, tenths), False))
-    out += [
-        Case("empty", [], none, True),
-        Case("empty", [], none, False),
-        Case("empty", [], filled(3, 3, 9, 9), True),
-        Case("empty", [], filled(3, 3, 9, 9), False),
-        Case("rejected", [whole], filled(0, 0, 10, 9), True),
-        Case("rejected", [whole], none, True),
-        Case("missed", [whole], none, False),
-        Case("overlap", [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)], filled(5, 5, 25, 25), False),
-        Case("overlap", [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)], filled(14, 14, 26, 26), False),
-        Case("nested", [rectangle(5, 5, 35, 35), rectangle(10, 10, 20, 20)], filled(5, 5, 35, 35), False),
-        Case("apart", [rectangle(0, 0, 8, 8), rectangle(20, 20, 30, 30)], filled(0, 0, 8, 8), False),
-        Case("pixel", [rectangle(7, 7, 8, 8)], filled(7, 7, 8, 8), False),
-        Case("border", [rectangle(0, 0, 50, 40)], filled(0, 0, 50, 40), False),
-        Case("border", [rectangle(45, 30, 50, 40)], filled(40, 30, 50, 40), False),
-        # Two refs on one annotation, of three and of two sentences.
-        *(Case("two refs", [whole], filled(0, 0, 10, k), False, f"first{k // 4}", "shared") for k in (1, 2, 3, 5, 6)),
-        Case("answers", [whole], filled(0, 0, 10, 5), False, answers=[filled(0, 0, 10, 5), filled(0, 5, 10, 10), none]),
-    ]
-    # A leaning rectangle with fractions, in part outside.
-    leaning = [-3.7, 4.2, 30.9, -2.5, 47.3, 20.8, 12.6, 44.4]
-    out.append(Case("fractions", [leaning], filled(2, 2, 40, 35), False))
-    out += [Case("crowded", [whole], filled(0, 0, 10, 1 + k % 10), False) for k in range(20)]
-    return out
-
-
-def drawn_at_random(count: int, seed: int) -> list[Case]:
-    rng = random.Random(seed)
-    out = []
-    for _ in range(count):
-        parts = [
-            [rng.uniform(0, side) for _ in range(rng.randrange(3, 8)) for side in (SIZE[1], SIZE[0])]
-            for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))
-        ]
-        number = rng.randrange(count // 4)
-        case = Case(f"image-{number}", parts, np.zeros(SIZE, bool), rng.random() < 0.3)
-        if rng.random() < 0.85:
-            shift = rng.randrange(-3, 4), rng.randrange(-3, 4)
-            noise = filled(rng.randrange(40), rng.randrange(30), rng.randrange(50), rng.randrange(40))
-            case.prediction = np.roll(case.layers > 0, shift, axis=(0, 1)) ^ noise
-        # A polygon that covers no pixel is no target that a dataset could hold.
-        out.append(case if not parts or case.layers.any() else Case(case.image, [], case.prediction, case.flag))
-    return out
-
-
-def with_names(cases: list[Case]) -> list[Case]:
-    """Refs and annotations for cases that have none; what nobody annotated is an annotation of its own."""
-    for k, case in enumerate(cases):
-        case.ref = case.ref or f"r{k}"
-        case.annotation = case.annotation or f"a{k}" if case.polygons else f"ref {case.ref}"
-    return cases
-
-
-def as_sample(case: Case, number: int) -> Sample:
-    target = Mask.from_array(case.layers > 0)
-    return Sample(
-        sample_id=f"cases/val/{case.ref}/{number}",
-        image_id=case.image,
-        image_path="",
-        height=SIZE[0],
-        width=SIZE[1],
-        expression="x",
-        raw_expression="x",
-        ref_id=case.ref,
-        sent_id=str(number),
-        ann_ids=(case.annotation,) if case.polygons else (),
-        category="",
-        target=target,
-        no_target=not case.polygons,
-        polygons=tuple(tuple(p) for p in case.polygons),
-        box_xywh=case.box,
-    )
+from refbench.protocols.canvases import SQUARE_480
+from refbench.protocols.targets import HOLE, OR_HOLE, RLE_CORRUPT, drawn
+from refbench.records import Prediction
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    return with_names(corners() + drawn_at_random(2200, 5))
-
-
-def refbench_says(cases: Sequence[Case], folder: Path, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
-    samples = [as_sample(case, k) for k, case in enumerate(cases)]
-
-    def builder(dataset: str, sources: Sources, place: Path, progress: object) -> Built:
-        return Built("cases", 1, {"val": samples}, [], [], "")
-
-    build_dataset("cases", builder, Sources(), silent)
-    lines = [
-        json_line(
-            Prediction(
-                s.sample_id,
-                Mask.from_array(c.prediction),
-                no_target=c.flag,
-                instances=tuple(Instance(Mask.from_array(a), 0.5) for a in c.answers),
-            )
-        )
-        for s, c in zip(samples, cases, strict=True)
-    ]
-    (folder / "predictions.jsonl").write_text("\n".join(lines))
-    scored = score(folder / "predictions.jsonl", "cases/val", protocols=protocols)
-    return {name: {m: e.value for m, e in s.metrics.items()} for name, s in scored.summaries.items()}
+    return with_names(corners() + random_cases(2200, 5))
 
 
 # The rules, on pixels.
 
 
-def areas(case: Case, target: np.ndarray) -> tuple[int, int]:
-    return int((case.prediction & target).sum()), int((case.prediction | target).sum())
-
-
 def by_sample(cases: Sequence[Case], target: Callable[[Case], np.ndarray]) -> list[tuple[int, int]]:
     return [areas(case, target(case)) for case in cases]
-
-
-def union(case: Case) -> np.ndarray:
-    return case.layers > 0
-
-
-def hole(case: Case) -> np.ndarray:
-    return case.layers == 1
 
 
 def through_the_encoder(case: Case) -> np.ndarray:
@@ -257,8 +115,8 @@ def evf_sam(cases: Sequence[Case]) -> dict[str, float]:
 
 
 def sa2va(cases: Sequence[Case]) -> dict[str, float]:
-    giou, ciou = lisa_family(cases, through_the_encoder, 1e-5, 0, 0)
-    return {"GIoU": giou, "CIoU": ciou}
+    giou, ciou = lisa_family(cases, through_the_encoder, 1e-5, 0, 1e-10)
+    return {"CIoU": ciou, "GIoU": giou}
 
 
 def mllmseg_res(cases: Sequence[Case]) -> dict[str, float]:
@@ -266,10 +124,12 @@ def mllmseg_res(cases: Sequence[Case]) -> dict[str, float]:
     for case, (i, u) in zip(cases, by_sample(cases, union), strict=True):
         images.setdefault(case.image, []).append(i / (u + 1e-5) if u else 1.0)
     _, ciou = lisa_family(cases, union, 1e-5, 0, 1e-10)
-    return {"giou": 100 * float(np.mean([np.mean(v) for v in images.values()])), "ciou": ciou}
+    mean = sum(float(np.mean(v)) for v in images.values()) / (len(images) + 1e-5)
+    return {"giou": 100 * mean, "ciou": ciou}
 
 
-def gsva_gres(cases: Sequence[Case]) -> dict[str, float]:
+def gsva_gres(cases: Sequence[Case], on_grefcoco: bool = False) -> dict[str, float]:
+    """A no-target that is answered adds to the union on gRefCOCO alone; in MLLMSeg on every dataset."""
     total = top = bottom = 0.0
     right = {"N": [0, 0], "T": [0, 0]}
     for case in cases:
@@ -278,18 +138,23 @@ def gsva_gres(cases: Sequence[Case]) -> dict[str, float]:
             right["N"][1] += 1
             right["N"][0] += case.flag
             total += case.flag
-            bottom += 0 if case.flag else case.prediction.sum()
+            bottom += u if on_grefcoco and not case.flag else 0
         else:
             right["T"][1] += 1
             right["T"][0] += not case.flag
             total += i / (u + 1e-8)
             top, bottom = top + i, bottom + u
     return {
-        "giou": 100 * total / len(cases),
-        "ciou": 100 * top / bottom,
+        "giou": 100 * total / (len(cases) + 1e-5),
+        "ciou": 100 * top / (bottom + 1e-10),
         "N_acc": 100 * right["N"][0] / right["N"][1],
         "T_acc": 100 * right["T"][0] / right["T"][1],
     }
+
+
+def mllmseg_gres(cases: Sequence[Case]) -> dict[str, float]:
+    found = gsva_gres(cases, on_grefcoco=True)
+    return {"g_iou": found["giou"], "c_iou": found["ciou"], "N_acc": found["N_acc"], "T_acc": found["T_acc"]}
 
 
 def refcoco_m(cases: Sequence[Case]) -> dict[str, float]:
@@ -297,10 +162,15 @@ def refcoco_m(cases: Sequence[Case]) -> dict[str, float]:
 
 
 def uninext(cases: Sequence[Case]) -> dict[str, float]:
+    """oIoU of the best detection; mIoU over all of them where every sentence has as many, else over the best."""
     pairs = by_sample(cases, union)
+    ious = [i / u if u else 0.0 for i, u in pairs]
+    if len({len(c.answers) for c in cases}) == 1 and len(cases[0].answers) > 1:
+        of_all = [(int((a & union(c)).sum()), int((a | union(c)).sum())) for c in cases for a in c.answers]
+        ious = [i / u if u else 0.0 for i, u in of_all]
     return {
         "oIoU": 100 * sum(i for i, _ in pairs) / sum(u for _, u in pairs),
-        "mIoU": 100 * float(np.mean([i / u if u else 0.0 for i, u in pairs])),
+        "mIoU": 100 * float(np.mean(ious)),
     }
 
 
@@ -315,8 +185,8 @@ def on_480(case: Case, target: np.ndarray) -> tuple[int, int]:
     return int((prediction & target).sum()), int((prediction | target).sum())
 
 
-def lavt_480(cases: Sequence[Case]) -> dict[str, float]:
-    pairs = [on_480(case, hole(case)) for case in cases]
+def lavt_480(cases: Sequence[Case], target: Callable[[Case], np.ndarray] = hole) -> dict[str, float]:
+    pairs = [on_480(case, target(case)) for case in cases]
     ious = np.array([i / u if u else 0.0 for i, u in pairs])
     found = {"Mean IoU": 100 * ious.mean()}
     for tenths in range(5, 10):
@@ -330,7 +200,7 @@ def lavt_480(cases: Sequence[Case]) -> dict[str, float]:
 
 def refzom_dmmi(cases: Sequence[Case]) -> dict[str, float]:
     some = [c for c in cases if c.polygons]
-    found = lavt_480(some) if some else dict.fromkeys(lavt_480([corners()[0]]), 0.0)
+    found = lavt_480(some, union) if some else dict.fromkeys(lavt_480([corners()[0]]), 0.0)
     nothing = [c for c in cases if not c.polygons]
     right = [not c.prediction.any() for c in nothing]
     found["Mean accuracy for one-to-zero sample"] = 100 * float(np.mean(right)) if right else 0.0
@@ -342,9 +212,12 @@ def scaled(case: Case) -> np.ndarray:
     if not case.polygons:
         return np.zeros((480, 480), bool)
     moved = []
-    for polygon in case.polygons:
-        xs, ys = np.array(polygon[0::2]) * (480 / SIZE[1]), np.array(polygon[1::2]) * (480 / SIZE[0])
-        moved.append(np.stack([xs, ys], axis=1).ravel().tolist())
+    for k, polygon in enumerate(case.all_polygons):
+        # What the file gives in whole numbers is an array of integers, which scaling in place truncates.
+        points = np.array(polygon, dtype=int if k in case.whole_numbers else float).reshape(-1, 2)
+        points[:, 0] = points[:, 0] * (480 / SIZE[1])
+        points[:, 1] = points[:, 1] * (480 / SIZE[0])
+        moved.append(points.ravel().astype(float).tolist())
     return coco_mask.decode(coco_mask.frPyObjects(moved, 480, 480)).any(axis=2)
 
 
@@ -419,13 +292,14 @@ def mmdet_refseg(cases: Sequence[Case]) -> dict[str, float]:
 
 def by_opencv(case: Case) -> np.ndarray:
     canvas = np.zeros(SIZE, np.uint8)
-    for polygon in case.polygons:
+    for polygon in case.all_polygons:
         cv2.fillPoly(canvas, [np.array(polygon, dtype=np.int32).reshape(-1, 2)], 1)
     return canvas > 0
 
 
-def psalm(cases: Sequence[Case]) -> dict[str, float]:
-    giou, ciou = lisa_family(cases, by_opencv, 1e-5, 0, 1e-10)
+def psalm(cases: Sequence[Case], over: float = 0) -> dict[str, float]:
+    """One record a ref, for whose joined prompt the first sentence stands; others reduce over GPUs."""
+    giou, ciou = lisa_family(first_of_ref(cases), by_opencv, 1e-5, over, 1e-10)
     return {"giou": giou, "ciou": ciou}
 
 
@@ -435,19 +309,22 @@ def box_around(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def rec_acc(cases: Sequence[Case]) -> dict[str, float]:
-    """The box of a mask ends at its last pixel; the annotated one is float16; strictly more than one half."""
+    """The box of a mask ends at its last pixel; the annotated one is float16, summed in float32; more than one half."""
     right = 0
     for case in cases:
         found = box_around(case.prediction)
-        left, top, width, height = case.box
-        given = [float(np.float16(v)) for v in (left, top, left + width, top + height)]
+        left, top, width, height = (torch.tensor(v, dtype=torch.float16).float() for v in case.box)
         if found is None:
             continue
-        w = max(0.0, min(found[2], given[2]) - max(found[0], given[0]))
-        h = max(0.0, min(found[3], given[3]) - max(found[1], given[1]))
-        areas_of = [(b[2] - b[0]) * (b[3] - b[1]) for b in (found, given)]
-        either = sum(areas_of) - w * h
-        right += either > 0 and w * h / either > 0.5
+        a = torch.tensor(found, dtype=torch.float32)
+        b = torch.stack([left, top, left + width, top + height])
+        low, high = torch.maximum(a[:2], b[:2]), torch.minimum(a[2:], b[2:])
+        if (high <= low).any():
+            continue
+        both = (high[0] - low[0]) * (high[1] - low[1])
+        areas_of = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+        either = areas_of[0] + areas_of[1] - both
+        right += int(either > 0 and both / either > 0.5)
     return {"rec_bbox_iou_0.5": 100 * right / len(cases)}
 
 
@@ -596,9 +473,12 @@ RULES = {
     "sa2va": sa2va,
     "mllmseg-res": mllmseg_res,
     "gsva-gres": gsva_gres,
+    "mllmseg-gres": mllmseg_gres,
     "xdecoder": xdecoder,
     "mmdet-refseg": mmdet_refseg,
     "psalm": psalm,
+    "hyperseg": lambda cases: psalm(cases, 1e-5),
+    "instructseg": lambda cases: psalm(cases, 1e-5),
     "rec-acc@0.5": rec_acc,
     "samtok-bench": samtok_bench,
     "boundary-iou(0.02,0.1)": boundary_iou,
@@ -611,6 +491,7 @@ RULES = {
 }
 
 
+LISA_FAMILY = ("lisa", "evf-sam", "sa2va", "psalm", "hyperseg", "instructseg", "mllmseg-res")
 # The original adds 1e-9 to denominators of complete IoU, left out of its restatement.
 TOLERANCE = {"samtok-bench": 1e-6}
 
@@ -635,26 +516,45 @@ def test_each_corner_alone(name: str, home: Path, tmp_path: Path) -> None:
     for case in with_names(corners()):
         groups.setdefault(case.image, []).append(case)
     for image, group in groups.items():
-        some = group + groups["empty"] + groups["exact"] if name == "gsva-gres" else group
-        if name in ("lisa", "evf-sam", "sa2va", "psalm", "mllmseg-res", "uninext") and not any(
-            c.polygons for c in some
-        ):
+        some = group + groups["empty"] + groups["exact"] if name in ("gsva-gres", "mllmseg-gres") else group
+        if name in (*LISA_FAMILY, "uninext") and not any(c.polygons for c in some):
             some = some + groups["pixel"]
         found = refbench_says(some, tmp_path, [name])[name]
         expected = RULES[name](some)
         assert found == pytest.approx(expected, abs=TOLERANCE.get(name, 1e-9), nan_ok=True), image
 
 
+def test_a_missed_no_target_counts_on_grefcoco_alone(cases: list[Case], home: Path, tmp_path: Path) -> None:
+    found = refbench_says(cases, tmp_path, ["gsva-gres"], "grefcoco")["gsva-gres"]
+    assert found == pytest.approx(gsva_gres(cases, on_grefcoco=True), abs=1e-9)
+    assert found["ciou"] < gsva_gres(cases)["ciou"]
+
+
+def test_detections_are_averaged_where_every_sentence_has_as_many(
+    cases: list[Case], home: Path, tmp_path: Path
+) -> None:
+    some = [c for c in cases if len(c.answers) == 2]
+    assert len(some) > 100
+    found = refbench_says(some, tmp_path, ["uninext"])["uninext"]
+    assert found == pytest.approx(uninext(some), abs=1e-9)
+    best = 100 * np.mean([i / u if u else 0.0 for i, u in by_sample(some, union)])
+    assert abs(found["mIoU"] - best) > 1
+
+
+def or_hole(case: Case) -> np.ndarray:
+    return case.layers == 1
+
+
 def test_three_random_sentences_of_each_image(cases: list[Case], home: Path, tmp_path: Path) -> None:
     """glamm-3 draws, so it is tried on what it drew: at most three of each image, all if there are no more."""
     refbench_says(cases, tmp_path, ["glamm-3"])
-    counted = count(tmp_path / "predictions.jsonl", "cases/val", {}, [Drawing(HOLE, ORIGINAL)], [])
     rule = load("protocols", "glamm-3")
+    counted = count(tmp_path / "predictions.jsonl", "cases/val", {}, [Drawing.of(rule)], [])
     summary = summarise(rule, counted.evidence(rule))
     chosen = rule.units.choose(counted.evidence(rule))
     drawn_of = Counter(c.image for c, here in zip(cases, chosen, strict=True) if here)
     assert drawn_of == {image: min(3, n) for image, n in Counter(c.image for c in cases).items()}
-    giou, ciou = lisa_family([c for c, here in zip(cases, chosen, strict=True) if here], hole, 1e-5, 1e-5, 1e-10)
+    giou, ciou = lisa_family([c for c, here in zip(cases, chosen, strict=True) if here], or_hole, 1e-5, 1e-5, 1e-10)
     assert {m: e.value for m, e in summary.metrics.items()} == pytest.approx({"giou": giou, "ciou": ciou}, abs=1e-9)
     assert summary.samples == chosen.sum() < len(cases)
     assert re.fullmatch(r"the original draws .* giou \d+\.\d+ to \d+\.\d+, ciou .*", summary.notes[0])
@@ -723,9 +623,10 @@ def test_targets_of_real_annotations(test_data: Path) -> None:
         mask = Mask.from_polygons(row["segmentation"], *size)
         layers = coco_mask.decode(coco_mask.frPyObjects(row["segmentation"], *size)).sum(axis=2)
         several += len(row["segmentation"]) > 1
-        ones = drawn(row["segmentation"], True, mask, HOLE)
+        ones = drawn([row["segmentation"]], mask, HOLE)
         assert np.array_equal(ones.to_array(), layers == 1)
-        corrupt = drawn(row["segmentation"], True, mask, RLE_CORRUPT)
+        assert drawn([row["segmentation"]], mask, OR_HOLE) == ones
+        corrupt = drawn([row["segmentation"]], mask, RLE_CORRUPT)
         assert (corrupt != mask) == bool(layers.max() > 1) == (ones != mask)
         changed += ones != mask
     # Few have several polygons, fewer overlap: these rules matter for few samples, and are exact all the same.
@@ -736,7 +637,7 @@ def test_targets_of_real_annotations(test_data: Path) -> None:
 def test_a_mask_that_its_polygons_do_not_tell_stays() -> None:
     polygons = [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)]
     redone = Mask.from_array(filled(5, 5, 30, 30))
-    assert drawn(polygons, True, redone, HOLE) == redone
+    assert drawn([polygons], redone, HOLE) == redone
 
 
 def test_a_crash_is_worth_no_point_under_any_rule(home: Path, tmp_path: Path) -> None:
@@ -763,7 +664,7 @@ def test_every_rule_states_its_ten_choices() -> None:
 def test_the_canvas_is_pillows(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).random(size) < 0.5
     theirs = Image.fromarray(pixels.astype(np.uint8)).resize((480, 480), Image.Resampling.NEAREST)
-    assert np.array_equal(resized(Mask.from_array(pixels), 480).to_array(), np.asarray(theirs) > 0)
+    assert np.array_equal(SQUARE_480.resized(Mask.from_array(pixels)).to_array(), np.asarray(theirs) > 0)
 
 
 def test_crowd_members_are_taken_as_they_are_stored(test_data: Path, home: Path, tmp_path: Path) -> None:
