@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from events import GIVE_UP_SECONDS
 
 from refbench.builders.base import Sources, build_dataset
 from refbench.curation.recipe import parse_recipe
@@ -143,7 +144,7 @@ def refbench() -> Callable[..., subprocess.CompletedProcess[str]]:
             [sys.executable, "-m", "refbench", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=GIVE_UP_SECONDS,
             env={**os.environ, **environment},
             cwd=PROJECT,
         )

@@ -87,7 +87,10 @@ def serving(service: Service) -> Iterator[Service]:
             elif how == "redirect":
                 self._send(307, {}, {"Location": "/elsewhere"})
             elif how == "slow":
-                time.sleep(1.5)
+                # Until the client has lost patience and asks again.
+                before = len(service.times)
+                while len(service.times) == before:
+                    time.sleep(0.01)
                 self._send(200, {"path": PATH, "bbox": BOX})
             elif how == "truncated":
                 content = json.dumps({"path": PATH, "bbox": BOX}).encode()

@@ -14,6 +14,11 @@ from PIL import Image
 
 from refbench.records import Answer
 
+# The environment names a file to which `Threshold` adds a byte each time it is asked ...
+CALLS = "REFBENCH_TEST_CALLS"
+# ... and after how many of them it answers no more, but waits to be killed.
+LAST_CALL = "REFBENCH_TEST_LAST_CALL"
+
 
 class Threshold:
     """Bright pixels of the picture, more or less of them by the length of the expression: exact integers."""
@@ -24,9 +29,20 @@ class Threshold:
         self.seconds = seconds
 
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        _tell_call()
         time.sleep(self.seconds * len(images))
         masks = [np.asarray(i.convert("L")) > 60 + 4 * len(e) for i, e in zip(images, expressions, strict=True)]
         return [Answer(m, no_target=not m.any(), score=float(m.mean())) for m in masks]
+
+
+def _tell_call() -> None:
+    if CALLS not in os.environ:
+        return
+    path = Path(os.environ[CALLS])
+    with path.open("ab") as file:
+        file.write(b".")
+    while path.stat().st_size >= int(os.environ.get(LAST_CALL, 1 << 30)):
+        time.sleep(0.01)
 
 
 class Misbehaving(Threshold):
@@ -137,15 +153,20 @@ class Late(Threshold):
 
 
 class OnlyOne(Threshold):
-    """The second of its kind cannot load."""
+    """The second of its kind cannot load, once the first one works."""
 
     name = "only-one"
 
     def __init__(self, mark: Path, seconds: float = 0.0) -> None:
         super().__init__(seconds)
+        self.asked = mark.with_suffix(".asked")
         try:
             mark.touch(exist_ok=False)
         except FileExistsError:
-            # The first one is ready by then.
-            time.sleep(0.5)
+            while not self.asked.exists():
+                time.sleep(0.01)
             raise RuntimeError("no memory left for another one") from None
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        self.asked.touch()
+        return super().segment(images, expressions)

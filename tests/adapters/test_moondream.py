@@ -102,7 +102,7 @@ def test_answers_without_an_outline(embedded: Path, service: Service, tmp_path: 
 @pytest.mark.parametrize("how", ["500", "503", "429", "wait", "truncated", "html", "slow"])
 def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: Path, how: str) -> None:
     service.next = [how]
-    result = start(service, tmp_path, concurrency="1", timeout="0.5")
+    result = start(service, tmp_path, concurrency="1", timeout="6")
     assert result.failures == 0
     assert len(service.times) == TOTAL + 1
     if how == "wait":

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from events import GIVE_UP_SECONDS
 from playwright.sync_api import sync_playwright
 
 from refbench import run, score
@@ -33,6 +34,7 @@ def test_report_and_index(embedded: Path, tmp_path: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(1000 * GIVE_UP_SECONDS)
         page.on("request", lambda r: requests.append(r.url))
         page.on("pageerror", lambda e: errors.append(str(e)))
         page.goto(index.as_uri())
@@ -66,6 +68,7 @@ def test_comparison(embedded: Path, tmp_path: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(1000 * GIVE_UP_SECONDS)
         page.goto(page_file.as_uri())
         page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
         page.wait_for_function("[...document.images].every(i => i.complete)")

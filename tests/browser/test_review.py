@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from events import GIVE_UP_SECONDS, wait_until
 
 from refbench.curation.ledger import read_ledger
 from refbench.curation.queue import queue_of
@@ -53,11 +53,13 @@ def served(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[
 
 def wait_until_open(address: str) -> None:
     port = int(address.split(":")[2].split("/")[0])
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the server did not open its port")
+
+    def is_open() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    wait_until(is_open)
 
 
 @contextlib.contextmanager
@@ -67,6 +69,7 @@ def browser() -> Iterator[object]:
         context = p.chromium.launch_persistent_context(
             profile, executable_path=CHROMIUM, args=FLAGS, headless=True, viewport={"width": 1280, "height": 800}
         )
+        context.set_default_timeout(1000 * GIVE_UP_SECONDS)
         try:
             yield context
         finally:
@@ -93,19 +96,11 @@ def press(page, key: str) -> None:  # type: ignore[no-untyped-def]
     """Press a key that answers, and wait until the page has moved on."""
     before = page.text_content("#item"), page.text_content("#status")
     page.keyboard.press(key)
-    until(lambda: str(page.text_content("#status")).startswith("saved") and said(page) != before)
+    wait_until(lambda: str(page.text_content("#status")).startswith("saved") and said(page) != before)
 
 
 def said(page) -> tuple[str, str]:  # type: ignore[no-untyped-def]
     return page.text_content("#item"), page.text_content("#status")
-
-
-def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something on the page; not by a function in it, which its security policy forbids."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "the page did not get there"
-        time.sleep(0.02)
 
 
 def seek_proposals(page) -> str:  # type: ignore[no-untyped-def]
@@ -115,7 +110,7 @@ def seek_proposals(page) -> str:  # type: ignore[no-untyped-def]
             return shown(page)
         before = shown(page)
         page.keyboard.press("n")
-        until(lambda before=before: shown(page) != before)  # type: ignore[misc]
+        wait_until(lambda before=before: shown(page) != before)  # type: ignore[misc]
     raise AssertionError("no item has proposals")
 
 
@@ -133,7 +128,7 @@ def test_a_keyboard_is_enough(curation: Path) -> None:
             press(page, key)
         # Undo the last answer, and give another one.
         page.keyboard.press("u")
-        until(lambda: str(page.text_content("#status")).startswith("taken back"))
+        wait_until(lambda: str(page.text_content("#status")).startswith("taken back"))
         assert shown(page) == items[2]
         press(page, "s")
         # The second expression-less item: help, map, zoom and hiding answer to keys and change nothing.
@@ -158,7 +153,7 @@ def test_proposals_brush_and_polygon_become_the_mask(curation: Path) -> None:
         page = opened(context, address, "ben")
         first = seek_proposals(page)
         page.keyboard.press("3")
-        until(lambda: page.locator("#choices li:nth-child(3).here").count() == 1)
+        wait_until(lambda: page.locator("#choices li:nth-child(3).here").count() == 1)
         chosen = str(page.text_content("#choices li.here")).split(" ")[0]
         press(page, "Enter")
         second = seek_proposals(page)
@@ -208,13 +203,13 @@ def test_two_reviewers_disagree_and_a_third_settles_it(curation: Path) -> None:
         # It comes back, on top, marked.
         anna.reload()
         anna.wait_for_selector("#queue button.disagreed")
-        until(lambda: "1 disagreed" in str(anna.text_content("#progress")))
+        wait_until(lambda: "1 disagreed" in str(anna.text_content("#progress")))
         assert item.endswith(str(anna.text_content("#queue button:first-child span")))
         carl = opened(context, address, "carl")
-        until(lambda: shown(carl) == item)
+        wait_until(lambda: shown(carl) == item)
         assert "anna: keep" in str(carl.text_content("#findings"))
         press(carl, "d")
-        until(lambda: "1 of" in str(carl.text_content("#progress")))
+        wait_until(lambda: "1 of" in str(carl.text_content("#progress")))
     decide(curation)
     row = read_ledger(curation).by_id()[item]
     assert (row.action, row.reviewer) == ("dropped", "ben, carl")
@@ -243,14 +238,14 @@ def test_an_answer_survives_a_server_that_is_killed(curation: Path) -> None:
             process.send_signal(signal.SIGKILL)
             process.wait()
             page.keyboard.press("d")
-            until(lambda: str(page.text_content("#status")).startswith("not saved yet"))
+            wait_until(lambda: str(page.text_content("#status")).startswith("not saved yet"))
         standing = Reviews(curation / REVIEW_FILE).standing()
         assert len(standing) == 1
         assert item not in standing
         # Served again, from the same port: what waited in the browser is sent.
         with served(curation) as (address, _):
             page.goto(address)
-            until(lambda: item in Reviews(curation / REVIEW_FILE).standing())
+            wait_until(lambda: item in Reviews(curation / REVIEW_FILE).standing())
     assert [a.action for a in Reviews(curation / REVIEW_FILE).standing()[item]] == ["drop"]
 
 
@@ -268,11 +263,12 @@ def test_a_thousand_items_do_not_slow_it_down(hurried: Path, curation: Path) -> 
             return told; }; return loadQueue(); }"""
         )
         assert page.locator("#queue button").count() == 1000
-        took = []
+        page.evaluate(
+            """() => { window.changed = 0; new MutationObserver(seen => window.changed += seen.length).observe(
+            document.body, {subtree: true, childList: true, attributes: true, characterData: true}); }"""
+        )
         for _ in range(6):
-            began = time.monotonic()
             press(page, "s")
-            took.append(time.monotonic() - began)
-        # A person takes seconds for a mask; the page has to keep out of the way.
-        assert sorted(took)[3] < 1.5
+        # An answer touches what it is about, not the thousand others.
+        assert 0 < page.evaluate("() => window.changed") < 6 * 100
         assert not page.faults

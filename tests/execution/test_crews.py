@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from adapters.exact_adapters import Threshold
+from adapters.exact_adapters import CALLS, LAST_CALL, Threshold
+from events import GIVE_UP_SECONDS, calls, wait_until
 
 from refbench import load_samples, run, score
 from refbench.errors import AdapterError, RunError, TooManyFailures
@@ -82,7 +84,10 @@ def test_a_float_model_gives_the_same_bytes_when_deterministic(embedded: Path, t
 
 class Killer(threading.Thread):
     """Kills workers of this process at random moments, so often; at most three before the next shard is done, or a
-    slow machine would never finish one."""
+    run would never finish one.
+
+    The moments are counted in batches: no two deaths in a row are over the same one, which would be held against it.
+    """
 
     def __init__(self, kills: int, is_worker: str, seed: int, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -94,15 +99,34 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         before = self.left
+        died_over: dict[str, str] = {}
         while self.left and not self.stopped:
-            time.sleep(self.moments.uniform(0.1, 1.0))
-            busy = self.folder.exists() and list((self.folder / "working").glob("*.json"))
-            if before - self.left >= 3 * (1 + len(shard_paths(self.folder))):
+            self._let_pass(self.moments.randrange(1, 30))
+            asking = self._asking()
+            fresh = asking and all(died_over.get(shard) != batch for shard, batch in asking.items())
+            if not fresh or before - self.left >= 3 * (1 + len(shard_paths(self.folder))):
                 continue
             workers = [p for p in psutil.Process().children(recursive=True) if self.is_worker in _command(p)]
-            if busy and workers:
+            if workers:
                 self.moments.choice(workers).send_signal(signal.SIGKILL)
+                died_over |= asking
                 self.left -= 1
+
+    def _asking(self) -> dict[str, str]:
+        """What each shard that is being computed asks about just now."""
+        found = {}
+        for path in (self.folder / "working").glob("*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                found[path.name] = " ".join(json.loads(path.read_text())["asking"])
+        return found
+
+    def _let_pass(self, batches: int) -> None:
+        last: dict[str, str] = {}
+        while batches and not self.stopped:
+            asking = self._asking()
+            batches -= asking != last
+            last = asking
+            time.sleep(0.002)
 
 
 def _command(process: psutil.Process) -> str:
@@ -227,17 +251,18 @@ def test_a_killed_driver_takes_its_workers_along_and_others_go_on(
         sys.executable, "-m", "refbench", "run", f"{ADAPTERS}:Threshold", "scenes/test", "-o", "seconds=0.004",
         "--engine", engine, "--workers", "2", "--out", str(folder),
     ]  # fmt: skip
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not shard_paths(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    told = tmp_path / "calls"
+    # Both workers wait in their third shard at the latest.
+    environment = {**os.environ, CALLS: str(told), LAST_CALL: str(100)}
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert wait_until(lambda: calls(told) >= 100 and shard_paths(folder), driver)
     children = psutil.Process(driver.pid).children(recursive=True)
     workers = [p for p in children if any(kind in _command(p) for kind in ("multiprocessing.spawn", "ray::Actor"))]
     assert len(workers) == 2
     driver.kill()
     driver.wait()
     assert 0 < len(shard_paths(folder)) < 5
-    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    assert psutil.wait_procs(workers, timeout=GIVE_UP_SECONDS)[1] == []
     result = run(f"{ADAPTERS}:Threshold", "scenes/test", options=SLOWER, workers=3, out=folder)
     assert result.resumed >= 256
     assert content(folder) == reference
@@ -248,7 +273,7 @@ def test_a_node_that_leaves(embedded: Path, tmp_path: Path, reference: dict[str,
     folder = tmp_path / "run"
     done = subprocess.run(
         [sys.executable, str(script), f"{ADAPTERS}:Threshold", "scenes/test", str(folder)],
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, capture_output=True, text=True, timeout=GIVE_UP_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "died" in done.stdout

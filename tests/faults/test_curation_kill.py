@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 
 from conftest import SMALL_IMAGES
+from events import cpu_seconds, kill, wait_until
 
 from refbench.curation.reviews import REVIEW_FILE, Reviews
 
@@ -26,17 +25,6 @@ for k in range(10_000):
     reviews.add(Answer(key, "mask", f"item{k % 7}", sys.argv[2], "keep", str(k)))
     print(key, flush=True)
 """
-
-
-def killed(command: list[str], seconds: float) -> str:
-    """Run a command in a group of its own, kill all of it; what it had printed."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    printed, _ = process.communicate()
-    return printed
 
 
 def test_proposals_survive_twenty_kills(curation: Path) -> None:
@@ -58,8 +46,14 @@ def test_proposals_survive_twenty_kills(curation: Path) -> None:
         "1",
     ]
     dice = random.Random(11)
-    for _ in range(KILLS):
-        killed(command, dice.uniform(0.4, 2.4))
+    kills = 0
+    while kills < KILLS:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        computed = dice.uniform(0.4, 6.0)
+        wait_until(lambda computed=computed, process=process: cpu_seconds(process) >= computed, process)
+        kills += kill(process)
         # What is there is whole.
         assert all(p.read_bytes() == expected[p] for p in shards if p.exists())
         if all(p.exists() for p in shards):
@@ -71,11 +65,20 @@ def test_proposals_survive_twenty_kills(curation: Path) -> None:
 def test_acknowledged_answers_survive_twenty_kills(tmp_path: Path) -> None:
     path = tmp_path / REVIEW_FILE
     dice = random.Random(12)
-    acknowledged: dict[str, int] = {}
+    acknowledged: Counter[str] = Counter()
     for k in range(KILLS):
         name = f"r{k}"
-        lines = killed([sys.executable, "-c", ANSWERING, str(path), name], dice.uniform(0.9, 1.6)).splitlines()
-        acknowledged[name] = len(lines)
+        process = subprocess.Popen(
+            [sys.executable, "-c", ANSWERING, str(path), name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(dice.randrange(1, 60)):
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            acknowledged[name] += 1
+        assert kill(process)
+        # What it said before the signal came was acknowledged too.
+        acknowledged[name] += len(process.stdout.read().splitlines())
     standing = Reviews(path).standing()
     found = {a.reviewer: 0 for answers in standing.values() for a in answers}
     for answers in standing.values():

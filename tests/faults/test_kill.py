@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from adapters.exact_adapters import CALLS
+from events import calls, kill, wait_until
 
 from refbench.execution.plan import shard_paths
 
@@ -23,34 +23,33 @@ def command(out: Path, seconds: float, *more: str) -> list[str]:
     return [sys.executable, "-m", "refbench", *arguments]
 
 
-def test_twenty_kills_leave_no_trace(embedded: Path, tmp_path: Path) -> None:
+def test_twenty_kills_leave_no_trace(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`kill -9` at 20 random moments of one run; resumed, every byte of the result is an undisturbed run's."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    seconds = 0.004
-    subprocess.run(command(undisturbed, seconds), check=True, capture_output=True, timeout=300)
+    undisturbed, killed, told = tmp_path / "undisturbed", tmp_path / "killed", tmp_path / "calls"
+    seconds = 0.001
+    monkeypatch.setenv(CALLS, str(told))
+    subprocess.run(command(undisturbed, seconds), check=True, capture_output=True)
+    of_one_shard = calls(told) // len(shard_paths(undisturbed))
     moments = random.Random(20_261_121)
     kills = mid_run = 0
     while kills < 20:
-        before = len(shard_paths(killed))
+        told.unlink(missing_ok=True)
+        # The start of Python, some call, or what follows the last call of a shard: the shard is written.
+        moment = moments.choice([0, moments.randrange(1, of_one_shard), of_one_shard, moments.randrange(99)])
         process = subprocess.Popen(command(killed, seconds), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Most kills fall between the start of Python and the end of the first shard that this attempt computes.
-        time.sleep(moments.uniform(0.2, 4.5) if before < 4 else moments.uniform(0.2, 2.2))
-        alive = process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += alive
-        mid_run += alive and (killed / "run.json").exists()
-        assert alive or len(shard_paths(killed)) == len(shard_paths(undisturbed)), "it ended without finishing"
-        if not alive:
+        wait_until(lambda moment=moment: calls(told) >= moment, process)
+        if kill(process):
+            kills += 1
+            mid_run += (killed / "run.json").exists()
+        else:
+            assert len(shard_paths(killed)) == len(shard_paths(undisturbed)), "it ended without finishing"
             # It finished before the 20th kill: take the last shard away, so that there is work left to kill.
             shard_paths(killed)[-1].unlink()
     assert mid_run >= 10
-    subprocess.run(command(killed, seconds), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(killed, seconds), check=True, capture_output=True)
     assert not list(killed.rglob("*.tmp"))
     for folder in (undisturbed, killed):
-        subprocess.run(
-            [sys.executable, "-m", "refbench", "score", str(folder)], check=True, capture_output=True, timeout=300
-        )
+        subprocess.run([sys.executable, "-m", "refbench", "score", str(folder)], check=True, capture_output=True)
     names = [p.relative_to(undisturbed) for p in shard_paths(undisturbed)]
     assert names == [p.relative_to(killed) for p in shard_paths(killed)]
     for name in [*names, "scores.parquet", "summary.json"]:
@@ -70,7 +69,7 @@ def small_disk(tmp_path: Path) -> Path:
 
 def test_a_disk_that_fills_during_a_run(embedded: Path, small_disk: Path, tmp_path: Path) -> None:
     out = small_disk / "run"
-    full = subprocess.run(command(out, 0.0), capture_output=True, text=True, timeout=300)
+    full = subprocess.run(command(out, 0.0), capture_output=True, text=True)
     assert full.returncode == 3, full.stderr
     assert full.stderr.count("error:") == 1
     assert "No space left on device; what was finished before is intact" in full.stderr
@@ -79,8 +78,8 @@ def test_a_disk_that_fills_during_a_run(embedded: Path, small_disk: Path, tmp_pa
     assert not list(out.rglob("*.tmp"))
     # With space again, the same command goes on from there.
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    subprocess.run(command(out, 0.0), check=True, capture_output=True, timeout=300)
-    subprocess.run(command(tmp_path / "whole", 0.0), check=True, capture_output=True, timeout=300)
+    subprocess.run(command(out, 0.0), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "whole", 0.0), check=True, capture_output=True)
     assert {p.name: p.read_bytes() for p in shard_paths(out)} == {
         p.name: p.read_bytes() for p in shard_paths(tmp_path / "whole")
     }
@@ -94,7 +93,7 @@ def test_no_write_permission(embedded: Path, tmp_path: Path) -> None:
     if os.access(folder, os.W_OK):
         # Root may write anywhere but in /proc.
         folder = Path("/proc/self/refbench")
-    done = subprocess.run(command(folder / "run", 0.0), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(folder / "run", 0.0), capture_output=True, text=True)
     assert done.returncode == 3
     assert "cannot write" in done.stderr
     assert "Traceback" not in done.stderr
