@@ -7,14 +7,15 @@ from typing import Any
 
 from refbench.errors import PredictionError
 from refbench.execution.plan import planned_paths
+from refbench.protocols.coco_files import Annotations
 from refbench.records import Instance, Prediction, Sample
 from refbench.runner import read_run
-from refbench.storage import load_samples, predictions_from_table, read_json, read_table, write_json
+from refbench.storage import load_samples, predictions_from_table, read_table, write_json
 
 SETS_OF_SGINW = "sginw-"
 
 
-def write_detections(folder: Path, ground_truth: Path) -> Path:
+def write_detections(folder: Path, truth: Annotations) -> Path:
     """Write the instances of a run as COCO results into its folder, and return the file.
 
     It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
@@ -26,12 +27,8 @@ def write_detections(folder: Path, ground_truth: Path) -> Path:
         RunError: the run is not there, or not whole.
     """
     info = read_run(folder)
-    content = read_json(ground_truth)
-    try:
-        images = {str(row["id"]): row["id"] for row in content["images"]}
-        categories = {str(row["name"]): row["id"] for row in content["categories"]}
-    except (KeyError, TypeError) as error:
-        raise PredictionError(f"{ground_truth} is no COCO annotation file ({error})") from None
+    images = {str(key): key for key in truth.images}
+    categories = {str(category.row.get("name")): key for key, category in truth.categories.items()}
     samples = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}")}
     paths = planned_paths(folder, int(info["shards"]))
     predictions = [p for path in paths for p in predictions_from_table(read_table(path))]
@@ -44,7 +41,7 @@ def write_detections(folder: Path, ground_truth: Path) -> Path:
         category = categories.get(sample.category)
         if image is None or category is None:
             raise PredictionError(
-                f"{ground_truth} does not belong to this run: {sample.sample_id} asks for {sample.category!r} on the "
+                f"{truth.path} does not belong to this run: {sample.sample_id} asks for {sample.category!r} on the "
                 f"image {sample.image_id}"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]

@@ -111,6 +111,7 @@ TABLE: dict[str, dict[str, str]] = {
         "coco-ap": "refbench.protocols.average_precision:COCO_AP",
         "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
         "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
+        "sa-co": "refbench.protocols.sa_co:SA_CO",
     },
     "checks": {
         "image-broken": "refbench.curation.checks.pictures:BrokenImage",

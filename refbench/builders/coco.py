@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from refbench.builders.tables import find_tables, unpack_images
+from refbench.coco_rows import is_id, is_text, read_box, read_crowd, read_mask
 from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, image_size
 from refbench.mask import Mask, check_size
@@ -92,10 +92,7 @@ class CocoInstances:
             raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
         name = self.category_names.get(row.get("category_id", -1), "")
         box = read_box(row.get("bbox"), mask)
-        crowd = row.get("iscrowd", 0)
-        if crowd not in (0, 1) or isinstance(crowd, float):
-            raise MaskError("its iscrowd is neither 0 nor 1")
-        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, bool(crowd), mask, polygons, box)
+        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, read_crowd(row), mask, polygons, box)
         self._objects[ann_id] = found
         return found
 
@@ -181,43 +178,17 @@ def _name_or_none(image: Mapping[str, Any]) -> str | None:
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:
-    """A COCO `segmentation` as a mask, and its polygons if it has them; raises MaskError."""
+    """A COCO `segmentation` as a mask, and its polygons if it has them.
+
+    Raises:
+        MaskError: it is no segmentation, or its polygons leave the image.
+    """
+    mask = read_mask(segmentation, height, width)
     if isinstance(segmentation, dict):
-        mask = Mask.from_rle(segmentation)
-        if mask.size != (height, width):
-            raise MaskError(f"its mask is {mask.size}, its image {(height, width)} (height, width)")
         return mask, ()
-    if isinstance(segmentation, list) and segmentation:
-        mask = Mask.from_polygons(segmentation, height, width)
-        polygons = tuple([tuple(map(float, p)) for p in segmentation])
-        _check_inside(polygons, height, width)
-        return mask, polygons
-    raise MaskError("its segmentation is neither polygons nor a run-length code")
-
-
-def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
-    """The published box if there is one, else the tight box of the mask."""
-    if bbox is None:
-        return mask.box_xywh
-    try:
-        if not isinstance(bbox, (list, tuple)):
-            raise TypeError
-        left, top, width, height = map(float, bbox)
-    except (TypeError, ValueError, OverflowError):
-        raise MaskError("its bbox is not four numbers [left, top, width, height]") from None
-    # The sum of finite numbers can overflow, but then they are no pixels either.
-    if not math.isfinite(left + top + width + height):
-        raise MaskError("its bbox holds a value that is not a finite number")
-    return left, top, width, height
-
-
-def is_id(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_text(value: Any) -> TypeGuard[str]:
-    """Text that can be written: JSON and pickles may hold halves of UTF-16 pairs, which cannot."""
-    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
+    polygons = tuple([tuple(map(float, p)) for p in segmentation])
+    _check_inside(polygons, height, width)
+    return mask, polygons
 
 
 def _row_problem(row: Any, needed: tuple[str, ...], seen: Mapping[int, Any]) -> str:

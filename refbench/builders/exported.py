@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.builders.base import NO_IMAGES, Built, Source, Sources, samples_fingerprint, source_of
-from refbench.builders.coco import is_id, is_text, read_box, read_segmentation
+from refbench.builders.coco import read_segmentation
 from refbench.builders.tables import unpack_images
+from refbench.coco_rows import is_id, is_text, read_box
 from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, is_plain_name
 from refbench.progress import Progress

@@ -15,7 +15,8 @@ from typing import Any
 
 from refbench.builders.base import NO_IMAGES, Built, Sources, refuse, source_of
 from refbench.builders.categories import Picture, category_sample
-from refbench.builders.coco import CheckedImages, CocoInstances, is_id
+from refbench.builders.coco import CheckedImages, CocoInstances
+from refbench.coco_rows import is_id
 from refbench.errors import DatasetError, MaskError
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from refbench.builders.base import Built, Source, Sources, refuse
-from refbench.builders.coco import is_text
+from refbench.coco_rows import is_text
 from refbench.errors import DatasetError, MaskError
 from refbench.images import Photographs, image_size
 from refbench.mask import Mask

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from refbench.builders.base import Built, Sources, refuse, source_of
-from refbench.builders.coco import is_id, is_text, read_box, read_segmentation
+from refbench.builders.coco import read_segmentation
 from refbench.builders.tables import ImageFiles, find_tables, split_word, table_rows
+from refbench.coco_rows import is_id, is_text, read_box
 from refbench.errors import DatasetError, MaskError
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from refbench.builders.base import Built, Sources, source_of
-from refbench.builders.coco import CATEGORIES_2014, CocoInstances, is_id
+from refbench.builders.coco import CATEGORIES_2014, CocoInstances
 from refbench.builders.refs import RefReader, RefStyle, built_from_refs
 from refbench.builders.tables import ImageFiles, split_word, table_rows
+from refbench.coco_rows import is_id
 from refbench.errors import DatasetError
 from refbench.progress import Progress
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from refbench.builders.base import NO_IMAGES, Built, Source, refuse
-from refbench.builders.coco import CocoInstances, is_id, is_text
+from refbench.builders.coco import CocoInstances
+from refbench.coco_rows import is_id, is_text
 from refbench.errors import DatasetError, MaskError
 from refbench.mask import Mask
 from refbench.progress import Progress

@@ -6,7 +6,7 @@ import itertools
 import math
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,8 +14,9 @@ from refbench import scorer
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.detections import write_detections
 from refbench.plugins import available, load
-from refbench.protocols.average_precision import LVIS_AP, DetectionProtocol, has_lvis_fields, score_detections
+from refbench.protocols.average_precision import DetectionProtocol, Evaluation, score_detections
 from refbench.protocols.base import Protocol
+from refbench.protocols.coco_files import read_annotations
 from refbench.protocols.explain import Walk
 from refbench.protocols.sginw import SetsProtocol
 from refbench.scorer import ALL, Scored
@@ -29,8 +30,11 @@ SHOWN = Decimal("0.0001")
 @click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file answers.")
 @click.option(
     "--ground-truth",
+    "ground_truths",
     type=click.Path(path_type=Path),
-    help="A COCO or LVIS annotation file: the predictions are COCO results, scored by AP. Or the folder of SGinW.",
+    multiple=True,
+    help="A COCO, LVIS or SA-Co annotation file: the predictions are COCO results. Repeatable for the annotators of "
+    "SA-Co. Or the folder of SGinW.",
 )
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME|all", help="Repeatable.  [default: refbench]")
 @click.option(
@@ -47,7 +51,7 @@ SHOWN = Decimal("0.0001")
 def score(
     source: Path,
     dataset: str | None,
-    ground_truth: Path | None,
+    ground_truths: tuple[Path, ...],
     protocols: tuple[str, ...],
     explain: tuple[str, str] | None,
     out: Path | None,
@@ -67,12 +71,13 @@ def score(
       refbench score predictions.jsonl --dataset refcoco/testA --explain lavt-480 cris
       refbench score results.json --ground-truth instances_val2017.json --protocol coco-ap --protocol boundary-ap
       refbench score submission.zip --ground-truth seginw --protocol sginw
+      refbench score results.json --ground-truth a.json --ground-truth b.json --protocol sa-co
       refbench score ~/.refbench/runs/mine/sginw-Phones-valid --ground-truth _annotations_min1cat.coco.json
     """
-    if ground_truth is not None:
+    if ground_truths:
         if dataset is not None or out is not None or explain is not None:
             raise click.UsageError("--ground-truth scores COCO files alone; leave --dataset, --explain and --out out")
-        _score_detections(source, ground_truth, protocols, as_json)
+        _score_detections(source, ground_truths, protocols, as_json)
         return
     if explain is not None:
         if protocols or out is not None:
@@ -169,51 +174,83 @@ def _show_walk(address: str, walk: Walk, as_json: bool) -> None:
         remark(f"{choice} differs too, which stored masks cannot replay: {ours} / {theirs}")
 
 
-def _score_detections(results: Path, ground_truth: Path, protocols: tuple[str, ...], as_json: bool) -> None:
-    of_sets = ground_truth.is_dir()
-    if (results / "run.json").is_file() and not of_sets:
-        results = write_detections(results, ground_truth)
-        remark(f"the instances of the run are in {results}")
-    kind = SetsProtocol if of_sets else DetectionProtocol
-    names = (
-        list(available("protocols")) if ALL in protocols else list(protocols or ("sginw" if of_sets else "coco-ap",))
-    )
-    rules = list({rule.name: rule for rule in (load("protocols", name) for name in names)}.values())
-    if ALL in protocols:
-        rules = [rule for rule in rules if isinstance(rule, kind)]
-    for rule in rules:
-        if isinstance(rule, Protocol):
-            raise click.UsageError(
-                f"{rule.name} scores expressions of a split: pass --dataset instead of --ground-truth"
-            )
-        if not isinstance(rule, kind):
-            wanted = "the folder that holds all sets" if isinstance(rule, SetsProtocol) else "one annotation file"
-            raise click.UsageError(f"{rule.name} takes {wanted} as --ground-truth")
-    if ALL in protocols and not of_sets and not has_lvis_fields(ground_truth):
-        rules = [rule for rule in rules if rule is not LVIS_AP]
-        remark("lvis-ap is left out: the annotation file has no neg_category_ids")
-    missing: list[str] = []
-    if of_sets:
-        (rule,) = rules
-        with ConsoleProgress() as progress:
-            values, missing = rule.evaluate(ground_truth, results, progress)
-        metrics = {rule.name: values}
-        if missing:
-            remark(f"{len(missing)} sets are missing, and not in the mean: {', '.join(missing)}")
-        for caveat in rule.caveats:
-            remark(f"{rule.name}: {caveat}")
+def _score_detections(
+    results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...], as_json: bool
+) -> None:
+    if ground_truths[0].is_dir():
+        found, missing = _score_sets(results, ground_truths, protocols)
     else:
-        metrics = score_detections(ground_truth, results, rules)
+        found, missing = _score_files(results, ground_truths, protocols), []
+    for name, evaluation in found.items():
+        for caveat in (*load("protocols", name).caveats, *evaluation.notes):
+            remark(f"{name}: {caveat}")
     if as_json:
         print_json(
             {
-                "ground_truth": str(ground_truth),
+                "ground_truth": str(ground_truths[0]) if len(ground_truths) == 1 else [str(p) for p in ground_truths],
                 "protocols": {
-                    name: {"metrics": {m: _number(v) for m, v in values.items()}} for name, values in metrics.items()
+                    name: {
+                        "metrics": {m: _number(v) for m, v in evaluation.metrics.items()},
+                        "caveats": [*load("protocols", name).caveats, *evaluation.notes],
+                    }
+                    for name, evaluation in found.items()
                 },
             }
-            | ({"missing": missing} if of_sets else {})
+            | ({"missing": missing} if ground_truths[0].is_dir() else {})
         )
         return
-    for name, values in metrics.items():
-        print_table(f"{results.name}, protocol {name}", ["metric", "%"], [[m, f"{v:.2f}"] for m, v in values.items()])
+    for name, evaluation in found.items():
+        rows = [[m, "-" if math.isnan(v) else f"{v:.2f}"] for m, v in evaluation.metrics.items()]
+        print_table(f"{results.name}, protocol {name}", ["metric", "%"], rows)
+
+
+def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...]) -> dict[str, Evaluation]:
+    rules = _rules(protocols or ("coco-ap",), DetectionProtocol)
+    truths = [read_annotations(path) for path in ground_truths]
+    if (results / "run.json").is_file():
+        results = write_detections(results, truths[0])
+        remark(f"the instances of the run are in {results}")
+    if ALL in protocols:
+        rules = [rule for rule in rules if rule.annotators or len(truths) == 1]
+        for rule in [rule for rule in rules if not rule.fits(truths[0])]:
+            rules.remove(rule)
+            remark(f"{rule.name} is left out: the annotation file has no {rule.image_field}")
+    for rule in rules:
+        if len(truths) > 1 and not rule.annotators:
+            raise click.UsageError(f"{rule.name} takes one annotation file as --ground-truth, not {len(truths)}")
+    return score_detections(truths, results, rules)
+
+
+def _score_sets(
+    results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...]
+) -> tuple[dict[str, Evaluation], list[str]]:
+    if len(ground_truths) > 1:
+        raise click.UsageError("the annotation files of all sets lie in one folder; give one --ground-truth")
+    (rule,) = _rules(protocols or ("sginw",), SetsProtocol)
+    with ConsoleProgress() as progress:
+        evaluation, missing = rule.evaluate(ground_truths[0], results, progress)
+    if missing:
+        remark(f"{len(missing)} sets are missing, and not in the mean: {', '.join(missing)}")
+    return {rule.name: evaluation}, missing
+
+
+Rule = TypeVar("Rule", DetectionProtocol, SetsProtocol)
+
+
+def _rules(names: tuple[str, ...], kind: type[Rule]) -> list[Rule]:
+    """The protocols by their names, each once; those of `kind` for "all"."""
+    every = [load("protocols", name) for name in (available("protocols") if ALL in names else names)]
+    rules = []
+    for rule in {rule.name: rule for rule in every}.values():
+        if isinstance(rule, kind):
+            rules.append(rule)
+        elif ALL in names:
+            continue
+        elif isinstance(rule, Protocol):
+            raise click.UsageError(
+                f"{rule.name} scores expressions of a split: pass --dataset instead of --ground-truth"
+            )
+        else:
+            wanted = "the folder that holds all sets" if isinstance(rule, SetsProtocol) else "one annotation file"
+            raise click.UsageError(f"{rule.name} takes {wanted} as --ground-truth")
+    return rules

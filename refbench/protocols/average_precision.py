@@ -1,7 +1,7 @@
 """Average precision of detections against a COCO or LVIS annotation file.
 
-Matching and averaging are pycocotools' (COCO) and hotcoco's (LVIS); what is ours is reading the files with clear
-errors, and the Boundary IoU that Boundary AP puts in place of the mask IoU. Values are in percent.
+Matching and averaging are pycocotools' (COCO) and hotcoco's (LVIS); what is ours is reading the files (`coco_files`)
+and the Boundary IoU that Boundary AP puts in place of the mask IoU. Values are in percent.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,128 +21,140 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from refbench.errors import MaskError, PredictionError, RefbenchError, summarise_problems
+from refbench.coco_rows import Key, is_text, read_area, read_key, shown
+from refbench.errors import DatasetError, MaskError
 from refbench.mask import Mask, pair_counts
 from refbench.plugins import load_attribute
-from refbench.storage import read_json
+from refbench.protocols.coco_files import Annotations, Category, Image, Results, fields_of, read_results
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 BOUNDARY_SHARE = 0.02
+# Outside every size, so that lvis-api's rule for what is not in a size holds for what a file says to ignore.
+IGNORED_AREA_PX = 1e11
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics by the names that the original prints, in percent (NaN where there is nothing to find), and remarks on
+    what the files hold that the numbers do not show."""
+
+    metrics: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionProtocol:
-    """A rule that scores a list of detections against an annotation file.
+    """A rule that scores a list of detections against an annotation file, or against those of several `annotators`.
 
-    `evaluate` takes the ground truth (a COCO object of JSON) and the checked detections, and returns metrics by the
-    names that the original prints, in percent.
+    `image_field` is what the images of its files must have, and COCO's have not.
     """
 
     name: str
     summary: str
     source: str
-    evaluate: Callable[[dict[str, Any], list[dict[str, Any]]], dict[str, float]]
+    evaluate: Callable[[Sequence[Annotations], Results], Evaluation]
+    caveats: tuple[str, ...] = ()
+    annotators: bool = False
+    image_field: str = ""
+
+    def fits(self, truth: Annotations) -> bool:
+        """Whether the file is one of those that the rule is made for."""
+        return not self.image_field or all(self.image_field in image.row for image in truth.images.values())
 
 
-def read_detections(ground_truth: Path, results: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A COCO annotation file and COCO results for it: `[{image_id, category_id, segmentation, score}, ...]`.
+def evaluate_coco(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """The twelve figures of COCOeval, iouType segm."""
+    return _run(COCOeval, truths[0], results)
+
+
+def evaluate_boundary(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """The same with min(mask IoU, Boundary IoU) as the overlap."""
+    return _run(_BoundaryEval, truths[0], results)
+
+
+def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """Federated AP: of an image only the classes count that were searched for in it, at most 300 detections.
 
     Raises:
-        DatasetError: the annotation file is none.
-        PredictionError: lists every entry that cannot be used.
+        DatasetError: the annotation file lacks what LVIS adds to COCO's, or it is broken.
     """
-    content = read_json(ground_truth)
-    keys = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in keys):
-        raise PredictionError(f"{ground_truth} is no COCO annotation file: it needs images, annotations and categories")
-    try:
-        sizes = {row["id"]: (row["height"], row["width"]) for row in content["images"]}
-        categories = {row["id"] for row in content["categories"]}
-        problems = [
-            f"annotations[{k}]: {error}"
-            for k, row in enumerate(content["annotations"])
-            if (error := _problem(row, sizes, categories, scored=False))
-        ]
-    except (KeyError, TypeError) as error:
-        raise PredictionError(f"{ground_truth}: an image or category lacks {error}") from None
-    if problems:
-        raise PredictionError(f"{ground_truth} cannot be scored against:\n{summarise_problems(problems)}")
-    rows = read_json(results, PredictionError)
-    if not isinstance(rows, list):
-        raise PredictionError(f"{results} holds a {type(rows).__name__}, not the list of COCO results")
-    problems = [f"entry {k}: {e}" for k, row in enumerate(rows) if (e := _problem(row, sizes, categories, scored=True))]
-    if problems:
-        raise PredictionError(
-            f"{results}: {len(problems)} entries cannot be scored.\n{summarise_problems(problems)}\n"
-            "Entries are counted from 0."
-        )
-    return content, rows
-
-
-def _problem(row: Any, sizes: Mapping[Any, Any], categories: set[Any], scored: bool) -> str:
-    if not isinstance(row, dict):
-        return f"a {type(row).__name__} where an object was expected"
-    if row.get("image_id") not in sizes:
-        return f"image_id {row.get('image_id')!r} is not in the annotation file"
-    if row.get("category_id") not in categories:
-        return f"category_id {row.get('category_id')!r} is not in the annotation file"
-    if scored and (isinstance(row.get("score"), bool) or not isinstance(row.get("score"), (int, float))):
-        return "it has no score; AP needs one for every detection"
-    if scored and not np.isfinite(row["score"]):
-        return f"its score is {row['score']}, which ranks nowhere"
-    segmentation = row.get("segmentation")
-    try:
-        size = sizes[row["image_id"]]
-        if isinstance(segmentation, list) and segmentation:
-            Mask.from_polygons(segmentation, *size)
-        else:
-            found = Mask.from_rle(segmentation or {})  # which says what is wrong with anything else
-            if found.size != size:
-                return f"its mask is {list(found.size)}, its image {list(size)} [height, width]"
-    except MaskError as error:
-        return str(error)
-    return ""
-
-
-def evaluate_coco(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, float]:
-    """The twelve figures of COCOeval, iouType segm."""
-    return _run(COCOeval, ground_truth, detections)
-
-
-def evaluate_boundary(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, float]:
-    """The same with min(mask IoU, Boundary IoU) as the overlap."""
-    return _run(_BoundaryEval, ground_truth, detections)
-
-
-def evaluate_lvis(ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, float]:
-    """Federated AP: of an image only the classes count that were searched for in it, at most 300 detections."""
-    if any("neg_category_ids" not in row or "not_exhaustive_category_ids" not in row for row in ground_truth["images"]):
-        raise PredictionError(
-            "lvis-ap needs neg_category_ids and not_exhaustive_category_ids of every image: this is a COCO file, "
-            "use --protocol coco-ap"
-        )
-    if not detections:
-        return dict.fromkeys(("AP", "AP50", "AP75"), 0.0)
+    (truth,) = truths
+    content, notes = _lvis_content(truth)
     with tempfile.TemporaryDirectory() as folder:
         # hotcoco reads files only.
         places = Path(folder) / "ground_truth.json", Path(folder) / "results.json"
-        for place, value in zip(places, (ground_truth, detections), strict=True):
+        for place, value in zip(places, (content, _rows_of(results)), strict=True):
             place.write_text(json.dumps(value))
-        truth = load_attribute("hotcoco:LVIS")(str(places[0]))
+        lvis = load_attribute("hotcoco:LVIS")(str(places[0]))
         evaluation = load_attribute("hotcoco:LVISeval")(
-            truth, load_attribute("hotcoco:LVISResults")(truth, str(places[1])), "segm"
+            lvis, load_attribute("hotcoco:LVISResults")(lvis, str(places[1])), "segm"
         )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summary_lines()
-        return {name: _percent(value) for name, value in evaluation.get_results().items()}
+        metrics = {name: _percent(value) for name, value in evaluation.get_results().items()}
+    return Evaluation(metrics, (*notes, *repeated_detections(results)))
 
 
-def has_lvis_fields(ground_truth: Path) -> bool:
-    """Whether the file tells, as LVIS does, which classes were searched for in each image."""
-    content = read_json(ground_truth)
-    images = content.get("images") if isinstance(content, dict) else None
-    return isinstance(images, list) and all(isinstance(r, dict) and "neg_category_ids" in r for r in images)
+def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
+    """What lvis-api reads of an annotation file, and remarks; `iscrowd` is not among it, `ignore` is."""
+    images = list(truth.images.values())
+    fields = ("neg_category_ids", "not_exhaustive_category_ids")
+    if not all(name in image.row for image in images for name in fields):
+        raise DatasetError(
+            f"{truth.path} is no annotation file of LVIS: lvis-ap needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; for a COCO file use --protocol coco-ap"
+        )
+    listed = {
+        name: fields_of(images, partial(_classes, name=name, known=truth.categories), _where, truth.path)
+        for name in fields
+    }
+    numbers = {key: category.number for key, category in truth.categories.items()}
+    frequencies = fields_of(list(truth.categories.values()), _frequency, _where, truth.path)
+    content = {
+        "images": [
+            {"id": i.number, "height": i.height, "width": i.width}
+            | {
+                name: [truth.categories[k].number for k in listed[name][row] if k in truth.categories]
+                for name in fields
+            }
+            for row, i in enumerate(images)
+        ],
+        "categories": [
+            {"id": c.number, "name": str(c.number), "frequency": frequency}
+            for c, frequency in zip(truth.categories.values(), frequencies, strict=True)
+        ],
+        "annotations": [
+            row | {"iscrowd": 0, "area": IGNORED_AREA_PX if one.ignored else row["area"]}
+            for row, one in zip(_annotations_of(truth), truth.truths, strict=True)
+        ],
+    }
+    unknown = sum(key not in numbers for name in fields for keys in listed[name] for key in keys)
+    note = f"{unknown} ids in neg_category_ids and not_exhaustive_category_ids are of no category of the file"
+    return content, [note] if unknown else []
+
+
+def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key]:
+    value = image.row[name]
+    if not isinstance(value, list):
+        raise MaskError(f"its {name} is {shown(value)}; expected a list of category ids")
+    keys = [read_key({name: key}, name) for key in value]
+    as_text = {is_text(key) for key in known}
+    for key in keys:
+        if known and is_text(key) not in as_text:
+            raise MaskError(f"its {name} hold {shown(key)}; the ids of the categories are written in another way")
+    return keys
+
+
+def _frequency(category: Category) -> str:
+    value = category.row.get("frequency")
+    if value not in ("r", "c", "f"):
+        raise MaskError(f"its frequency is {shown(value)}; expected r, c or f (rare, common, frequent)")
+    return str(value)
+
+
+def _where(item: Image | Category) -> str:
+    return item.where
 
 
 def _percent(value: float) -> float:
@@ -149,31 +162,73 @@ def _percent(value: float) -> float:
     return float("nan") if value < 0 else 100 * float(value)
 
 
-def _run(kind: type[COCOeval], ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> dict[str, float]:
+def _run(kind: type[COCOeval], truth: Annotations, results: Results) -> Evaluation:
+    ignored = sum(one.ignored for one in truth.truths)
+    notes = (
+        [f"{ignored} annotations say ignore, which COCO's evaluation does not look at: they count"] if ignored else []
+    )
     # pycocotools prints as it goes, and stdout belongs to the result.
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        # loadRes and createIndex write into what they are given.
-        truth.dataset = {
-            **ground_truth,
-            "annotations": [{"iscrowd": 0, **row, "area": _area(row, truth)} for row in ground_truth["annotations"]],
-        }
-        truth.createIndex()
-        evaluation = kind(truth, truth.loadRes([dict(row) for row in detections]), "segm") if detections else None
-        if evaluation is None:
-            return dict.fromkeys(COCO_NAMES, 0.0)
+        images = [{"id": i.number, "height": i.height, "width": i.width} for i in truth.images.values()]
+        categories = [{"id": c.number, "name": str(c.number)} for c in truth.categories.values()]
+        ours, theirs = COCO(), COCO()
+        ours.dataset = {"images": images, "categories": categories, "annotations": _annotations_of(truth)}
+        theirs.dataset = {"images": images, "categories": categories, "annotations": _rows_of(results)}
+        ours.createIndex()
+        theirs.createIndex()
+        evaluation = kind(ours, theirs, "segm")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: _percent(value) for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)}
+    metrics = {name: _percent(value) for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)}
+    return Evaluation(metrics, (*notes, *repeated_detections(results)))
 
 
-def _area(row: dict[str, Any], truth: COCO) -> float:
-    if "area" not in row:
-        raise PredictionError(
-            f"annotation {row.get('id')} has no area, which the sizes small, medium and large go by; COCO's files have"
-        )
-    return float(row["area"])
+def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
+    """COCO's rows; sizes go by `area`, which is the file's."""
+    areas = fields_of(truth.truths, lambda one: read_area(one.row), lambda one: one.where, truth.path)
+    return [
+        {
+            "id": number,
+            "image_id": one.image,
+            "category_id": one.category,
+            "segmentation": _code(one.mask),
+            "area": area,
+            "iscrowd": int(one.crowd),
+        }
+        for number, (one, area) in enumerate(zip(truth.truths, areas, strict=True), start=1)
+    ]
+
+
+def _rows_of(results: Results) -> list[dict[str, Any]]:
+    """COCO's results as `loadRes` completes them; sizes go by the mask, never by a box that the file gives."""
+    return [
+        {
+            "id": number,
+            "image_id": one.image,
+            "category_id": one.category,
+            "segmentation": _code(one.mask),
+            "score": one.score,
+            "area": one.mask.area,
+            "bbox": list(one.mask.box_xywh),
+            "iscrowd": 0,
+        }
+        for number, one in enumerate(results.detections, start=1)
+    ]
+
+
+def _code(mask: Mask) -> dict[str, Any]:
+    return {"size": list(mask.size), "counts": mask.counts.decode("ascii")}
+
+
+def repeated_detections(results: Results) -> tuple[str, ...]:
+    """A remark on the detections that were left out, if there were any."""
+    if not results.repeated:
+        return ()
+    return (
+        f"{results.repeated} detections are the same as an earlier one (image, class, mask and score) and were left "
+        "out, since padded runs on several GPUs write such; the original counts them",
+    )
 
 
 class _BoundaryEval(COCOeval):  # type: ignore[misc]
@@ -220,22 +275,18 @@ LVIS_AP = DetectionProtocol(
     "federated segm AP: absent and not exhaustively drawn classes honoured, at most 300 detections an image",
     "lvis-dataset/lvis-api lvis/eval.py (7d7f07d), by hotcoco",
     evaluate_lvis,
+    image_field="neg_category_ids",
 )
 
 
 def score_detections(
-    ground_truth: Path, results: Path, protocols: list[DetectionProtocol]
-) -> dict[str, dict[str, float]]:
-    """Name of the protocol -> metrics, each in percent; NaN where the annotation file has nothing to find."""
-    content, rows = read_detections(ground_truth, results)
-    out = {}
-    for protocol in protocols:
-        try:
-            out[protocol.name] = protocol.evaluate(content, rows)
-        except RefbenchError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise PredictionError(
-                f"{results} cannot be scored by {protocol.name}: {type(error).__name__}: {error}"
-            ) from None
-    return out
+    truths: Sequence[Annotations], results: Path, protocols: Sequence[DetectionProtocol]
+) -> dict[str, Evaluation]:
+    """Name of the protocol -> what it gives, for COCO results against the annotation file (of each annotator).
+
+    Raises:
+        DatasetError: an annotation file lacks something that a protocol needs.
+        PredictionError: lists every result that cannot be used.
+    """
+    read = read_results(results, truths[0])
+    return {protocol.name: protocol.evaluate(truths, read) for protocol in protocols}

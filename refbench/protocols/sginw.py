@@ -15,7 +15,8 @@ from pathlib import Path
 from refbench.errors import PredictionError
 from refbench.plugins import SGINW as SETS
 from refbench.progress import Progress, silent
-from refbench.protocols.average_precision import COCO_AP, score_detections
+from refbench.protocols.average_precision import COCO_AP, Evaluation, score_detections
+from refbench.protocols.coco_files import read_annotations
 from refbench.storage import read_json
 
 # X-Decoder's evaluation wants an underscore; sam-hq writes a hyphen.
@@ -29,19 +30,17 @@ class SetsProtocol:
     """A rule over several sets, each with results and an annotation file of its own.
 
     `evaluate` takes the folder with the annotation files of all sets and the results (a folder or a zip), and returns
-    the metrics by the names that the original prints, in percent, and the sets that the results lack.
+    the metrics by the names that the original prints, and the sets that the results lack.
     """
 
     name: str
     summary: str
     source: str
     caveats: tuple[str, ...]
-    evaluate: Callable[[Path, Path, Progress], tuple[dict[str, float], list[str]]]
+    evaluate: Callable[[Path, Path, Progress], tuple[Evaluation, list[str]]]
 
 
-def evaluate_sginw(
-    ground_truth: Path, results: Path, progress: Progress = silent
-) -> tuple[dict[str, float], list[str]]:
+def evaluate_sginw(ground_truth: Path, results: Path, progress: Progress = silent) -> tuple[Evaluation, list[str]]:
     """AP of each set by its name, then "Average Score" and "Median Score"; and the names of the sets that are missing.
 
     Raises:
@@ -54,22 +53,26 @@ def evaluate_sginw(
                 f"{results} holds no seginw_<name>_val.json, the files of a submission, one a set: COCO results"
             )
         metrics: dict[str, float] = {}
+        notes: list[str] = []
         for done, (name, path) in enumerate(found.items()):
-            metrics[name] = _average_precision(ground_truth / GROUND_TRUTH.format(name=name), path)
+            one = _average_precision(ground_truth / GROUND_TRUTH.format(name=name), path)
+            metrics[name] = one.metrics["AP"]
+            notes += [f"{name}: {note}" for note in one.notes]
             progress("sets", done + 1, len(found))
     values = list(metrics.values())
     # As in the original: a set without a value leaves the scores without one.
     whole = not any(map(math.isnan, values))
     metrics["Average Score"] = statistics.fmean(values) if whole else math.nan
     metrics["Median Score"] = statistics.median(values) if whole else math.nan
-    return metrics, [name for name in SETS if name not in metrics]
+    return Evaluation(metrics, tuple(notes)), [name for name in SETS if name not in metrics]
 
 
-def _average_precision(ground_truth: Path, results: Path) -> float:
+def _average_precision(ground_truth: Path, results: Path) -> Evaluation:
+    truth = read_annotations(ground_truth)
     if read_json(results, PredictionError) == []:
         # detectron2 has no evaluation of an empty list, and no value for it.
-        return math.nan
-    return score_detections(ground_truth, results, [COCO_AP])[COCO_AP.name]["AP"]
+        return Evaluation({"AP": math.nan})
+    return score_detections([truth], results, [COCO_AP])[COCO_AP.name]
 
 
 @contextmanager

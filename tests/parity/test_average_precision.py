@@ -10,13 +10,12 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from detection_reference import code_of, federated_ap
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -30,19 +29,13 @@ from refbench.protocols.average_precision import (
     DetectionProtocol,
     score_detections,
 )
+from refbench.protocols.coco_files import read_annotations
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def scored(protocol: DetectionProtocol, ground_truth: Path, results: Path) -> dict[str, float]:
-    return score_detections(ground_truth, results, [protocol])[protocol.name]
-
-
-def code_of(row: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    segmentation = row["segmentation"]
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return coco_mask.frPyObjects(segmentation, height, width)
+    return score_detections([read_annotations(ground_truth)], results, [protocol])[protocol.name].metrics
 
 
 def perturbed(path: Path, out: Path, seed: int) -> Path:
@@ -118,78 +111,7 @@ def test_lvis_ap_against_its_rule(test_data: Path, tmp_path: Path, seed: int) ->
     assert found["AP"] == pytest.approx(100 * expected["AP"], abs=1e-8)
     assert found["AP50"] == pytest.approx(100 * expected["AP50"], abs=1e-8)
     for group in "rcf":
-        assert found[f"AP{group}"] == pytest.approx(100 * expected[group], abs=1e-8)
-
-
-def federated_ap(content: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The rule of the LVIS paper (section 3), restated.
-
-    Of an image the 300 best detections count. A detection of a class that was neither found nor searched for in the
-    image is dropped; of a class that is not exhaustively drawn there, an unmatched one is ignored. Matching is
-    greedy by score at each IoU threshold; precision is made monotone and read at 101 recalls; AP is the mean over
-    thresholds and over the classes that have annotations.
-    """
-    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
-    negative = {i["id"]: set(i["neg_category_ids"]) for i in content["images"]}
-    partial = {i["id"]: set(i["not_exhaustive_category_ids"]) for i in content["images"]}
-    truths: dict[tuple[int, int], list[Any]] = defaultdict(list)
-    for a in content["annotations"]:
-        truths[a["image_id"], a["category_id"]].append(code_of(a, *sizes[a["image_id"]]))
-    per_image: dict[int, list[Any]] = defaultdict(list)
-    for row in rows:
-        per_image[row["image_id"]].append(row)
-    found: dict[tuple[int, int], list[Any]] = defaultdict(list)
-    for image_id, listed in per_image.items():
-        for row in sorted(listed, key=lambda r: -r["score"])[:300]:
-            key = image_id, row["category_id"]
-            if key in truths or row["category_id"] in negative[image_id]:
-                found[key].append(row)
-    thresholds = np.linspace(0.5, 0.95, 10)
-    recalls = np.linspace(0, 1, 101)
-    values: dict[int, list[float]] = {}
-    for category in content["categories"]:
-        number = category["id"]
-        positives = sum(len(v) for (_, c), v in truths.items() if c == number)
-        if not positives:
-            continue
-        values[number] = []
-        for threshold in thresholds:
-            scores, hits = [], []
-            for image_id in sorted(sizes):
-                listed = found.get((image_id, number), [])
-                masks = truths.get((image_id, number), [])
-                if not listed:
-                    continue
-                overlaps = (
-                    coco_mask.iou([r["segmentation"] for r in listed], masks, [0] * len(masks)) if masks else None
-                )
-                taken: set[int] = set()
-                for k, row in enumerate(listed):
-                    best, at = min(threshold, 1 - 1e-10), -1
-                    for g in range(len(masks)):
-                        if g not in taken and overlaps is not None and overlaps[k, g] >= best:
-                            best, at = overlaps[k, g], g
-                    if at >= 0:
-                        taken.add(at)
-                    elif number in partial[image_id]:
-                        continue
-                    scores.append(row["score"])
-                    hits.append(at >= 0)
-            order = np.argsort(-np.array(scores), kind="mergesort")
-            true = np.cumsum(np.array(hits, float)[order]) if hits else np.array([])
-            false = np.cumsum(~np.array(hits, bool)[order]) if hits else np.array([])
-            recall = true / positives
-            precision = true / np.maximum(true + false, np.spacing(1))
-            for k in range(len(precision) - 1, 0, -1):
-                precision[k - 1] = max(precision[k - 1], precision[k])
-            at = np.searchsorted(recall, recalls, side="left")
-            read = np.where(at < len(precision), precision[np.minimum(at, len(precision) - 1)], 0) if hits else [0.0]
-            values[number].append(float(np.mean(read)))
-    frequency = {c["id"]: c["frequency"] for c in content["categories"]}
-    out = {"AP": float(np.mean(list(values.values()))), "AP50": float(np.mean([v[0] for v in values.values()]))}
-    for group in "rcf":
-        out[group] = float(np.mean([v for n, v in values.items() if frequency[n] == group]))
-    return out
+        assert found[f"AP{group}"] == pytest.approx(100 * expected[f"AP{group}"], abs=1e-8)
 
 
 def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> None:
@@ -207,7 +129,7 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
     assert refbench("score", results, "--ground-truth", truth, "--dataset", "refcoco/val").returncode == 2
     lvis = refbench("score", results, "--ground-truth", truth, "--protocol", "lvis-ap")
     assert lvis.returncode == 3
-    assert "this is a COCO file" in lvis.stderr
+    assert "for a COCO file use --protocol coco-ap" in lvis.stderr
     wrong = refbench("score", results, "--dataset", "scenes/test", "--protocol", "coco-ap")
     assert "pass --ground-truth" in wrong.stderr
 
@@ -215,18 +137,21 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("rows[1]['image_id'] = 5", "entry 1: image_id 5 is not in the annotation file"),
-        ("rows[1]['category_id'] = 999", "entry 1: category_id 999 is not in the annotation file"),
+        ("rows[1]['image_id'] = 5", "entry 1: its image_id 5 is not in the annotation file"),
+        ("rows[1]['category_id'] = 999", "entry 1: its category_id 999 is not in the annotation file"),
         ("del rows[1]['score']", "entry 1: it has no score"),
         ("rows[1]['score'] = float('nan')", "entry 1: its score is nan"),
         ("rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}", r"entry 1: its mask is \[2, 2\], its image"),
         ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1: broken run-length code"),
-        ("rows[1]['segmentation'] = []", "entry 1: a run-length mask is a dict"),
-        ("rows[1] = 7", "entry 1: a int where an object was expected"),
+        ("rows[1]['segmentation'] = []", r"entry 1: its segmentation is \[\]; expected polygons"),
+        ("rows[1] = 7", "entry 1: it is 7; expected an object"),
         ("del truth['annotations'][0]['area']", "has no area"),
-        ("truth['annotations'][0]['image_id'] = 1", r"annotations\[0\]: image_id 1"),
+        (
+            "truth['annotations'][0]['image_id'] = 1",
+            r"annotations\[0\] \(id \d+\): its image_id 1 is not in the images",
+        ),
         ("del truth['images']", "is no COCO annotation file"),
-        ("del truth['images'][0]['height']", "an image or category lacks 'height'"),
+        ("del truth['images'][0]['height']", "images\\[0\\] \\(id \\d+\\): it has no height"),
     ],
 )
 def test_files_that_cannot_be_scored(test_data: Path, tmp_path: Path, change: str, message: str) -> None:
