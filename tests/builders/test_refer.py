@@ -99,10 +99,10 @@ def break_(change: str) -> tuple[Any, Any]:
         ("annotation['segmentation'] = [[1, 1, 2, 2]]", r"annotations\[1\]\): polygon 0 needs at least three"),
         ("annotation['segmentation'] = [[100, 10, 120, 10, 120, 30]]", r"outside the image of 80 x 60 px"),
         ("annotation['segmentation'] = [[1, 1, 1, 1, 1, 1]]", r"covers no pixel"),
-        ("annotation['segmentation'] = []", r"neither polygons nor a run-length code"),
+        ("annotation['segmentation'] = []", r"its segmentation is \[\]; expected polygons or a run-length code"),
         (
             "annotation['segmentation'] = {'size': [9, 9], 'counts': [81]}",
-            r"its mask is \(9, 9\), its image \(60, 80\)",
+            r"its mask is \[9, 9\], its image \[60, 80\]",
         ),
         ("annotation['segmentation'] = {'size': [60, 80], 'counts': 'zz'}", r"broken run-length code"),
         ("annotation['image_id'] = 5; refs[1]['image_id'] = 5", r"image 5 is not in instances.json"),

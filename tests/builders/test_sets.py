@@ -194,7 +194,7 @@ def test_rows_that_would_lose_something(tmp_path: Path, home: Path) -> None:
     for change, message in (
         ("refs[0]['sent_ids'] = [0, 1, 2]", "sent_ids names 3 sentences, 1 are there"),
         ("refs[0]['no_target'] = 'no'", "no_target is a str, but ann_id names 2"),
-        ("instances['annotations'][0]['iscrowd'] = '0'", "its iscrowd is neither 0 nor 1"),
+        ("instances['annotations'][0]['iscrowd'] = '0'", "its iscrowd is '0'; expected 0 or 1"),
         ("instances['annotations'][0]['bbox'] = '1234'", "its bbox is not four numbers"),
     ):
         refs, instances = mini.grefs()

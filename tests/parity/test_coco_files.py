@@ -1,0 +1,288 @@
+"""Inputs that people's public reports describe, and their neighbours: the right figure, or words that name the row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detection_files import box_polygon
+from pycocotools import mask as coco_mask
+
+from refbench.errors import DatasetError, PredictionError
+from refbench.protocols.average_precision import BOUNDARY_AP, COCO_AP, LVIS_AP, DetectionProtocol, score_detections
+from refbench.protocols.coco_files import read_annotations
+from refbench.protocols.sginw import evaluate_sginw
+
+Content = dict[str, Any]
+Rows = list[dict[str, Any]]
+SIZE = 60
+EVERY = [COCO_AP, BOUNDARY_AP, LVIS_AP]
+
+
+def truth_file() -> Content:
+    """Two instances of two classes in one image, as COCO and LVIS write them."""
+    image = {"id": 1, "height": SIZE, "width": SIZE, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    boxes = {1: (5, 5, 20, 20), 2: (30, 30, 20, 20)}
+    return {
+        "images": [image],
+        "categories": [{"id": c, "name": f"c{c}", "frequency": "f"} for c in boxes],
+        "annotations": [
+            {
+                "id": c, "image_id": 1, "category_id": c, "segmentation": [box_polygon(*box)], "area": 400,
+                "bbox": list(box), "iscrowd": 0,
+            }
+            for c, box in boxes.items()
+        ],
+    }  # fmt: skip
+
+
+def perfect(truth: Content) -> Rows:
+    return [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "segmentation": a["segmentation"], "score": 0.9}
+        for a in truth["annotations"]
+    ]
+
+
+def score(folder: Path, truth: Content, rows: Any, rule: DetectionProtocol = COCO_AP) -> dict[str, float]:
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(rows))
+    return score_detections([read_annotations(folder / "truth.json")], folder / "results.json", [rule])[
+        rule.name
+    ].metrics
+
+
+IDS: dict[str, Callable[[int], Any]] = {
+    "from 0": lambda k: k, "negative": lambda k: -k, "text": lambda k: f"a-{k}", "digits": str,
+    "huge": lambda k: 2**70 + k, "floats": lambda k: float(k), "as large as Python writes": lambda k: 10**4000 + k,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IDS)
+@pytest.mark.parametrize("part", ["images", "categories", "annotations"])
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+def test_ids_of_any_kind_are_ids(tmp_path: Path, rule: DetectionProtocol, part: str, kind: str) -> None:
+    truth = truth_file()
+    field = {"images": "image_id", "categories": "category_id", "annotations": ""}[part]
+    new = {row["id"]: IDS[kind](k) for k, row in enumerate(truth[part])}
+    for row in truth[part]:
+        row["id"] = new[row["id"]]
+    for row in truth["annotations"] if field else []:
+        row[field] = new[row[field]]
+    assert score(tmp_path, truth, perfect(truth), rule)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+def test_annotations_need_no_ids(tmp_path: Path, rule: DetectionProtocol) -> None:
+    truth = truth_file()
+    del truth["annotations"][1]["id"]
+    assert score(tmp_path, truth, perfect(truth), rule)["AP"] == pytest.approx(100)
+
+
+def test_sets_may_count_from_0(tmp_path: Path) -> None:
+    truth = truth_file()
+    for k, row in enumerate(truth["annotations"]):
+        row["id"] = k
+    place = tmp_path / "truth" / "Cows" / "valid"
+    place.mkdir(parents=True)
+    (place / "_annotations_min1cat.coco.json").write_text(json.dumps(truth))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "seginw_Cows_val.json").write_text(json.dumps(perfect(truth)))
+    assert evaluate_sginw(tmp_path / "truth", tmp_path / "results")[0].metrics["Cows"] == pytest.approx(100)
+
+
+REFUSED: list[tuple[str, str]] = [
+    # Two of a name, in each part.
+    ("t['annotations'][1]['id'] = 1", r"annotations\[1\] \(id 1\): its id 1 is that of annotations\[0\] too"),
+    ("t['annotations'][1]['id'] = 1.0", r"annotations\[1\] \(id 1.0\): its id 1 is that of annotations\[0\] too"),
+    ("t['images'].append(dict(t['images'][0]))", r"images\[1\] \(id 1\): its id 1 is that of images\[0\] too"),
+    ("t['categories'][1]['id'] = 1", r"categories\[1\] \(id 1\): its id 1 is that of categories\[0\] too"),
+    # Ids that are none.
+    ("t['annotations'][0]['id'] = None", r"annotations\[0\] \(id null\): its id is null; expected a number or text"),
+    ("t['annotations'][0]['id'] = True", r"its id is true"),
+    ("t['images'][0]['id'] = [1]", r"images\[0\] \(id \[1\]\): its id is \[1\]"),
+    ("del t['categories'][0]['id']", r"categories\[0\]: it has no id"),
+    ("t['annotations'][0]['image_id'] = '1'", "its image_id '1' is not in the images .* it has the number 1"),
+    ("t['annotations'][0]['category_id'] = 9", "its category_id 9 is not in the categories of this file"),
+    ("t['annotations'][0]['category_id'] = 1.5", "its category_id is 1.5; expected"),
+    ("t['annotations'][0] = 'x'", r"annotations\[0\]: it is 'x'; expected an object"),
+    # Flags.
+    *[
+        (f"t['annotations'][1]['iscrowd'] = {v}", rf"annotations\[1\] \(id 2\): its iscrowd is {said}; expected 0 or 1")
+        for v, said in (("'0'", "'0'"), ("None", "null"), ("-1", "-1"), ("2", "2"), ("0.5", "0.5"), ("[]", r"\[\]"))
+    ],
+    ("t['annotations'][0]['ignore'] = 'no'", "its ignore is 'no'; expected 0 or 1"),
+    # Sizes.
+    *[
+        (f"t['annotations'][1]['area'] = {v}", rf"annotations\[1\] \(id 2\): its area is {said}")
+        for v, said in (
+            ("-1", "-1, which no object has"), ("float('nan')", "nan; expected a finite number"), ("None", "null"),
+            ("'400'", "'400'"), ("1e11", "100000000000.0, which no"), ("10**400", "1000"), ("True", "true"),
+            ("[400]", r"\[400\]"),
+        )
+    ],
+    ("del t['annotations'][0]['area']", "it has no area, by which objects are small"),
+    ("t['images'][0]['height'] = 60.5", r"images\[0\] \(id 1\): height must be an integer"),
+    ("t['images'][0]['width'] = 10**400", "width must be 1..65535 px"),
+    ("del t['images'][0]['width']", "it has no width"),
+    # Segmentations.
+    ("del t['annotations'][1]['segmentation']", r"annotations\[1\] \(id 2\): it has no segmentation"),
+    *[
+        (f"t['annotations'][1]['segmentation'] = {v}", said)
+        for v, said in (
+            ("[]", r"its segmentation is \[\]; expected polygons or a run-length code"), ("None", "is null"),
+            ("[[]]", "polygon 0 needs at least three"), ("7", "is 7"), ("'x'", "is 'x'"), ("{}", "'size' and 'counts'"),
+            ("[[1, 2, 3, 4, 5, 10**400]]", "polygon 0"), ("{'size': [60, 60], 'counts': [10**400]}", "counts"),
+            ("{'size': [6, 6], 'counts': [36]}", r"its mask is \[6, 6\], its image \[60, 60\]"),
+            ("{'size': [60, 60], 'counts': 'x'}", "broken run-length code"),
+        )
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED)
+@pytest.mark.parametrize("rule", [COCO_AP, LVIS_AP], ids=lambda r: r.name)
+def test_annotation_files_that_are_refused(tmp_path: Path, rule: DetectionProtocol, change: str, said: str) -> None:
+    truth = truth_file()
+    exec(change, {"t": truth})
+    with pytest.raises(DatasetError, match=said) as caught:
+        score(tmp_path, truth, perfect(truth_file()), rule)
+    assert "truth.json" in str(caught.value)
+    assert "results.json" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("crowd", "expected"), [(0, 50.5), (False, 50.5), (1, 100), (True, 100), ("missing", 50.5)])
+def test_crowds(tmp_path: Path, crowd: Any, expected: float) -> None:
+    truth = truth_file()
+    # Two of one class, of which one is found: half of it, unless the other is a crowd.
+    truth["annotations"][1] |= {"category_id": 1, "iscrowd": crowd}
+    if crowd == "missing":
+        del truth["annotations"][1]["iscrowd"]
+    assert score(tmp_path, truth, perfect(truth_file())[:1])["AP"] == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"bbox": [0, 0, 600, 600]}, {"bbox": None}, {"bbox": []}, {"bbox": "x"}, {"caption": "a cat"}, {"id": 1},
+        {"keypoints": []}, {"area": -5}, {"iscrowd": 1}, {"bbox": [1, 2], "area": None, "ignore": "x"},
+    ],
+)  # fmt: skip
+def test_other_keys_of_results_do_not_matter(tmp_path: Path, rule: DetectionProtocol, more: dict[str, Any]) -> None:
+    truth = truth_file()
+    rows = perfect(truth)
+    # Off by a little, so that the sizes of what is found count.
+    rows[1]["segmentation"] = [box_polygon(31, 30, 24, 20)]
+    plain = score(tmp_path, truth, rows, rule)
+    assert 10 < plain["AP"] < 100
+    assert score(tmp_path, truth, [row | more for row in rows], rule) == pytest.approx(plain, nan_ok=True)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+@pytest.mark.parametrize("form", ["polygons", "uncompressed", "bytes as text", "mixed"])
+def test_results_may_have_any_form_of_mask(tmp_path: Path, rule: DetectionProtocol, form: str) -> None:
+    truth = truth_file()
+    rows = perfect(truth)
+    for k, row in enumerate(rows):
+        code = coco_mask.frPyObjects(row["segmentation"], SIZE, SIZE)[0]
+        if form == "uncompressed" or (form == "mixed" and k):
+            x = 5 if k == 0 else 30
+            # Columns of the square, one after another.
+            counts = [x * SIZE + x] + [20, SIZE - 20] * 20
+            row["segmentation"] = {"size": [SIZE, SIZE], "counts": [*counts[:-1], SIZE * SIZE - sum(counts[:-1])]}
+        elif form == "bytes as text":
+            row["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
+    assert score(tmp_path, truth, rows, rule)["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+def test_nothing_found_and_nothing_to_find(tmp_path: Path, rule: DetectionProtocol) -> None:
+    truth = truth_file()
+    found = score(tmp_path, truth, [], rule)
+    assert (found["AP"], found["APs"]) == (0, 0)
+    assert found["APm"] != found["APm"]
+    truth["annotations"] = []
+    assert all(v != v for v in score(tmp_path, truth, [], rule).values())
+    for part in ("categories", "images"):
+        truth[part] = []
+        assert all(v != v for v in score(tmp_path, truth, [], rule).values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("r[0]['image_id'] = [1]", r"entry 0: its image_id is \[1\]; expected a number or text"),
+        ("r[0]['image_id'] = {'a': 1}", "entry 0: its image_id is {'a': 1}"),
+        ("r[0]['image_id'] = 10**400", "entry 0: its image_id 1000.* is not in the annotation file"),
+        ("r[0]['image_id'] = '1'", "it has the number 1: write ids in one way"),
+        ("r[1]['category_id'] = None", "entry 1: its category_id is null"),
+        ("del r[1]['category_id']", "entry 1: it has no category_id"),
+        ("r[1]['score'] = 10**400", "entry 1: its score is 1000.*; expected a finite number"),
+        ("r[1]['score'] = '0.9'", "entry 1: its score is '0.9'"),
+        ("r[1]['score'] = True", "entry 1: its score is true"),
+        ("r[1]['score'] = float('inf')", "entry 1: its score is inf"),
+        ("del r[1]['segmentation']", "entry 1: it has no segmentation; masks are compared here"),
+        ("r[1]['segmentation'] = [[0, 0, 1]]", "entry 1: polygon 0 needs at least three"),
+        ("r[1] = None", "entry 1: it is null; expected an object"),
+    ],
+)
+@pytest.mark.parametrize("rule", [COCO_AP, LVIS_AP], ids=lambda r: r.name)
+def test_results_that_are_refused(tmp_path: Path, rule: DetectionProtocol, change: str, said: str) -> None:
+    rows: Any = perfect(truth_file())
+    exec(change, {"r": rows})
+    with pytest.raises(PredictionError, match=said) as caught:
+        score(tmp_path, truth_file(), rows, rule)
+    assert "results.json: 1 of 2 entries cannot be scored against" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("t['images'][0]['neg_category_ids'] = None", r"images\[0\] \(id 1\): its neg_category_ids is null"),
+        ("t['images'][0]['not_exhaustive_category_ids'] = 3", "its not_exhaustive_category_ids is 3; expected a list"),
+        ("t['images'][0]['neg_category_ids'] = ['1']", "its neg_category_ids hold '1'; the ids of the categories are"),
+        ("t['images'][0]['neg_category_ids'] = [[1]]", r"its neg_category_ids is \[1\]; expected a number or text"),
+        (
+            "t['categories'][0]['frequency'] = 'rare'",
+            r"categories\[0\] \(id 1\): its frequency is 'rare'; expected r",
+        ),
+        ("del t['categories'][1]['frequency']", "its frequency is null"),
+        ("del t['images'][0]['neg_category_ids']", "for a COCO file use --protocol coco-ap"),
+    ],
+)
+def test_lvis_fields_that_are_refused(tmp_path: Path, change: str, said: str) -> None:
+    truth = truth_file()
+    exec(change, {"t": truth})
+    with pytest.raises(DatasetError, match=said):
+        score(tmp_path, truth, perfect(truth_file()), LVIS_AP)
+
+
+def test_what_lvis_leaves_out(tmp_path: Path) -> None:
+    truth = truth_file()
+    truth["annotations"][1] |= {"category_id": 1}
+    rows = perfect(truth_file())[:1]
+    assert score(tmp_path, truth, rows, LVIS_AP)["AP"] == pytest.approx(50.5, abs=0.1)
+    # lvis-api looks at `ignore`, and not at `iscrowd`; COCO's evaluation the other way round.
+    ignored, crowd = deepcopy(truth), deepcopy(truth)
+    ignored["annotations"][1]["ignore"] = 1
+    crowd["annotations"][1]["iscrowd"] = 1
+    assert score(tmp_path, ignored, rows, LVIS_AP)["AP"] == pytest.approx(100)
+    assert score(tmp_path, crowd, rows, LVIS_AP)["AP"] == pytest.approx(50.5, abs=0.1)
+    assert score(tmp_path, ignored, rows, COCO_AP)["AP"] == pytest.approx(50.5, abs=0.1)
+    notes = score_detections([read_annotations(tmp_path / "truth.json")], tmp_path / "results.json", [COCO_AP])
+    assert notes["coco-ap"].notes == ("1 annotations say ignore, which COCO's evaluation does not look at: they count",)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)
+def test_results_that_come_twice_count_once(tmp_path: Path, rule: DetectionProtocol) -> None:
+    truth = truth_file()
+    rows = perfect(truth)
+    assert score(tmp_path, truth, [*rows, *rows[:1]], rule)["AP"] == pytest.approx(100)
+    notes = score_detections([read_annotations(tmp_path / "truth.json")], tmp_path / "results.json", [rule])
+    assert "1 detections are the same as an earlier one" in notes[rule.name].notes[-1]
+    # With another score it is another detection.
+    assert score(tmp_path, truth, [*rows, rows[0] | {"score": 0.95}], rule)["AP50"] == pytest.approx(100)
