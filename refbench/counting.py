@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import MaskError, PredictionError, RunError
 from refbench.execution.plan import planned_paths
-from refbench.interchange import Claim, SampleIndex, read_claims
+from refbench.interchange import Claim, Claims, SampleIndex
 from refbench.kernels import COLUMNS
 from refbench.mask import Mask, check_code, count_codes
 from refbench.progress import Progress, silent
@@ -60,6 +60,7 @@ class Counted:
     expressions: Sequence[str]
     several: NDArray[np.bool_]
     ignored: int
+    notes: tuple[str, ...]
 
     @property
     def scores(self) -> ScoreTable:
@@ -89,7 +90,8 @@ def count(
 ) -> Counted:
     """One pass over the masks of a run (its `info` is not empty) or of a predictions file."""
     targets = _Targets(address, info.get("limit"))
-    claims = _claims_of_run(source, info, targets.index) if info else read_claims(source, targets.index)
+    given = None if info else Claims(source, targets.index)
+    claims = _claims_of_run(source, info, targets.index) if given is None else iter(given)
     if not targets.ignored:
         drawings = [d._replace(leaves_out_ignored=True) for d in drawings]
     counter = _Counter(targets, [d for d in dict.fromkeys(drawings) if d != STORED], measures)
@@ -106,6 +108,7 @@ def count(
         targets.expressions,
         targets.one_object & (targets.polygon_numbers > 1),
         len(targets.ignored),
+        () if given is None else given.notes(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 import zipfile
 import zlib
@@ -24,6 +25,8 @@ EXIF_ORIENTATION = 0x0112
 # No photograph of these datasets comes near; what claims more is no photograph.
 MAX_FILE_BYTES = 2**28
 MAX_NAME_LENGTH = 200
+NAME_OF_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
+NAME_OF_2017 = re.compile(r"\d{12}\.jpg")
 # Below the folder that a user names, where releases and people keep COCO's photographs.
 PLACES = (
     "",
@@ -38,7 +41,7 @@ class Photographs:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._zips = [place] if place.is_file() else sorted(p for p in place.glob("*.zip") if p.is_file())
-        self._members: dict[str, str] | None = None
+        self._members: dict[str, list[str]] | None = None
         if place.is_file() and place.suffix.lower() != ".zip":
             raise DatasetError(f"{place} is no folder, and its name does not end in .zip")
         if place.is_file() and not zipfile.is_zipfile(place):
@@ -68,12 +71,18 @@ class Photographs:
         return self._locate(file_name) is not None
 
     def _locate(self, file_name: str) -> Path | None:
-        if not is_plain_name(file_name):
-            return None
-        if self.place.is_dir():
-            for folder in PLACES:
-                if (self.place / folder / file_name).is_file():
-                    return self.place / folder / file_name
+        for name in _names_of(file_name):
+            if self.place.is_dir():
+                for folder in PLACES:
+                    if (self.place / folder / name).is_file():
+                        return self.place / folder / name
+            found = self._member(name)
+            if found is not None:
+                return found
+        return None
+
+    def _member(self, name: str) -> Path | None:
+        """The first member of the zips whose path ends with the name."""
         if self._members is None:
             self._members = {}
             for archive in self._zips:
@@ -81,9 +90,28 @@ class Photographs:
                     parts = PurePosixPath(member).parts
                     # A member that climbs out of its folder is never looked at.
                     if member and not member.endswith("/") and ".." not in parts and not member.startswith("/"):
-                        self._members.setdefault(parts[-1], f"{archive}/{member}")
-        found = self._members.get(file_name)
-        return Path(found) if found else None
+                        self._members.setdefault(parts[-1], []).append(f"{archive}/{member}")
+        ending = f"/{name}"
+        return next((Path(m) for m in self._members.get(PurePosixPath(name).name, ()) if m.endswith(ending)), None)
+
+
+def _names_of(file_name: str) -> list[str]:
+    """The names below a folder under which a photograph may lie: as it is given, its last part, and COCO's other name.
+
+    Windows writes back-slashes, and people put `train2014/` before a name, or a path of their own machine. COCO 2017
+    holds the photographs of 2014 under their numbers alone.
+    """
+    parts = PurePosixPath(file_name.replace("\\", "/")).parts
+    names = ["/".join(parts)] if parts and all(map(is_plain_name, parts)) else []
+    last = parts[-1] if parts else ""
+    if is_plain_name(last):
+        names.append(last)
+        of_2014 = NAME_OF_2014.fullmatch(last)
+        if of_2014:
+            names.append(of_2014[1])
+        elif NAME_OF_2017.fullmatch(last):
+            names += [f"COCO_{split}2014_{last}" for split in ("train", "val")]
+    return list(dict.fromkeys(names))
 
 
 def is_plain_name(name: Any) -> TypeGuard[str]:

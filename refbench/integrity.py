@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from refbench.builders.base import dataset_fingerprint, objects_fingerprint, questions_fingerprint, samples_fingerprint
+from refbench.builders.base import (
+    WITHOUT_SENTENCES,
+    dataset_fingerprint,
+    objects_fingerprint,
+    questions_fingerprint,
+    samples_fingerprint,
+)
 from refbench.catalogue import COUNTS, DIGESTS, Expected, expected, known_sha256
 from refbench.errors import DatasetError
 from refbench.records import Sample
@@ -73,6 +79,10 @@ def verify(dataset: str) -> Verification:
         remark = "" if same else "the Parquet file is not the one that was built: build the dataset again"
         checks.append(_check(split, "file", stated["fingerprint"], figures["fingerprint"], remark))
         checks += _compare(split, wanted, figures, dataset)
+        silent = str(stated.get(WITHOUT_SENTENCES, 0))
+        if silent != "0":
+            remark = "left out, since they ask nothing; the figures above are without them"
+            checks.append(Check(split, "refs without sentences", "", silent, NOTED, remark))
     try:
         objects = objects_of_file(dataset_folder(dataset) / "objects.parquet")
     except DatasetError as error:

@@ -12,12 +12,15 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from refbench.coco_rows import read_mask
 from refbench.errors import DatasetError, MaskError, PredictionError
 from refbench.images import image_size
 from refbench.mask import Mask
@@ -64,32 +67,94 @@ class SampleIndex:
             )
 
 
-def read_claims(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    """Read a predictions file or folder, whatever its format; each sample at most once.
+class Claims:
+    """The predictions of a file or folder, whatever its format, as `(where, row, claim)`; each sample once.
 
-    Raises:
-        PredictionError: unreadable, or an entry that is unknown, given twice, of the wrong size or broken.
+    An entry that says of a sample what an earlier one says is left out, as padded runs on several GPUs write them;
+    `repeated` counts these.
+
+    Raises (when it is iterated):
+        PredictionError: unreadable, or an entry that is unknown, of the wrong size, broken, or says of a sample
+            something else than an earlier one.
     """
-    if path.is_dir():
-        entries = _read_png_folder(path, index)
-    elif not path.exists():
-        raise PredictionError(f"{path} does not exist")
-    elif path.suffix == ".npz":
-        entries = _read_npz(path, index)
-    elif path.suffix == ".json":
-        entries = _read_coco_results(path, index)
-    else:
-        entries = _read_json_lines(path, index)
-    # The number of the entry that gave a sample: a text for each of a million samples would fill the memory.
-    given_by = np.zeros(len(index.sample_ids), np.int64)
-    for number, (where, row, claim) in enumerate(entries, start=1):
-        if given_by[row]:
-            raise PredictionError(
-                f"{where}: the sample {index.sample_ids[row]} was given before (entry {given_by[row]}); "
-                "keep one of the two"
-            )
-        given_by[row] = number
-        yield where, row, claim
+
+    def __init__(self, path: Path, index: SampleIndex) -> None:
+        self.path = path
+        self.index = index
+        self.repeated = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int, Claim]]:
+        # The number of the entry that gave a sample, and a hash of what it said: all claims would fill the memory.
+        given_by = np.zeros(len(self.index.sample_ids), np.int64)
+        said = np.zeros(len(self.index.sample_ids), np.uint64)
+        for number, (where, row, claim) in enumerate(self._entries(), start=1):
+            digest = int.from_bytes(blake2b(repr(claim).encode(), digest_size=8).digest(), "little")
+            if not given_by[row]:
+                given_by[row], said[row] = number, digest
+                yield where, row, claim
+            elif int(said[row]) == digest:
+                self.repeated += 1
+            else:
+                raise PredictionError(
+                    f"{where}: the sample {self.index.sample_ids[row]} was given before (entry {given_by[row]}), with "
+                    "another answer; keep one of the two"
+                )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the numbers do not show; ask when it has been read."""
+        if not self.repeated:
+            return ()
+        return (f"{self.repeated} entries say of a sample what an earlier one says, and were left out",)
+
+    def _entries(self) -> Iterator[tuple[str, int, Claim]]:
+        path, index = self.path, self.index
+        if path.is_dir():
+            return _read_png_folder(path, index)
+        if not path.exists():
+            raise PredictionError(f"{path} does not exist")
+        if path.suffix == ".npz":
+            return _read_npz(path, index)
+        start = _first_bytes(path)
+        if start.startswith(b"\x1f\x8b"):
+            raise PredictionError(f"{path} is compressed with gzip; unpack it first: gunzip -k FILE")
+        # The content tells which of the two it is: people name JSON lines .json, and lists .jsonl.
+        return self._coco_results() if start.startswith(b"[") else _read_json_lines(path, index)
+
+    def _coco_results(self) -> Iterator[tuple[str, int, Claim]]:
+        """COCO results: a list of {image_id or sample_id, segmentation, score}, where the id is a sample id.
+
+        Several results of one sample are its instances, as COCO means them; the best-scored one is its mask.
+        """
+        # Each instance once; a dict keeps their order.
+        found: dict[int, dict[tuple[float, bytes], str]] = {}
+        for position, entry in enumerate(read_json(self.path, PredictionError)):
+            where = f"{self.path} entry {position}"
+            if not isinstance(entry, dict) or "segmentation" not in entry:
+                raise PredictionError(f"{where}: expected an object with sample_id, segmentation and score")
+            row = self.index.row(where, entry.get("sample_id", entry.get("image_id")))
+            height, width = int(self.index.heights[row]), int(self.index.widths[row])
+            try:
+                segmentation = entry["segmentation"]
+                if isinstance(segmentation, dict):
+                    # Before it is compared: a wrong size has a message of its own.
+                    self.index.check_size(where, row, *Mask.from_rle(segmentation).size)
+                mask = read_mask(segmentation, height, width)
+            except MaskError as error:
+                raise PredictionError(f"{where}: {error}") from None
+            result = _score(where, entry.get("score", 1.0)), mask.counts
+            self.repeated += result in found.get(row, ())
+            found.setdefault(row, {}).setdefault(result, where)
+        for row, results in found.items():
+            score, counts = max(results, key=lambda r: r[0])
+            yield results[score, counts], row, Claim(counts, score, None, tuple((c, s) for s, c in results))
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise PredictionError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def json_line(prediction: Prediction) -> str:
@@ -119,8 +184,8 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                     entry = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise PredictionError(
-                        f"{where} is not JSON ({error}); expected one object a line: "
-                        '{"sample_id": ..., "size": [h, w], "counts": ...}'
+                        f"{where} is not JSON ({error}); expected one object a line, "
+                        '{"sample_id": ..., "size": [h, w], "counts": ...}, or COCO results: one list'
                     ) from None
                 row, claim = _claim_of(where, entry, index)
                 yield where, row, claim
@@ -170,31 +235,6 @@ def _score(where: str, score: Any) -> float:
     return value
 
 
-def _read_coco_results(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    """COCO results: a list of {image_id or sample_id, segmentation, score}, where the id is a sample id.
-
-    Several results of one sample are its instances, as COCO means them; the best-scored one is its mask.
-    """
-    content = read_json(path, PredictionError)
-    if not isinstance(content, list):
-        raise PredictionError(f"{path} is no COCO results file: expected a list; JSON lines end in .jsonl")
-    found: dict[int, list[tuple[float, bytes, str]]] = {}
-    for position, entry in enumerate(content):
-        where = f"{path} entry {position}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("segmentation"), dict):
-            raise PredictionError(f"{where}: expected an object with sample_id, segmentation (RLE) and score")
-        row = index.row(where, entry.get("sample_id", entry.get("image_id")))
-        try:
-            mask = Mask.from_rle(entry["segmentation"])
-        except MaskError as error:
-            raise PredictionError(f"{where}: {error}") from None
-        index.check_size(where, row, *mask.size)
-        found.setdefault(row, []).append((_score(where, entry.get("score", 1.0)), mask.counts, where))
-    for row, results in found.items():
-        score, counts, where = max(results, key=lambda r: r[0])
-        yield where, row, Claim(counts, score, None, tuple((c, s) for s, c, _ in results))
-
-
 def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
     """PNG masks named `<sample_id>.png` (in subfolders) or with `__` for every `/`; non-zero is foreground."""
     files = sorted(path.rglob("*.png"))
@@ -209,16 +249,29 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
             with Image.open(file) as image:
                 if image.mode not in ("1", "L", "P", "I", "I;16"):
                     raise PredictionError(f"{where} is a {image.mode} picture; a mask has one channel")
-                pixels = np.asarray(image)
+                pixels = _brightness(image) if image.mode == "P" else np.asarray(image)
         except (DatasetError, OSError, SyntaxError, ValueError) as error:
             raise PredictionError(f"{where}: {error}") from None
         values = np.unique(pixels)
         if len(values) > 2 or (len(values) == 2 and values[0] != 0):
             raise PredictionError(
-                f"{where} holds the values {values[:4].tolist()}...; a mask holds 0 and one other value: "
+                f"{where} holds the values {values[:4].tolist()}...; a mask holds 0 (black) and one other value: "
                 "threshold it before saving"
             )
         yield where, row, Claim(Mask.from_array(pixels > 0).counts)
+
+
+def _brightness(image: Image.Image) -> NDArray[np.int64]:
+    """A palette picture by its colours, 0 for black: which positions they have in the palette means nothing.
+
+    Raises:
+        ValueError: two of the positions that are used have one colour, so that what they stand for is lost.
+    """
+    positions = np.asarray(image)
+    colours: NDArray[np.int64] = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    if len(np.unique(colours)) < len(np.unique(positions)):
+        raise ValueError("its palette gives one colour to two values; save the mask in shades of grey")
+    return colours
 
 
 def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:

@@ -130,6 +130,8 @@ TABLE: dict[str, dict[str, str]] = {
         "mask-lacks-part": "refbench.curation.checks.pictures:LacksPart",
         "expression-repeated": "refbench.curation.checks.expressions:Repeated",
         "expression-shared": "refbench.curation.checks.expressions:Shared",
+        "expression-right-and-wrong": "refbench.curation.checks.expressions:RightAndWrong",
+        "expression-other-script": "refbench.curation.checks.expressions:OtherScript",
         "expression-fragment": "refbench.curation.checks.expressions:Fragment",
         "expression-contradicting": "refbench.curation.checks.expressions:Contradicting",
         "expression-against-place": "refbench.curation.checks.expressions:AgainstPlace",

@@ -31,7 +31,7 @@ ALL = "all"
 class Scored:
     """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written).
 
-    `left_out` tells why a protocol of "all" was not applied.
+    `left_out` tells why a protocol of "all" was not applied, `notes` what is odd about the predictions.
     """
 
     address: str
@@ -40,6 +40,7 @@ class Scored:
     summaries: dict[str, Summary]
     folder: Path | None
     left_out: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def score(
@@ -81,7 +82,7 @@ def score(
         write_scores(folder / SCORES_FILE, counted.scores)
         content = summary_json(summaries, counted.scores, address, counted.fingerprint, interval)
         write_json(folder / SUMMARY_FILE, content)
-    return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out)
+    return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes)
 
 
 def explain(

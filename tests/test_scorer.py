@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,11 @@ def test_wrong_lines_are_named(embedded: Path, tmp_path: Path, changes: dict[str
     [
         ("not json\n", r"line 1 is not JSON .*expected one object a line"),
         ('{"sample_id": \n', "line 1 is not JSON"),
-        ("[]\n", "line 1: expected an object with sample_id"),
-        ("[" * 100_000, "line 1 is not JSON"),
+        ("5\n", "line 1: expected an object with sample_id"),
+        ("[5]\n", "entry 0: expected an object with sample_id"),
+        ("[" * 100_000, "nests too deeply"),
+        ("[1,\n", "is not valid JSON"),
+        ("\x1f\x8b\x08", r"p.jsonl is compressed with gzip; unpack it first: gunzip -k FILE"),
         ("\x00\xff", "line 1 is not JSON"),
     ],
 )
@@ -212,8 +216,9 @@ def test_files_that_are_no_predictions(embedded: Path, tmp_path: Path, text: str
 
 def test_given_twice_is_an_error_and_missing_a_failure(embedded: Path, tmp_path: Path) -> None:
     sample = load_samples("scenes/val")[0]
-    (tmp_path / "p.jsonl").write_text((line_for(sample) + "\n") * 2)
-    with pytest.raises(PredictionError, match=r"line 2: the sample .* was given before \(entry 1\)"):
+    other = line_for(sample, counts=Mask.empty(sample.height, sample.width).counts.decode())
+    (tmp_path / "p.jsonl").write_text(line_for(sample) + "\n" + other)
+    with pytest.raises(PredictionError, match=r"line 2: the sample .* was given before \(entry 1\), with another"):
         score(tmp_path / "p.jsonl", "scenes/val")
     (tmp_path / "p.jsonl").write_text(line_for(sample))
     assert score(tmp_path / "p.jsonl", "scenes/val").summaries["refbench"].failures == 499
@@ -221,6 +226,72 @@ def test_given_twice_is_an_error_and_missing_a_failure(embedded: Path, tmp_path:
     scored = score(tmp_path / "p.jsonl", "scenes/val")
     assert scored.summaries["refbench"].metrics["mean_iou"].value == 0
     assert scored.scores.union.sum() == scored.scores.target_area.sum() > 0
+
+
+def test_what_padded_runs_write_twice_counts_once(embedded: Path, tmp_path: Path) -> None:
+    samples = load_samples("scenes/val")
+    masks = {s.sample_id: s.target for s in samples}
+    plain = score(write_jsonl(tmp_path / "p.jsonl", masks), "scenes/val")
+    lines = (tmp_path / "p.jsonl").read_text()
+    (tmp_path / "twice.jsonl").write_text(lines + "".join(lines.splitlines(keepends=True)[:3]))
+    twice = score(tmp_path / "twice.jsonl", "scenes/val")
+    assert twice.summaries == plain.summaries
+    assert twice.notes == ("3 entries say of a sample what an earlier one says, and were left out",)
+    assert plain.notes == ()
+    rows = [
+        {"sample_id": s.sample_id, "segmentation": {"size": list(s.target.size), "counts": s.target.counts.decode()}}
+        for s in samples
+    ]
+    (tmp_path / "twice.json").write_text(json.dumps([*rows, rows[0]]))
+    coco = score(tmp_path / "twice.json", "scenes/val", protocols=["refbench"])
+    assert coco.summaries == plain.summaries
+    assert coco.notes == ("1 entries say of a sample what an earlier one says, and were left out",)
+
+
+def test_the_content_tells_the_format(embedded: Path, tmp_path: Path) -> None:
+    samples = load_samples("scenes/val")
+    masks = {s.sample_id: s.target for s in samples}
+    plain = score(write_jsonl(tmp_path / "p.jsonl", masks), "scenes/val")
+    shutil.copy(tmp_path / "p.jsonl", tmp_path / "lines.json")
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "p.jsonl").read_bytes())
+    rows = [
+        {"image_id": s.sample_id, "segmentation": {"size": list(s.target.size), "counts": s.target.counts.decode()}}
+        for s in samples
+    ]
+    (tmp_path / "list.jsonl").write_text(json.dumps(rows, indent=1))
+    for name in ("lines.json", "marked.txt", "list.jsonl"):
+        assert score(tmp_path / name, "scenes/val").summaries == plain.summaries, name
+
+
+@pytest.mark.parametrize(
+    ("palette", "positions", "said"),
+    [
+        # Black lies anywhere in a palette, and the object has any other colour.
+        ([0, 0, 0, 255, 255, 255], (0, 1), ""),
+        ([255, 255, 255, 0, 0, 0], (1, 0), ""),
+        ([9, 9, 9, 128, 0, 0, 0, 0, 0], (2, 1), ""),
+        ([255, 255, 255, 128, 0, 0], (0, 1), "a mask holds 0 \\(black\\) and one other value"),
+        ([0, 0, 0, 0, 0, 0], (0, 1), "its palette gives one colour to two values"),
+    ],
+)
+def test_palette_pictures_count_by_their_colours(
+    embedded: Path, tmp_path: Path, palette: list[int], positions: tuple[int, int], said: str
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    samples = [s for s in load_samples("scenes/val") if not s.no_target][:5]
+    ground, thing = positions
+    for s in samples:
+        picture = Image.fromarray(np.where(s.target.to_array(), thing, ground).astype(np.uint8), mode="P")
+        picture.putpalette(palette)
+        picture.save(folder / f"{s.sample_id.replace('/', '__')}.png")
+    if said:
+        with pytest.raises(PredictionError, match=said):
+            score(folder, "scenes/val")
+        return
+    scores = score(folder, "scenes/val").scores
+    assert (scores.intersection == scores.union)[~scores.failed].all()
+    assert (~scores.failed).sum() == 5
 
 
 def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:

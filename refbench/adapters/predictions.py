@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refbench.errors import MaskError, PredictionError
-from refbench.interchange import Claim, SampleIndex, read_claims
+from refbench.interchange import Claim, Claims, SampleIndex
 from refbench.mask import Mask
 from refbench.records import Answer, Sample
 from refbench.storage import parse_address, path_sha256, read_table, split_path
@@ -56,4 +56,4 @@ class Predictions:
         sample_ids = table["sample_id"].to_pylist()
         sizes = np.asarray(table["height"]), np.asarray(table["width"])
         index = SampleIndex(sample_ids, *sizes)
-        return {sample_ids[row]: (where, claim) for where, row, claim in read_claims(self.file, index)}
+        return {sample_ids[row]: (where, claim) for where, row, claim in Claims(self.file, index)}

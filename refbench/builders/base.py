@@ -62,7 +62,8 @@ class Built:
     `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
     but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
     these are: datasets with one numbering can be compared image by image, object by object. `options` are those
-    that an export was built with; the options of this build go on top.
+    that an export was built with; the options of this build go on top. `refs_without_sentences` counts by split the
+    rows that ask nothing.
     """
 
     builder: str
@@ -75,8 +76,11 @@ class Built:
     image_ids: str = "coco"
     annotation_ids: str = "coco"
     options: Mapping[str, Any] = field(default_factory=dict)
+    refs_without_sentences: Mapping[str, int] = field(default_factory=dict)
 
 
+# In the manifest, beside a split's counts.
+WITHOUT_SENTENCES = "refs_without_sentences"
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
 Polygons = tuple[tuple[float, ...], ...]
 LEFTOVER_SECONDS = 24 * 3600.0
@@ -261,6 +265,8 @@ def write_dataset(
             "fingerprint": samples_fingerprint(samples),
             "questions": questions_fingerprint(samples),
         }
+        if built.refs_without_sentences.get(split):
+            splits[split][WITHOUT_SENTENCES] = built.refs_without_sentences[split]
     write_rows(staging / "objects.parquet", OBJECT_SCHEMA, in_batches(built.objects, objects_table))
     of_splits = {split: s["fingerprint"] for split, s in splits.items()}
     manifest = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from refbench.builders.base import NO_IMAGES
 from refbench.builders.tables import find_tables, unpack_images
 from refbench.coco_rows import is_id, is_text, read_box, read_crowd, read_mask
 from refbench.errors import DatasetError, MaskError
@@ -121,6 +122,7 @@ class CheckedImages:
 
     def __init__(self, coco: CocoInstances, place: Path | None, folder: Path) -> None:
         self.coco = coco
+        self.place = place
         self.folder = folder
         self._unpacked: dict[str, str] = {}
         tables = [] if place is None else find_tables(place)
@@ -129,6 +131,17 @@ class CheckedImages:
             self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
         self._paths: dict[int, str | DatasetError] = {}
+        self._names: dict[str, str] = {}
+        # How many photographs lie there under COCO's other name: those of 2014 and 2017 are the same.
+        self.renamed = 0
+
+    def notes(self) -> list[str]:
+        """What is odd about where the photographs were found."""
+        if self.place is None:
+            return [NO_IMAGES]
+        if not self.renamed:
+            return []
+        return [f"{self.renamed} photographs are there under their names in another release of COCO: the same pictures"]
 
     def path_of(self, image_id: int) -> str:
         """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
@@ -151,7 +164,14 @@ class CheckedImages:
     def _find(self, image_id: int, photographs: Photographs) -> str:
         file_name, size = file_name_of(self.coco.images[image_id][1]), self.coco.size_of(image_id)
         if file_name not in self._unpacked:
-            return photographs.find(file_name, *size)
+            path = photographs.find(file_name, *size)
+            other = self._names.setdefault(path, file_name)
+            if other != file_name:
+                raise DatasetError(
+                    f"{path} is all there is for {other} and {file_name}; keep the folders of their names"
+                )
+            self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
+            return path
         found = image_size(self.folder / self._unpacked[file_name])
         if found != size:
             raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {size}")
@@ -162,12 +182,13 @@ def file_name_of(image: Mapping[str, Any]) -> str:
     """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
 
     LVIS v0.5 gives both, and there `file_name` is the 2014 name of a picture that is shipped under its 2017
-    name (lvis-api `lvis/vis.py` loads by coco_url).
+    name (lvis-api `lvis/vis.py` loads by coco_url). People's files in LVIS's form have `file_name` alone.
     """
-    name = image.get("coco_url") if "neg_category_ids" in image else image.get("file_name")
+    by_url = "neg_category_ids" in image and image.get("coco_url") is not None
+    name = image["coco_url"] if by_url else image.get("file_name")
     if not isinstance(name, str) or not name or not is_text(name):
         raise DatasetError(f"image {image.get('id')} has no file name")
-    return name.rpartition("/")[2] if "neg_category_ids" in image else name
+    return name.rpartition("/")[2] if by_url else name
 
 
 def _name_or_none(image: Mapping[str, Any]) -> str | None:

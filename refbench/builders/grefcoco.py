@@ -17,7 +17,7 @@ from refbench.errors import DatasetError
 from refbench.progress import Progress
 from refbench.storage import read_json
 
-VERSION = 1
+VERSION = 2
 LICENCE = "annotations: CC BY-NC-SA 4.0 as stated by henghuiding/gRefCOCO; photographs: their Flickr licences, see COCO"
 SPLITS = ("train", "val", "testA", "testB")
 NAMES = ("grefs(unc).json", "grefs(unc).p")
@@ -49,7 +49,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress, *, c
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
     style = RefStyle(SPLITS, several=True, skip_crowds=crowd == "skip")
-    reader = RefReader(dataset, style, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
+    reader = RefReader(dataset, style, coco, CheckedImages(coco, sources.images, folder), sources.splits)
     rows = [(f"{path.name} row {row}", ref) for row, ref in enumerate(refs)]
     files = [source_of(path), source_of(instances_path)]
     return built_from_refs(reader, rows, "grefcoco", VERSION, files, LICENCE, progress)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from refbench.builders.base import NO_IMAGES, Built, Sources, refuse, source_of
+from refbench.builders.base import Built, Sources, refuse, source_of
 from refbench.builders.categories import Picture, category_sample
 from refbench.builders.coco import CheckedImages, CocoInstances
 from refbench.coco_rows import is_id
@@ -86,8 +86,7 @@ def build(
     asked = {s.image_id for s in (*reader.instances, *reader.categories)}
     if len(asked) < len(coco.images):
         notes.append(f"{len(coco.images) - len(asked)} of {len(coco.images)} images have nothing to ask about")
-    if sources.images is None:
-        notes.append(NO_IMAGES)
+    notes += images.notes()
     splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}
     numbering = RELEASES.get(len(coco.category_names), "lvis")
     return Built("lvis", VERSION, splits, reader.objects, [source_of(path)], LICENCE, notes, annotation_ids=numbering)

@@ -25,7 +25,7 @@ from refbench.progress import Progress
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
 from refbench.storage import path_sha256
 
-VERSION = 1
+VERSION = 2
 LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"
 SPLITS = ("train", "val", "test")
 NOT_DRAWN = "flag"
@@ -52,6 +52,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     splits: dict[str, list[Sample]] = {}
     objects: list[AnnotatedObject] = []
     files = []
+    by_code_page = 0
     for split in _splits_of(root):
         place = root / split
         given = sources.images or place
@@ -59,10 +60,12 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         paths = sorted(place.glob("*.json"))
         for done, path in enumerate(paths):
             try:
-                samples, found = _read(dataset, split, path, photographs)
+                content, is_utf8 = _read_json(path)
+                samples, found = _read(dataset, split, path.stem, content, photographs)
             except (DatasetError, MaskError) as error:
                 problems.append(f"{split}/{path.name}: {error}")
                 continue
+            by_code_page += not is_utf8
             splits.setdefault(split, []).extend(samples)
             objects += found
             if done % 50 == 49 or done + 1 == len(paths):
@@ -70,19 +73,20 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         size = sum(p.stat().st_size for p in paths)
         files.append(Source(f"ReasonSeg/{split}/*.json", path_sha256(place, "*.json"), size))
     refuse(dataset, problems, "files")
-    return Built("reasonseg", VERSION, splits, objects, files, LICENCE, image_ids=dataset, annotation_ids=dataset)
+    notes = [f"{by_code_page} files are not in UTF-8 and were read in code page 1252, as LISA reads them"]
+    return Built("reasonseg", VERSION, splits, objects, files, LICENCE, notes if by_code_page else [], dataset, dataset)
 
 
 def _splits_of(root: Path) -> list[str]:
     return [s for s in SPLITS if any((root / s).glob("*.json"))]
 
 
-def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tuple[list[Sample], list[AnnotatedObject]]:
-    content = _read_json(path)
+def _read(
+    dataset: str, split: str, name: str, content: dict[str, Any], photographs: Photographs
+) -> tuple[list[Sample], list[AnnotatedObject]]:
     shapes, texts = content.get("shapes"), content.get("text")
     if not isinstance(shapes, list) or not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
         raise DatasetError("needs a list 'shapes' and a list 'text' with at least one phrasing")
-    name = path.stem
     image_path = photographs.locate(f"{name}.jpg")
     height, width = image_size(image_path)
     image_id = f"{split}-{name}"
@@ -131,20 +135,21 @@ def _read(dataset: str, split: str, path: Path, photographs: Photographs) -> tup
     return samples, [found for _, found in drawn]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
+    """The content, and whether it is in UTF-8: some of the published files are in the Windows code page."""
     raw = path.read_bytes()
+    is_utf8 = True
     try:
-        # Some of the published files are in the Windows code page, which LISA falls back to as well.
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
-            text = raw.decode("cp1252")
+            text, is_utf8 = raw.decode("cp1252"), False
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"is not valid JSON ({error}); if it was cut short, copy it again") from None
     if not isinstance(content, dict):
         raise DatasetError(f"holds a {type(content).__name__}, not the object of ReasonSeg")
-    return content
+    return content, is_utf8
 
 
 def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:

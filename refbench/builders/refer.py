@@ -20,7 +20,7 @@ from refbench.errors import DatasetError
 from refbench.progress import Progress
 from refbench.storage import read_json
 
-VERSION = 1
+VERSION = 2
 LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr licences, see COCO"
 UNC = RefStyle(("train", "val", "testA", "testB"))
 UMD = RefStyle(("train", "val", "test"))
@@ -72,7 +72,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     if not isinstance(refs, list):
         raise DatasetError(f"{refs_path} holds a {type(refs).__name__}, not the list of refs that REFER writes")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
-    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
+    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder), sources.splits)
     files = [source_of(refs_path), source_of(instances_path)]
     rows = [(f"{refs_path.name} row {row}", ref) for row, ref in enumerate(refs)]
     return built_from_refs(reader, rows, "refer", VERSION, files, LICENCE, progress)

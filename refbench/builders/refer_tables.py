@@ -27,6 +27,19 @@ PREFIXES = {
 LICENCE = "annotations: Apache-2.0 (lichengunc/refer), the hub's copy states none; photographs: their Flickr licences"
 
 
+class _Unpacked:
+    """The photographs that came with the tables."""
+
+    def __init__(self, paths: dict[int, str]) -> None:
+        self._paths = paths
+
+    def path_of(self, image_id: int) -> str:
+        return self._paths[image_id]
+
+    def notes(self) -> list[str]:
+        return []
+
+
 def build_from_tables(
     dataset: str, style: RefStyle, version: int, tables: list[Path], sources: Sources, folder: Path, progress: Progress
 ) -> Built:
@@ -85,7 +98,7 @@ def build_from_tables(
     for image_id, (_, image) in coco.images.items():
         if sizes[image_id] != (image["height"], image["width"]):
             problems.append(f"image {image_id}: its bytes are {sizes[image_id]} (height, width), image_info differs")
-    reader = RefReader(dataset, style, coco, paths.__getitem__, sources.splits)
+    reader = RefReader(dataset, style, coco, _Unpacked(paths), sources.splits)
     built = built_from_refs(reader, refs, "refer", version, [source_of(t) for t in mine], LICENCE, progress)
     built.notes.append("the objects are those that an expression names: the hub's copy holds no others")
     return built

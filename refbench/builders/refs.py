@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from refbench.builders.base import NO_IMAGES, Built, Source, refuse
+from refbench.builders.base import Built, Source, refuse
 from refbench.builders.coco import CocoInstances
 from refbench.coco_rows import is_id, is_text
 from refbench.errors import DatasetError, MaskError
@@ -45,6 +45,13 @@ class _Target:
     tags: tuple[str, ...]
 
 
+class PathsOfImages(Protocol):
+    """Where photographs lie: `path_of` an image id, "" without photographs; `notes` on where they were found."""
+
+    def path_of(self, image_id: int) -> str: ...
+    def notes(self) -> list[str]: ...
+
+
 class RefReader:
     """Turns refs into samples; what is wrong with a row goes to `coco.problems`."""
 
@@ -53,16 +60,15 @@ class RefReader:
         dataset: str,
         style: RefStyle,
         coco: CocoInstances,
-        path_of: Callable[[int], str],
+        images: PathsOfImages,
         only: Collection[str] = (),
     ) -> None:
-        """`path_of` tells where the photograph of an image id lies, "" without photographs; `only`, if not empty,
-        which splits are wanted."""
+        """`only`, if not empty, tells which splits are wanted."""
         self.only = frozenset(only)
         self.dataset = dataset
         self.style = style
         self.coco = coco
-        self.path_of = path_of
+        self.images = images
         self.problems = coco.problems
         self.image_ids: set[int] = set()
         self.crowd_parts = 0
@@ -70,6 +76,7 @@ class RefReader:
         self._ref_ids: set[int] = set()
         self._targets: dict[tuple[int, ...], _Target | str] = {}
         self.left_out = 0
+        self.without_sentences: Counter[str] = Counter()
 
     def samples(self, where: str, ref: Any) -> Iterator[tuple[str, Sample]]:
         """(split, sample) for each sentence of one ref; `where` tells its place in the file."""
@@ -97,17 +104,19 @@ class RefReader:
             # Before its photograph is looked for: the hub holds those of the evaluation splits alone.
             self.left_out += 1
             return
+        if not sentences:
+            # gRefCOCO is published with some, and its authors say to skip them: they ask nothing.
+            self.without_sentences[split] += 1
+            return
         image_id = self._image_id(where, ref, ann_ids)
         target = None if image_id is None else self._target(where, ann_ids, image_id)
         if image_id is None or target is None:
             return
-        if not sentences:
-            self.problems.append(f"{where}: it has no sentences")
         sent_ids = ref.get("sent_ids")
         if isinstance(sent_ids, list) and len(sent_ids) > len(sentences):
             self.problems.append(f"{where}: sent_ids names {len(sent_ids)} sentences, {len(sentences)} are there")
         try:
-            image_path = self.path_of(image_id)
+            image_path = self.images.path_of(image_id)
         except DatasetError as error:
             self.problems.append(f"{where}: {error}")
             return
@@ -122,7 +131,9 @@ class RefReader:
             sent_id, text = sentence["sent_id"], sentence["sent"]
             raw = sentence.get("raw", text)
             if not is_text(text) or not is_text(raw):
-                self.problems.append(f"{where}: sentences[{k}] is not text")
+                wrong = next(v for v in (text, raw) if not is_text(v))
+                problem = "is not text" if not isinstance(wrong, str) else f"is not in UTF-8: {wrong[:60]!r}"
+                self.problems.append(f"{where}: sentences[{k}] {problem}")
                 continue
             yield (
                 split,
@@ -263,6 +274,10 @@ def built_from_refs(
     notes: list[str] = []
     if reader.left_out:
         notes.append(f"{reader.left_out} refs of other splits than {', '.join(sorted(reader.only))} are left out")
+    silent = reader.without_sentences
+    if silent:
+        places = ", ".join(f"{split} {count}" for split, count in silent.items())
+        notes.append(f"{silent.total()} refs have no sentences and are left out: {places}")
     of_images: dict[str, set[str]] = {}
     for split, samples in splits.items():
         for s in samples:
@@ -271,8 +286,7 @@ def built_from_refs(
     if torn:
         notes.append(f"{torn} images are in more than one split: these splits leak into each other")
     objects = reader.coco.objects_of(reader.image_ids, notes)
-    if not any(s.image_path for samples in splits.values() for s in samples):
-        notes.append(NO_IMAGES)
+    notes += reader.images.notes()
     if reader.crowd_parts:
         notes.append(f"{reader.crowd_parts} crowd annotations are left out of unions (tag crowd-left-out)")
     if reader.crowds_only:
@@ -280,7 +294,7 @@ def built_from_refs(
     repeated = sum(n - 1 for samples in splits.values() for n in Counter(map(_question, samples)).values())
     if repeated:
         notes.append(f"{repeated} expressions repeat another one of the same ref, as published; all are kept")
-    return Built(builder, version, splits, objects, list(sources), licence, notes)
+    return Built(builder, version, splits, objects, list(sources), licence, notes, refs_without_sentences=silent)
 
 
 def _question(sample: Sample) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from refbench.errors import DatasetError
 from refbench.progress import Progress
 from refbench.storage import read_json
 
-VERSION = 1
+VERSION = 2
 LICENCE = "annotations: as stated by toggle1995/RIS-DMMI; photographs: their Flickr licences, see COCO"
 NAMES = ("Ref_ZOM.p", "refs(final).p", "Ref-ZOM(final).p")
 FOLDERS = ("refzom", "ref-zom", "")
@@ -43,7 +43,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         raise DatasetError(f"{path} holds a {type(refs).__name__}, not the list of refs of the release")
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
-    reader = RefReader(dataset, STYLE, coco, CheckedImages(coco, sources.images, folder).path_of, sources.splits)
+    reader = RefReader(dataset, STYLE, coco, CheckedImages(coco, sources.images, folder), sources.splits)
     rows = [(f"{path.name} row {row}", ref) for row, ref in enumerate(refs)]
     files = [source_of(path), source_of(instances_path)]
     return built_from_refs(reader, rows, "refzom", VERSION, files, LICENCE, progress)

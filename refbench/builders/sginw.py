@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from refbench.builders.base import NO_IMAGES, Built, Source, Sources, refuse, source_of
+from refbench.builders.base import Built, Source, Sources, refuse, source_of
 from refbench.builders.categories import Picture, category_sample
 from refbench.builders.coco import CheckedImages, CocoInstances, file_name_of
 from refbench.errors import DatasetError, MaskError
@@ -43,15 +43,17 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         coco = CocoInstances(read_json(path), path, problems)
         place = sources.images or path.parent
         photographs = Photographs(place)
-        beside = any(photographs.holds(file_name_of(image)) for _, image in coco.images.values())
+        names = [file_name_of(image) for _, image in coco.images.values()]
+        beside = any(map(photographs.holds, names))
         images = CheckedImages(coco, place if beside or sources.images else None, folder)
         samples, there = _read(dataset, split, coco, images)
         if samples:
             splits[split] = samples
         objects += there
         files.append(Source(f"{name}/{split}/{FILE}", source_of(path).sha256, path.stat().st_size))
-        if images.photographs is None:
-            notes.append(f"{split}: {NO_IMAGES}")
+        notes += [f"{split}: {note}" for note in images.notes()]
+        if names and not beside and not sources.images:
+            notes.append(f"{split}: none of its photographs is in {place}; the first is named {names[0]}")
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:

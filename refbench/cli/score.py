@@ -61,7 +61,7 @@ def score(
     """Score a run folder or a predictions file.
 
     Predictions: JSON lines {"sample_id", "size": [h, w], "counts": compressed RLE}, COCO results JSON, a
-    folder of PNG masks named by sample, or NPZ. A missing sample counts as a failure.
+    folder of PNG masks named by sample (black is background), or NPZ. A missing sample counts as a failure.
 
     \b
     Example:
@@ -111,6 +111,7 @@ def _json_of(scored: Scored) -> dict[str, Any]:
             for name, summary in scored.summaries.items()
         },
         "left_out": scored.left_out,
+        "notes": list(scored.notes),
     }
 
 
@@ -128,6 +129,8 @@ def _show(scored: Scored) -> None:
             rows.append([name, metric, f"{e.value:.2f}", interval, str(summary.samples)])
     title = f"{scored.address}: {len(scored.scores)} samples, {whole.failures} failed"
     print_table(title, ["protocol", "metric", "%", "95 % interval", "samples"], rows)
+    for note in scored.notes:
+        remark(note)
     said: dict[str, list[str]] = {}
     for name, summary in scored.summaries.items():
         for caveat in (*load("protocols", name).caveats, *summary.notes):

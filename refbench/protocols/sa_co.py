@@ -82,6 +82,13 @@ def _exhaustive_pairs(truths: Sequence[Annotations]) -> list[Key]:
                 f"{truth.path} lacks the image {shown(lacking[0])} of {truths[0].path}, and {len(lacking) - 1} more: "
                 "give the files of the annotators of one subset"
             )
+        for key, image in truths[0].images.items():
+            other = truth.images[key]
+            if (image.height, image.width) != (other.height, other.width):
+                raise DatasetError(
+                    f"{truth.path} {other.where} is {other.height} x {other.width} px (height x width), in "
+                    f"{truths[0].path} it is {image.height} x {image.width}"
+                )
     counted = [key for key in truths[0].images if key not in partial]
     if not counted:
         names = ", ".join(str(truth.path) for truth in truths)

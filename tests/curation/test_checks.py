@@ -93,6 +93,32 @@ def test_expressions(name: str, first: list[str], second: list[str], named: list
     assert found(name, samples) == named
 
 
+ODD = [
+    "", " ", "\u3000", "?", "...", "'", "\u4e00\u53ea\u732b", "\u043a\u043e\u0448\u043a\u0430", "\U0001f431", "\u0301",
+    "on", "in the", "left", "no.1 - (left)", "a" * 5000, "\n", "\u202e", "the\u00a0man",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_no_expression_stops_an_audit(text: str) -> None:
+    samples = [sample("a", 0, text, square(5, 5, 20)), sample("b", 0, text, square(5, 50, 20))]
+    names = [name for name in available("checks") if name.startswith("expression-")]
+    told = {name for name in names if isinstance(load("checks", name)(), ImageCheck) and found(name, samples)}
+    assert "expression-shared" in told
+    if not any(c.isalnum() for c in text):
+        assert "expression-fragment" in told
+    if any("\u0400" < c < "\uffff" and c.isalpha() for c in text):
+        assert "expression-other-script" in told
+
+
+def test_an_expression_that_is_right_and_wrong_at_once() -> None:
+    nothing = sample("c", 0, "The one", None)
+    samples = [sample("a", 0, "the one", square(5, 5, 20)), sample("b", 0, "another", square(5, 50, 20)), nothing]
+    assert found("expression-right-and-wrong", samples) == ["a/0", "c/0"]
+    assert found("expression-right-and-wrong", samples[:2]) == []
+    assert found("expression-shared", samples) == []
+
+
 @pytest.mark.parametrize(
     ("text", "denied"),
     [

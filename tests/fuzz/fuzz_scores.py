@@ -69,8 +69,8 @@ def _change_rows(tree: Any, rng: random.Random) -> None:
         elif kind == 2:
             rng.shuffle(rows)
         elif kind == 3:
-            name = rng.choice([k for k, v in rows[at].items() if isinstance(v, (int, float))])
-            rows[at][name] = rng.choice((0, 1, 1.0, 2, 50, 1e4, 0.5))
+            numbers = [k for k, v in rows[at].items() if isinstance(v, (int, float))]
+            rows[at][rng.choice(numbers or ["score"])] = rng.choice((0, 1, 1.0, 2, 50, 1e4, 0.5))
         else:
             rows[at][rng.choice(("bbox", "caption", "keypoints", "ignore", "id", "info"))] = rng.choice(
                 ([], [0, 0, 9, 9], 0, None, "x", 1.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -69,6 +71,49 @@ class Shared(Reporter):
 
 
 @dataclass(frozen=True)
+class RightAndWrong(Reporter):
+    """One expression that means something in an image, and by another row nothing in it: no answer is right to both.
+
+    In sets of classes this is a class that has the name of another one, as Roboflow's root categories do.
+    """
+
+    code: ClassVar[str] = "expression-right-and-wrong"
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        by_text: dict[str, list[Sample]] = {}
+        for sample in image.items.samples:
+            by_text.setdefault(_normal(sample.expression), []).append(sample)
+        for text, samples in by_text.items():
+            with_target = next((s for s in samples if not s.no_target), None)
+            without = next((s for s in samples if s.no_target), None)
+            if with_target is None or without is None:
+                continue
+            for sample in samples:
+                if sample.no_target:
+                    yield self.on_expression(
+                        sample, f"{text!r} means nothing here, but something in {with_target.sample_id}"
+                    )
+                else:
+                    yield self.on_expression(
+                        sample, f"{text!r} means something here, but nothing in {without.sample_id}"
+                    )
+
+
+@dataclass(frozen=True)
+class OtherScript(Reporter):
+    """An expression none of whose letters is Latin: the checks of words know English, and say nothing about it."""
+
+    code: ClassVar[str] = "expression-other-script"
+    severity: ClassVar[str] = NOTE
+
+    def find(self, image: ImageView) -> Iterator[Finding]:
+        for sample in image.items.samples:
+            letters = [c for c in sample.expression if c.isalpha()]
+            if letters and not any(unicodedata.name(c, "").startswith("LATIN") for c in letters):
+                yield self.on_expression(sample, f"{sample.expression!r} has no Latin letter")
+
+
+@dataclass(frozen=True)
 class Fragment(Reporter):
     """An expression of fewer than `least` letters, or without a letter: "r" says nothing."""
 
@@ -78,7 +123,7 @@ class Fragment(Reporter):
     def find(self, image: ImageView) -> Iterator[Finding]:
         for sample in image.items.samples:
             # A sign of Chinese or Japanese is a word.
-            letters = sum(c.isalpha() + (self.least if c >= "\u2e80" else 0) for c in sample.expression)
+            letters = sum(self.least if c >= "\u2e80" else 1 for c in sample.expression if c.isalpha())
             if letters < self.least and not any(c.isdigit() for c in sample.expression):
                 yield self.on_expression(sample, f"{sample.expression!r} has {letters} letters", letters)
 
@@ -217,7 +262,7 @@ def _free_words(expression: str) -> Iterator[tuple[str, str]]:
         if word in ("on", "in", "at") and not _leads_to_side(words[k + 1 :]):
             related = True
     if not related:
-        yield from zip(words, [*words[1:], ""], strict=True)
+        yield from itertools.pairwise([*words, ""])
 
 
 def _leads_to_side(words: Sequence[str]) -> bool:
