@@ -7,7 +7,7 @@ their paper: they are listed as printed, a column a metric, with source and evid
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from refbench.errors import RefbenchError, RunError
+from refbench.plugins import available
 from refbench.results import SUMMARY_FILE, read_result
 from refbench.storage import atomic_file
 
@@ -26,10 +27,14 @@ PUBLISHED_COLUMNS = (
     "metric_id",
     "metric_as_printed",
     "value",
+    "protocol",
+    "protocol_note",
     "evidence",
     "source",
     "note",
 )
+# Where it is not known by whose evaluator a figure was made.
+UNKNOWN = "unknown"
 EVIDENCE = ("primary", "secondary")
 DATASET_OF_BENCHMARK = {
     "RefCOCO": "refcoco",
@@ -144,15 +149,16 @@ def read_published(folder: Path) -> pd.DataFrame:
     """All rows of `published/*.csv`, checked.
 
     Raises:
-        RefbenchError: a row lacks its source, evidence or a number; names file and line.
+        RefbenchError: a row lacks its source, evidence, protocol or a number; names file and line.
     """
     frames = []
+    known = {*available("protocols"), UNKNOWN}
     for path in sorted(folder.glob("*.csv")):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         if tuple(frame.columns) != PUBLISHED_COLUMNS:
             raise RefbenchError(f"{path}: the columns must be {', '.join(PUBLISHED_COLUMNS)}")
         for position, row in enumerate(frame.to_dict("records")):
-            problem = _published_problem(row)
+            problem = _published_problem(row, known)
             if problem:
                 raise RefbenchError(f"{path} line {position + 2}: {problem}")
         frames.append(frame)
@@ -161,7 +167,7 @@ def read_published(folder: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _published_problem(row: Mapping[Any, Any]) -> str:
+def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> str:
     try:
         float(row["value"])
     except ValueError:
@@ -170,6 +176,10 @@ def _published_problem(row: Mapping[Any, Any]) -> str:
         return f"evidence must be one of {', '.join(EVIDENCE)}, not {row['evidence']!r}"
     if not row["source"]:
         return "every published figure needs its source"
+    if row["protocol"] not in protocols:
+        return f"there is no protocol {row['protocol']!r}; name that of `refbench list protocols`, or {UNKNOWN!r}"
+    if not row["protocol_note"]:
+        return "protocol_note is empty; say where the evaluator is, or why it is not known"
     return "" if row["metric_id"] else "metric_id is empty; write 'unclear' where the source does not say"
 
 
@@ -217,7 +227,7 @@ def measured_markdown(rows: Sequence[Row]) -> str:
 def published_markdown(figures: pd.DataFrame) -> str:
     """Figures as printed: a row a system and source, a column a metric."""
     metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
-    lines = [["system", "variant", *metrics, "evidence", "source", "note"]]
+    lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
     keys = ["system", "variant", "evidence", "source"]
     for (system, variant, evidence, source), group in figures.groupby(keys, sort=True):
         cells = []
@@ -227,8 +237,12 @@ def published_markdown(figures: pd.DataFrame) -> str:
                 "; ".join(f"{v} ({p})" for v, p in zip(found["value"], found["metric_as_printed"], strict=True))
             )
         notes = "; ".join(dict.fromkeys(n for n in group["note"] if n))
-        lines.append([system, variant, *cells, evidence, source, notes])
-    head = "Published, as printed (the rules behind equal names differ; no ranking across papers):\n\n"
+        rules = ", ".join(dict.fromkeys(group["protocol"]))
+        lines.append([system, variant, *cells, rules, evidence, source, notes])
+    head = (
+        "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` is the rule "
+        "by which a figure was made: `refbench score --protocol NAME` gives a figure to compare with it.\n\n"
+    )
     return head + _markdown_table(lines)
 
 

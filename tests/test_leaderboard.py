@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +15,17 @@ from refbench.errors import RefbenchError, RunError
 from refbench.leaderboard import (
     DATASET_OF_BENCHMARK,
     PUBLISHED_COLUMNS,
+    UNKNOWN,
     build_tables,
     published_markdown,
     read_published,
     read_rows,
 )
-from refbench.plugins import TABLE
+from refbench.plugins import TABLE, available
+from refbench.protocols.systems import SYSTEMS
 from refbench.storage import project_data
 
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 PUBLISHED = project_data("leaderboards") / "published"
 
 
@@ -70,6 +75,7 @@ def test_every_published_figure_has_source_and_evidence() -> None:
     assert len(published) >= 789
     assert tuple(published.columns) == PUBLISHED_COLUMNS
     assert published["source"].str.len().gt(0).all()
+    assert published["protocol_note"].str.len().gt(0).all()
     assert set(DATASET_OF_BENCHMARK.values()) & set(TABLE["builders"])
 
 
@@ -80,16 +86,36 @@ def test_every_published_figure_has_source_and_evidence() -> None:
         ("evidence", "hearsay", "line 2: evidence must be one of"),
         ("source", "", "line 2: every published figure needs its source"),
         ("metric_id", "", "line 2: metric_id is empty"),
+        ("protocol", "", "line 2: there is no protocol ''; name that of `refbench list protocols`, or 'unknown'"),
+        ("protocol", "lavt", "line 2: there is no protocol 'lavt'"),
+        ("protocol_note", "", "line 2: protocol_note is empty"),
     ],
 )
 def test_bad_published_rows_are_named(tmp_path: Path, column: str, value: str, message: str) -> None:
-    row = dict.fromkeys(PUBLISHED_COLUMNS, "x") | {"value": "1.5", "evidence": "primary"} | {column: value}
+    row = dict.fromkeys(PUBLISHED_COLUMNS, "x") | {"value": "1.5", "evidence": "primary", "protocol": "cris"}
+    row[column] = value
     pd.DataFrame([row]).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(RefbenchError, match=message):
         read_published(tmp_path)
     pd.DataFrame([{"a": 1}]).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(RefbenchError, match="the columns must be"):
         read_published(tmp_path)
+
+
+def test_published_rows_know_their_rule(refbench: Cli) -> None:
+    published = read_published(PUBLISHED)
+    # A system prints by the rule that is said of it, wherever its figures stand.
+    for row in published[published["protocol"] != UNKNOWN].itertuples():
+        assert row.system in SYSTEMS[row.protocol], (row.system, row.protocol)
+    assert set(SYSTEMS) <= set(available("protocols"))
+    assert (published["protocol"] == "caris-448").sum() == 65
+    assert (published["protocol"] == UNKNOWN).sum() < 160
+    listed = {p["name"]: p for p in json.loads(refbench("list", "protocols", "--json").stdout)["protocols"]}
+    assert listed["lavt-480"]["systems"] == ["LAVT"]
+    assert listed["etris"]["same_as"] == "cris"
+    assert {name for name, p in listed.items() if p["systems"]} == set(SYSTEMS)
+    assert all(p["summary"] and p["source"] for p in listed.values())
+    assert "ETRIS" in refbench("list", "protocols").stdout
 
 
 def test_a_damaged_summary_is_named(runs: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table
-from refbench.errors import DatasetError
+from refbench.errors import DatasetError, RefbenchError
 from refbench.integrity import NOT_BUILT, state_of
 from refbench.plugins import available, load, options_of, summary_of
 from refbench.protocols.base import Protocol
+from refbench.protocols.systems import SYSTEMS
 from refbench.storage import project_data, read_manifest
 
 KINDS = ("datasets", "adapters", "protocols", "checks", "refiners")
@@ -49,9 +50,12 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
         rows = [[d["name"], d["state"], ", ".join(d["splits"]), d["summary"]] for d in datasets]
         print_table("", ["dataset", "state", "splits here", "what it is"], rows)
         return
-    found = [{"name": n, "place": p, "summary": summary_of(p)} for n, p in available(kind).items()]
+    found = [{"name": n, "place": p, "summary": _summary(kind, n, p)} for n, p in available(kind).items()]
     if as_json:
         print_json({kind: [f | _rule(f["name"]) for f in found] if kind == "protocols" else found})
+    elif kind == "protocols":
+        rows = [[f["name"], ", ".join(SYSTEMS.get(f["name"], ())), f["summary"]] for f in found]
+        print_table("", ["protocol", "printed by", "what it is"], rows)
     else:
         print_table("", [kind[:-1], "what it is"], [[f["name"], f["summary"]] for f in found])
 
@@ -72,17 +76,33 @@ def _print_options(kind: str, name: str, as_json: bool) -> None:
     print_table("", ["-o", "default", "one of"], rows)
 
 
+def _summary(kind: str, name: str, place: str) -> str:
+    if kind != "protocols" or "(" in name:
+        return summary_of(place)
+    # A protocol says itself what it is, unless it is one of a family: `trimap(k)`.
+    try:
+        return str(load(kind, name).summary)
+    except RefbenchError:
+        # That of another package, which cannot be loaded; it must not hide the others.
+        return summary_of(place)
+
+
 def _rule(name: str) -> dict[str, Any]:
     """What a protocol rests on; one that scores detections is its library's."""
-    rule = load("protocols", name)
+    try:
+        rule = load("protocols", name)
+    except RefbenchError as error:
+        return {"error": str(error)}
     if not isinstance(rule, Protocol):
-        return {"source": rule.source}
+        return {"source": rule.source, "systems": list(SYSTEMS.get(name, ())), "caveats": list(rule.caveats)}
     choices = {
         choice: {"is": getattr(rule.choices, choice), "source": rule.source_of(choice)}
         for choice in rule.choices.__slots__
     }
     return {
         "source": rule.source,
+        "systems": list(SYSTEMS.get(name, ())),
+        "same_as": rule.same_as,
         "headline": rule.headline,
         "metrics": list(rule.metrics),
         "choices": choices,
