@@ -145,6 +145,100 @@ def crop_intervals(array, top, left, height, starts, ends):  # type: ignore[no-u
     return n
 
 
+# pycocotools draws polygons on a grid that is this many times as fine as the pixels.
+FINE = 5.0
+
+
+@njit(nogil=True, cache=True)
+def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
+    """The points of a polygon's outline on the fine grid, corner after corner; returns how many.
+
+    `corners` is float64 (K, 2), x and y; `u` and `v` need room for the longer side of each edge and one more.
+    """
+    count = corners.shape[0]
+    m = 0
+    for j in range(count):
+        after = (j + 1) % count
+        xs = np.int64(FINE * corners[j, 0] + 0.5)
+        ys = np.int64(FINE * corners[j, 1] + 0.5)
+        xe = np.int64(FINE * corners[after, 0] + 0.5)
+        ye = np.int64(FINE * corners[after, 1] + 0.5)
+        dx, dy = abs(xe - xs), abs(ye - ys)
+        flip = (dx >= dy and xs > xe) or (dx < dy and ys > ye)
+        if flip:
+            xs, xe, ys, ye = xe, xs, ye, ys
+        if dx >= dy:
+            slope = (ye - ys) / dx if dx > 0 else 0.0
+            for d in range(dx + 1):
+                t = dx - d if flip else d
+                u[m] = t + xs
+                v[m] = np.int64(ys + slope * t + 0.5)
+                m += 1
+        else:
+            slope = (xe - xs) / dy
+            for d in range(dy + 1):
+                t = dy - d if flip else d
+                v[m] = t + ys
+                u[m] = np.int64(xs + slope * t + 0.5)
+                m += 1
+    return m
+
+
+@njit(nogil=True, cache=True)
+def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
+    """The pixels of a polygon, float64 (K, 2) corners x and y in pixels; returns `(count, starts, ends)`.
+
+    The same pixels as pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
+    processors fuse them, and draw one polygon in some hundreds otherwise. Source: cocoapi `common/maskApi.c`,
+    `rleFrPoly`: a dense outline on a finer grid; where it passes the middle of a column of pixels, foreground and
+    background change from there downwards.
+    """
+    longest = np.int64(0)
+    for j in range(corners.shape[0]):
+        after = (j + 1) % corners.shape[0]
+        across = abs(np.int64(FINE * corners[j, 0] + 0.5) - np.int64(FINE * corners[after, 0] + 0.5))
+        down = abs(np.int64(FINE * corners[j, 1] + 0.5) - np.int64(FINE * corners[after, 1] + 0.5))
+        longest += max(across, down) + 1
+    u = np.empty(longest, np.int64)
+    v = np.empty(longest, np.int64)
+    points = _fine_outline(corners, u, v)
+    changes = np.empty(points, np.int64)
+    k = 0
+    for j in range(1, points):
+        if u[j] == u[j - 1]:
+            continue
+        left = u[j] if u[j] < u[j - 1] else u[j] - 1
+        column = (left + 0.5) / FINE - 0.5
+        if np.floor(column) != column or column < 0 or column > width - 1:
+            continue
+        row = (min(v[j], v[j - 1]) + 0.5) / FINE - 0.5
+        row = np.ceil(min(max(row, 0.0), np.float64(height)))
+        changes[k] = np.int64(column) * height + np.int64(row)
+        k += 1
+    ordered = np.sort(changes[:k])
+    starts = np.empty(k // 2 + 1, np.int64)
+    ends = np.empty(k // 2 + 1, np.int64)
+    n = 0
+    inside = False
+    j = 0
+    while j < k:
+        # Two changes at one place are none.
+        if j + 1 < k and ordered[j] == ordered[j + 1]:
+            j += 2
+            continue
+        if inside:
+            ends[n] = ordered[j]
+            n += 1
+        else:
+            starts[n] = ordered[j]
+        inside = not inside
+        j += 1
+    if inside and starts[n] < height * width:
+        ends[n] = height * width
+        n += 1
+    return n, starts, ends
+
+
 @njit(nogil=True, cache=True)
 def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
     """Judge many compressed codes, laid end to end in `codes` and cut at `at`, of masks of `sizes` pixels.

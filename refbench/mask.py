@@ -1,7 +1,7 @@
 """Masks as COCO run-length codes, and exact counts of pairs of them.
 
-A `Mask` holds the compressed code and nothing else: 0.3 kB where the pixels would be 0.3 MB. pycocotools
-rasterises polygons; this module only lets it see what has been checked.
+A `Mask` holds the compressed code and nothing else: 0.3 kB where the pixels would be 0.3 MB. Polygons are rasterised
+here, as pycocotools does it, so that they have the same pixels on every processor.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Mask:
 
     @staticmethod
     def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
-        """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised by pycocotools.
+        """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised as by pycocotools on x86-64.
 
         Raises:
             MaskError: a polygon with fewer than three points, an odd number of values, a value that is not
@@ -131,9 +131,8 @@ class Mask:
         checked = [_check_polygon(p, k) for k, p in enumerate(polygons)]
         if not checked:
             return Mask.empty(height, width)
-        parts = coco_mask.frPyObjects(checked, height, width)
-        merged = parts[0] if len(parts) == 1 else coco_mask.merge(parts)
-        return _known(height, width, merged["counts"])
+        parts = [_drawn_polygon(points, int(height), int(width)) for points in checked]
+        return parts[0].union(*parts[1:])
 
     @staticmethod
     def from_rle(rle: Mapping[str, Any]) -> Mask:
@@ -274,6 +273,11 @@ class Mask:
             except MaskError as error:
                 raise MaskError(f"mask {rows.index(key)}: {error}") from None
         return [made[row] for row in rows]
+
+
+def _drawn_polygon(points: NDArray[np.float64], height: int, width: int) -> Mask:
+    n, starts, ends = kernels.polygon_intervals(points, height, width)
+    return _known(height, width, _encode(starts[:n], ends[:n], height * width))
 
 
 def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
@@ -531,7 +535,8 @@ def _encode(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> by
     return out[:length].tobytes()
 
 
-def _check_polygon(polygon: Any, index: int) -> list[float]:
+def _check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
+    """Its corners, float64 (K, 2)."""
     try:
         points = np.asarray(polygon, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -541,16 +546,15 @@ def _check_polygon(polygon: Any, index: int) -> list[float]:
     low, high = float(points.min()), float(points.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise MaskError(f"polygon {index} holds a value that is not a finite number")
-    values: list[float] = points.tolist()
+    corners = points.reshape(-1, 2)
     if max(-low, high, (high - low) * (points.size // 2)) <= MAX_OUTLINE_PX:
-        return values
+        return corners
     if max(-low, high) > MAX_OUTLINE_PX:
         raise MaskError(f"polygon {index} has a corner at {max(-low, high):.3g} px, which no image reaches")
-    corners = points.reshape(-1, 2)
     outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
     if outline > MAX_OUTLINE_PX:
         raise MaskError(f"polygon {index} is {outline:.3g} px around; at most {MAX_OUTLINE_PX:.0f} px is rasterised")
-    return values
+    return corners
 
 
 def _numbers(masks: Sequence[Mask], name: str) -> NDArray[np.int64]:

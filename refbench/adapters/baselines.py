@@ -18,6 +18,7 @@ from refbench.errors import AdapterError
 from refbench.mask import Mask
 from refbench.records import Sample
 from refbench.storage import load_objects
+from refbench.whole_numbers import STEPS, cosine_and_sine, whole
 
 
 class Nothing:
@@ -107,7 +108,7 @@ class NoisyOracle:
         return self._drawn(sample)[0]
 
     def _spoil(self, sample: Sample) -> Mask:
-        fault, angle, other = self._drawn(sample)
+        fault, direction, other = self._drawn(sample)
         mask = sample.target
         if fault == "miss":
             return Mask.empty(*mask.size)
@@ -119,14 +120,15 @@ class NoisyOracle:
             return mask
         pixels = mask.to_array()
         if self.shift:
-            pixels = _moved(pixels, round(self.shift * np.sin(angle)), round(self.shift * np.cos(angle)))
+            across, down = (whole(self.shift * part) for part in cosine_and_sine(direction))
+            pixels = _moved(pixels, down, across)
         return Mask.from_array(_dilated(pixels, self.dilate) if self.dilate else pixels)
 
-    def _drawn(self, sample: Sample) -> tuple[str, float, Mask | None]:
+    def _drawn(self, sample: Sample) -> tuple[str, int, Mask | None]:
         """The fault, the direction of the shift, and the other object where the fault needs one."""
         text = f"{self.seed}/{sample.sample_id}".encode()
         random = np.random.default_rng(list(hashlib.sha256(text).digest()))
-        place, angle, pick = random.random(), random.uniform(0, 2 * np.pi), random.random()
+        place, direction, pick = random.random(), int(random.random() * STEPS), random.random()
         fault = ""
         of_nothing = {"swap": self.swap, "invent": self.invent}
         for name, share in (of_nothing if sample.no_target else self._shares).items():
@@ -134,9 +136,9 @@ class NoisyOracle:
                 fault = name
             place -= share
         if fault not in ("swap", "merge", "invent"):
-            return fault, angle, None
+            return fault, direction, None
         others = self._other_masks(sample)
-        return (fault, angle, others[int(pick * len(others))]) if others else ("", angle, None)
+        return (fault, direction, others[int(pick * len(others))]) if others else ("", direction, None)
 
     def _other_masks(self, sample: Sample) -> list[Mask]:
         dataset = sample.sample_id.partition("/")[0]

@@ -28,8 +28,9 @@ from refbench.errors import DatasetError
 from refbench.mask import Mask, available_cores
 from refbench.progress import Progress
 from refbench.records import AnnotatedObject, Sample
+from refbench.whole_numbers import Draws
 
-VERSION = 1
+VERSION = 2
 SEED = 20_260_101
 ANNOTATOR_SEED = 20_260_102
 SCENES_PER_SPLIT = {"train": 1100, "val": 50, "test": 130}
@@ -54,11 +55,11 @@ class Scene:
 
 def draw_scene(split: str, index: int, seed: int = SEED) -> Scene:
     """Scene `index` of a split; depends on these three values only."""
-    random = np.random.default_rng([seed, list(SCENES_PER_SPLIT).index(split), index])
-    height, width = CANVASES_PX[int(random.integers(len(CANVASES_PX)))]
-    picture, objects = draw_objects(random, height, width, int(random.integers(3, 9)))
-    outlines = [hurried_polygons(random, o.mask) for o in objects]
-    phrases = write_phrases(random, objects, height, width)
+    draws = Draws(seed, list(SCENES_PER_SPLIT).index(split), index)
+    height, width = draws.pick(CANVASES_PX)
+    picture, objects = draw_objects(draws, height, width, draws.between(3, 8))
+    outlines = [hurried_polygons(draws, o.mask) for o in objects]
+    phrases = write_phrases(draws, objects, height, width)
     return Scene(picture, objects, outlines, phrases)
 
 
@@ -69,8 +70,7 @@ def hurried_outlines(
 
     `chains` as in `draw_outlines`.
     """
-    random = np.random.default_rng([ANNOTATOR_SEED, list(SCENES_PER_SPLIT).index(split), index])
-    return draw_outlines(random, masks, chains=chains)
+    return draw_outlines(Draws(ANNOTATOR_SEED, list(SCENES_PER_SPLIT).index(split), index), masks, chains=chains)
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:

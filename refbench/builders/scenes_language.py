@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from refbench.builders.scenes_drawing import COLOURS, PATTERNS, SHAPES, DrawnObject
+from refbench.whole_numbers import PX, Draws
 
 Truth = bool | None
 Property = Callable[[DrawnObject], Truth]
 
 KINDS = ("class", "colour", "pattern", "size", "position", "relation", "order")
 ORDINALS = ("first", "second", "third", "fourth")
-MIN_GAP_PX = 14.0
+MIN_GAP = 14 * PX
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,13 @@ def _has_size(word: str) -> Property:
 
 def _on_side(word: str, height: int, width: int) -> Property:
     def check(o: DrawnObject) -> Truth:
-        share = {
-            "left": o.centre_x / width,
-            "right": 1 - o.centre_x / width,
-            "top": o.centre_y / height,
-            "bottom": 1 - o.centre_y / height,
+        away, side = {
+            "left": (o.centre_x, width),
+            "right": (width * PX - o.centre_x, width),
+            "top": (o.centre_y, height),
+            "bottom": (height * PX - o.centre_y, height),
         }[word]
-        return True if share < 0.4 else None if share < 0.52 else False
+        return True if 100 * away < 40 * side * PX else None if 100 * away < 52 * side * PX else False
 
     return check
 
@@ -93,28 +92,29 @@ def _beside(word: str, anchor: DrawnObject) -> Property:
             "above": anchor.centre_y - o.centre_y,
             "below": o.centre_y - anchor.centre_y,
         }[word]
-        return True if gap > MIN_GAP_PX else None if gap > -MIN_GAP_PX else False
+        return True if gap > MIN_GAP else None if gap > -MIN_GAP else False
 
     return check
 
 
 def _nearest_to(anchor: DrawnObject, candidates: Sequence[DrawnObject]) -> Property:
-    def distance(o: DrawnObject) -> float:
-        return float(np.hypot(o.centre_x - anchor.centre_x, o.centre_y - anchor.centre_y))
+    def squared(o: DrawnObject) -> int:
+        return (o.centre_x - anchor.centre_x) ** 2 + (o.centre_y - anchor.centre_y) ** 2
 
-    ranked = sorted(distance(o) for o in candidates if o is not anchor)
+    ranked = sorted(squared(o) for o in candidates if o is not anchor)
 
     def check(o: DrawnObject) -> Truth:
         if o is anchor or not ranked:
             return False
-        if distance(o) > ranked[0]:
-            return None if distance(o) < 1.2 * ranked[0] else False
+        if squared(o) > ranked[0]:
+            # Borderline up to 1.2 times as far.
+            return None if 100 * squared(o) < 144 * ranked[0] else False
         return True
 
     return check
 
 
-def _ranked(candidates: Sequence[DrawnObject], rank: int, key: Callable[[DrawnObject], float]) -> Property:
+def _ranked(candidates: Sequence[DrawnObject], rank: int, key: Callable[[DrawnObject], int]) -> Property:
     """The object of this rank; borderline when a neighbour in rank is too close to tell."""
     ordered = sorted(candidates, key=key)
     values = [key(o) for o in ordered]
@@ -123,7 +123,7 @@ def _ranked(candidates: Sequence[DrawnObject], rank: int, key: Callable[[DrawnOb
         if rank >= len(ordered) or o is not ordered[rank]:
             return False
         near = [abs(v - values[rank]) for k, v in enumerate(values) if k != rank]
-        return None if near and min(near) < MIN_GAP_PX else True
+        return None if near and min(near) < MIN_GAP else True
 
     return check
 
@@ -134,8 +134,7 @@ def _extreme_size(candidates: Sequence[DrawnObject], largest: bool) -> Property:
     def check(o: DrawnObject) -> Truth:
         if len(areas) < 2 or o.area != areas[0]:
             return False
-        ratio = max(areas[0], areas[1]) / max(1, min(areas[0], areas[1]))
-        return True if ratio >= 1.35 else None
+        return True if 100 * max(areas[:2]) >= 135 * max(1, min(areas[:2])) else None
 
     return check
 
@@ -145,7 +144,7 @@ def _plain_names(o: DrawnObject) -> tuple[str, tuple[Property, ...]]:
 
 
 def _descriptions(
-    random: np.random.Generator, objects: Sequence[DrawnObject], target: DrawnObject, height: int, width: int
+    draws: Draws, objects: Sequence[DrawnObject], target: DrawnObject, height: int, width: int
 ) -> list[_Description]:
     shape, colour = _has("shape", target.shape), _has("colour", target.colour)
     named = f"{target.colour} {target.shape}"
@@ -159,11 +158,11 @@ def _descriptions(
     ]
     if target.size != "medium":
         size = _has_size(target.size)
-        word = str(random.choice({"small": ["small", "little"], "large": ["large", "big"]}[target.size]))
+        word = draws.pick({"small": ["small", "little"], "large": ["large", "big"]}[target.size])
         out.append(_Description(f"the {word} {target.shape}", "size", (size, shape)))
         out.append(_Description(f"{word} {named}", "size", (size, colour, shape)))
     out += _position_descriptions(objects, target, height, width)
-    out += _relation_descriptions(random, objects, target)
+    out += _relation_descriptions(draws, objects, target)
     out += _order_descriptions(objects, target)
     return out
 
@@ -191,13 +190,10 @@ def _position_descriptions(
     return out
 
 
-def _relation_descriptions(
-    random: np.random.Generator, objects: Sequence[DrawnObject], target: DrawnObject
-) -> list[_Description]:
+def _relation_descriptions(draws: Draws, objects: Sequence[DrawnObject], target: DrawnObject) -> list[_Description]:
     shape = _has("shape", target.shape)
     out = []
-    for index in random.permutation(len(objects)):
-        anchor = objects[int(index)]
+    for anchor in draws.shuffled(objects):
         anchor_text, anchor_properties = _plain_names(anchor)
         if anchor is target or answer(objects, anchor_properties) is None:
             continue
@@ -219,10 +215,10 @@ def _order_descriptions(objects: Sequence[DrawnObject], target: DrawnObject) -> 
         return []
     shape = _has("shape", target.shape)
     out = []
-    ends = {"left": 1.0, "right": -1.0}
+    ends = {"left": 1, "right": -1}
     for end, sign in ends.items():
 
-        def key(o: DrawnObject, sign: float = sign) -> float:
+        def key(o: DrawnObject, sign: int = sign) -> int:
             return sign * o.centre_x
 
         rank = sorted(same, key=key).index(target)
@@ -237,19 +233,19 @@ def _order_descriptions(objects: Sequence[DrawnObject], target: DrawnObject) -> 
     return out
 
 
-def _absent(random: np.random.Generator, objects: Sequence[DrawnObject]) -> Phrase | None:
+def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
     """A plausible expression that nothing fits: mostly a swapped word of something that is there."""
-    model = objects[int(random.integers(len(objects)))]
+    model = draws.pick(objects)
     for _ in range(20):
         colour, shape = model.colour, model.shape
-        if random.random() < 0.5:
-            colour = str(random.choice(list(COLOURS)))
+        if draws.percent(50):
+            colour = draws.pick(list(COLOURS))
         else:
-            shape = str(random.choice(list(SHAPES)))
+            shape = draws.pick(list(SHAPES))
         properties: list[Property] = [_has("colour", colour), _has("shape", shape)]
         text = f"{colour} {shape}"
-        if random.random() < 0.25:
-            pattern = str(random.choice(PATTERNS[1:]))
+        if draws.percent(25):
+            pattern = draws.pick(PATTERNS[1:])
             properties.append(_has("pattern", pattern))
             text = f"the {pattern} {text}"
         if nothing_fits(objects, properties):
@@ -258,22 +254,22 @@ def _absent(random: np.random.Generator, objects: Sequence[DrawnObject]) -> Phra
 
 
 def write_phrases(
-    random: np.random.Generator, objects: Sequence[DrawnObject], height: int, width: int, most: int = 10
+    draws: Draws, objects: Sequence[DrawnObject], height: int, width: int, most: int = 10
 ) -> list[Phrase]:
     """Up to `most` different expressions about a scene, spread over the kinds, one of them for nothing."""
     by_kind: dict[str, list[Phrase]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for index, target in enumerate(objects):
-        for description in _descriptions(random, objects, target, height, width):
+        for description in _descriptions(draws, objects, target, height, width):
             if description.text in seen or answer(objects, description.properties) != index:
                 continue
             seen.add(description.text)
             by_kind[description.kind].append(Phrase(description.text, index, description.kind))
     phrases: list[Phrase] = []
-    shuffled = {kind: [found[int(k)] for k in random.permutation(len(found))] for kind, found in by_kind.items()}
+    shuffled = {kind: draws.shuffled(found) for kind, found in by_kind.items()}
     while len(phrases) < most - 1 and any(shuffled.values()):
         for found in shuffled.values():
             if found and len(phrases) < most - 1:
                 phrases.append(found.pop())
-    absent = _absent(random, objects)
+    absent = _absent(draws, objects)
     return phrases if absent is None else [*phrases, absent]

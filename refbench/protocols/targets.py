@@ -88,8 +88,9 @@ def _on_original(objects: Sequence[Polygons], mask: Mask, target: str) -> Mask:
 
 def _layers(polygons: Polygons, size: tuple[int, int]) -> NDArray[np.uint8]:
     """How many of an object's polygons hold each pixel, uint8 (H, W)."""
-    parts = coco_mask.frPyObjects([list(p) for p in polygons], *size)
-    layers: NDArray[np.uint8] = coco_mask.decode(parts).sum(axis=2).astype(np.uint8)
+    layers = np.zeros(size, np.uint8)
+    for polygon in polygons:
+        layers += Mask.from_polygons([polygon], *size).to_array()
     return layers
 
 

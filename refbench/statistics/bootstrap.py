@@ -32,6 +32,8 @@ BLOCK_DRAWS = 2_000_000
 KEPT_DRAWS = 5_000_000
 # Every sum stays below 2^53, up to which float64 holds every integer.
 EXACT_BITS = 53
+# Shares of the replicates that bound a BCa interval are rounded to these.
+SHARE_DECIMALS = 9
 # Terms are rounded to at most this many binary places, which no figure that is printed shows.
 FINEST_BITS = 40
 
@@ -183,4 +185,5 @@ def bca_shares(replicates: FloatArray, value: float, without_each: FloatArray, t
     for z in (normal.inv_cdf(tail), normal.inv_cdf(1 - tail)):
         shifted = bias + z
         out.append(normal.cdf(bias + shifted / max(1 - skew * shifted, 1e-9)))
-    return out[0], out[1]
+    # Their last digits are those of the machine's exp and log; what is read at them must not be.
+    return round(out[0], SHARE_DECIMALS), round(out[1], SHARE_DECIMALS)

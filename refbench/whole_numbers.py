@@ -1,0 +1,129 @@
+"""Draws and geometry in whole numbers, so that a rendered dataset is the same on every machine.
+
+A float decides differently where processors round differently: numpy's sin, cos, arctan2 and hypot take other
+instructions on other processors, compilers fuse a product with a sum on some of them, and a generator's normal numbers
+come out of exp and log. Here lengths are whole numbers of `PX`-ths of a pixel, angles are steps of a table, and draws
+are the raw bits of PCG64, which numpy promises to keep.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+IntArray = NDArray[np.int64]
+
+# Lengths are counted in this many parts of a pixel.
+PX = 256
+# A turn has this many steps; cosines and sines are counted in this many parts of 1.
+STEPS, ONE = 4096, 1 << 14
+
+
+def cosine_and_sine(steps: int) -> tuple[int, int]:
+    """Those of an angle of so many steps, in parts of ONE.
+
+    Rounded long after the digits in which libraries differ: no step comes near a half (a test looks at all of them).
+    """
+    angle = 2 * math.pi * (steps % STEPS) / STEPS
+    return round(ONE * math.cos(angle)), round(ONE * math.sin(angle))
+
+
+def whole(parts: int) -> int:
+    """A number of parts of ONE, rounded; halves up."""
+    return (2 * parts + ONE) // (2 * ONE)
+
+
+def root(values: IntArray) -> IntArray:
+    """The whole part of square roots of numbers from 0 to 2^50; IEEE 754 has them rounded correctly everywhere."""
+    return np.sqrt(values.astype(np.float64)).astype(np.int64)
+
+
+def length(x: IntArray, y: IntArray) -> IntArray:
+    """The whole part of the length of vectors."""
+    return root(x * x + y * y)
+
+
+class Draws:
+    """Whole numbers drawn from a seed."""
+
+    def __init__(self, *seed: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(list(seed)))
+
+    def below(self, count: int) -> int:
+        """One of 0, 1, ... count - 1."""
+        return (int(self._bits.random_raw()) * count) >> 64
+
+    def between(self, low: int, high: int) -> int:
+        """One of low, ... high, both included."""
+        return low + self.below(high - low + 1)
+
+    def percent(self, chance: int) -> bool:
+        """True so many times in a hundred."""
+        return self.below(100) < chance
+
+    def pick(self, items: Sequence[T], weights: Sequence[int] | None = None) -> T:
+        """One of the items, each as often as its weight says."""
+        if weights is None:
+            return items[self.below(len(items))]
+        reached = list(itertools.accumulate(weights))
+        return items[bisect.bisect_right(reached, self.below(reached[-1]))]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in a random order."""
+        out = list(items)
+        for k in range(len(out) - 1, 0, -1):
+            j = self.below(k + 1)
+            out[k], out[j] = out[j], out[k]
+        return out
+
+    def normal(self, count: int, deviation: int) -> IntArray:
+        """Numbers around 0 with this standard deviation, int64 (count,).
+
+        The number of ones among 64 bits, which is nearly normal: its deviation is 4.
+        """
+        ones = np.bitwise_count(np.atleast_1d(self._bits.random_raw(count))).astype(np.int64) - 32
+        return (ones * deviation) >> 2
+
+    def fork(self) -> Draws:
+        """Draws of their own, so that how many are made of them does not matter to these."""
+        return Draws(self.below(1 << 63))
+
+
+def simplified(points: IntArray, tolerance: int, unit: int) -> list[int]:
+    """Which corners of a line of points stay: none that is left out lies farther from the rest than `tolerance`.
+
+    Douglas and Peucker's way, in whole numbers; of equally far points the first stays.
+
+    Args:
+        points: int64 (N, 2). The line is closed if the last point is the first one.
+        tolerance: a length, in parts of which `unit` make one of the points' units.
+    """
+    kept = {0, len(points) - 1}
+    pieces = [(0, len(points) - 1)]
+    while pieces:
+        first, last = pieces.pop()
+        if last - first < 2:
+            continue
+        a, b = points[first], points[last]
+        along, inner = b - a, points[first + 1 : last] - a
+        squared = int(along @ along)
+        dot = inner @ along
+        cross = inner[:, 0] * along[1] - inner[:, 1] * along[0]
+        beyond = points[first + 1 : last] - b
+        # Squared distances to the piece, times its squared length; to its ends where the foot lies outside.
+        below = max(squared, 1)
+        distance = np.where(dot >= squared, (beyond * beyond).sum(axis=1) * below, cross * cross)
+        distance = np.where(dot <= 0, (inner * inner).sum(axis=1) * below, distance)
+        farthest = int(distance.argmax())
+        if int(distance[farthest]) * unit * unit > tolerance * tolerance * below:
+            middle = first + 1 + farthest
+            kept.add(middle)
+            pieces += [(first, middle), (middle, last)]
+    return sorted(kept)
