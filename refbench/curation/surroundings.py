@@ -1,4 +1,8 @@
-"""A mask in its picture: where the picture has edges near the outline, and which pixels look like the object."""
+"""A mask in its picture: where the picture has edges near the outline, and which pixels look like the object.
+
+What is measured in floats (powers, exponentials, weighted sums) may differ in its last bits between processors. It is
+rounded to GRAIN before anything is decided by it, so that findings, proposals and decisions do not.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ FloatArray = NDArray[np.float64]
 Window = tuple[slice, slice]
 
 MARGIN_PX = 14
+# A power of two: sums and products of a few numbers rounded so are exact.
+GRAIN = 1024.0
 # Edges are looked for this far to both sides of the outline.
 REACH_PX, STEP_PX = 5.0, 0.25
 # Differences of Lab below this are noise, above that any edge is as good as another.
@@ -25,6 +31,17 @@ FAINT_EDGE, CLEAR_EDGE = 3.0, 20.0
 NOTABLE_EDGE = 0.35
 # Farther edges are of something else; from fewer points nothing can be told.
 MOST_MISFIT_PX, LEAST_POINTS = 2.0, 8
+
+
+def grained(values: FloatArray, grain: float = GRAIN) -> FloatArray:
+    """Rounded to whole parts of 1 / `grain`."""
+    rounded: FloatArray = np.rint(np.asarray(values) * grain) / grain
+    return rounded
+
+
+def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
+    """The picture in CIE Lab, float64 (H, W, 3)."""
+    return grained(rgb2lab(picture))
 
 
 def window_of(mask: BoolArray, margin_px: int) -> Window:
@@ -49,8 +66,7 @@ def signed_distance(mask: BoolArray) -> FloatArray:
 def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
     """Length of the gradient of a Lab picture (H, W, 3) over all channels, per pixel."""
     parts = [ndimage.gaussian_gradient_magnitude(lab[..., k], sigma_px) for k in range(3)]
-    strength: FloatArray = np.sqrt(np.sum(np.square(parts), axis=0))
-    return strength
+    return grained(np.sqrt(np.sum(np.square(parts), axis=0)))
 
 
 def edge_offsets_px(
@@ -71,7 +87,7 @@ def edge_offsets_px(
         return np.empty(0)
     slopes = np.gradient(ndimage.gaussian_filter(signed_distance(mask), 1.0))
     normals = np.stack([_at(slope, points) for slope in slopes], axis=1)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+    normals = grained(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6))
     offsets = np.arange(-REACH_PX, REACH_PX + STEP_PX / 2, STEP_PX)
     places = points[:, None, :] + offsets[None, :, None] * normals[:, None, :]
     found = _at(strength, places.reshape(-1, 2)).reshape(places.shape[:2])
@@ -122,7 +138,7 @@ class Surroundings:
             taken |= other[window]
         inside = mask[window]
         return Surroundings(
-            inside, taken & ~inside, rgb2lab(picture[window]), window[0].start, window[1].start, mask.shape
+            inside, taken & ~inside, lab_of(picture[window]), window[0].start, window[1].start, mask.shape
         )
 
     @cached_property
@@ -148,8 +164,7 @@ class Surroundings:
         number = (cells[..., 0] * CELLS + cells[..., 1]) * CELLS + cells[..., 2]
         inside, around = _shares(number[inner]), _shares(number[ring])
         ratio = np.log(inside + RARE) - np.log(around + RARE)
-        smooth: FloatArray = ndimage.gaussian_filter(ratio[number], 0.5)
-        return smooth
+        return grained(ndimage.gaussian_filter(ratio[number], 0.5))
 
     def largest_ground_px(self) -> int:
         """Pixels of the largest part of the mask that looks like what is around it, not counting its rim."""

@@ -97,10 +97,12 @@ class Reporter:
     needs_images: ClassVar[bool] = False
 
     def on_mask(self, target: TargetMask, message: str, value: float = float("nan")) -> Finding:
-        return Finding(self.code, self.severity, "mask", target.mask_id, target.image_id, message, value)
+        return Finding(self.code, self.severity, "mask", target.mask_id, target.image_id, message, round(value, 6))
 
     def on_expression(self, sample: Sample, message: str, value: float = float("nan")) -> Finding:
-        return Finding(self.code, self.severity, "expression", sample.sample_id, sample.image_id, message, value)
+        return Finding(
+            self.code, self.severity, "expression", sample.sample_id, sample.image_id, message, round(value, 6)
+        )
 
     def on_image(self, items: ImageItems, message: str, value: float = float("nan")) -> Finding:
-        return Finding(self.code, self.severity, "image", items.image_id, items.image_id, message, value)
+        return Finding(self.code, self.severity, "image", items.image_id, items.image_id, message, round(value, 6))

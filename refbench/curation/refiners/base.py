@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.color import rgb2lab
 from skimage.morphology import disk
 
 from refbench.curation.surroundings import (
     BoolArray,
     FloatArray,
     edge_strength,
+    lab_of,
     misfit_px,
     signed_distance,
     window_of,
@@ -152,12 +152,6 @@ def core_of(mask: BoolArray, depth_px: float) -> BoolArray:
     """The pixels deeper inside than `depth_px`, or than half of the mask's depth where that is less."""
     depth = -signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
     return np.asarray(depth > min(depth_px, 0.5 * float(depth.max())))
-
-
-def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
-    """The picture in CIE Lab, float64 (H, W, 3)."""
-    lab: FloatArray = rgb2lab(picture)
-    return lab
 
 
 def unfold(part: BoolArray, window: tuple[slice, slice], shape: tuple[int, int]) -> BoolArray:

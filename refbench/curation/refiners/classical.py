@@ -16,18 +16,24 @@ from skimage.segmentation import (
     watershed,
 )
 
-from refbench.curation.refiners.base import Box, Refined, core_of, lab_of, reach_px, unfold
+from refbench.curation.refiners.base import Box, Refined, core_of, reach_px, unfold
 from refbench.curation.surroundings import (
     CLEAR_EDGE,
     BoolArray,
     FloatArray,
     edge_strength,
+    grained,
+    lab_of,
     signed_distance,
     strength_on_outline,
     window_of,
 )
 
 SEEDS_PX = 2
+# Finer than what surroundings are rounded to: stopping forces and shares of walkers are in 0..1.
+FINE_GRAIN = 65536.0
+# How much a pixel of distance weighs against a difference of Lab, in patches of one colour.
+COMPACTNESS = 5.0
 
 
 class RandomWalker:
@@ -62,6 +68,7 @@ class RandomWalker:
                 lab_of(image[window]) / 100, seeds, beta=self.beta, mode="cg_j", tol=1e-3, channel_axis=-1,
                 return_full_prob=True,
             )[0]  # fmt: skip
+        shares = grained(shares, FINE_GRAIN)
         sure = np.abs(2 * np.clip(shares[near], 0, 1) - 1) if near.any() else np.ones(1)
         found = np.where(near, shares > 0.5, inside)
         return Refined(unfold(found, window, mask.shape), float(sure.mean()))
@@ -85,7 +92,8 @@ class ActiveContour:
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
         lab = lab_of(image[window]) / 100
-        stops = np.min([inverse_gaussian_gradient(lab[..., k], self.alpha, 1.0) for k in range(3)], axis=0)
+        forces = [inverse_gaussian_gradient(lab[..., k], self.alpha, 1.0) for k in range(3)]
+        stops = grained(np.min(forces, axis=0), FINE_GRAIN)
         start = signed_distance(inside) < reach // 2 + 0.5
         found = morphological_geodesic_active_contour(
             stops, 2 * reach, init_level_set=start, smoothing=self.smoothing, balloon=-1
@@ -138,9 +146,13 @@ class Superpixels:
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
         lab = lab_of(image[window])
+        smooth = grained(ndimage.gaussian_filter(lab, (0.5, 0.5, 0)))
+        # It stretches what it is given to 0..1; distances of colours are to count in Lab.
+        compactness = COMPACTNESS / max(float(np.ptp(smooth)), 1.0)
         patches = slic(
-            image[window], n_segments=max(50, inside.size // self.patch_px), compactness=5, sigma=0.5, start_label=0
-        )
+            smooth, n_segments=max(50, inside.size // self.patch_px), compactness=compactness, convert2lab=False,
+            start_label=0,
+        )  # fmt: skip
         numbers = np.arange(int(patches.max()) + 1)
         colours = np.stack([ndimage.mean(lab[..., k], patches, numbers) for k in range(3)], axis=1)
         share = ndimage.mean(inside, patches, numbers)
@@ -158,5 +170,4 @@ class Superpixels:
 def _nearest(colours: FloatArray, known: FloatArray) -> FloatArray:
     """For each colour the mean distance to the five nearest known ones; float (N,)."""
     distances, _ = cKDTree(known).query(colours, k=5)
-    nearest: FloatArray = distances.mean(axis=1)
-    return nearest
+    return grained(distances.mean(axis=1))

@@ -20,7 +20,9 @@ class GrabCut:
 
     def __init__(self, rounds: int = 5) -> None:
         self.rounds = rounds
-        cv2.setNumThreads(1)  # masks are refined in parallel, and a cut should not hang on the number of cores
+        # Masks are refined in parallel, and a cut should hang neither on the number of cores nor on the processor.
+        cv2.setNumThreads(1)
+        cv2.setUseOptimized(False)
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
         """See `Refiner`; the confidence is the share of pixels near the outline that its last round did not move."""
