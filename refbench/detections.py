@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from refbench.coco_rows import Key
 from refbench.errors import PredictionError
 from refbench.execution.plan import planned_paths
 from refbench.protocols.coco_files import Annotations
@@ -19,16 +20,15 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     """Write the instances of a run as COCO results into its folder, and return the file.
 
     It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
-    Instances of a sample belong to its class; in a run that has none at all, each mask that is not empty counts as one,
-    with the score of its answer (1 if it has none).
+    Instances of a sample belong to its class, in a file of SA-Co to its pair of picture and phrase; in a run that has
+    none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
 
     Raises:
         PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
         RunError: the run is not there, or not whole.
     """
     info = read_run(folder)
-    images = {str(key): key for key in truth.images}
-    categories = {str(category.row.get("name")): key for key, category in truth.categories.items()}
+    places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, str(info["split"]))
     samples = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}")}
     paths = planned_paths(folder, int(info["shards"]))
     predictions = [p for path in paths for p in predictions_from_table(read_table(path))]
@@ -36,9 +36,7 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     rows: list[dict[str, Any]] = []
     for prediction in predictions:
         sample = samples[prediction.sample_id]
-        # Builders write the split before an image's number, since each split counts from 0.
-        image = images.get(sample.image_id.removeprefix(f"{info['split']}-"))
-        category = categories.get(sample.category)
+        image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
                 f"{truth.path} does not belong to this run: {sample.sample_id} asks for {sample.category!r} on the "
@@ -50,6 +48,34 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     path = folder / (f"seginw_{name.removeprefix(SETS_OF_SGINW)}_val.json" if is_set else "coco-results.json")
     write_json(path, rows)
     return path
+
+
+class _Classes:
+    """Where the instances of a sample belong in a file that asks for classes: its image and class, None if unknown."""
+
+    def __init__(self, truth: Annotations, split: str) -> None:
+        self.images = {str(key): key for key in truth.images}
+        self.categories = {str(category.row.get("name")): key for key, category in truth.categories.items()}
+        # Builders write the split before an image's number, since each split counts from 0.
+        self.prefix = f"{split}-"
+
+    def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
+        return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
+
+
+class _Pairs:
+    """The same in a file of SA-Co, where an "image" is a pair of a picture and a phrase, all of one class."""
+
+    def __init__(self, truth: Annotations) -> None:
+        self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}
+        self.category = next(iter(truth.categories), None)
+
+    def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
+        return self.pairs.get((sample.ref_id, sample.raw_expression)), self.category
+
+
+def _is_sa_co(truth: Annotations) -> bool:
+    return bool(truth.images) and all(isinstance(i.row.get("text_input"), str) for i in truth.images.values())
 
 
 def _instances(prediction: Prediction, sample: Sample, bare: bool) -> tuple[Instance, ...]:

@@ -40,6 +40,8 @@ TABLE: dict[str, dict[str, str]] = {
         "reasonseg": "refbench.builders.reasonseg:build",
         "lvis": "refbench.builders.lvis:build",
         **{f"sginw-{name}": "refbench.builders.sginw:build" for name in SGINW},
+        "sa-co-gold": "refbench.builders.sa_co:build",
+        "sa-co-silver": "refbench.builders.sa_co:build",
         "scenes": "refbench.builders.scenes:build",
         "scenes-hurried": "refbench.builders.scenes:build_hurried",
         "snapshots": "refbench.builders.snapshots:build",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import refer_release
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 SIZES = {1: (60, 80), 2: (50, 40)}
 SECOND = [50.0, 10.0, 70.0, 10.0, 70.0, 40.0]
@@ -173,6 +174,44 @@ def write_sginw(folder: Path, content: Any, name: str = "Fruits", splits: tuple[
         for image_id in SIZES:
             (place / f"fruit-{image_id}.jpg").write_bytes(picture(image_id))
     return folder
+
+
+def sa_co() -> dict[str, Any]:
+    """Crowded: two phrases on picture 1 (two instances, none), one on picture 2, and one that is not exhaustive."""
+    pairs = [(10, 1, "the blue square", 1), (11, 1, "a fish_ball", 1), (12, 2, "thing", 1), (13, 2, "a crowd", 0)]
+    images = [
+        {
+            "id": pair, "file_name": f"1/100{i}/metaclip_{i}.jpeg", "text_input": phrase, "height": SIZES[i][0],
+            "width": SIZES[i][1], "queried_category": str(pair), "is_instance_exhaustive": whole,
+            "is_pixel_exhaustive": whole,
+        }
+        for pair, i, phrase, whole in pairs
+    ]  # fmt: skip
+    masks = [(1, 10, 1, [refer_release.SQUARE]), (2, 10, 1, [SECOND]), (3, 12, 2, [refer_release.SQUARE]),
+             (4, 13, 2, [refer_release.SQUARE])]  # fmt: skip
+    annotations = []
+    for ann_id, pair, i, polygons in masks:
+        code = coco_mask.merge(coco_mask.frPyObjects([list(map(float, p)) for p in polygons], *SIZES[i]))
+        annotations.append(
+            {
+                "id": ann_id, "image_id": pair, "category_id": 1, "iscrowd": int(ann_id == 4), "source": "manual",
+                "area": 0.01, "bbox": [0.1, 0.2, 0.3, 0.25],
+                "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
+            }
+        )  # fmt: skip
+    return {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+
+
+def write_sa_co(folder: Path, content: Any, name: str = "gold_crowded_merged_a_release_test.json") -> Path:
+    """The annotations in `gt-annotations`, the photographs in `images`; returns the file."""
+    place = folder / "gt-annotations"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / name).write_text(json.dumps(content))
+    for image_id in SIZES:
+        photograph = folder / "images" / f"1/100{image_id}/metaclip_{image_id}.jpeg"
+        photograph.parent.mkdir(parents=True, exist_ok=True)
+        photograph.write_bytes(picture(image_id))
+    return place / name
 
 
 def reasonseg() -> dict[str, Any]:

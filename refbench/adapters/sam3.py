@@ -27,7 +27,8 @@ class Sam3:
     Args:
         model: e.g. facebook/sam3 (gated: ask for access first).
         device: e.g. cpu or cuda:0.
-        policy: top1 (the best instance), union (all instances above the threshold), semantic (the map of the concept).
+        policy: top1 (the best instance), union (all instances above the threshold, which AP and sa-co score one by
+            one), semantic (the map of the concept).
         threshold: on the score of an instance, in 0..1; the original code takes 0.5, transformers 0.3.
         revision: commit of the hub repository; pin it for results that are to be repeated.
 
@@ -100,9 +101,16 @@ class Sam3:
         # As the original does it: the logits are resized, then a sigmoid above one half; transformers' own processor
         # takes the sigmoid first, which moves outlines a little.
         resized = F.interpolate(drawn.float()[None], size, mode="bilinear", align_corners=False)[0]
-        mask = (resized > 0).any(dim=0)
+        drawn_px = resized > 0
+        union = self.policy == UNION
         return Answer(
-            mask, no_target=False if self.policy == UNION else None, score=float(scores[best]), note=note, raw=raw
+            drawn_px.any(dim=0),
+            no_target=False if union else None,
+            score=float(scores[best]),
+            # What the protocol sa-co matches one by one.
+            instances=[(drawn_px[k], float(scores[i])) for k, i in enumerate(chosen)] if union else (),
+            note=note,
+            raw=raw,
         )
 
 

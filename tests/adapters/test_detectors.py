@@ -266,6 +266,10 @@ def test_sam3_rules_restated(models: dict[str, str], policy: str) -> None:
     sure = np.all([np.abs(s - 0.5) > 1e-6 for s in shares], axis=0)
     assert np.array_equal(answer.mask.numpy()[sure], expected[sure])
     assert answer.score == pytest.approx(scores.max(), abs=1e-6)
+    instances = answer.instances
+    assert [score for _, score in instances] == pytest.approx(list(scores[keep]) if policy == "union" else [], abs=1e-6)
+    if instances:
+        assert torch.equal(torch.stack([m for m, _ in instances]).any(dim=0), answer.mask)
 
 
 class _Fixed:

@@ -79,6 +79,8 @@ def cases(root: Path) -> list[Case]:
     add("lvis_v1_val.json", "lvis", lvis, lvis, root / "l" / "images")
     wild = mini.write_sginw(root / "s", mini.sginw())
     add("_annotations_min1cat", "sginw-Fruits", wild, next(wild.rglob("*.coco.json")))
+    concepts = mini.write_sa_co(root / "c", mini.sa_co())
+    add("gold_crowded_merged_a_release_test.json", "sa-co-gold", concepts, concepts, root / "c" / "images")
     reason = mini.write_reasonseg(root / "r", mini.reasonseg())
     add("reasonseg json", "reasonseg", reason, next((reason / "ReasonSeg" / "val").glob("*.json")))
     add("reasonseg jpg", "reasonseg", reason, next((reason / "ReasonSeg" / "test").glob("*.jpg")))
