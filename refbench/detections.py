@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
 
     Raises:
-        PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
+        PredictionError: the annotation file is of other images or classes; names the first sample that shows it. Or it
+            is one of SA-Co, and samples failed or were not asked: that would count as the answer that nothing is
+            there. The file is written then, and can be scored as it stands.
         RunError: the run is not there, or not whole.
     """
     info = read_run(folder)
@@ -47,6 +50,8 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     is_set = name.startswith(SETS_OF_SGINW)
     path = folder / (f"seginw_{name.removeprefix(SETS_OF_SGINW)}_val.json" if is_set else "coco-results.json")
     write_json(path, rows)
+    if isinstance(places, _Pairs):
+        places.check_answered(predictions, samples, path)
     return path
 
 
@@ -69,9 +74,30 @@ class _Pairs:
     def __init__(self, truth: Annotations) -> None:
         self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}
         self.category = next(iter(truth.categories), None)
+        if self.category is None:
+            raise PredictionError(
+                f"{truth.path} has no category; the files of SA-Co have one, which all instances have"
+            )
+        self.counted = {pair for pair, key in self.pairs.items() if truth.images[key].row.get("is_instance_exhaustive")}
 
     def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
         return self.pairs.get((sample.ref_id, sample.raw_expression)), self.category
+
+    def check_answered(self, predictions: Sequence[Prediction], samples: Mapping[str, Sample], path: Path) -> None:
+        """Raise PredictionError if pairs that count have no answer."""
+        asked = {p.sample_id: samples[p.sample_id] for p in predictions}
+        failed = [p.sample_id for p in predictions if p.error]
+        lacking = self.counted - {(s.ref_id, s.raw_expression) for s in asked.values()}
+        if not failed and not lacking:
+            return
+        what = f"{len(failed)} samples of the run failed, the first is {failed[0]}" if failed else ""
+        if lacking:
+            pair, phrase = min(lacking)
+            what += f"{' and ' if what else ''}{len(lacking)} pairs were not asked, such as {pair} ({phrase!r})"
+        raise PredictionError(
+            f"{what}: sa-co would take that for the answer that nothing is there. Run all of them, or score {path} as "
+            "it stands"
+        )
 
 
 def _is_sa_co(truth: Annotations) -> bool:

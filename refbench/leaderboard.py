@@ -241,7 +241,8 @@ def published_markdown(figures: pd.DataFrame) -> str:
         lines.append([system, variant, *cells, rules, evidence, source, notes])
     head = (
         "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` is the rule "
-        "by which a figure was made: `refbench score --protocol NAME` gives a figure to compare with it.\n\n"
+        "by which a figure was made: `refbench score --protocol NAME` gives a figure to compare with it; "
+        "`unknown`: none is known.\n\n"
     )
     return head + _markdown_table(lines)
 

@@ -68,7 +68,7 @@ def build(
     found = _find(dataset, sources)
     for done, (split, path) in enumerate(found.items()):
         coco = CocoInstances(read_json(path), path, problems)
-        images = CheckedImages(coco, sources.images, folder)
+        images = CheckedImages(coco, _images_of(split, sources.images), folder)
         part = _read(dataset, split, coco, images, keep=not_exhaustive == "keep")
         if part.samples:
             splits[split] = part.samples
@@ -80,6 +80,17 @@ def build(
     if not splits:
         raise DatasetError(f"{dataset}: the files hold no pair of a picture and a phrase")
     return Built("sa_co", VERSION, splits, objects, files, LICENCE, notes, image_ids=dataset, annotation_ids=dataset)
+
+
+def _images_of(split: str, place: Path | None) -> Path | None:
+    """The folder of a split's photographs: as SAM 3's own configuration has them, or the given one."""
+    if place is None:
+        return None
+    domain = split.rpartition("-")[0] or split
+    names = [domain, {"nga_art": "nga"}.get(domain, domain)]
+    if domain in GOLD_SUBSETS:
+        names.append("sa1b" if domain == "sa1b" else "metaclip")
+    return next((place / name for name in names if (place / name).is_dir()), place)
 
 
 def _find(dataset: str, sources: Sources) -> dict[str, Path]:

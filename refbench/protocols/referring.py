@@ -224,7 +224,7 @@ def _record_of_ref(name: str, source: str, records: str, mean: Mean) -> Protocol
         units=FirstOfRef(),
         text="all sentences of the ref, each with a stop, in one prompt",
         target=OPENCV,
-        leaves_out_ignored=True,
+        # HyperSeg and InstructSeg paint what ReasonSeg says to ignore as ground; PSALM does not read ReasonSeg.
         binarisation="the instance of the highest score",
         resampling="bilinear",
         sample_iou=SampleIou(under=1e-5),

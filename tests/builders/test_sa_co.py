@@ -168,6 +168,49 @@ def test_a_run_is_scored_against_each_annotator(refbench: Cli, tmp_path: Path, h
     assert cgf1(refbench, doubting, *truths)["IL_MCC"] == pytest.approx(50, abs=0.05)
 
 
+class Failing(Exact):
+    """Fails where nothing is there."""
+
+    name = "failing"
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Answer]:
+        if any(s.no_target for s in samples):
+            raise ValueError("no answer")
+        return super().segment_samples(samples, images)
+
+
+def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_path: Path, home: Path) -> None:
+    truth = mini.write_sa_co(tmp_path, mini.sa_co())
+    build(tmp_path)
+    failing = run(Failing(), "sa-co-gold/crowded-a", out=tmp_path / "failing", max_failures=4).folder
+    with pytest.raises(PredictionError, match=r"1 samples of the run failed, the first is .*/11/0: sa-co would take"):
+        write_detections(failing, read_annotations(truth))
+    some = run(Exact(), "sa-co-gold/crowded-a", out=tmp_path / "some", limit=2).folder
+    with pytest.raises(PredictionError, match=r"1 pairs were not asked, such as 12 \('thing'\)"):
+        write_detections(some, read_annotations(truth))
+    # Who wants it anyway scores the file.
+    assert cgf1(refbench, some / "coco-results.json", truth)["IL_MCC"] == pytest.approx(50, abs=0.05)
+    # What nobody annotated exhaustively need not be asked.
+    build(tmp_path, not_exhaustive="skip")
+    rest = run(Exact(), "sa-co-gold/crowded-a", out=tmp_path / "rest").folder
+    assert cgf1(refbench, rest, truth)["cgF1"] == pytest.approx(100, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["crowded", "metaclip"])
+def test_photographs_lie_as_sam3_has_them(tmp_path: Path, home: Path, name: str) -> None:
+    mini.write_sa_co(tmp_path, mini.sa_co())
+    (tmp_path / "images" / "1").rename(tmp_path / "elsewhere")
+    (tmp_path / "images" / name).mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "images" / name / "1")
+    build(tmp_path)
+    assert all(Path(s.image_path).is_file() for s in load_samples("sa-co-gold/crowded-a"))
+    mini.write_sa_co(tmp_path, mini.sa_co(), "silver_nga_art_merged_test.json")
+    (tmp_path / "images" / name).rename(tmp_path / "images" / "nga")
+    (tmp_path / "images" / "1").rename(tmp_path / "elsewhere")
+    build(tmp_path, "sa-co-silver")
+    assert all("/nga/" in s.image_path for s in load_samples("sa-co-silver/nga_art"))
+
+
 def test_a_file_of_other_phrases_is_refused(tmp_path: Path, home: Path) -> None:
     build(mini.write_sa_co(tmp_path, mini.sa_co()))
     folder = run(Exact(), "sa-co-gold/crowded-a", out=tmp_path / "run").folder

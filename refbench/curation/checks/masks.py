@@ -133,7 +133,7 @@ class CoarsePolygon(Reporter):
             if not target.polygons or target.mask.area < self.least_area_px:
                 continue
             corners = sum(len(p) // 2 for p in target.polygons)
-            mean_side = sum(map(_length, target.polygons)) / corners
+            mean_side = round(sum(map(_length, target.polygons)) / corners, 6)
             if mean_side > self.share * np.sqrt(target.mask.area):
                 yield self.on_mask(
                     target, f"{corners} corners, {mean_side:.0f} px apart, for {target.mask.area} pixels", mean_side
@@ -208,7 +208,9 @@ def _small(pixels: NDArray[np.bool_], most_px: int) -> tuple[int, int]:
 
 def _length(polygon: tuple[float, ...]) -> float:
     points = np.reshape(polygon, (-1, 2))
-    return float(np.hypot(*(np.roll(points, -1, axis=0) - points).T).sum())
+    sides = np.roll(points, -1, axis=0) - points
+    # Not np.hypot, whose last bit differs between processors.
+    return float(np.sqrt(np.square(sides).sum(axis=1)).sum())
 
 
 def _box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -88,7 +88,7 @@ def _points(mask: BoolArray) -> list[tuple[float, float, int]]:
     distance = signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
     first = _place(distance == distance.min())
     rows, columns = np.indices(mask.shape)
-    apart = np.hypot(rows - first[0], columns - first[1])
+    apart = np.square(rows - first[0]) + np.square(columns - first[1])
     deep = distance <= 0.5 * distance.min()
     second = _place(deep & (apart == apart[deep].max()))
     ring = np.abs(distance - 2 * reach_px(mask))
