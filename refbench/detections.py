@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,33 @@ from refbench.storage import load_samples, predictions_from_table, read_table, w
 SETS_OF_SGINW = "sginw-"
 
 
-def write_detections(folder: Path, truth: Annotations) -> Path:
-    """Write the instances of a run as COCO results into its folder, and return the file.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file of COCO results, and what it has no answer to: samples that failed, and pairs that were not asked."""
+
+    path: Path
+    failed: tuple[str, ...]
+    unasked: tuple[str, ...]
+
+    def gaps(self) -> str:
+        """What has no answer, in words; "" if everything has."""
+        parts = []
+        if self.failed:
+            parts.append(f"samples of the run that failed: {len(self.failed)}, the first is {self.failed[0]}")
+        if self.unasked:
+            parts.append(f"pairs that the run did not ask: {len(self.unasked)}, the first is {self.unasked[0]}")
+        return "; ".join(parts)
+
+
+def write_detections(folder: Path, truth: Annotations) -> Written:
+    """Write the instances of a run as COCO results into its folder.
 
     It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
     Instances of a sample belong to its class, in a file of SA-Co to its pair of picture and phrase; in a run that has
     none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
 
     Raises:
-        PredictionError: the annotation file is of other images or classes; names the first sample that shows it. Or it
-            is one of SA-Co, and samples failed or were not asked: that would count as the answer that nothing is
-            there. The file is written then, and can be scored as it stands.
+        PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
         RunError: the run is not there, or not whole.
     """
     info = read_run(folder)
@@ -50,9 +67,8 @@ def write_detections(folder: Path, truth: Annotations) -> Path:
     is_set = name.startswith(SETS_OF_SGINW)
     path = folder / (f"seginw_{name.removeprefix(SETS_OF_SGINW)}_val.json" if is_set else "coco-results.json")
     write_json(path, rows)
-    if isinstance(places, _Pairs):
-        places.check_answered(predictions, samples, path)
-    return path
+    failed = tuple(p.sample_id for p in predictions if p.error)
+    return Written(path, failed, places.unasked([samples[p.sample_id] for p in predictions]))
 
 
 class _Classes:
@@ -66,6 +82,10 @@ class _Classes:
 
     def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
         return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
+
+    def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
+        """None: not every class is asked of every image in all sets."""
+        return ()
 
 
 class _Pairs:
@@ -83,21 +103,10 @@ class _Pairs:
     def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
         return self.pairs.get((sample.ref_id, sample.raw_expression)), self.category
 
-    def check_answered(self, predictions: Sequence[Prediction], samples: Mapping[str, Sample], path: Path) -> None:
-        """Raise PredictionError if pairs that count have no answer."""
-        asked = {p.sample_id: samples[p.sample_id] for p in predictions}
-        failed = [p.sample_id for p in predictions if p.error]
-        lacking = self.counted - {(s.ref_id, s.raw_expression) for s in asked.values()}
-        if not failed and not lacking:
-            return
-        what = f"{len(failed)} samples of the run failed, the first is {failed[0]}" if failed else ""
-        if lacking:
-            pair, phrase = min(lacking)
-            what += f"{' and ' if what else ''}{len(lacking)} pairs were not asked, such as {pair} ({phrase!r})"
-        raise PredictionError(
-            f"{what}: sa-co would take that for the answer that nothing is there. Run all of them, or score {path} as "
-            "it stands"
-        )
+    def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
+        """Pairs that count and that no sample asks."""
+        lacking = self.counted - {(s.ref_id, s.raw_expression) for s in asked}
+        return tuple(f"{pair} ({phrase!r})" for pair, phrase in sorted(lacking))
 
 
 def _is_sa_co(truth: Annotations) -> bool:

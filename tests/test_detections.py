@@ -83,7 +83,7 @@ def test_instances_of_a_run_are_scored_by_ap(refbench: Cli, fruits: Path, tmp_pa
 def test_masks_count_as_instances_where_there_are_none(refbench: Cli, fruits: Path, tmp_path: Path) -> None:
     truth = fruits / "Fruits" / "valid" / "_annotations_min1cat.coco.json"
     folder = run(Exact(instances=False), "sginw-Fruits/valid", out=tmp_path / "run").folder
-    rows = json.loads(write_detections(folder, read_annotations(truth)).read_text())
+    rows = json.loads(write_detections(folder, read_annotations(truth)).path.read_text())
     assert [(r["image_id"], r["category_id"], r["score"]) for r in rows] == [(0, 3, 0.9), (1, 5, 0.9)]
 
 

@@ -130,9 +130,10 @@ class CheckedImages:
             wanted = {name for _, image in coco.images.values() if (name := _name_or_none(image))}
             self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
-        self._paths: dict[int, str | DatasetError] = {}
+        # By name and size: in SA-Co a photograph is there once for each of its phrases.
+        self._paths: dict[tuple[str, int, int], str | DatasetError] = {}
         self._names: dict[str, str] = {}
-        # How many photographs lie there under COCO's other name: those of 2014 and 2017 are the same.
+        # How many photographs were found under the name of another release: those of 2014 and 2017 are the same.
         self.renamed = 0
 
     def notes(self) -> list[str]:
@@ -141,7 +142,7 @@ class CheckedImages:
             return [NO_IMAGES]
         if not self.renamed:
             return []
-        return [f"{self.renamed} photographs are there under their names in another release of COCO: the same pictures"]
+        return [f"{self.renamed} photographs were found under their names in another COCO release (the same pictures)"]
 
     def path_of(self, image_id: int) -> str:
         """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
@@ -151,30 +152,31 @@ class CheckedImages:
         """
         if self.photographs is None:
             return ""
-        if image_id not in self._paths:
+        key = file_name_of(self.coco.images[image_id][1]), *self.coco.size_of(image_id)
+        if key not in self._paths:
             try:
-                self._paths[image_id] = self._find(image_id, self.photographs)
+                self._paths[key] = self._find(*key, self.photographs)
             except DatasetError as error:
-                self._paths[image_id] = error
-        found = self._paths[image_id]
+                self._paths[key] = error
+        found = self._paths[key]
         if isinstance(found, DatasetError):
             raise found
         return found
 
-    def _find(self, image_id: int, photographs: Photographs) -> str:
-        file_name, size = file_name_of(self.coco.images[image_id][1]), self.coco.size_of(image_id)
+    def _find(self, file_name: str, height: int, width: int, photographs: Photographs) -> str:
         if file_name not in self._unpacked:
-            path = photographs.find(file_name, *size)
+            path = photographs.find(file_name, height, width)
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} is all there is for {other} and {file_name}; keep the folders of their names"
+                    f"{path} was found for two names, {other} and {file_name}; keep the photographs in the folders "
+                    "that these names give"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path
         found = image_size(self.folder / self._unpacked[file_name])
-        if found != size:
-            raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {size}")
+        if found != (height, width):
+            raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {(height, width)}")
         return self._unpacked[file_name]
 
 

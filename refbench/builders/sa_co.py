@@ -130,22 +130,18 @@ class _Part:
 
 def _read(dataset: str, split: str, coco: CocoInstances, images: CheckedImages, *, keep: bool) -> _Part:
     pairs: dict[int, tuple[Picture, str, tuple[str, ...]]] = {}
-    # A picture comes with many phrases; it is opened once.
-    paths: dict[tuple[str, int, int], str] = {}
     partial = 0
     for pair_id, (position, row) in coco.images.items():
         try:
             phrase, tags = _phrase(row), _tags(row)
-            name, size = file_name_of(row), coco.size_of(pair_id)
-            if (name, *size) not in paths:
-                paths[name, *size] = images.path_of(pair_id)
+            name, path, (height, width) = file_name_of(row), images.path_of(pair_id), coco.size_of(pair_id)
         except (MaskError, DatasetError) as error:
             coco.problems.append(f"{coco.path.name} images[{position}] (id {pair_id}): {error}")
             continue
         partial += PARTIAL in tags
         if keep or PARTIAL not in tags:
             # Each file has its own instances: those of one annotator must not stand beside another's.
-            pairs[pair_id] = Picture(f"{split}-{name}", paths[name, *size], *size), phrase, tags
+            pairs[pair_id] = Picture(f"{split}-{name}", path, height, width), phrase, tags
     objects, by_pair, empty = _objects(split, coco, pairs)
     samples = []
     for pair_id, (picture, phrase, tags) in pairs.items():
@@ -158,7 +154,7 @@ def _read(dataset: str, split: str, coco: CocoInstances, images: CheckedImages, 
         done = "are kept, with the tag not-exhaustive; the protocol sa-co leaves them out" if keep else "are skipped"
         notes.append(f"{partial} of {len(coco.images)} pairs are not annotated exhaustively; they {done}")
     if empty:
-        notes.append(f"{empty} annotations have no pixel; they are left out")
+        notes.append(f"annotations without a pixel, which are left out: {empty}")
     return _Part(samples, objects, notes)
 
 

@@ -12,7 +12,8 @@ import click
 
 from refbench import scorer
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.detections import write_detections
+from refbench.detections import Written, write_detections
+from refbench.errors import PredictionError
 from refbench.plugins import available, load
 from refbench.protocols.average_precision import DetectionProtocol, Evaluation, score_detections
 from refbench.protocols.base import Protocol
@@ -210,9 +211,7 @@ def _score_detections(
 def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...]) -> dict[str, Evaluation]:
     rules = _rules(protocols or ("coco-ap",), DetectionProtocol)
     truths = [read_annotations(path) for path in ground_truths]
-    if (results / "run.json").is_file():
-        results = write_detections(results, truths[0])
-        remark(f"the instances of the run are in {results}")
+    written = write_detections(results, truths[0]) if (results / "run.json").is_file() else None
     if ALL in protocols:
         rules = [rule for rule in rules if rule.annotators or len(truths) == 1]
         for rule in [rule for rule in rules if not rule.fits(truths[0])]:
@@ -221,7 +220,24 @@ def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tupl
     for rule in rules:
         if len(truths) > 1 and not rule.annotators:
             raise click.UsageError(f"{rule.name} takes one annotation file as --ground-truth, not {len(truths)}")
+    if written is not None:
+        results = written.path
+        remark(f"the instances of the run are in {results}")
+        _tell_gaps(written, rules)
     return score_detections(truths, results, rules)
+
+
+def _tell_gaps(written: Written, rules: list[DetectionProtocol]) -> None:
+    """Say what the run has no answer to; raise PredictionError where a rule would take that for an answer."""
+    gaps = written.gaps()
+    deceived = [rule.name for rule in rules if rule.silence_counts]
+    if gaps and deceived:
+        raise PredictionError(
+            f"{gaps}. {deceived[0]} would count them as the answer that nothing is there. Run the whole split without "
+            f"failures, or score {written.path} as it stands"
+        )
+    if gaps:
+        remark(f"{gaps}; they count as nothing found")
 
 
 def _score_sets(

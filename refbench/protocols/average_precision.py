@@ -46,7 +46,8 @@ class Evaluation:
 class DetectionProtocol:
     """A rule that scores a list of detections against an annotation file, or against those of several `annotators`.
 
-    `image_field` is what the images of its files must have, and COCO's have not.
+    `image_field` is what the images of its files must have, and COCO's have not. With `silence_counts`, no detection is
+    the answer that nothing is there, and can be right.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DetectionProtocol:
     caveats: tuple[str, ...] = ()
     annotators: bool = False
     image_field: str = ""
+    silence_counts: bool = False
 
     def fits(self, truth: Annotations) -> bool:
         """Whether the file is one of those that the rule is made for."""

@@ -206,4 +206,5 @@ SA_CO = DetectionProtocol(
     caveats=("IL_MCC is in percent here, as all figures are; SAM 3's tables print it between -1 and 1",),
     annotators=True,
     image_field="is_instance_exhaustive",
+    silence_counts=True,
 )

@@ -128,7 +128,7 @@ def test_photographs_under_their_names_of_2017(tmp_path: Path, home: Path) -> No
         path.rename(images / path.name.removeprefix("COCO_train2014_"))
     manifest = build("refcoco", annotations, tmp_path / "coco")
     assert load_samples("refcoco/val")[0].image_path == str(images / "000000000001.jpg")
-    said = "2 photographs are there under their names in another release of COCO: the same pictures"
+    said = "2 photographs were found under their names in another COCO release (the same pictures)"
     assert manifest["notes"] == [said]
     # And the other way round.
     back = refer_release.write(tmp_path / "back", *with_names(lambda n: n.removeprefix("COCO_train2014_")))
@@ -141,7 +141,7 @@ def test_one_photograph_is_not_taken_for_two(tmp_path: Path, home: Path) -> None
     instances["images"][1] |= {"height": 60, "width": 80}
     annotations = refer_release.write(tmp_path, refs, instances)
     (tmp_path / "images" / "COCO_train2014_000000000001.jpg").rename(tmp_path / "images" / "same.jpg")
-    with pytest.raises(DatasetError, match=r"same.jpg is all there is for a/same.jpg and b/same.jpg"):
+    with pytest.raises(DatasetError, match=r"same.jpg was found for two names, a/same.jpg and b/same.jpg"):
         build("refcoco", annotations, tmp_path / "images")
 
 

@@ -115,7 +115,7 @@ def test_an_annotation_without_a_pixel_is_counted(tmp_path: Path, home: Path) ->
     height, width = mini.SIZES[1]
     content["annotations"][1]["segmentation"] = {"size": [height, width], "counts": [height * width]}
     notes = build(mini.write_sa_co(tmp_path, content))["notes"]
-    assert any("1 annotations have no pixel; they are left out" in note for note in notes)
+    assert any("annotations without a pixel, which are left out: 1" in note for note in notes)
     assert load_samples("sa-co-gold/crowded-a")[0].ann_ids == ("crowded-a-1",)
 
 
@@ -137,9 +137,13 @@ class Exact:
         return out
 
 
-def cgf1(refbench: Cli, folder: Path, *truths: Path) -> dict[str, float]:
+def score_run(refbench: Cli, folder: Path, *truths: Path, protocol: str = "sa-co") -> subprocess.CompletedProcess[str]:
     given = [part for truth in truths for part in ("--ground-truth", str(truth))]
-    done = refbench("score", str(folder), *given, "--protocol", "sa-co", "--json")
+    return refbench("score", str(folder), *given, "--protocol", protocol, "--json")
+
+
+def cgf1(refbench: Cli, folder: Path, *truths: Path) -> dict[str, float]:
+    done = score_run(refbench, folder, *truths)
     assert done.returncode == 0, done.stderr
     metrics: dict[str, float] = json.loads(done.stdout)["protocols"]["sa-co"]["metrics"]
     return metrics
@@ -183,11 +187,15 @@ def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_pa
     truth = mini.write_sa_co(tmp_path, mini.sa_co())
     build(tmp_path)
     failing = run(Failing(), "sa-co-gold/crowded-a", out=tmp_path / "failing", max_failures=4).folder
-    with pytest.raises(PredictionError, match=r"1 samples of the run failed, the first is .*/11/0: sa-co would take"):
-        write_detections(failing, read_annotations(truth))
+    refused = score_run(refbench, failing, truth)
+    assert refused.returncode == 3
+    assert "failed: 1, the first is sa-co-gold/crowded-a/11/0. sa-co would count them as the answer" in refused.stderr
+    # AP never counts a pair without instances: there it is told.
+    told = score_run(refbench, failing, truth, protocol="coco-ap")
+    assert told.returncode == 0
+    assert "the first is sa-co-gold/crowded-a/11/0; they count as nothing found" in told.stderr
     some = run(Exact(), "sa-co-gold/crowded-a", out=tmp_path / "some", limit=2).folder
-    with pytest.raises(PredictionError, match=r"1 pairs were not asked, such as 12 \('thing'\)"):
-        write_detections(some, read_annotations(truth))
+    assert "did not ask: 1, the first is 12 ('thing'). sa-co would" in score_run(refbench, some, truth).stderr
     # Who wants it anyway scores the file.
     assert cgf1(refbench, some / "coco-results.json", truth)["IL_MCC"] == pytest.approx(50, abs=0.05)
     # What nobody annotated exhaustively need not be asked.
