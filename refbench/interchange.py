@@ -70,12 +70,12 @@ class SampleIndex:
 class Claims:
     """The predictions of a file or folder, whatever its format, as `(where, row, claim)`; each sample once.
 
-    An entry that says of a sample what an earlier one says is left out, as padded runs on several GPUs write them;
+    Runs on several GPUs are padded and write some answers twice. An entry that repeats an earlier one is left out;
     `repeated` counts these.
 
     Raises (when it is iterated):
-        PredictionError: unreadable, or an entry that is unknown, of the wrong size, broken, or says of a sample
-            something else than an earlier one.
+        PredictionError: unreadable, or an entry that is unknown, of the wrong size, broken, or another answer to a
+            sample that was given before.
     """
 
     def __init__(self, path: Path, index: SampleIndex) -> None:
@@ -104,7 +104,7 @@ class Claims:
         """What the numbers do not show; ask when it has been read."""
         if not self.repeated:
             return ()
-        return (f"{self.repeated} entries say of a sample what an earlier one says, and were left out",)
+        return (f"entries that repeat an earlier one, and were left out: {self.repeated}",)
 
     def _entries(self) -> Iterator[tuple[str, int, Claim]]:
         path, index = self.path, self.index

@@ -240,9 +240,8 @@ def published_markdown(figures: pd.DataFrame) -> str:
         rules = ", ".join(dict.fromkeys(group["protocol"]))
         lines.append([system, variant, *cells, rules, evidence, source, notes])
     head = (
-        "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` is the rule "
-        "by which a figure was made: `refbench score --protocol NAME` gives a figure to compare with it; "
-        "`unknown`: none is known.\n\n"
+        "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` names the "
+        "rule behind a figure, or `unknown`. Score with `refbench score --protocol NAME` to compare with it.\n\n"
     )
     return head + _markdown_table(lines)
 

@@ -255,19 +255,7 @@ def summary_of(place: str) -> str:
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
             return (ast.get_docstring(node) or "").partition("\n")[0]
-        if isinstance(node, ast.Assign) and [getattr(t, "id", "") for t in node.targets] == [attribute]:
-            # A protocol: data, which says itself what it is.
-            return _summary_in(node.value) or (ast.get_docstring(tree) or "").partition("\n")[0]
     return (ast.get_docstring(tree) or "").partition("\n")[0]
-
-
-def _summary_in(value: ast.expr) -> str:
-    """`summary` of a call like `Protocol(name=..., summary=...)` or `DetectionProtocol(name, summary, ...)`."""
-    if not isinstance(value, ast.Call):
-        return ""
-    named = [k.value for k in value.keywords if k.arg == "summary"]
-    texts = [t.value for t in (*named, *value.args[1:2]) if isinstance(t, ast.Constant)]
-    return str(texts[0]) if texts else ""
 
 
 def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:

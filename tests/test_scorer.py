@@ -236,7 +236,7 @@ def test_what_padded_runs_write_twice_counts_once(embedded: Path, tmp_path: Path
     (tmp_path / "twice.jsonl").write_text(lines + "".join(lines.splitlines(keepends=True)[:3]))
     twice = score(tmp_path / "twice.jsonl", "scenes/val")
     assert twice.summaries == plain.summaries
-    assert twice.notes == ("3 entries say of a sample what an earlier one says, and were left out",)
+    assert twice.notes == ("entries that repeat an earlier one, and were left out: 3",)
     assert plain.notes == ()
     rows = [
         {"sample_id": s.sample_id, "segmentation": {"size": list(s.target.size), "counts": s.target.counts.decode()}}
@@ -245,7 +245,7 @@ def test_what_padded_runs_write_twice_counts_once(embedded: Path, tmp_path: Path
     (tmp_path / "twice.json").write_text(json.dumps([*rows, rows[0]]))
     coco = score(tmp_path / "twice.json", "scenes/val", protocols=["refbench"])
     assert coco.summaries == plain.summaries
-    assert coco.notes == ("1 entries say of a sample what an earlier one says, and were left out",)
+    assert coco.notes == ("entries that repeat an earlier one, and were left out: 1",)
 
 
 def test_the_content_tells_the_format(embedded: Path, tmp_path: Path) -> None:

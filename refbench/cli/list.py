@@ -55,7 +55,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
         print_json({kind: [f | _rule(f["name"]) for f in found] if kind == "protocols" else found})
     elif kind == "protocols":
         rows = [[f["name"], ", ".join(SYSTEMS.get(f["name"], ())), f["summary"]] for f in found]
-        print_table("", ["protocol", "printed by", "what it is"], rows)
+        print_table("", ["protocol", "used by", "what it is"], rows)
     else:
         print_table("", [kind[:-1], "what it is"], [[f["name"], f["summary"]] for f in found])
 

@@ -1,7 +1,7 @@
 """A mask in its picture: where the picture has edges near the outline, and which pixels look like the object.
 
-What is measured in floats (powers, exponentials, weighted sums) may differ in its last bits between processors. It is
-rounded to GRAIN before anything is decided by it, so that findings, proposals and decisions do not.
+Measurements in floats (powers, exponentials, weighted sums) may differ in their last bits between processors. They are
+rounded before anything is decided by them, so that findings, proposals and decisions stay the same.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ FloatArray = NDArray[np.float64]
 Window = tuple[slice, slice]
 
 MARGIN_PX = 14
-# A power of two: sums and products of a few numbers rounded so are exact.
-GRAIN = 1024.0
+# Measurements are rounded to this part of a unit. A power of two, so that sums and products of a few are exact.
+PARTS = 1024.0
 # Edges are looked for this far to both sides of the outline.
 REACH_PX, STEP_PX = 5.0, 0.25
 # Differences of Lab below this are noise, above that any edge is as good as another.
@@ -33,15 +33,15 @@ NOTABLE_EDGE = 0.35
 MOST_MISFIT_PX, LEAST_POINTS = 2.0, 8
 
 
-def grained(values: FloatArray, grain: float = GRAIN) -> FloatArray:
-    """Rounded to whole parts of 1 / `grain`."""
-    rounded: FloatArray = np.rint(np.asarray(values) * grain) / grain
+def quantised(values: FloatArray, parts: float = PARTS) -> FloatArray:
+    """Rounded to multiples of 1 / `parts`."""
+    rounded: FloatArray = np.rint(np.asarray(values) * parts) / parts
     return rounded
 
 
 def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
     """The picture in CIE Lab, float64 (H, W, 3)."""
-    return grained(rgb2lab(picture))
+    return quantised(rgb2lab(picture))
 
 
 def window_of(mask: BoolArray, margin_px: int) -> Window:
@@ -66,7 +66,7 @@ def signed_distance(mask: BoolArray) -> FloatArray:
 def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
     """Length of the gradient of a Lab picture (H, W, 3) over all channels, per pixel."""
     parts = [ndimage.gaussian_gradient_magnitude(lab[..., k], sigma_px) for k in range(3)]
-    return grained(np.sqrt(np.sum(np.square(parts), axis=0)))
+    return quantised(np.sqrt(np.sum(np.square(parts), axis=0)))
 
 
 def edge_offsets_px(
@@ -87,7 +87,7 @@ def edge_offsets_px(
         return np.empty(0)
     slopes = np.gradient(ndimage.gaussian_filter(signed_distance(mask), 1.0))
     normals = np.stack([_at(slope, points) for slope in slopes], axis=1)
-    normals = grained(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6))
+    normals = quantised(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6))
     offsets = np.arange(-REACH_PX, REACH_PX + STEP_PX / 2, STEP_PX)
     places = points[:, None, :] + offsets[None, :, None] * normals[:, None, :]
     found = _at(strength, places.reshape(-1, 2)).reshape(places.shape[:2])
@@ -164,7 +164,7 @@ class Surroundings:
         number = (cells[..., 0] * CELLS + cells[..., 1]) * CELLS + cells[..., 2]
         inside, around = _shares(number[inner]), _shares(number[ring])
         ratio = np.log(inside + RARE) - np.log(around + RARE)
-        return grained(ndimage.gaussian_filter(ratio[number], 0.5))
+        return quantised(ndimage.gaussian_filter(ratio[number], 0.5))
 
     def largest_ground_px(self) -> int:
         """Pixels of the largest part of the mask that looks like what is around it, not counting its rim."""

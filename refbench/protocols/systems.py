@@ -1,4 +1,4 @@
-"""Which systems print by which protocol: whose evaluator each of them restates."""
+"""Which systems' evaluators each protocol restates."""
 
 from __future__ import annotations
 

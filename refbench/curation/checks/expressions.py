@@ -72,7 +72,7 @@ class Shared(Reporter):
 
 @dataclass(frozen=True)
 class RightAndWrong(Reporter):
-    """One expression that means something in an image, and by another row nothing in it: no answer is right to both.
+    """An expression that has a target in one row and none in another row of the same image: no answer suits both.
 
     In sets of classes this is a class that has the name of another one, as Roboflow's root categories do.
     """
@@ -89,19 +89,13 @@ class RightAndWrong(Reporter):
             if with_target is None or without is None:
                 continue
             for sample in samples:
-                if sample.no_target:
-                    yield self.on_expression(
-                        sample, f"{text!r} means nothing here, but something in {with_target.sample_id}"
-                    )
-                else:
-                    yield self.on_expression(
-                        sample, f"{text!r} means something here, but nothing in {without.sample_id}"
-                    )
+                here, there, other = ("no", "one", with_target) if sample.no_target else ("a", "none", without)
+                yield self.on_expression(sample, f"{text!r} has {here} target here, but {there} in {other.sample_id}")
 
 
 @dataclass(frozen=True)
 class OtherScript(Reporter):
-    """An expression none of whose letters is Latin: the checks of words know English, and say nothing about it."""
+    """An expression without a Latin letter: the checks of words know English alone and do not look at it."""
 
     code: ClassVar[str] = "expression-other-script"
     severity: ClassVar[str] = NOTE

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 
 from refbench.curation.checks.base import ERROR, ImageView, Reporter
 from refbench.curation.items import ImageItems
-from refbench.curation.surroundings import grained
+from refbench.curation.surroundings import quantised
 from refbench.errors import DatasetError
 from refbench.images import load_image
 from refbench.records import Finding
@@ -150,5 +150,5 @@ def _digest_and_hash(items: ImageItems) -> tuple[str, int] | None:
 def perceptual_hash(picture: Image.Image) -> int:
     """63 bits: which of the lowest 8 x 8 cosine frequencies of a 32 x 32 copy, but the mean, exceed their median."""
     small = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR), np.float64)
-    low: NDArray[np.float64] = grained(dctn(small, norm="ortho")[:8, :8].ravel()[1:])
+    low: NDArray[np.float64] = quantised(dctn(small, norm="ortho")[:8, :8].ravel()[1:])
     return sum(1 << k for k, bit in enumerate(low > np.median(low)) if bit)

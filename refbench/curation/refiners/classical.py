@@ -22,8 +22,8 @@ from refbench.curation.surroundings import (
     BoolArray,
     FloatArray,
     edge_strength,
-    grained,
     lab_of,
+    quantised,
     signed_distance,
     strength_on_outline,
     window_of,
@@ -31,7 +31,7 @@ from refbench.curation.surroundings import (
 
 SEEDS_PX = 2
 # Finer than what surroundings are rounded to: stopping forces and shares of walkers are in 0..1.
-FINE_GRAIN = 65536.0
+FINE_PARTS = 65536.0
 # How much a pixel of distance weighs against a difference of Lab, in patches of one colour.
 COMPACTNESS = 5.0
 
@@ -68,7 +68,7 @@ class RandomWalker:
                 lab_of(image[window]) / 100, seeds, beta=self.beta, mode="cg_j", tol=1e-3, channel_axis=-1,
                 return_full_prob=True,
             )[0]  # fmt: skip
-        shares = grained(shares, FINE_GRAIN)
+        shares = quantised(shares, FINE_PARTS)
         sure = np.abs(2 * np.clip(shares[near], 0, 1) - 1) if near.any() else np.ones(1)
         found = np.where(near, shares > 0.5, inside)
         return Refined(unfold(found, window, mask.shape), float(sure.mean()))
@@ -93,7 +93,7 @@ class ActiveContour:
         inside = mask[window]
         lab = lab_of(image[window]) / 100
         forces = [inverse_gaussian_gradient(lab[..., k], self.alpha, 1.0) for k in range(3)]
-        stops = grained(np.min(forces, axis=0), FINE_GRAIN)
+        stops = quantised(np.min(forces, axis=0), FINE_PARTS)
         start = signed_distance(inside) < reach // 2 + 0.5
         found = morphological_geodesic_active_contour(
             stops, 2 * reach, init_level_set=start, smoothing=self.smoothing, balloon=-1
@@ -146,7 +146,7 @@ class Superpixels:
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
         lab = lab_of(image[window])
-        smooth = grained(ndimage.gaussian_filter(lab, (0.5, 0.5, 0)))
+        smooth = quantised(ndimage.gaussian_filter(lab, (0.5, 0.5, 0)))
         # It stretches what it is given to 0..1; distances of colours are to count in Lab.
         compactness = COMPACTNESS / max(float(np.ptp(smooth)), 1.0)
         patches = slic(
@@ -170,4 +170,4 @@ class Superpixels:
 def _nearest(colours: FloatArray, known: FloatArray) -> FloatArray:
     """For each colour the mean distance to the five nearest known ones; float (N,)."""
     distances, _ = cKDTree(known).query(colours, k=5)
-    return grained(distances.mean(axis=1))
+    return quantised(distances.mean(axis=1))
