@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +39,18 @@ def test_every_verb_has_help_and_an_example(name: str, command: click.Command) -
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_tables_in_a_terminal_have_figures_to_the_right_and_words_to_the_left() -> None:
+    rows = [["a", "word", "1.50", "-"], ["b", "longer words", "12.25 [10.00, 14.00]", "3"]]
+    code = f"from refbench.cli.output import print_table; print_table('', ['name', 'what', '%', 'samples'], {rows})"
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, env={**os.environ, "COLUMNS": "100"}, check=True)
+    os.close(theirs)
+    drawn = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "│ a    │ word         │                 1.50 │       - │" in drawn
+    assert "│ b    │ longer words │ 12.25 [10.00, 14.00] │       3 │" in drawn
 
 
 def test_the_table_says_what_the_commands_say() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -66,8 +67,12 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# A number, with its interval or without, or the sign that there is none.
+FIGURE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)? ?%?( \[[^\]]*\])?|\[[^\]]*\]|nan|-|")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: drawn in a terminal, tab-separated when piped."""
+    """A table on stdout: drawn in a terminal, figures to the right and words to the left; tab-separated when piped."""
     if not sys.stdout.isatty():
         if title:
             click.echo("\n".join(f"# {line}" for line in title.splitlines()))
@@ -76,7 +81,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         return
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for k, column in enumerate(columns):
-        table.add_column(column, overflow="fold", justify="left" if k == 0 else "right")
+        justify: JustifyMethod = "right" if rows and all(FIGURE.fullmatch(row[k]) for row in rows) else "left"
+        table.add_column(column, overflow="fold", justify=justify)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
