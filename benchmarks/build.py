@@ -17,10 +17,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from benchmarks.data import process_cost, temporary_home, test_data
-from refbench.builders import refer
-from refbench.builders.base import Sources, build_dataset
-from refbench.progress import silent
-from refbench.storage import load_samples, sample_table
+from refbench.datasets.builders import refer
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_samples, sample_table
 
 TURNS = 5
 LVIS_IMAGES, LVIS_ANNOTATIONS = 19_809, 244_707

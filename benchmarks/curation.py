@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import temporary_home, test_data
-from refbench.builders import refer
-from refbench.builders.base import Sources, build_dataset
+from refbench.curation.decisions import audit, load_items, propose
 from refbench.curation.ledger import Ledger, rows_of, write_ledger
 from refbench.curation.recipe import parse_recipe
-from refbench.curator import audit, load_items, propose
-from refbench.mask import Mask
-from refbench.progress import silent
+from refbench.curation.revision import apply, diff
+from refbench.datasets.builders import refer
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.masks.mask import Mask
 from refbench.records import Decision
-from refbench.revision import apply, diff
-from refbench.storage import split_fingerprint
+from refbench.storage.progress import silent
+from refbench.storage.samples import split_fingerprint
 
 REFINERS = ("grabcut", "random-walker", "active-contour", "watershed", "superpixels")
 PHOTOGRAPHS = 16

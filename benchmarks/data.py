@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Sample
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from benchmarks.data import coco128_pairs, seconds_of
-from refbench.mask import Mask, available_cores, pair_counts
+from refbench.masks.mask import Mask, available_cores, pair_counts
 
 SLOW_PAIRS = 300
 

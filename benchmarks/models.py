@@ -31,14 +31,14 @@ from transformers import (
 from benchmarks.data import temporary_home
 from benchmarks.run import build_coco128
 from refbench.adapters.box_prompts import BoxSegmenter, Detections
+from refbench.adapters.tensor_masks import encode_tensors
 from refbench.adapters.worker import Worker
-from refbench.builders.base import Sources, build_dataset
-from refbench.mask import Mask
-from refbench.progress import silent
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.masks.mask import Mask
 from refbench.records import Sample
-from refbench.runner import run
-from refbench.storage import load_samples
-from refbench.tensor_masks import encode_tensors
+from refbench.runs.runner import run
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_samples
 
 EXPRESSIONS_PER_IMAGE = 7
 BATCH = 8

@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.data import test_data
-from refbench.builders.base import Built, Sources, build_dataset
-from refbench.mask import Mask
-from refbench.progress import Progress, silent
+from refbench.datasets.builders.base import Built, Sources, build_dataset
+from refbench.masks.mask import Mask
 from refbench.records import Sample
-from refbench.runner import run
-from refbench.storage import load_samples
+from refbench.runs.runner import run
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import load_samples
 
 
 class Free:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
-from refbench.builders import refer
-from refbench.builders.base import Built, Sources, build_dataset
-from refbench.interchange import json_line
-from refbench.progress import Progress, silent
+from refbench.datasets.builders import refer
+from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.records import Prediction, Sample
-from refbench.storage import load_samples
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import load_samples
 
 TIMES = 10
 

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
-from refbench.builders import refer
-from refbench.builders.base import Sources, build_dataset
-from refbench.counting import Drawing, count
-from refbench.diagnosis import diagnose
-from refbench.interchange import json_line
+from refbench.datasets.builders import refer
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.protocols.base import Evidence, sums_of
-from refbench.protocols.canvases import ORIGINAL
-from refbench.protocols.exact import REFBENCH
 from refbench.records import Prediction
-from refbench.scorer import score
-from refbench.scores import ScoreTable, read_scores
-from refbench.statistics.bootstrap import ImageSums, _kept_draws, replicates_of
-from refbench.storage import load_samples
+from refbench.reports.diagnosis import diagnose
+from refbench.scoring.counting import Drawing, count
+from refbench.scoring.counts import ScoreTable, read_scores
+from refbench.scoring.protocols.base import Evidence, sums_of
+from refbench.scoring.protocols.canvases import ORIGINAL
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.scoring.scorer import score
+from refbench.scoring.statistics.bootstrap import ImageSums, _kept_draws, replicates_of
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_samples
 
 CORE = (
     "refbench lavt-480 magnet-480 cris vlt lisa evf-sam sa2va mllmseg-res glamm-3 psalm xdecoder uninext mmdet-refseg "

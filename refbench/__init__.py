@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from refbench._version import __version__
 from refbench.plugins import load_attribute
-from refbench.version import __version__
 
 if TYPE_CHECKING:
     from refbench.adapters.base import Segmenter
-    from refbench.mask import Mask, pair_counts
+    from refbench.masks.mask import Mask, pair_counts
     from refbench.records import Answer, Sample
-    from refbench.runner import run
-    from refbench.scorer import score
-    from refbench.storage import load_samples, sample_table
+    from refbench.runs.runner import run
+    from refbench.scoring.scorer import score
+    from refbench.storage.samples import load_samples, sample_table
 
 __all__ = [
     "Answer",
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Mask": "refbench.mask:Mask",
-    "pair_counts": "refbench.mask:pair_counts",
+    "Mask": "refbench.masks.mask:Mask",
+    "pair_counts": "refbench.masks.mask:pair_counts",
     "Sample": "refbench.records:Sample",
     "Answer": "refbench.records:Answer",
-    "load_samples": "refbench.storage:load_samples",
-    "sample_table": "refbench.storage:sample_table",
-    "run": "refbench.runner:run",
-    "score": "refbench.scorer:score",
+    "load_samples": "refbench.storage.samples:load_samples",
+    "sample_table": "refbench.storage.samples:sample_table",
+    "run": "refbench.runs.runner:run",
+    "score": "refbench.scoring.scorer:score",
     "Segmenter": "refbench.adapters.base:Segmenter",
 }
 

@@ -30,21 +30,21 @@ SGINW = (
 
 TABLE: dict[str, dict[str, str]] = {
     "builders": {
-        "refcoco": "refbench.builders.refer:build",
-        "refcoco+": "refbench.builders.refer:build",
-        "refcocog-umd": "refbench.builders.refer:build",
-        "refcocog-google": "refbench.builders.refer:build",
-        "refcoco-m": "refbench.builders.refcoco_m:build",
-        "grefcoco": "refbench.builders.grefcoco:build",
-        "refzom": "refbench.builders.refzom:build",
-        "reasonseg": "refbench.builders.reasonseg:build",
-        "lvis": "refbench.builders.lvis:build",
-        **{f"sginw-{name}": "refbench.builders.sginw:build" for name in SGINW},
-        "sa-co-gold": "refbench.builders.sa_co:build",
-        "sa-co-silver": "refbench.builders.sa_co:build",
-        "scenes": "refbench.builders.scenes:build",
-        "scenes-hurried": "refbench.builders.scenes:build_hurried",
-        "snapshots": "refbench.builders.snapshots:build",
+        "refcoco": "refbench.datasets.builders.refer:build",
+        "refcoco+": "refbench.datasets.builders.refer:build",
+        "refcocog-umd": "refbench.datasets.builders.refer:build",
+        "refcocog-google": "refbench.datasets.builders.refer:build",
+        "refcoco-m": "refbench.datasets.builders.refcoco_m:build",
+        "grefcoco": "refbench.datasets.builders.grefcoco:build",
+        "refzom": "refbench.datasets.builders.refzom:build",
+        "reasonseg": "refbench.datasets.builders.reasonseg:build",
+        "lvis": "refbench.datasets.builders.lvis:build",
+        **{f"sginw-{name}": "refbench.datasets.builders.sginw:build" for name in SGINW},
+        "sa-co-gold": "refbench.datasets.builders.sa_co:build",
+        "sa-co-silver": "refbench.datasets.builders.sa_co:build",
+        "scenes": "refbench.datasets.builders.scenes:build",
+        "scenes-hurried": "refbench.datasets.builders.scenes:build_hurried",
+        "snapshots": "refbench.datasets.builders.snapshots:build",
     },
     "adapters": {
         "nothing": "refbench.adapters.baselines:Nothing",
@@ -75,45 +75,45 @@ TABLE: dict[str, dict[str, str]] = {
     },
     # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.
     "protocols": {
-        "refbench": "refbench.protocols.exact:REFBENCH",
+        "refbench": "refbench.scoring.protocols.exact:REFBENCH",
         **{
-            name: f"refbench.protocols.referring:{name.replace('-', '_').upper()}"
+            name: f"refbench.scoring.protocols.referring:{name.replace('-', '_').upper()}"
             for name in (
                 "cris cgformer detris vlt lisa evf-sam sa2va glamm-3 mllmseg-res psalm hyperseg instructseg mlcd-seg "
                 "x-sam seg-zero xdecoder uninext mmdet-refseg refcoco-m"
             ).split()
         },
         **{
-            name: f"refbench.protocols.resized:{name.replace('-', '_').upper()}"
+            name: f"refbench.scoring.protocols.resized:{name.replace('-', '_').upper()}"
             for name in (
                 "lavt-480 magnet-480 caris-448 polyformer-512 seqtr c3vg oneref refzom-dmmi deris-refzom deris-gres"
             ).split()
         },
-        "samtok-bench": "refbench.protocols.boxes:SAMTOK_BENCH",
-        "rec-acc@0.5": "refbench.protocols.boxes:REC_ACC",
-        "grec": "refbench.protocols.boxes:GREC",
-        "grec-iou": "refbench.protocols.boxes:GREC_IOU",
+        "samtok-bench": "refbench.scoring.protocols.boxes:SAMTOK_BENCH",
+        "rec-acc@0.5": "refbench.scoring.protocols.boxes:REC_ACC",
+        "grec": "refbench.scoring.protocols.boxes:GREC",
+        "grec-iou": "refbench.scoring.protocols.boxes:GREC_IOU",
         **{
-            name: f"refbench.protocols.generalised:{name.replace('-', '_').upper()}"
+            name: f"refbench.scoring.protocols.generalised:{name.replace('-', '_').upper()}"
             for name in "gres gres-legacy-tacc gsva-gres mllmseg-gres".split()
         },
         **{
-            name: f"refbench.protocols.aliases:{name.replace('-', '_').upper()}"
+            name: f"refbench.scoring.protocols.aliases:{name.replace('-', '_').upper()}"
             for name in "etris pixellm text4seg segagent f-lmm unipixel".split()
         },
-        "gres-mask-empty(k)": "refbench.protocols.generalised:gres_mask_empty",
-        "boundary-iou(ratio,...)": "refbench.protocols.boundary:boundary_iou",
-        "biou-hqsam": "refbench.protocols.boundary:BIOU_HQSAM",
-        "davis-f": "refbench.protocols.boundary:DAVIS_F",
-        "davis-jf": "refbench.protocols.boundary:DAVIS_JF",
-        "trimap(k)": "refbench.protocols.boundary:trimap",
-        "lvis-instance": "refbench.protocols.open_vocabulary:LVIS_INSTANCE",
-        "lvis-category-union": "refbench.protocols.open_vocabulary:LVIS_CATEGORY_UNION",
-        "sginw": "refbench.protocols.sginw:SGINW",
-        "coco-ap": "refbench.protocols.average_precision:COCO_AP",
-        "boundary-ap": "refbench.protocols.average_precision:BOUNDARY_AP",
-        "lvis-ap": "refbench.protocols.average_precision:LVIS_AP",
-        "sa-co": "refbench.protocols.sa_co:SA_CO",
+        "gres-mask-empty(k)": "refbench.scoring.protocols.generalised:gres_mask_empty",
+        "boundary-iou(ratio,...)": "refbench.scoring.protocols.boundary:boundary_iou",
+        "biou-hqsam": "refbench.scoring.protocols.boundary:BIOU_HQSAM",
+        "davis-f": "refbench.scoring.protocols.boundary:DAVIS_F",
+        "davis-jf": "refbench.scoring.protocols.boundary:DAVIS_JF",
+        "trimap(k)": "refbench.scoring.protocols.boundary:trimap",
+        "lvis-instance": "refbench.scoring.protocols.open_vocabulary:LVIS_INSTANCE",
+        "lvis-category-union": "refbench.scoring.protocols.open_vocabulary:LVIS_CATEGORY_UNION",
+        "sginw": "refbench.scoring.protocols.sginw:SGINW",
+        "coco-ap": "refbench.scoring.protocols.average_precision:COCO_AP",
+        "boundary-ap": "refbench.scoring.protocols.average_precision:BOUNDARY_AP",
+        "lvis-ap": "refbench.scoring.protocols.average_precision:LVIS_AP",
+        "sa-co": "refbench.scoring.protocols.sa_co:SA_CO",
     },
     "checks": {
         "image-broken": "refbench.curation.checks.pictures:BrokenImage",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 
 # Tags of samples that scoring reads. A sample with pixels to ignore, which are objects of this category and crowds:
 IGNORED_TAG, IGNORED_CATEGORY = "ignore-region", "ignore"

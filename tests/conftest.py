@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from events import GIVE_UP_SECONDS
 
-from refbench.builders.base import Sources, build_dataset
+from refbench.curation.decisions import audit, decide, default_folder, propose
 from refbench.curation.recipe import parse_recipe
-from refbench.curator import audit, decide, default_folder, propose
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.plugins import load
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parent.parent
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -12,11 +12,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from refbench import score
-from refbench.builders.base import Built, Sources, build_dataset
-from refbench.interchange import json_line
-from refbench.mask import Mask
-from refbench.progress import silent
+from refbench.datasets.builders.base import Built, Sources, build_dataset
+from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Instance, Prediction, Sample
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import silent
 
 SIZE = (40, 50)
 Polygon = list[float]

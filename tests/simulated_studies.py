@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.statistics.bootstrap import ImageSums, sums_by_image
+from refbench.scoring.statistics.bootstrap import ImageSums, sums_by_image
 
 # As many as RefCOCO testA has.
 IMAGES = 750

@@ -13,10 +13,10 @@ from pathlib import Path
 from conftest import find_test_data
 
 from refbench import run, score
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.protocols.base import Protocol
+from refbench.scoring.protocols.base import Protocol
+from refbench.storage.progress import silent
 
 ADAPTER = f"{Path(__file__).parent / 'adapters' / 'deeplab_adapter.py'}:DeepLab"
 SPLITS = (

@@ -12,11 +12,11 @@ import pytest
 
 from refbench import run, score
 from refbench.errors import RunError
-from refbench.leaderboard import read_rows
-from refbench.protocols.audit import check_metrics
-from refbench.results import read_result
-from refbench.scores import check_scores, read_scores, scores_to_table
-from refbench.storage import write_table
+from refbench.reports.leaderboard import read_rows
+from refbench.scoring.counts import check_scores, read_scores, scores_to_table
+from refbench.scoring.protocols.audit import check_metrics
+from refbench.scoring.results import read_result
+from refbench.storage.samples import write_table
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from test_scorer import naive_metrics
 
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import NoisyOracle
-from refbench.comparison import compare, differences, most_changed
 from refbench.errors import RunError
-from refbench.protocols.exact import REFBENCH
-from refbench.report import write_comparison, write_report
-from refbench.scores import ScoreTable, read_scores, write_scores
+from refbench.reports.comparison import compare, differences, most_changed
+from refbench.reports.pages import write_comparison, write_report
+from refbench.scoring.counts import ScoreTable, read_scores, write_scores
+from refbench.scoring.protocols.exact import REFBENCH
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from simulated_studies import simulate, truth
 
-from refbench.statistics.bootstrap import BCA, PERCENTILE, limits, replicates_of
-from refbench.statistics.paired import (
+from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, limits, replicates_of
+from refbench.scoring.statistics.paired import (
     as_pair,
     difference_intervals,
     difference_replicates,

@@ -13,16 +13,24 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SMALL_IMAGES, SMALL_RECIPE
 
-from refbench.builders.base import Sources, build_dataset
-from refbench.calibration import known_masks, measure
+from refbench.curation.calibration import known_masks, measure
+from refbench.curation.decisions import (
+    audit,
+    decide,
+    default_folder,
+    load_items,
+    propose,
+    read_proposals,
+    settle_ledger,
+)
 from refbench.curation.ledger import read_ledger
 from refbench.curation.recipe import parse_recipe, read_recipe
-from refbench.curation.reviews import REVIEW_FILE, Answer, Reviews
+from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
 from refbench.curation.tables import read_decisions, read_findings
-from refbench.curator import audit, decide, default_folder, load_items, propose, read_proposals, settle_ledger
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
 from refbench.plugins import load
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parent.parent
 SMALL = parse_recipe(SMALL_RECIPE, "small")

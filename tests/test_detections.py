@@ -12,15 +12,15 @@ import miniatures as mini
 import pytest
 
 from refbench import run
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.sginw import build as build_sginw
-from refbench.detections import write_detections
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.sginw import build as build_sginw
 from refbench.errors import PredictionError
-from refbench.mask import Mask
-from refbench.progress import silent
-from refbench.protocols.coco_files import read_annotations
+from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage import load_objects
+from refbench.scoring.detections import write_detections
+from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_objects
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

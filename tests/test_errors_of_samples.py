@@ -11,14 +11,14 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from refbench import load_samples, run
 from refbench.adapters.baselines import NoisyOracle
-from refbench.analysis.errors import KINDS
-from refbench.analysis.slices import Facts, slices_of
-from refbench.diagnosis import Diagnosis, diagnose, facts_of
-from refbench.interchange import json_line
-from refbench.kernels import ERROR_COLUMNS
-from refbench.mask import Mask, count_errors
+from refbench.masks.kernels import ERROR_COLUMNS
+from refbench.masks.mask import Mask, count_errors
 from refbench.records import Prediction
-from refbench.storage import load_objects
+from refbench.reports.diagnosis import Diagnosis, diagnose, facts_of
+from refbench.reports.error_kinds import KINDS
+from refbench.reports.slices import Facts, slices_of
+from refbench.storage.predictions import json_line
+from refbench.storage.samples import load_objects
 
 EXPECTED = {"swap": "wrong_object", "miss": "missed", "part": "part", "merge": "merged", "invent": "false_alarm"}
 EVERYTHING = {"swap": "0.2", "miss": "0.15", "part": "0.2", "merge": "0.2", "invent": "1"}

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from published_cases import Case, as_sample, corners, random_cases, with_names
 
-from refbench.builders.base import Built, Sources, build_dataset
+from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.errors import PredictionError
-from refbench.interchange import json_line
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import available, load
-from refbench.progress import silent
-from refbench.protocols.base import Protocol
 from refbench.records import Prediction
-from refbench.scorer import explain, score
+from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.scorer import explain, score
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import silent
 
 
 @pytest.fixture

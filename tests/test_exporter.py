@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from refbench.builders import exported
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders import exported
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.exporters import WRITERS, export
 from refbench.errors import DatasetError
-from refbench.exporter import WRITERS, export
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.storage import load_objects, load_samples, split_fingerprint
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_objects, load_samples, split_fingerprint
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 ADDRESSES = [

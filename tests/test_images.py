@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refbench.errors import DatasetError
-from refbench.images import image_size, load_image
+from refbench.storage.images import image_size, load_image
 
 
 def ramp(mode: str) -> Image.Image:

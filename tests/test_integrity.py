@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import refer_release
 
-from refbench.builders.base import Sources, build_dataset, questions_fingerprint
-from refbench.catalogue import expected, hub_source, is_commit, known_sha256
+from refbench.datasets.builders.base import Sources, build_dataset, questions_fingerprint
+from refbench.datasets.catalogue import expected, hub_source, is_commit, known_sha256
+from refbench.datasets.verification import DIFFERS, NOTED, state_of, verify
 from refbench.errors import DatasetError
-from refbench.integrity import DIFFERS, NOTED, state_of, verify
 from refbench.plugins import TABLE, load
-from refbench.progress import silent
-from refbench.storage import dataset_folder, load_samples
+from refbench.storage.progress import silent
+from refbench.storage.samples import dataset_folder, load_samples
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,7 +12,8 @@ import pytest
 
 from refbench import run, score
 from refbench.errors import RefbenchError, RunError
-from refbench.leaderboard import (
+from refbench.plugins import TABLE, available
+from refbench.reports.leaderboard import (
     DATASET_OF_BENCHMARK,
     PUBLISHED_COLUMNS,
     UNKNOWN,
@@ -21,9 +22,8 @@ from refbench.leaderboard import (
     read_published,
     read_rows,
 )
-from refbench.plugins import TABLE, available
-from refbench.protocols.systems import SYSTEMS
-from refbench.storage import project_data
+from refbench.scoring.protocols.systems import SYSTEMS
+from refbench.storage.samples import project_data
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 PUBLISHED = project_data("leaderboards") / "published"

@@ -11,12 +11,12 @@ from typing import Any
 import miniatures as mini
 import pytest
 
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.pickles import read_plain_pickle
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.pickles import read_plain_pickle
+from refbench.datasets.overlaps import overlap
 from refbench.errors import DatasetError
-from refbench.leakage import overlap
 from refbench.plugins import load
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

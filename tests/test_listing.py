@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from refbench import load_samples, sample_table
-from refbench.builders.base import Sources, build_dataset
 from refbench.cli.main import main
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.overlaps import overlap
 from refbench.errors import DatasetError
-from refbench.leakage import overlap
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load
-from refbench.progress import silent
 from refbench.records import Sample
+from refbench.storage.progress import silent
 
 
 @pytest.fixture

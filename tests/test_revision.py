@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from refbench import load_samples, run, score
-from refbench.builders.base import Sources, build_dataset
-from refbench.curated_export import export_curated
+from refbench.curation.decisions import load_items
 from refbench.curation.ledger import read_ledger
-from refbench.curator import load_items
+from refbench.curation.publication import export_curated
+from refbench.curation.revision import apply, changes_table, diff, why
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.revision import apply, changes_table, diff, why
-from refbench.storage import dataset_folder, read_manifest
+from refbench.storage.progress import silent
+from refbench.storage.samples import dataset_folder, read_manifest
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SOURCE = "scenes-hurried/val"

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from adapters.exact_adapters import Misbehaving, Threshold
 
-from refbench import load_samples, run, score, storage
+from refbench import load_samples, run, score
 from refbench.adapters.baselines import Nothing
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.refer import build as build_refer
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.refer import build as build_refer
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
-from refbench.execution.plan import plan_shards, shard_paths
-from refbench.execution.shard import CLOSE_SECONDS
-from refbench.progress import silent
-from refbench.runner import default_folder
-from refbench.storage import predictions_from_table, read_table
+from refbench.runs.plan import plan_shards, shard_paths
+from refbench.runs.runner import default_folder
+from refbench.runs.shard import CLOSE_SECONDS
+from refbench.storage.progress import silent
+from refbench.storage.samples import predictions_from_table, read_table, samples
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
@@ -165,7 +165,7 @@ def test_stdout_is_json_whatever_a_model_prints(embedded: Path, tmp_path: Path, 
 
 
 def test_closing_may_hang_or_fail(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refbench.execution.shard.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("refbench.runs.shard.CLOSE_SECONDS", 0.2)
     assert CLOSE_SECONDS > 1
     said: list[str] = []
     run(Misbehaving("hang", "\0"), "scenes/val", limit=20, out=tmp_path / "a", log=said.append)
@@ -289,7 +289,7 @@ def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path
     info = json.loads((folder / "run.json").read_text())
     assert info["adapter_options"] == {"dilate": "2", "seed": "5"}
     assert info["seed"] == 5
-    assert info["fingerprint"] == storage.split_fingerprint("scenes/val")
+    assert info["fingerprint"] == samples.split_fingerprint("scenes/val")
     assert {"numpy", "python", "pycocotools"} <= info["packages"].keys()
     assert info["finished"] >= info["started"]
     assert read_table(folder / "timings.parquet").num_rows == len(shard_paths(folder))
@@ -349,7 +349,7 @@ def test_no_permission_or_space_is_one_message(embedded: Path, tmp_path: Path, m
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("refbench.storage.pq.write_table", full)
+    monkeypatch.setattr("refbench.storage.samples.pq.write_table", full)
     with pytest.raises(RunError, match=r"cannot write .*No space left on device; what was finished before is intact"):
         run("nothing", "scenes/val", out=tmp_path / "run")
     (tmp_path / "file").write_text("")

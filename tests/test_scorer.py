@@ -18,12 +18,12 @@ from pixel_reference import pixel_counts
 
 from refbench import Mask, Sample, load_samples, run, score
 from refbench.errors import PredictionError, RunError
-from refbench.interchange import json_line
-from refbench.leaderboard import read_rows
-from refbench.protocols.base import Evidence, summarise
-from refbench.protocols.exact import REFBENCH
 from refbench.records import Instance, Prediction
-from refbench.scores import ScoreTable, read_scores
+from refbench.reports.leaderboard import read_rows
+from refbench.scoring.counts import ScoreTable, read_scores
+from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.storage.predictions import json_line
 
 COUNTS = (
     "intersection",

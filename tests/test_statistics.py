@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refbench.statistics.bootstrap import BCA, PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
-from refbench.statistics.paired import (
+from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
+from refbench.scoring.statistics.paired import (
     as_pair,
     difference_intervals,
     difference_replicates,
@@ -18,7 +18,7 @@ from refbench.statistics.paired import (
     permutation_p_values,
     standard_errors,
 )
-from refbench.statistics.power import holm, smallest_detectable, standard_error_against
+from refbench.scoring.statistics.power import holm, smallest_detectable, standard_error_against
 
 
 def sums(top: np.ndarray, bottom: np.ndarray, images: np.ndarray, when_empty: float = 1.0) -> ImageSums:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refbench.adapters.base import to_predictions
+from refbench.adapters.tensor_masks import encode_tensors
 from refbench.errors import AdapterError, MaskError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.tensor_masks import encode_tensors
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -59,7 +59,7 @@ def test_a_device_that_is_not_the_cpu_is_encoded_there(monkeypatch: pytest.Monke
         asked.extend(masks)
         return [Mask.full(*m.shape) for m in masks]
 
-    monkeypatch.setattr("refbench.tensor_masks.encode_tensors", encode)
+    monkeypatch.setattr("refbench.adapters.tensor_masks.encode_tensors", encode)
     mask, instance = (torch.zeros(4, 6, dtype=torch.bool, device="meta") for _ in range(2))
     here = torch.zeros(4, 6, dtype=torch.bool)
     answers = [Answer(mask, instances=[(instance, 0.5)]), here]

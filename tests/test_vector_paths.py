@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from refbench.adapters.svg_paths import fill_path, path_outlines
 from refbench.errors import MaskError
-from refbench.vector_paths import fill_path, path_outlines
 
 # As potrace writes: compact numbers, relative curves, holes that turn the other way, islands in the holes.
 OUTER = "M.5.01C.771.01.99.229.99.5c0 .271-.219.49-.49.49C.229.99.01.771.01.5.01.229.229.01.5.01z"

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from refbench import Mask
-from refbench.whole_numbers import ONE, STEPS, Draws, cosine_and_sine, length, root, simplified, whole
+from refbench.masks.whole_numbers import ONE, STEPS, Draws, cosine_and_sine, length, root, simplified, whole
 
 
 def test_no_cosine_is_decided_by_a_last_digit() -> None:

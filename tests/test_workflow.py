@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from refbench.scores import read_scores, write_scores
+from refbench.scoring.counts import read_scores, write_scores
 
 PROJECT = Path(__file__).parent.parent
 

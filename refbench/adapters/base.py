@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from refbench.errors import AdapterError, MaskError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_attribute
 from refbench.records import Answer, Instance, Prediction, Sample
 
@@ -109,7 +109,7 @@ def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dic
     if not tensors:
         return {}
     # torch is there, since its tensors are; this module does not need it otherwise.
-    encode = load_attribute("refbench.tensor_masks:encode_tensors")
+    encode = load_attribute("refbench.adapters.tensor_masks:encode_tensors")
     return dict(zip(tensors, encode(list(tensors.values())), strict=True))
 
 

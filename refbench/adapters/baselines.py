@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from refbench.errors import AdapterError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
+from refbench.masks.whole_numbers import STEPS, cosine_and_sine, whole
 from refbench.records import Sample
-from refbench.storage import load_objects
-from refbench.whole_numbers import STEPS, cosine_and_sine, whole
+from refbench.storage.samples import load_objects
 
 
 class Nothing:

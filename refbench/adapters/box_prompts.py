@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnything
 from refbench.errors import AdapterError
 from refbench.records import Answer
-from refbench.segment_anything import Embedded, Prompts, SegmentAnything
 
 # Which boxes answer: the best one; all above the threshold; the best one if it is above it, else nothing.
 TOP1, UNION, TOP1_IF = "top1", "union", "top1-if"

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-from refbench.pretrained import load_network, weights_sha256
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.torch_settings import moved
 from refbench.records import Answer
-from refbench.torch_settings import moved
 
 
 class ClipSeg:

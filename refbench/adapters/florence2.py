@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from refbench.mask import Mask
-from refbench.pretrained import load_network, weights_sha256
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.masks.mask import Mask
 from refbench.records import Answer
 
 TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"

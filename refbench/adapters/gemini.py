@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from refbench.adapters.web_service import WebService
 from refbench.errors import AdapterError, MaskError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_attribute
 from refbench.records import Answer, Sample
-from refbench.web_service import WebService
 
 KEY_VARIABLE = "GEMINI_API_KEY"
 PROMPT = (
@@ -72,7 +72,9 @@ class Gemini:
         self.endpoint = endpoint
         self.decoder = decoder
         # Only token answers need torch.
-        self._decode: Any = load_attribute("refbench.segment_tokens:TokenDecoder")(decoder) if decoder else None
+        self._decode: Any = (
+            load_attribute("refbench.adapters.paligemma_tokens:TokenDecoder")(decoder) if decoder else None
+        )
         self._service = WebService(
             self.name,
             endpoint,

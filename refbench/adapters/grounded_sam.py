@@ -26,11 +26,11 @@ from refbench.adapters.box_prompts import (
     padded,
     padded_size,
 )
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.torch_settings import moved
 from refbench.errors import AdapterError
-from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer, Sample
-from refbench.storage import load_samples
-from refbench.torch_settings import moved
+from refbench.storage.samples import load_samples
 
 ALL_CLASSES = "all-classes"
 TEXT_TOKENS = 256

@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image
 
+from refbench.adapters.svg_paths import fill_path
+from refbench.adapters.web_service import WebService
 from refbench.errors import MaskError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.vector_paths import fill_path
-from refbench.web_service import WebService
 
 KEY_VARIABLE = "MOONDREAM_API_KEY"
 LAST_COMMAND = re.compile(r"[MmLlHhVvCcSsQqTtAaZz][^MmLlHhVvCcSsQqTtAaZz]*$")

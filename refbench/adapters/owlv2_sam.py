@@ -10,9 +10,9 @@ from PIL import Image
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 from refbench.adapters.box_prompts import BoxSegmenter, Detections, check_policy, corners, cut_note
-from refbench.pretrained import load_network, weights_sha256
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.torch_settings import moved
 from refbench.records import Answer
-from refbench.torch_settings import moved
 
 
 class Owlv2Sam:

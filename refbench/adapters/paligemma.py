@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from refbench.mask import Mask
-from refbench.pretrained import load_network, weights_sha256
+from refbench.adapters.paligemma_tokens import TokenDecoder
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.masks.mask import Mask
 from refbench.records import Answer
-from refbench.segment_tokens import TokenDecoder
-from refbench.storage import path_sha256
+from refbench.storage.samples import path_sha256
 
 ANSWER = re.compile(r"((?:<loc\d{4}>){4})\s*((?:<seg\d{3}>){16})")
 BINS = 1024

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from refbench.errors import MaskError, PredictionError
-from refbench.interchange import Claim, Claims, SampleIndex
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage import parse_address, path_sha256, read_table, split_path
+from refbench.storage.predictions import Claim, Claims, SampleIndex
+from refbench.storage.samples import parse_address, path_sha256, read_table, split_path
 
 
 class Predictions:

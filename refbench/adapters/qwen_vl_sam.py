@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from refbench.adapters.box_prompts import BoxSegmenter, padded, padded_size
+from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.errors import AdapterError
-from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Answer
 
 PROMPT = 'Locate "{expression}", output its bbox coordinates in JSON format.'

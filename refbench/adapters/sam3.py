@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, Sam3Model
 
 from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, check_policy, cut_note, in_a_row
-from refbench.pretrained import load_network, weights_sha256
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.segment_anything import HALF, squeezed
+from refbench.adapters.torch_settings import moved
 from refbench.records import Answer
-from refbench.segment_anything import HALF, squeezed
-from refbench.torch_settings import moved
 
 SEMANTIC = "semantic"
 

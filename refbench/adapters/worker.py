@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refbench.environments import interpreter
+from refbench.adapters.environments import interpreter
 from refbench.errors import AdapterError, MaskError, RunStopped
-from refbench.images import image_bytes
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage import file_sha256, path_sha256
+from refbench.storage.images import image_bytes
+from refbench.storage.samples import file_sha256, path_sha256
 
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"

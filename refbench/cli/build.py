@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from refbench.builders import exported
-from refbench.builders.base import Sources, build_dataset
-from refbench.catalogue import HubSource, hub_source
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.datasets.builders import exported
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.catalogue import HubSource, hub_source
+from refbench.datasets.verification import DIFFERS, state_of
 from refbench.errors import RefbenchError
-from refbench.integrity import DIFFERS, state_of
 from refbench.plugins import builder_options, load, load_attribute
-from refbench.storage import dataset_folder
+from refbench.storage.samples import dataset_folder
 
 HUB = "hub"
 
@@ -122,7 +122,7 @@ def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgres
     if not (offline or yes) and sys.stdin.isatty() and sys.stderr.isatty():
         progress.pause()
         click.confirm("Download what is not here yet?", abort=True, err=True)
-    fetch = load_attribute("refbench.huggingface:fetch")
+    fetch = load_attribute("refbench.datasets.hub:fetch")
     found = fetch(source, offline, progress)
     if not isinstance(found, Path):
         raise RefbenchError("the download gave no folder")

@@ -6,10 +6,10 @@ import dataclasses
 
 import click
 
-from refbench import contract
+from refbench.adapters import contract
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
-from refbench.execution.shard import close_adapter
 from refbench.plugins import load_adapter
+from refbench.runs.shard import close_adapter
 
 
 @click.command(name="check-adapter")

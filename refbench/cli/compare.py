@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from refbench import comparison
 from refbench.cli.output import Points, print_json, print_table, remark
-from refbench.comparison import DEFAULT_MARGIN, Comparison, Difference, SliceDifference
-from refbench.diagnosis import slice_differences
 from refbench.errors import DatasetError
-from refbench.report import write_comparison
+from refbench.reports import comparison
+from refbench.reports.comparison import DEFAULT_MARGIN, Comparison, Difference, SliceDifference
+from refbench.reports.diagnosis import slice_differences
+from refbench.reports.pages import write_comparison
 
 SIGNIFICANCE = 0.05
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.demo import DemoRun, run_demo
-from refbench.leaderboard import format_interval, ranked
+from refbench.reports.demo import DemoRun, run_demo
+from refbench.reports.leaderboard import format_interval, ranked
 
 SHOWN = {
     "cumulative_iou": "cIoU",

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from refbench import diagnosis
-from refbench.analysis.errors import KINDS, MEANING
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.diagnosis import ERRORS_FILE, Diagnosis
+from refbench.reports import diagnosis
+from refbench.reports.diagnosis import ERRORS_FILE, Diagnosis
+from refbench.reports.error_kinds import KINDS, MEANING
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from refbench import environments
+from refbench.adapters import environments
 from refbench.cli.output import print_json, print_table, remark
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.exporter import WRITERS
-from refbench.exporter import export as export_split
+from refbench.datasets.exporters import WRITERS
+from refbench.datasets.exporters import export as export_split
 
 
 @click.command()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from refbench import regression
 from refbench.cli.output import Points, print_json, print_table, remark
-from refbench.protocols.exact import REFBENCH
-from refbench.regression import DEFAULT_MARGINS, to_json, to_junit, to_markdown
-from refbench.storage import atomic_file
+from refbench.reports import gating
+from refbench.reports.gating import DEFAULT_MARGINS, to_json, to_junit, to_markdown
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.storage.samples import atomic_file
 
 DEFAULT_MARGIN = 0.5
 
@@ -66,7 +66,7 @@ def gate(
     if len(margins) > 1 and len(margins) != len(names):
         raise click.UsageError(f"{len(margins)} margins for {len(names)} metrics: give one for all, or one for each")
     each = margins if len(margins) > 1 else (margins or (DEFAULT_MARGIN,)) * len(names)
-    result = regression.gate(run, baseline, dict(zip(names, each, strict=True)))
+    result = gating.gate(run, baseline, dict(zip(names, each, strict=True)))
     for path, text in ((junit, to_junit), (markdown, to_markdown)):
         if path is not None:
             with atomic_file(path) as temporary:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, remark
-from refbench.leaderboard import build_tables, read_published, read_rows
-from refbench.storage import home, project_data
+from refbench.reports.leaderboard import build_tables, read_published, read_rows
+from refbench.storage.samples import home, project_data
 
 
 @click.group()

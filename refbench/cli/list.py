@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table
+from refbench.datasets.verification import NOT_BUILT, state_of
 from refbench.errors import DatasetError, RefbenchError
-from refbench.integrity import NOT_BUILT, state_of
 from refbench.plugins import available, load, options_of, summary_of
-from refbench.protocols.base import Protocol
-from refbench.protocols.systems import SYSTEMS
-from refbench.storage import project_data, read_manifest
+from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.protocols.systems import SYSTEMS
+from refbench.storage.samples import project_data, read_manifest
 
 KINDS = ("datasets", "adapters", "protocols", "checks", "refiners")
 WITH_OPTIONS = ("adapters", "checks", "refiners")

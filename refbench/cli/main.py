@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import click
 
+from refbench._version import __version__
 from refbench.cli.lazy import LazyGroup
 from refbench.errors import RefbenchError, TooManyFailures
-from refbench.version import __version__
 
 DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from refbench import skeletons
+from refbench.adapters import templates
 from refbench.cli.output import print_json, remark
 
 
@@ -26,7 +26,7 @@ def new_adapter(name: str, worker: bool, out: Path, as_json: bool) -> None:
       refbench new-adapter mine
       refbench new-adapter mine --worker
     """
-    made = skeletons.write_worker(name, out) if worker else skeletons.write_adapter(name, out)
+    made = templates.write_worker(name, out) if worker else templates.write_adapter(name, out)
     if as_json:
         print_json({"files": [str(f) for f in made.files], "try": made.commands})
         return

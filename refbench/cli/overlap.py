@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from refbench.cli.output import print_json, print_table, remark
-from refbench.leakage import overlap as compare
+from refbench.datasets.overlaps import overlap as compare
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, remark
-from refbench.report import write_report
+from refbench.reports.pages import write_report
 
 
 @click.command()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from refbench import runner
 from refbench.cli.output import (
     ConsoleProgress,
     parse_options,
@@ -18,6 +17,7 @@ from refbench.cli.output import (
     stdout_to_stderr,
 )
 from refbench.errors import TooManyFailures
+from refbench.runs import runner
 
 
 class BatchSize(click.ParamType[int | None]):

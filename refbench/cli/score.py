@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 
 import click
 
-from refbench import scorer
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.detections import Written, write_detections
 from refbench.errors import PredictionError
 from refbench.plugins import available, load
-from refbench.protocols.average_precision import DetectionProtocol, Evaluation, score_detections
-from refbench.protocols.base import Protocol
-from refbench.protocols.coco_files import read_annotations
-from refbench.protocols.explain import Walk
-from refbench.protocols.sginw import SetsProtocol
-from refbench.scorer import ALL, Scored
-from refbench.statistics.bootstrap import BCA, PERCENTILE
+from refbench.scoring import scorer
+from refbench.scoring.detections import Written, write_detections
+from refbench.scoring.protocols.average_precision import DetectionProtocol, Evaluation, score_detections
+from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.scoring.protocols.explain import Walk
+from refbench.scoring.protocols.sginw import SetsProtocol
+from refbench.scoring.scorer import ALL, Scored
+from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE
 
 SHOWN = Decimal("0.0001")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from refbench.cli.output import print_json, print_table, remark
-from refbench.integrity import DIFFERS, OK
-from refbench.integrity import verify as verify_dataset
+from refbench.datasets.verification import DIFFERS, OK
+from refbench.datasets.verification import verify as verify_dataset
 from refbench.plugins import available
-from refbench.storage import dataset_folder
+from refbench.storage.samples import dataset_folder
 
 
 @click.command()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.mask import Mask, pair_counts
+from refbench.masks.mask import Mask, pair_counts
 from refbench.records import Proposal
 
 # A pixel beside the edges weighs as much as this agreement.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from refbench._version import __version__
 from refbench.curation.items import ImageItems, mask_id_of
 from refbench.curation.recipe import FIGURES
 from refbench.curation.verdicts import CHANGE
 from refbench.errors import DatasetError, MaskError, summarise_problems
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Decision, Sample
-from refbench.storage import dataset_folder, home, read_table, write_table
-from refbench.version import __version__
+from refbench.storage.samples import dataset_folder, home, read_table, write_table
 
 LEDGER_FILE = "ledger.parquet"
 LAYOUT = 1

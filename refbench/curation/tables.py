@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.errors import RefbenchError, RunError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Decision, Finding, Proposal
-from refbench.storage import read_table, write_table
+from refbench.storage.samples import read_table, write_table
 
 FINDINGS_FILE = "findings.parquet"
 DECISIONS_FILE = "decisions.parquet"

@@ -22,14 +22,14 @@ from transformers import (
 
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import Center, Everything, NoisyOracle, Nothing
+from refbench.adapters.contract import FAILED, NOTE, OK, check_adapter
 from refbench.adapters.tiny.adapter import WEIGHTS, Tiny
 from refbench.adapters.tiny.model import MIRRORED, swap_words
 from refbench.adapters.tiny.train import UPSIDE_DOWN
-from refbench.contract import FAILED, NOTE, OK, check_adapter
 from refbench.errors import AdapterError
-from refbench.execution.plan import shard_paths
 from refbench.plugins import load_adapter
-from refbench.storage import load_objects, predictions_from_table, read_table
+from refbench.runs.plan import shard_paths
+from refbench.storage.samples import load_objects, predictions_from_table, read_table
 
 
 def test_floors(embedded: Path) -> None:

@@ -10,8 +10,8 @@ from adapters.deeplab_adapter import DeepLab
 from PIL import Image
 
 from refbench import run, score
-from refbench.contract import FAILED, check_adapter
-from refbench.report import write_report
+from refbench.adapters.contract import FAILED, check_adapter
+from refbench.reports.pages import write_report
 
 ADAPTER = f"{Path(__file__).parent / 'deeplab_adapter.py'}:DeepLab"
 

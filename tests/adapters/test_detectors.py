@@ -16,13 +16,13 @@ from small_models import save_grounding_dino, save_owlv2, save_sam, save_sam3
 
 from refbench import run, score
 from refbench.adapters.box_prompts import KEPT, PerImage
+from refbench.adapters.contract import FAILED, check_adapter
 from refbench.adapters.grounded_sam import normalised
-from refbench.contract import FAILED, check_adapter
+from refbench.adapters.segment_anything import HALF, IMAGENET, Prompts, SegmentAnything, squeezed
 from refbench.errors import AdapterError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.records import Sample
-from refbench.segment_anything import HALF, IMAGENET, Prompts, SegmentAnything, squeezed
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from refbench.environments import MARK, build_environment, built_environments, environment_folder, interpreter
+from refbench.adapters.environments import MARK, build_environment, built_environments, environment_folder, interpreter
 from refbench.errors import AdapterError
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from refbench import run, score
-from refbench.contract import FAILED, check_adapter
+from refbench.adapters.contract import FAILED, check_adapter
 from refbench.errors import RunStopped
-from refbench.execution.plan import shard_paths
 from refbench.plugins import load_adapter
-from refbench.storage import predictions_from_table, read_table
+from refbench.runs.plan import shard_paths
+from refbench.storage.samples import predictions_from_table, read_table
 
 KEY = "another-key-that-must-not-leak"
 

@@ -15,9 +15,9 @@ from moondream_server import BOX, Service, serving
 from refbench import load_samples, run, score
 from refbench.adapters.moondream import Moondream, to_answer
 from refbench.errors import AdapterError, RunStopped, TooManyFailures
-from refbench.execution.plan import shard_paths
 from refbench.plugins import load_adapter
-from refbench.storage import predictions_from_table, read_table
+from refbench.runs.plan import shard_paths
+from refbench.storage.samples import predictions_from_table, read_table
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SPLIT = "snapshots/test"

@@ -20,10 +20,10 @@ import pytest
 from adapters.official_checkpoints import NUMBERS
 from PIL import Image
 
+from refbench.adapters.environments import recipes
 from refbench.adapters.worker import SDK, Worker
-from refbench.environments import recipes
 from refbench.errors import AdapterError, RunStopped
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.records import Answer, Sample
 

@@ -20,15 +20,15 @@ from events import GIVE_UP_SECONDS
 from PIL import Image
 
 from refbench import load_samples, run
+from refbench.adapters.contract import _ODD_PICTURES, FAILED, check_adapter
 from refbench.adapters.worker import SDK, Worker
-from refbench.contract import _ODD_PICTURES, FAILED, check_adapter
 from refbench.errors import AdapterError, RunStopped
-from refbench.execution.plan import shard_paths
-from refbench.images import to_rgb
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.records import Sample
-from refbench.storage import predictions_from_table, read_table
+from refbench.runs.plan import shard_paths
+from refbench.storage.images import to_rgb
+from refbench.storage.samples import predictions_from_table, read_table
 
 FAKE = Path(__file__).parent / "fake_worker.py"
 SPLIT = "scenes/val"

@@ -17,12 +17,12 @@ from small_models import save_florence2, save_paligemma, save_qwen_vl, save_sam,
 
 from refbench import run, score
 from refbench.adapters import florence2, gemini, paligemma, qwen_vl_sam
-from refbench.contract import FAILED, check_adapter
+from refbench.adapters.contract import FAILED, check_adapter
+from refbench.adapters.paligemma_tokens import TokenDecoder
+from refbench.adapters.segment_anything import Prompts
 from refbench.errors import AdapterError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load_adapter
-from refbench.segment_anything import Prompts
-from refbench.segment_tokens import TokenDecoder
 
 
 @pytest.fixture(scope="session")

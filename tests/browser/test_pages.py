@@ -10,10 +10,10 @@ from events import GIVE_UP_SECONDS
 from playwright.sync_api import sync_playwright
 
 from refbench import run, score
-from refbench.comparison import compare
-from refbench.diagnosis import slice_differences
-from refbench.leaderboard import read_rows
-from refbench.report import write_comparison, write_index, write_report
+from refbench.reports.comparison import compare
+from refbench.reports.diagnosis import slice_differences
+from refbench.reports.leaderboard import read_rows
+from refbench.reports.pages import write_comparison, write_index, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

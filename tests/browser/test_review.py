@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from events import GIVE_UP_SECONDS, wait_until
 
+from refbench.curation.decisions import decide, load_items, read_proposals
 from refbench.curation.ledger import read_ledger
-from refbench.curation.queue import queue_of
-from refbench.curation.reviews import REVIEW_FILE, Reviews
+from refbench.curation.review.answers import REVIEW_FILE, Reviews
+from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions
-from refbench.curator import decide, load_items, read_proposals
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")

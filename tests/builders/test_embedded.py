@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from refbench import Mask, load_samples, pair_counts
-from refbench.builders import scenes, snapshots
-from refbench.builders.base import Sources, build_dataset, samples_fingerprint
-from refbench.builders.scenes_language import KINDS
+from refbench.datasets.builders import scenes, snapshots
+from refbench.datasets.builders.base import Sources, build_dataset, samples_fingerprint
+from refbench.datasets.builders.scenes_language import KINDS
 from refbench.errors import DatasetError
-from refbench.progress import silent
-from refbench.storage import load_objects, project_data, read_manifest
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_objects, project_data, read_manifest
 
 
 def test_scenes_have_the_promised_size_and_kinds(embedded: Path) -> None:

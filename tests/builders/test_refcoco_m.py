@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from refbench import load_samples
-from refbench.builders import refcoco_m
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders import refcoco_m
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 FILE = "validation-00000-of-00001.parquet"
 

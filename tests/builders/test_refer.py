@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refbench import load_samples
-from refbench.builders import pickles, refer
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders import pickles, refer
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
-from refbench.progress import silent
-from refbench.storage import dataset_folder, load_objects
+from refbench.storage.progress import silent
+from refbench.storage.samples import dataset_folder, load_objects
 
 
 def build(annotations: Path, images: Path | None = None, dataset: str = "refcoco") -> dict[str, Any]:

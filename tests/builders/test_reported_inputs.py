@@ -14,11 +14,11 @@ import pytest
 import refer_release
 
 from refbench import load_samples
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.pickles import read_plain_pickle
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
 from refbench.plugins import load
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

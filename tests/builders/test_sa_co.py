@@ -12,16 +12,16 @@ import miniatures as mini
 import pytest
 
 from refbench import load_samples, run
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.sa_co import FILES
-from refbench.detections import write_detections
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.sa_co import FILES
+from refbench.datasets.verification import verify
 from refbench.errors import DatasetError, PredictionError
-from refbench.integrity import verify
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.protocols.coco_files import read_annotations
 from refbench.records import Answer, Sample
-from refbench.storage import load_objects
+from refbench.scoring.detections import write_detections
+from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_objects
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

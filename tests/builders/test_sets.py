@@ -20,13 +20,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refbench import Mask, load_samples
-from refbench.builders.base import Sources, build_dataset
-from refbench.builders.pickles import read_plain_pickle
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
-from refbench.images import load_image
 from refbench.plugins import SGINW, TABLE, load
-from refbench.progress import silent
-from refbench.storage import load_objects, project_data
+from refbench.storage.images import load_image
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_objects, project_data
 
 
 def build(dataset: str, annotations: Path, images: Path | None = None, **options: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from refbench.curation.items import ImageItems, items_of
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
 
 HEIGHT, WIDTH = 60, 80

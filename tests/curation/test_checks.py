@@ -11,7 +11,7 @@ from PIL import Image
 
 from refbench.curation.checks.base import SEVERITIES, ImageCheck, ImageView, SplitCheck
 from refbench.curation.items import items_of
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import available, load
 from refbench.records import Sample
 

@@ -9,13 +9,13 @@ import torch
 from curation.miniature_split import image, sample, square
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from refbench.builders.base import Sources, build_dataset
 from refbench.curation.checks.toxicity import Toxic
 from refbench.curation.language import flag, read_rules
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.storage import load_samples
+from refbench.storage.progress import silent
+from refbench.storage.samples import load_samples
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 from curation.miniature_split import HEIGHT, WIDTH, square
 from starlette.testclient import TestClient
 
-from refbench.annotation_tools import (
+from refbench.curation.agreement import boundary_ious
+from refbench.curation.annotation_tools import (
     cvat_runs,
     mask_from_cvat,
     pack_label_studio,
@@ -22,14 +23,13 @@ from refbench.annotation_tools import (
     unpack_label_studio,
     write_queue,
 )
-from refbench.curation.agreement import boundary_ious
-from refbench.curation.queue import DISAGREED, SETTLED, queue_of
-from refbench.curation.reviews import REVIEW_FILE, SAME_MASK, Answer, AnswerError, Reviews, settle
+from refbench.curation.decisions import load_items
+from refbench.curation.review.answers import REVIEW_FILE, SAME_MASK, Answer, AnswerError, Reviews, settle
+from refbench.curation.review.app import create_app
+from refbench.curation.review.queue import DISAGREED, SETTLED, queue_of
 from refbench.curation.tables import read_decisions
-from refbench.curator import load_items
 from refbench.errors import MaskError, RunError
-from refbench.mask import Mask
-from refbench.web.review_app import create_app
+from refbench.masks.mask import Mask
 
 MASK = square(10, 10, 20)
 

@@ -14,7 +14,7 @@ from refbench.curation.agreement import MISFIT_WEIGHT, agree, boundary_ious, vot
 from refbench.curation.recipe import Recipe, parse_recipe, read_recipe
 from refbench.curation.verdicts import decide_expression, decide_masks
 from refbench.errors import DatasetError
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Decision, Finding, Proposal
 
 RECIPE = """

@@ -17,7 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from refbench import run
-from refbench.execution.plan import shard_paths
+from refbench.runs.plan import shard_paths
 
 
 def main(adapter: str, address: str, out: Path) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from conftest import SMALL_IMAGES
 from events import cpu_seconds, kill, wait_until
 
-from refbench.curation.reviews import REVIEW_FILE, Reviews
+from refbench.curation.review.answers import REVIEW_FILE, Reviews
 
 KILLS = 20
 
 ANSWERING = """
 import sys
 from pathlib import Path
-from refbench.curation.reviews import Answer, Reviews
+from refbench.curation.review.answers import Answer, Reviews
 reviews = Reviews(Path(sys.argv[1]))
 for k in range(10_000):
     key = f"{sys.argv[2]}-{k}"

@@ -12,7 +12,7 @@ import pytest
 from adapters.exact_adapters import CALLS
 from events import calls, kill, wait_until
 
-from refbench.execution.plan import shard_paths
+from refbench.runs.plan import shard_paths
 
 PROJECT = Path(__file__).parent.parent.parent
 ADAPTER = f"{PROJECT / 'tests' / 'adapters' / 'exact_adapters.py'}:Threshold"

@@ -29,14 +29,14 @@ import pyarrow.parquet as pq
 import refer_release
 from fuzz.mutation import change_bytes, change_values
 
-from refbench.builders import exported
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders import exported
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.exporters import export
 from refbench.errors import DatasetError
-from refbench.exporter import export
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.storage import file_sha256, home
+from refbench.storage.progress import silent
+from refbench.storage.samples import file_sha256, home
 
 MEMORY_LIMIT_BYTES = 6 * 2**30
 

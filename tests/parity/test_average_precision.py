@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from refbench.errors import DatasetError, PredictionError
-from refbench.protocols.average_precision import (
+from refbench.scoring.protocols.average_precision import (
     BOUNDARY_AP,
     COCO_AP,
     COCO_NAMES,
@@ -29,7 +29,7 @@ from refbench.protocols.average_precision import (
     DetectionProtocol,
     score_detections,
 )
-from refbench.protocols.coco_files import read_annotations
+from refbench.scoring.protocols.coco_files import read_annotations
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,9 +13,15 @@ from detection_files import box_polygon
 from pycocotools import mask as coco_mask
 
 from refbench.errors import DatasetError, PredictionError
-from refbench.protocols.average_precision import BOUNDARY_AP, COCO_AP, LVIS_AP, DetectionProtocol, score_detections
-from refbench.protocols.coco_files import read_annotations
-from refbench.protocols.sginw import evaluate_sginw
+from refbench.scoring.protocols.average_precision import (
+    BOUNDARY_AP,
+    COCO_AP,
+    LVIS_AP,
+    DetectionProtocol,
+    score_detections,
+)
+from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.scoring.protocols.sginw import evaluate_sginw
 
 Content = dict[str, Any]
 Rows = list[dict[str, Any]]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from refbench import Mask, load_samples, score
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.plugins import load
-from refbench.progress import silent
+from refbench.storage.progress import silent
 
 # dvlab-research/LISA utils/dataset.py paints them 255, which its intersectionAndUnionGPU drops; the others were made of
 # it. congvvc/HyperSeg hyperseg/model/tracker/box_ops.py:get_mask_from_json paints them 0.

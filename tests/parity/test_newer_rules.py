@@ -24,7 +24,7 @@ from published_cases import (
 )
 
 from refbench.plugins import available, load
-from refbench.protocols.base import Protocol
+from refbench.scoring.protocols.base import Protocol
 
 
 @pytest.fixture(scope="module")

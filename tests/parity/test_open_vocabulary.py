@@ -11,13 +11,13 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from refbench import load_samples, score
-from refbench.builders import lvis
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders import lvis
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import PredictionError
-from refbench.interchange import json_line
-from refbench.mask import Mask
-from refbench.progress import silent
+from refbench.masks.mask import Mask
 from refbench.records import Prediction
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import silent
 
 Pixels = dict[tuple[int, int], list[np.ndarray]]
 

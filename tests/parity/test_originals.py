@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from refbench import score
-from refbench.builders.base import Sources, build_dataset
+from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.protocols.base import Protocol
+from refbench.scoring.protocols.base import Protocol
+from refbench.storage.progress import silent
 
 PREDICTIONS = {
     "refcoco/val": "refcoco_val.jsonl",

@@ -40,17 +40,17 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from skimage.morphology import disk
 
 from refbench import score
-from refbench.builders.base import Built, Sources, build_dataset
-from refbench.counting import Drawing, count
+from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.errors import PredictionError, RefbenchError
-from refbench.interchange import json_line
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.plugins import load
-from refbench.progress import silent
-from refbench.protocols.base import Evidence, summarise
-from refbench.protocols.canvases import SQUARE_480
-from refbench.protocols.targets import HOLE, OR_HOLE, RLE_CORRUPT, drawn
 from refbench.records import Prediction
+from refbench.scoring.counting import Drawing, count
+from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.canvases import SQUARE_480
+from refbench.scoring.protocols.targets import HOLE, OR_HOLE, RLE_CORRUPT, drawn
+from refbench.storage.predictions import json_line
+from refbench.storage.progress import silent
 
 
 @pytest.fixture(scope="module")

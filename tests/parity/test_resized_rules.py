@@ -25,8 +25,8 @@ from published_cases import (
 )
 from pycocotools import mask as coco_mask
 
-from refbench.mask import Mask
-from refbench.protocols.canvases import (
+from refbench.masks.mask import Mask
+from refbench.scoring.protocols.canvases import (
     LONG_384,
     LONG_640,
     SQUARE_320,

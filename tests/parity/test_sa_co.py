@@ -14,9 +14,9 @@ from detection_files import box_polygon, detection_files
 from detection_reference import sa_co
 
 from refbench.errors import DatasetError
-from refbench.protocols.average_precision import score_detections
-from refbench.protocols.coco_files import read_annotations
-from refbench.protocols.sa_co import SA_CO
+from refbench.scoring.protocols.average_precision import score_detections
+from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.scoring.protocols.sa_co import SA_CO
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SIZE = 40

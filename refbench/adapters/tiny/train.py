@@ -36,7 +36,7 @@ from refbench.adapters.tiny.model import (
     swap_words,
 )
 from refbench.records import AnnotatedObject, Sample
-from refbench.storage import load_objects, load_samples, split_fingerprint
+from refbench.storage.samples import load_objects, load_samples, split_fingerprint
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 IMAGES_PER_STEP = 8

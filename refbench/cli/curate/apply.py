@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from refbench import revision
 from refbench.cli.output import print_json, print_table
+from refbench.curation import revision
 
 
 @click.command()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from refbench import curator
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.curation import decisions
 from refbench.curation.checks.base import SEVERITIES
 from refbench.curation.recipe import Recipe, read_recipe
-from refbench.storage import project_data
+from refbench.storage.samples import project_data
 
 NEVER = "never"
 
@@ -63,7 +63,7 @@ def audit(
       refbench curate audit refcoco/val --against refcocog-umd/train
     """
     with ConsoleProgress() as progress:
-        found = curator.audit(
+        found = decisions.audit(
             address, recipe_of(recipe), out=out, checks=checks, with_images=not no_images, against=against,
             workers=workers, progress=progress,
         )  # fmt: skip
@@ -90,6 +90,6 @@ def audit(
         if found.left_out:
             remark(f"left out, since they need the pictures: {', '.join(found.left_out)}")
         remark(f"findings.parquet and audit.md are in {found.folder}; next: refbench curate propose {found.folder}")
-    worst = curator.worst_severity(found.findings)
+    worst = decisions.worst_severity(found.findings)
     if fail_on != NEVER and worst and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         sys.exit(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from refbench import calibration
 from refbench.cli.output import ConsoleProgress, print_json, remark
-from refbench.storage import home
+from refbench.curation import calibration
+from refbench.storage.samples import home
 
 
 @click.command()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from refbench import curator
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.curation import decisions
 
 
 @click.command()
@@ -24,7 +24,7 @@ def decide(folder: Path, as_json: bool) -> None:
       refbench curate decide ~/.refbench/curation/refcoco-val
     """
     with ConsoleProgress() as progress:
-        done = curator.decide(folder, progress=progress)
+        done = decisions.decide(folder, progress=progress)
     if as_json:
         print_json(
             {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from refbench import revision
 from refbench.cli.output import estimate_cells, print_json, print_table, remark
+from refbench.curation import revision
 
 STEPS = {"first": "first version", "left": "what is left of it", "second": "second version"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, remark
-from refbench.curated_export import export_curated
+from refbench.curation.publication import export_curated
 
 
 @click.command()

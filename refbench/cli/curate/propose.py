@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from refbench import curator
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.curation import decisions
 
 
 @click.command()
@@ -44,7 +44,7 @@ def propose(
             raise click.BadParameter(f"{key!r} is not REFINER.KEY", param_hint="'-o'")
         by_refiner.setdefault(refiner, {})[name] = value
     with ConsoleProgress() as progress:
-        done = curator.propose(
+        done = decisions.propose(
             folder, refiners=refiners, options=by_refiner, device=device, limit=limit, workers=workers,
             progress=progress,
         )  # fmt: skip

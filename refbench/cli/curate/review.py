@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from refbench import curator
 from refbench.cli.output import print_json, remark
+from refbench.curation import decisions
 from refbench.errors import RunError
 from refbench.plugins import load_attribute
 
@@ -57,7 +57,7 @@ def review(
         _exchange(folder, export_to, import_from, reviewer, everything, as_json)
         return
     # Only this verb needs a web server: its packages are an extra.
-    create_app = load_attribute("refbench.web.review_app:create_app")
+    create_app = load_attribute("refbench.curation.review.app:create_app")
     serve = load_attribute("uvicorn:run")
     port = _free_port(port or _own_port(folder), must=port != 0)
     token = secrets.token_urlsafe(24)
@@ -73,7 +73,7 @@ def review(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         serve(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False)
-    decided = curator.settle_ledger(folder)
+    decided = decisions.settle_ledger(folder)
     remark(f"{decided.reviewed} items are settled, {decided.waiting} wait; the ledger is {decided.ledger}")
 
 
@@ -107,7 +107,7 @@ def _exchange(
         form, equals, path = text.partition("=")
         if not equals or not path:
             raise click.BadParameter(f"{text!r} is not FORM=FILE")
-        function = load_attribute(f"refbench.annotation_tools:{work}")
+        function = load_attribute(f"refbench.curation.annotation_tools:{work}")
         if work == "write_queue":
             done[form], others = function(folder, form, Path(path), everything=everything)
             remark(f"{path}: {done[form]} masks; {others} expressions wait too, on the review page")

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from refbench import revision
 from refbench.cli.output import print_json, print_table, remark
-from refbench.revision import Story
+from refbench.curation import revision
+from refbench.curation.revision import Story
 
 
 @click.command()

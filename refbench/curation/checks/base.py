@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.surroundings import Surroundings
 from refbench.errors import DatasetError
-from refbench.images import load_image
 from refbench.records import Finding, Sample
+from refbench.storage.images import load_image
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (NOTE, WARNING, ERROR)

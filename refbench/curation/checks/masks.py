@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from refbench.curation.checks.base import ERROR, NOTE, ImageView, Reporter
 from refbench.curation.surroundings import window_of
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Finding
 
 

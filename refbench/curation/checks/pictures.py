@@ -17,8 +17,8 @@ from refbench.curation.checks.base import ERROR, ImageView, Reporter
 from refbench.curation.items import ImageItems
 from refbench.curation.surroundings import quantised
 from refbench.errors import DatasetError
-from refbench.images import load_image
 from refbench.records import Finding
+from refbench.storage.images import load_image
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.curation.checks.base import Reporter
 from refbench.curation.items import ImageItems
 from refbench.errors import DatasetError
-from refbench.pretrained import load_network, weights_sha256
 from refbench.records import Finding
 
 BATCH = 64

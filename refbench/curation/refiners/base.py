@@ -20,7 +20,7 @@ from refbench.curation.surroundings import (
     signed_distance,
     window_of,
 )
-from refbench.mask import Mask
+from refbench.masks.mask import Mask
 from refbench.records import Proposal
 
 Box = tuple[float, float, float, float]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refbench.adapters.segment_anything import Prompts, SegmentAnything
 from refbench.curation.refiners.base import Box, Refined, reach_px
 from refbench.curation.surroundings import BoolArray, signed_distance
-from refbench.segment_anything import Prompts, SegmentAnything
 
 
 class _Prompted:

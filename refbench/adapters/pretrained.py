@@ -1,0 +1,35 @@
+"""Networks of transformers, from a local folder or the hub, loaded so that nothing in them is random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import AdapterError
+from refbench.storage.samples import path_sha256
+
+
+def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:
+    """`kind.from_pretrained(model)` in evaluation mode; `model` is a folder of `save_pretrained` or a hub id.
+
+    Raises:
+        AdapterError: it cannot be loaded, or its checkpoint lacks weights of this architecture.
+    """
+    try:
+        network, info = kind.from_pretrained(model, revision=revision, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"{model} cannot be loaded as {kind.__name__}: {error}; give a folder of `save_pretrained` or a hub id"
+        ) from error
+    # A checkpoint of another architecture loads "fine", with random weights where keys do not match.
+    wrong = sorted(info.get("missing_keys") or []) + sorted(str(k) for k in info.get("mismatched_keys") or [])
+    if wrong:
+        raise AdapterError(
+            f"{model} lacks {len(wrong)} weights of {kind.__name__}, e.g. {wrong[0]}; they would be random"
+        )
+    return network.eval()
+
+
+def weights_sha256(model: str, revision: str) -> str:
+    """sha256 over the files of a local model, or its address and revision on the hub."""
+    return path_sha256(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"

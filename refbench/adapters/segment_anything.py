@@ -1,0 +1,205 @@
+"""SAM, SAM-HQ, SAM 2 and the tracker of SAM 3 through transformers: an image is embedded once for all its prompts.
+
+SAM and SAM-HQ are preprocessed by their own processor; SAM 2 and SAM 3, whose processors need torchvision, by the two
+lines of torch that they amount to: a square, and a normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    Sam2Model,
+    Sam3TrackerModel,
+    SamHQModel,
+    SamHQProcessor,
+    SamModel,
+    SamProcessor,
+)
+
+from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.torch_settings import moved
+from refbench.errors import AdapterError
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+# Masks that are decoded at once.
+DECODED_TOGETHER = 16
+
+MODELS: dict[str, Any] = {"sam": SamModel, "sam-hq": SamHQModel, "sam2": Sam2Model, "sam3": Sam3TrackerModel}
+PROCESSORS: dict[str, Any] = {"sam": SamProcessor, "sam-hq": SamHQProcessor}
+NORMALISATION = {"sam2": IMAGENET, "sam3": HALF}
+# `model_type` of a checkpoint's config.json; those for videos hold the same image model.
+KINDS = {
+    "sam": "sam",
+    "sam_hq": "sam-hq",
+    "sam2": "sam2",
+    "sam2_video": "sam2",
+    "sam3_tracker": "sam3",
+    "sam3_tracker_video": "sam3",
+    "sam3_video": "sam3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image as the network sees it: `size` is (height, width) of the original, `seen` of what was embedded (more
+    where a picture is too thin), `scale` (x, y) from its pixels to those of the square, `inner` (height, width) of the
+    part of the square that is image and not padding."""
+
+    features: dict[str, Any]
+    size: tuple[int, int]
+    seen: tuple[int, int]
+    scale: tuple[float, float]
+    inner: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What N masks are asked for with. Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points
+    float (N, P, 2) x, y, with labels int (N, P), 1 inside and 0 outside; masks bool (N, H, W)."""
+
+    boxes: torch.Tensor
+    points: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    masks: NDArray[np.bool_] | None = None
+
+
+class SegmentAnything:
+    """One of the family, ready to embed images and decode prompts.
+
+    Args:
+        weights: a folder written by `save_pretrained`, or a hub id.
+        device: e.g. cpu or cuda:0.
+        revision: commit of the hub repository.
+        kind: "sam", "sam-hq", "sam2" or "sam3"; empty asks the checkpoint.
+
+    Raises:
+        AdapterError: it cannot be loaded, lacks weights, or is none of the family.
+    """
+
+    def __init__(self, weights: str, device: str = "cpu", revision: str = "main", kind: str = "") -> None:
+        self.kind = kind or _kind_of(weights, revision)
+        self.device = torch.device(device)
+        self.network = load_network(MODELS[self.kind], weights, revision, torch.float32).to(self.device)
+        self.weights_sha256 = weights_sha256(weights, revision)
+        prompts = self.network.config.prompt_encoder_config
+        self.side_px = int(prompts.image_size)
+        self.prompt_side_px = 4 * int(self.side_px // prompts.patch_size)
+        self._processor: Any = None
+        if self.kind in PROCESSORS:
+            self._processor = PROCESSORS[self.kind].from_pretrained(weights, revision=revision).image_processor
+
+    @torch.inference_mode()
+    def embed(self, image: NDArray[np.uint8]) -> Embedded:
+        """The features of an image, uint8 (H, W, 3)."""
+        size = int(image.shape[0]), int(image.shape[1])
+        # The longer side becomes that of the square; of a thinner picture nothing would be left of the other.
+        least = -(-max(size) // self.side_px)
+        image = np.pad(image, ((0, max(0, least - size[0])), (0, max(0, least - size[1])), (0, 0)))
+        height, width = image.shape[:2]
+        if self._processor is None:
+            pixels = squeezed(image, self.side_px, NORMALISATION[self.kind])
+            features = self.network.get_image_embeddings(moved(pixels, self.device))
+            scale = self.side_px / width, self.side_px / height
+            square = self.side_px, self.side_px
+            return Embedded({"image_embeddings": list(features)}, size, (height, width), scale, square)
+        ready = self._processor(images=image, return_tensors="pt")
+        inner_height, inner_width = (int(v) for v in ready["reshaped_input_sizes"][0])
+        features = self.network.get_image_embeddings(moved(ready["pixel_values"], self.device))
+        named = {"image_embeddings": features}
+        if self.kind == "sam-hq":
+            named = {"image_embeddings": features[0], "intermediate_embeddings": list(features[1])}
+        scale = inner_width / width, inner_height / height
+        return Embedded(named, size, (height, width), scale, (inner_height, inner_width))
+
+    @torch.inference_mode()
+    def decode(self, image: Embedded, prompts: Prompts, best_of_several: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks, bool (N, H, W), and the IoU that the network expects of each, float (N,), both on its device.
+
+        `best_of_several`: let it draw several answers to each prompt and take the one that it thinks best.
+        """
+        masks, scores = [], []
+        for start in range(0, len(prompts.boxes), DECODED_TOGETHER):
+            mask, score = self._decode(image, _some(prompts, start), best_of_several)
+            masks.append(mask)
+            scores.append(score)
+        if not masks:
+            return torch.zeros((0, *image.size), dtype=torch.bool, device=self.device), torch.zeros(0)
+        return torch.cat(masks), torch.cat(scores)
+
+    def _decode(self, image: Embedded, prompts: Prompts, best_of_several: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        count = len(prompts.boxes)
+        x, y = image.scale
+        corners = torch.tensor([x, y, x, y], dtype=torch.float32)
+        points = None if prompts.points is None else prompts.points.float() * torch.tensor([x, y])
+        output = self.network(
+            **{name: _repeated(value, count) for name, value in image.features.items()},
+            input_boxes=(prompts.boxes.float().cpu() * corners)[:, None].to(self.device),
+            input_points=None if points is None else points[:, None].to(self.device),
+            input_labels=None if prompts.labels is None else prompts.labels[:, None].to(self.device),
+            input_masks=None if prompts.masks is None else self._mask_prompts(prompts.masks, image.inner),
+            multimask_output=best_of_several,
+        )
+        scores = output.iou_scores[:, 0].float()
+        best = scores.argmax(dim=1)
+        chosen = torch.arange(count, device=best.device), best
+        logits = output.pred_masks[:, 0].float()[chosen][:, None]
+        if self._processor is not None:
+            logits = F.interpolate(logits, (self.side_px, self.side_px), mode="bilinear", align_corners=False)
+            logits = logits[..., : image.inner[0], : image.inner[1]]
+        own = F.interpolate(logits, image.seen, mode="bilinear", align_corners=False)[:, 0]
+        own = own[:, : image.size[0], : image.size[1]]
+        return own > 0, scores[chosen].clamp(0, 1)
+
+    def _mask_prompts(self, masks: NDArray[np.bool_], inner: tuple[int, int]) -> torch.Tensor:
+        """Masks as logits, float (N, 1, side, side) of the prompt's size; what is padding is background."""
+        fitted = F.interpolate(torch.from_numpy(masks).float()[:, None], inner, mode="bilinear", align_corners=False)
+        square = F.pad(fitted, (0, self.side_px - inner[1], 0, self.side_px - inner[0]))
+        small = F.interpolate(square, (self.prompt_side_px, self.prompt_side_px), mode="area")
+        return ((2 * small - 1) * MASK_LOGIT).to(self.device)
+
+
+# The logit of a pixel of a mask that is a prompt: sure, but not certain.
+MASK_LOGIT = 6.0
+
+
+def squeezed(
+    image: NDArray[np.uint8], side_px: int, normal: tuple[tuple[float, ...], tuple[float, ...]]
+) -> torch.Tensor:
+    """An image, uint8 (H, W, 3), as float (1, 3, side, side): both sides brought to one length, then normalised."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    square = F.interpolate(pixels, (side_px, side_px), mode="bilinear", align_corners=False, antialias=True)
+    mean, spread = (torch.tensor(v).reshape(1, 3, 1, 1) for v in normal)
+    return (square - mean) / spread
+
+
+def _kind_of(weights: str, revision: str) -> str:
+    try:
+        model_type = str(AutoConfig.from_pretrained(weights, revision=revision).model_type)
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"{weights} cannot be loaded: {error}; give a folder of `save_pretrained` or a hub id"
+        ) from error
+    if model_type not in KINDS:
+        raise AdapterError(f"{weights} is a {model_type}, not one of {', '.join(KINDS)}")
+    return KINDS[model_type]
+
+
+def _some(prompts: Prompts, start: int) -> Prompts:
+    part = slice(start, start + DECODED_TOGETHER)
+    return Prompts(
+        *(None if v is None else v[part] for v in (prompts.boxes, prompts.points, prompts.labels, prompts.masks))  # type: ignore[arg-type]
+    )
+
+
+def _repeated(value: Any, count: int) -> Any:
+    if isinstance(value, list):
+        return [_repeated(v, count) for v in value]
+    return value.expand(count, *value.shape[1:])

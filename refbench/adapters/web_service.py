@@ -1,0 +1,304 @@
+"""A model behind HTTP: patience with what passes, an end to what does not, a key that goes nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from PIL import Image
+
+from refbench.errors import AdapterError, RunStopped
+from refbench.records import Answer, Sample
+from refbench.storage.samples import atomic_file, home
+
+FATAL = {
+    401: "the key is refused",
+    402: "the account has no credit left",
+    403: "the key may not do this",
+    404: "there is no such service at the endpoint",
+}
+AGAIN = (408, 425, 429, 500, 502, 503, 504, 529)
+# A server that asks for more patience than this is as good as down.
+LONGEST_WAIT_SECONDS = 120
+# So many samples in a row without an answer, and the service is down, not the sample at fault.
+DOWN_AFTER = 3
+LARGEST_ANSWER = 8 * 2**20
+AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png"}
+
+
+class WebService:
+    """A service that answers JSON to JSON, and keeps its answers by content, so that none is paid for twice.
+
+    Args:
+        name: of the adapter, for errors, the folder of kept answers and the threads.
+        endpoint: base address; https, or http on this machine.
+        key_variable: environment variable that holds the key. It is in the header `key_header` of a request and nowhere
+            else: in no file, no log, no error.
+        concurrency: requests at once.
+        timeout: seconds for one attempt.
+        retries: attempts after a failed one; `Retry-After` is obeyed.
+        price: dollars for an answer, for the estimate of the cost.
+        cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
+
+    Raises:
+        AdapterError: no key, or an endpoint that would show it to others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        key_variable: str,
+        key_header: str,
+        concurrency: int,
+        timeout: float,
+        retries: int,
+        price: float,
+        cache: Path | None,
+    ) -> None:
+        self.endpoint = _checked(endpoint, key_variable)
+        self._key = os.environ.get(key_variable, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
+            raise AdapterError(f"{key_variable} holds no key: a key is one word of printable ASCII")
+        if not self._key and not _is_here(self.endpoint):
+            raise AdapterError(f"{name} needs a key: set {key_variable} (options never carry keys, they are stored)")
+        if concurrency < 1 or retries < 0 or timeout <= 0:
+            raise AdapterError("concurrency and timeout must be above 0, retries not below")
+        self._key_header = key_header
+        self._price = price
+        self._cache = (Path(cache) if cache else home() / "cache" / name).expanduser()
+        self._timeout = timeout
+        self._retries = retries
+        self._http = urllib3.PoolManager(maxsize=concurrency, block=True)
+        self.threads = ThreadPoolExecutor(concurrency, name)
+        self._lock = threading.Lock()
+        self._unanswered: set[str] = set()
+        self._answered: tuple[str, Mapping[str, Any]] | None = None
+        self._ended: RunStopped | None = None
+        self._used: dict[str, float] = {}
+
+    def usage(self) -> dict[str, float]:
+        """Since the last call: requests, answers that were kept, seconds of waiting, estimated dollars."""
+        with self._lock:
+            used, self._used = self._used, {}
+        return used
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self._http.clear()
+
+    def ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        question: Mapping[str, Any],
+        keep: tuple[str, ...],
+        is_answer: Callable[[Mapping[str, Any]], bool],
+    ) -> dict[str, Any]:
+        """The answer to a request: one that was kept, or that of the service, of which the fields `keep` are kept.
+
+        `question` is what tells two requests apart: everything in `body` but the picture, and the picture's sha256.
+        What `is_answer` turns down (a 200 that tells of an error) is neither kept nor paid for.
+
+        Raises:
+            RunStopped: the key is refused, there is no credit, or the service is down.
+            AdapterError: this question got no answer.
+        """
+        digest = hashlib.sha256(json.dumps([self.endpoint, path, question], sort_keys=True).encode()).hexdigest()
+        place = self._cache / digest[:2] / f"{digest}.json"
+        found = _kept(place)
+        if found is not None:
+            self._count({"answers kept from before": 1})
+            with self._lock:
+                self._answered = self._answered or (path, body)
+            return found
+        answer = self._post(path, body, digest)
+        if not is_answer(answer):
+            raise AdapterError(
+                f"{self.endpoint} answers 200 without an answer{self._said(json.dumps(answer).encode())}"
+            )
+        self._count({"requests answered": 1, "estimated cost (USD)": self._price})
+        answer = {k: answer[k] for k in keep if k in answer}
+        with atomic_file(place) as temporary:
+            temporary.write_text(json.dumps(answer), encoding="utf-8")
+        return answer
+
+    def answer_all(
+        self,
+        answer: Callable[[Sample, bytes, str], Answer],
+        samples: Sequence[Sample],
+        images: Sequence[Image.Image],
+    ) -> list[Answer]:
+        """`answer(sample, picture, media type)` of each sample, several at once; a picture is encoded once.
+
+        All are waited for, so that what has been paid for is kept when one fails.
+
+        Raises:
+            What the first of them raises; before all others what ends the run.
+        """
+        pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
+        asked = [self.threads.submit(answer, s, *pictures[id(i)]) for s, i in zip(samples, images, strict=True)]
+        failures = [e for question in asked if (e := question.exception()) is not None]
+        for error in sorted(failures, key=lambda e: not isinstance(e, RunStopped)):
+            raise error
+        return [question.result() for question in asked]
+
+    def _post(self, path: str, body: Mapping[str, Any], digest: str) -> dict[str, Any]:
+        """One question to the service, with its attempts."""
+        if self._ended is not None:
+            # Others of the batch have found out already.
+            raise self._ended
+        began = time.monotonic()
+        try:
+            response = self._request(path, body, self._retries)
+        except urllib3.exceptions.HTTPError as error:
+            raise self._no_answer(f"no answer from {self.endpoint}: {_first_cause(error)}", digest) from None
+        finally:
+            self._count({"seconds of waiting": time.monotonic() - began})
+        if response.status in FATAL or 300 <= response.status < 400:
+            why = FATAL.get(response.status, "it points elsewhere, where the key is not sent")
+            self._ended = RunStopped(f"{self.endpoint} answers {response.status}: {why}{self._said(response.data)}")
+            raise self._ended
+        if response.status == 400 and b"API_KEY_INVALID" in response.data:
+            # Google's word for a refused key.
+            self._ended = RunStopped(f"{self.endpoint} answers 400: {FATAL[401]}{self._said(response.data)}")
+            raise self._ended
+        if response.status != 200:
+            error_text = f"{self.endpoint} answers {response.status}{self._said(response.data)}"
+            # 4xx is about this question; everything else has been tried often enough.
+            raise (
+                AdapterError(error_text)
+                if response.status < 500 and response.status not in AGAIN
+                else (self._no_answer(error_text, digest))
+            )
+        try:
+            found = json.loads(response.data) if len(response.data) <= LARGEST_ANSWER else None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            said = self._said(response.data)
+            raise self._no_answer(f"{self.endpoint} answers 200 with what is no JSON object{said}", digest)
+        with self._lock:
+            self._unanswered.clear()
+            self._answered = path, body
+        return found
+
+    def _no_answer(self, text: str, digest: str) -> AdapterError:
+        """The error of a question that got no answer: after several others in a row, the one that ends the run.
+
+        Before that, a question that was answered once is asked again: if it still is, the questions are at fault.
+        """
+        with self._lock:
+            self._unanswered.add(digest)
+            down = len(self._unanswered) >= DOWN_AFTER
+            known = self._answered
+        if not down:
+            return AdapterError(text)
+        if known is not None and self._still_answers(*known):
+            with self._lock:
+                self._unanswered.clear()
+            return AdapterError(text)
+        self._ended = RunStopped(
+            f"{text}; {DOWN_AFTER} samples in a row: the service is down, run the same command later"
+        )
+        return self._ended
+
+    def _still_answers(self, path: str, body: Mapping[str, Any]) -> bool:
+        try:
+            answers = self._request(path, body, retries=0).status == 200
+            if answers:
+                self._count({"requests answered": 1, "estimated cost (USD)": self._price})
+            return answers
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _request(self, path: str, body: Mapping[str, Any], retries: int) -> urllib3.BaseHTTPResponse:
+        return self._http.request(
+            "POST",
+            f"{self.endpoint}/{path}",
+            body=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **({self._key_header: self._key} if self._key else {})},
+            timeout=urllib3.Timeout(self._timeout),
+            retries=_patience(retries),
+            redirect=False,
+        )
+
+    def _said(self, content: bytes) -> str:
+        text = " ".join(content[:100_000].decode("utf-8", "replace").split())
+        # A service may repeat the key in its error: hidden before anything is cut off.
+        hidden = text.replace(self._key, "***") if self._key else text
+        return f" ({hidden[:200]})" if hidden else ""
+
+    def _count(self, more: Mapping[str, float]) -> None:
+        with self._lock:
+            for name, value in more.items():
+                self._used[name] = self._used.get(name, 0.0) + value
+
+
+def _patience(retries: int) -> urllib3.Retry:
+    return urllib3.Retry(
+        total=retries,
+        allowed_methods=None,
+        status_forcelist=AGAIN,
+        backoff_factor=0.5,
+        backoff_max=LONGEST_WAIT_SECONDS,
+        backoff_jitter=0.2,
+        respect_retry_after_header=True,
+        retry_after_max=LONGEST_WAIT_SECONDS,
+        raise_on_status=False,
+        redirect=0,
+    )
+
+
+def _checked(endpoint: str, key_variable: str) -> str:
+    parts = urlsplit(endpoint)
+    if parts.username or parts.password or parts.query:
+        raise AdapterError(f"the endpoint may hold no user, password or query; the key is read from {key_variable}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AdapterError(f"{endpoint!r} is no endpoint; write https://HOST/v1")
+    if parts.scheme == "http" and not _is_here(endpoint):
+        raise AdapterError(f"{endpoint} would carry the key and the pictures in the open; use https")
+    return endpoint.rstrip("/")
+
+
+def _is_here(endpoint: str) -> bool:
+    return urlsplit(endpoint).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
+    """The file as it is where the service will see the same picture in it, else a PNG of what refbench opened."""
+    if path and Path(path).is_file():
+        with Image.open(path) as opened:
+            kind = AS_IT_IS.get(opened.format or "")
+            upright = opened.getexif().get(274, 1) == 1 if opened.format == "JPEG" else not opened.info.get("exif")
+            plain = opened.mode in ("RGB", "L")
+        if kind and upright and plain:
+            return Path(path).read_bytes(), kind
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue(), "image/png"
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """An answer that was kept; one that is damaged is asked for again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _first_cause(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return f"{type(reason).__name__}: {reason}"[:300]

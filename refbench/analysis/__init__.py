@@ -1,1 +1,0 @@
-"""Where the points go: the kind of each error, and slices of a split."""

@@ -1,0 +1,413 @@
+"""`refbench curate calibrate`: what a recipe is worth, on scenes whose true masks are known.
+
+The source is `scenes-hurried`, the truth `scenes`. One split is for fitting what an agreement is worth, another one for
+measuring what the recipe then does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize
+
+from refbench._version import __version__
+from refbench.curation.agreement import agree
+from refbench.curation.checks.base import NOTE
+from refbench.curation.decisions import audit, decide, load_items, propose, read_proposals
+from refbench.curation.items import ImageItems
+from refbench.curation.recipe import (
+    FIGURES,
+    INTERCEPT,
+    Calibration,
+    MaskRules,
+    Recipe,
+    parse_recipe,
+    read_recipe,
+)
+from refbench.curation.tables import read_decisions, read_findings
+from refbench.curation.verdicts import NO_PROPOSAL, PROPOSALS, TOO_FEW, TWINS
+from refbench.datasets.builders.scenes import hurried_outlines
+from refbench.datasets.builders.scenes_annotator import FAULTS, WRONG
+from refbench.errors import DatasetError
+from refbench.masks.mask import Mask, pair_counts
+from refbench.records import Decision, Finding, Proposal
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import atomic_file, load_objects
+
+SOURCE, TRUTH = "scenes-hurried", "scenes"
+# Fewer masks a knot would follow single ones.
+MASKS_A_KNOT = 40
+# What a logistic regression pays for large weights, on figures of unit variance.
+PENALTY = 0.5
+FOLDS = 5
+THRESHOLDS = (0.5, 0.8, 0.9, 0.93, 0.95, 0.97, 0.99)
+MEASURED_FILE = "measured.md"
+LIKE_ANOTHER = "mask-like-another"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A mask of `scenes-hurried` with what is true of it. `faults` are those of its outline; `twin` says that a wrong
+    mask lies on its object too."""
+
+    mask_id: str
+    source: Mask
+    truth: Mask
+    faults: tuple[str, ...]
+    twin: bool
+    sample_ids: tuple[str, ...]
+    image_id: str
+
+
+def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[str, Known]:
+    """The true mask and the faults of every mask of a split of `scenes-hurried`."""
+    exact = {o.ann_id: o.mask for o in load_objects(TRUTH)}
+    out = {}
+    for image in images:
+        split, _, number = image.image_id.rpartition("-")
+        ids = [o.ann_id for o in image.objects]
+        outlines = hurried_outlines(split, int(number), [exact[i].to_array() for i in ids], chains=chains)
+        by_id = dict(zip(ids, outlines, strict=True))
+        shared = {ids[o.drawn] for o in outlines if WRONG in o.faults}
+        for target in image.masks:
+            (ann_id,) = target.ann_ids
+            out[target.mask_id] = Known(
+                target.mask_id,
+                target.mask,
+                exact[ann_id],
+                by_id[ann_id].faults,
+                ann_id in shared,
+                tuple(s.sample_id for s in target.samples),
+                image.image_id,
+            )
+    return out
+
+
+def boundary_iou(masks: Sequence[Mask], truths: Sequence[Mask]) -> NDArray[np.float64]:
+    """Boundary IoU of N pairs, float (N,)."""
+    counts = pair_counts(masks, truths)
+    return np.asarray(counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"]))
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A mask that nothing but its proposals decides, and how good the best proposal and the source are."""
+
+    figures: Mapping[str, float]
+    best: float
+    source: float
+    image: str
+
+
+def _open_cases(
+    known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
+) -> list[_Case]:
+    """The masks that neither a finding nor a twin has sent to a person; wrong ones that nothing noticed among them."""
+    settled_before = (NO_PROPOSAL, TWINS, TOO_FEW)
+    open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and not d.reason.startswith(settled_before)]
+    found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
+    best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
+    source = boundary_iou([k.source for k, _ in found], [k.truth for k, _ in found])
+    return [
+        _Case(a.figures(), float(b), float(s), k.image_id) for (k, a), b, s in zip(found, best, source, strict=True)
+    ]
+
+
+def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
+    """What the figures of a mask are worth, from masks whose truth is known.
+
+    The expected boundary IoU is the function that rises with the agreement and fits best (isotonic); the probability
+    of being better is a logistic regression. What the thresholds are worth is told of images that were not used for
+    the fit that judges them: FOLDS fits, each without a part of the images.
+
+    Raises:
+        DatasetError: there are too few masks to tell anything.
+    """
+    if len(cases) < 2 * MASKS_A_KNOT:
+        raise DatasetError(f"{on} leaves {len(cases)} masks to the proposals; at least {2 * MASKS_A_KNOT} are needed")
+    images = sorted({c.image for c in cases})
+    fold = {image: k % FOLDS for k, image in enumerate(images)}
+    judged = []
+    for k in range(FOLDS):
+        one = _fit([c for c in cases if fold[c.image] != k], on)
+        judged += [
+            (c, one.expected(c.figures["agreement"]), one.probably_better(c.figures))
+            for c in cases
+            if fold[c.image] == k
+        ]
+    thresholds = tuple(_at_threshold(judged, rules, t) for t in THRESHOLDS)
+    return dataclasses.replace(_fit(cases, on), thresholds=thresholds)
+
+
+def _fit(cases: Sequence[_Case], on: str) -> Calibration:
+    agreement, boundary = _knots(cases)
+    better = {name: round(weight, 4) for name, weight in _logistic(cases).items()}
+    return Calibration(on, agreement, boundary, better)
+
+
+def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean agreement and expected quality of parts of MASKS_A_KNOT masks; equal agreements are one value."""
+    agreement = np.array([c.figures["agreement"] for c in cases])
+    quality = np.array([c.best for c in cases])
+    values, place, counts = np.unique(agreement, return_inverse=True, return_counts=True)
+    means = np.bincount(place, quality) / counts
+    rising = np.asarray(isotonic_regression(means, weights=counts).x)[place]
+    order = np.argsort(agreement, kind="stable")
+    knots: dict[float, list[float]] = {}
+    for part in np.array_split(order, max(2, len(cases) // MASKS_A_KNOT)):
+        knots.setdefault(round(float(agreement[part].mean()), 3), []).append(float(rising[part].mean()))
+    if len(knots) < 2:
+        raise DatasetError(f"all masks agree by {values.mean():.3f}: nothing can be told of other agreements")
+    expected = np.maximum.accumulate([float(np.mean(found)) for found in knots.values()]).round(4)
+    return tuple(knots), tuple(expected.tolist())
+
+
+def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
+    rows = np.array([[c.figures[name] for name in FIGURES] for c in cases])
+    wins = np.array([c.best > c.source for c in cases], float)
+    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    scaled = np.column_stack([(rows - mean) / spread, np.ones(len(rows))])
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        total = scaled @ weights
+        free = np.append(weights[:-1], 0)
+        value = float((np.logaddexp(0, total) - wins * total).sum() + PENALTY * (free**2).sum())
+        return value, scaled.T @ (1 / (1 + np.exp(-total)) - wins) + 2 * PENALTY * free
+
+    weights = minimize(loss, np.zeros(scaled.shape[1]), jac=True, method="BFGS").x
+    plain = weights[:-1] / spread
+    return {**dict(zip(FIGURES, plain.tolist(), strict=True)), INTERCEPT: float(weights[-1] - plain @ mean)}
+
+
+def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
+    """What these rules would do with another `better`: shares of the open masks, and how good the accepted ones are.
+
+    `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
+    """
+    accepted = [(c, p) for c, expected, p in judged if expected >= rules.accept]
+    kept = [c for c, _ in accepted if c.figures["source_boundary_iou"] >= rules.keep]
+    changed = [c for c, p in accepted if c.figures["source_boundary_iou"] < rules.keep and p >= better]
+    final = [c.source for c in kept] + [c.best for c in changed]
+    return {
+        "better": better,
+        "accepted": round(len(final) / len(judged), 4),
+        "boundary_iou": round(float(np.mean(final)), 4) if final else 0.0,
+        "changed": round(len(changed) / len(judged), 4),
+        "changed_for_the_better": round(float(np.mean([c.best > c.source for c in changed])), 4) if changed else 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a recipe did with a split of `scenes-hurried`; shares in 0..1, boundary IoU with the exact masks.
+
+    `found` tells, for each fault, how many outlines have it and which share of them has a finding; `found_alone` the
+    same of outlines without another fault. A false alarm is a finding on a careful outline; `twins_named` are careful
+    ones that are named because a wrong mask lies on their object, which is no false alarm.
+    """
+
+    split: str
+    masks: int
+    before: float
+    before_without_careful: float
+    accepted: float
+    accepted_boundary_iou: float
+    accepted_before: float
+    changed: int
+    changed_for_the_better: float
+    wrong: int
+    wrong_accepted: int
+    found: Mapping[str, tuple[int, float]]
+    found_alone: Mapping[str, tuple[int, float]]
+    faulty: int
+    faulty_found: float
+    careful: int
+    false_alarms: float
+    twins_named: int
+
+
+def measure(
+    split: str, known: Mapping[str, Known], decisions: Mapping[str, Decision], findings: Sequence[Finding]
+) -> Measured:
+    """Compare decisions and findings with what is true."""
+    ids = list(known)
+    truths = [known[i].truth for i in ids]
+    before = dict(zip(ids, boundary_iou([known[i].source for i in ids], truths), strict=True))
+    finals = [decisions[i].mask or known[i].source for i in ids]
+    after = dict(zip(ids, boundary_iou(finals, truths), strict=True))
+    accepted = [i for i in ids if decisions[i].action in ("keep", "change")]
+    changed = [i for i in ids if decisions[i].action == "change"]
+    wrong = [i for i in ids if WRONG in known[i].faults]
+    of_mask: dict[str, set[str]] = {i: set() for i in ids}
+    owner = {s: i for i in ids for s in known[i].sample_ids}
+    for f in findings:
+        if f.severity != NOTE and (i := owner.get(f.item_id, f.item_id)) in of_mask:
+            of_mask[i].add(f.check)
+    faulty = [i for i in ids if known[i].faults]
+    careful = [i for i in ids if not known[i].faults]
+    alarmed = [i for i in careful if of_mask[i] - ({LIKE_ANOTHER} if known[i].twin else set())]
+    named = [i for i in careful if known[i].twin and of_mask[i] == {LIKE_ANOTHER}]
+
+    def share(some: Sequence[str], test: Callable[[str], bool]) -> float:
+        return float(np.mean([test(i) for i in some])) if some else 0.0
+
+    def mean(values: Mapping[str, float], some: Sequence[str]) -> float:
+        return float(np.mean([values[i] for i in some])) if some else 0.0
+
+    def found(with_fault: Callable[[str, str], bool]) -> dict[str, tuple[int, float]]:
+        groups = {fault: [i for i in ids if with_fault(i, fault)] for fault in FAULTS}
+        return {fault: (len(g), share(g, lambda i: bool(of_mask[i]))) for fault, g in groups.items()}
+
+    return Measured(
+        split=split,
+        masks=len(ids),
+        before=mean(before, ids),
+        before_without_careful=mean(before, faulty),
+        accepted=len(accepted) / len(ids),
+        accepted_boundary_iou=mean(after, accepted),
+        accepted_before=mean(before, accepted),
+        changed=len(changed),
+        changed_for_the_better=share(changed, lambda i: after[i] > before[i]),
+        wrong=len(wrong),
+        wrong_accepted=sum(i in wrong for i in accepted),
+        found=found(lambda i, fault: fault in known[i].faults),
+        found_alone=found(lambda i, fault: known[i].faults == (fault,)),
+        faulty=len(faulty),
+        faulty_found=share(faulty, lambda i: bool(of_mask[i])),
+        careful=len(careful),
+        false_alarms=len(alarmed) / max(1, len(careful)),
+        twins_named=len(named),
+    )
+
+
+def calibrate(
+    recipe_path: Path, *, tune: str = "train", test: str = "test", work: Path, progress: Progress = silent
+) -> tuple[Recipe, Measured]:
+    """Fit a recipe on one split of `scenes-hurried`, write that into its file, and measure it on another split.
+
+    Writes `measured.md` beside the recipe. `work` takes the two curations; what is there already is used again, so an
+    interrupted call goes on.
+
+    Raises:
+        DatasetError: `scenes` or `scenes-hurried` is not built, or the recipe cannot be read.
+    """
+    recipe = read_recipe(recipe_path)
+    fitted_on = f"{SOURCE}/{tune}"
+    blank = parse_recipe(_without_calibration(recipe.text, str(recipe_path)), str(recipe_path))
+    known, decisions, _, proposals = _run(fitted_on, blank, work / f"tune-{blank.sha256[:12]}", progress)
+    calibration = fit(_open_cases(known, decisions, proposals), recipe.masks, fitted_on)
+    text = blank.text + _calibration_toml(calibration)
+    fitted = parse_recipe(text, str(recipe_path))
+    known, decisions, findings, _ = _run(f"{SOURCE}/{test}", fitted, work / f"test-{fitted.sha256[:12]}", progress)
+    measured = measure(f"{SOURCE}/{test}", known, decisions, findings)
+    with atomic_file(recipe_path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with atomic_file(recipe_path.parent / MEASURED_FILE) as temporary:
+        temporary.write_text(measured_page(fitted, measured), encoding="utf-8")
+    return fitted, measured
+
+
+def _run(
+    address: str, recipe: Recipe, folder: Path, progress: Progress
+) -> tuple[dict[str, Known], dict[str, Decision], list[Finding], dict[str, list[Proposal]]]:
+    audit(address, recipe, out=folder, progress=progress)
+    propose(folder, progress=progress)
+    decide(folder, progress=progress)
+    masks, _ = read_decisions(folder)
+    return known_masks(load_items(address)), masks, read_findings(folder), read_proposals(folder)
+
+
+def _without_calibration(text: str, where: str) -> str:
+    """The recipe's text up to its calibration, which must be its end: all that follows is written anew.
+
+    Raises:
+        DatasetError: another table follows it.
+    """
+    before, *rest = re.split(r"^(?:# Measured by .*\n)?\[calibration\][ \t]*$", text, maxsplit=1, flags=re.MULTILINE)
+    others = [t for t in re.findall(r"^\[+[^\]\n]*\]+", "".join(rest), flags=re.MULTILINE) if "calibration" not in t]
+    if others:
+        raise DatasetError(f"{where}: {others[0]} follows [calibration]; put it before, all after it is written anew")
+    return before.rstrip() + "\n"
+
+
+def _calibration_toml(found: Calibration) -> str:
+    def numbers(values: Sequence[float]) -> str:
+        return f"[{', '.join(f'{v:g}' for v in values)}]"
+
+    lines = [
+        "",
+        "# Measured by `refbench curate calibrate`, which writes all that follows.",
+        "[calibration]",
+        f'on = "{found.on}"',
+        f"agreement = {numbers(found.agreement)}",
+        f"boundary_iou = {numbers(found.boundary_iou)}",
+        f"better = {{ {', '.join(f'{k} = {v:g}' for k, v in found.better.items())} }}",
+        "# Of masks that nothing but their proposals decides, for several thresholds of `better`.",
+    ]
+    for row in found.thresholds:
+        lines += ["", "[[calibration.thresholds]]", *(f"{k} = {v:g}" for k, v in row.items())]
+    return "\n".join(lines) + "\n"
+
+
+def measured_page(recipe: Recipe, m: Measured) -> str:
+    """The figures of a recipe as Markdown."""
+
+    def line(*cells: object) -> str:
+        return f"| {' | '.join(map(str, cells))} |"
+
+    faults = [
+        line(fault, n, f"{s:.1%}" if n else "", m.found_alone[fault][0] or "",
+             f"{m.found_alone[fault][1]:.1%}" if m.found_alone[fault][0] else "")
+        for fault, (n, s) in m.found.items()
+    ]  # fmt: skip
+    thresholds = [
+        line(f"{t['better']:g}", f"{t['accepted']:.1%}", f"{t['boundary_iou']:.3f}", f"{t['changed']:.1%}",
+             f"{t['changed_for_the_better']:.1%}")
+        for t in recipe.calibration.thresholds
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"# What the recipe {recipe.name} does where the truth is known",
+            "",
+            f"Written by `refbench curate calibrate` of refbench {__version__}: fitted on {recipe.calibration.on},",
+            f"measured on {m.split}, whose scenes were not used for fitting. Refiners:",
+            f"{', '.join(c.name for c in recipe.refiners)}.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            line("masks", m.masks),
+            line("boundary IoU with the truth before, all masks", f"{m.before:.3f}"),
+            line("the same, without the careful outlines", f"{m.before_without_careful:.3f}"),
+            line("masks accepted without a person", f"{m.accepted:.1%}"),
+            line("boundary IoU of the accepted ones", f"{m.accepted_boundary_iou:.3f}"),
+            line("boundary IoU of the same masks before", f"{m.accepted_before:.3f}"),
+            line("masks replaced", m.changed),
+            line("replaced masks that are better than their source", f"{m.changed_for_the_better:.1%}"),
+            line("masks on another object", m.wrong),
+            line("of these accepted", m.wrong_accepted),
+            line("faulty outlines with a finding", f"{m.faulty_found:.1%} of {m.faulty}"),
+            line("careful outlines with a false finding", f"{m.false_alarms:.1%} of {m.careful}"),
+            line("careful outlines named because another mask lies on their object", m.twins_named),
+            "",
+            "## Faults and what the audit finds of them",
+            "",
+            line("fault", "outlines", "found", "without another fault", "found"),
+            "|---|---|---|---|---|",
+            *faults,
+            "",
+            f"## What the threshold `better` does, on {recipe.calibration.on}",
+            "",
+            "Of masks that nothing but their proposals decides; each judged by a fit that has not seen its image.",
+            "",
+            line("better", "accepted", "boundary IoU", "replaced", "replaced for the better"),
+            "|---|---|---|---|---|",
+            *thresholds,
+            "",
+        ]
+    )

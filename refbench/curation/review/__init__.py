@@ -1,0 +1,1 @@
+"""Review by people: the queue, their answers, and the local page."""

@@ -1,0 +1,253 @@
+"""What people have decided: an SQLite file beside the proposals, to which every answer is appended.
+
+Nothing is overwritten: an answer that is taken back is marked so. An answer is acknowledged when it is on the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench.curation.agreement import boundary_ious
+from refbench.curation.ledger import EXPRESSION, MASK
+from refbench.errors import MaskError, RunError
+from refbench.masks.mask import Mask
+from refbench.records import Decision
+
+REVIEW_FILE = "review.sqlite"
+ACTIONS = {MASK: ("keep", "change", "drop"), EXPRESSION: ("keep", "drop")}
+STAGE = "review"
+# Two drawn masks are one opinion where their boundary IoU is at least this.
+SAME_MASK = 0.9
+BUSY_SECONDS = 10.0
+_LONGEST_NAME, _LONGEST_NOTE = 60, 2000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    item TEXT NOT NULL,
+    item_id TEXT NOT NULL,
+    reviewer TEXT NOT NULL,
+    action TEXT NOT NULL,
+    height INTEGER,
+    width INTEGER,
+    counts TEXT NOT NULL DEFAULT '',
+    origin TEXT NOT NULL DEFAULT '',
+    note TEXT NOT NULL DEFAULT '',
+    time TEXT NOT NULL,
+    undone TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item_id, reviewer);
+"""
+
+
+class AnswerError(RunError):
+    """What was sent is no answer: sending it again will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one person says about one item.
+
+    `key` is made by the page that asks: the same answer sent twice is one answer. `mask` is the new one for "change",
+    `origin` what it comes from (a refiner, "brush", "polygon", the file of another program).
+    """
+
+    key: str
+    item: str
+    item_id: str
+    reviewer: str
+    action: str
+    time: str
+    mask: Mask | None = None
+    origin: str = ""
+    note: str = ""
+
+
+class Reviews:
+    """The answers of a folder. Opens the file for every call: processes and threads may share it.
+
+    Raises:
+        RunError: the file is no SQLite database, or another program holds it for longer than `busy_seconds`.
+    """
+
+    def __init__(self, path: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+        self.path = path
+        self._busy_seconds = busy_seconds
+        with self._connected() as connection:
+            connection.executescript(_SCHEMA)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                # Without FULL a power cut may lose what was acknowledged.
+                connection.execute("PRAGMA synchronous=FULL")
+                yield connection
+            finally:
+                connection.close()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise RunError(
+                    f"another program holds {self.path} for more than {self._busy_seconds:g} s; close it there and try "
+                    "again: nothing was lost"
+                ) from error
+            raise RunError(f"{self.path} cannot be used: {error}; free space or permissions, then try again") from error
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{self.path} is no database of reviews ({error}); restore it, or move it away") from error
+
+    def add(self, answer: Answer) -> bool:
+        """Append an answer; False if it is there already, sent before under the same key.
+
+        Raises:
+            AnswerError: it cannot be one (an unknown action, a change without a mask, no reviewer), or its key is that
+                of another answer.
+            RunError: see the class; nothing is written then.
+        """
+        return self.add_all([answer]) == 1
+
+    def add_all(self, answers: Sequence[Answer]) -> int:
+        """Append answers, all of them or, if one cannot be used, none; returns how many are new."""
+        for answer in answers:
+            check_answer(answer)
+        marks = ",".join("?" * len(_COLUMNS.split(",")))
+        new = 0
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for answer in answers:
+                values = _values(answer)
+                done = connection.execute(f"INSERT OR IGNORE INTO answers ({_COLUMNS}) VALUES ({marks})", values)
+                new += done.rowcount
+                if done.rowcount == 0:
+                    row = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", (answer.key,)).fetchone()
+                    # The time is when it came, so that of a copy is another one.
+                    if row[:-1] != values[:-1]:
+                        connection.execute("ROLLBACK")
+                        raise AnswerError(f"the key {answer.key} belongs to another answer")
+            connection.execute("COMMIT")
+        return new
+
+    def undo(self, reviewer: str, time: str) -> Answer | None:
+        """Take back the last answer of a reviewer that stands; returns it, or None if there is none."""
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            row = connection.execute(
+                f"SELECT id, {_COLUMNS} FROM answers WHERE undone = '' AND reviewer = ? ORDER BY id DESC LIMIT 1",
+                (reviewer,),
+            ).fetchone()
+            if row is not None:
+                connection.execute("UPDATE answers SET undone = ? WHERE id = ?", (time, row[0]))
+            connection.execute("COMMIT")
+        return None if row is None else _answer(row[1:], self.path)
+
+    def standing(self) -> dict[str, list[Answer]]:
+        """By item, the last answer of each reviewer that was not taken back, in the order of time."""
+        with self._connected() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE undone = '' ORDER BY id").fetchall()
+        latest: dict[tuple[str, str], Answer] = {}
+        for row in rows:
+            answer = _answer(row, self.path)
+            person = answer.item_id, same_name(answer.reviewer)
+            latest.pop(person, None)
+            latest[person] = answer
+        out: dict[str, list[Answer]] = {}
+        for answer in latest.values():
+            out.setdefault(answer.item_id, []).append(answer)
+        return out
+
+
+_COLUMNS = "key, item, item_id, reviewer, action, height, width, counts, origin, note, time"
+
+
+def _answer(row: Sequence[object], path: Path) -> Answer:
+    key, item, item_id, reviewer, action, height, width, counts, origin, note, time = row
+    try:
+        mask = Mask(int(str(height)), int(str(width)), str(counts).encode("ascii")) if counts else None
+    except (MaskError, ValueError) as error:
+        raise RunError(f"{path}: the answer {key} about {item_id} holds a broken mask ({error})") from None
+    return Answer(
+        str(key), str(item), str(item_id), str(reviewer), str(action), str(time), mask, str(origin), str(note)
+    )
+
+
+def same_name(reviewer: str) -> str:
+    """ "Anna " and "anna" are one person."""
+    return " ".join(reviewer.split()).casefold()
+
+
+def _values(answer: Answer) -> tuple[object, ...]:
+    mask = answer.mask
+    size = (mask.height, mask.width, mask.counts.decode("ascii")) if mask else (None, None, "")
+    head = (answer.key, answer.item, answer.item_id, answer.reviewer, answer.action)
+    return (*head, *size, answer.origin, answer.note, answer.time)
+
+
+def check_answer(answer: Answer) -> None:
+    """Raise AnswerError unless this can be an answer."""
+    texts = (answer.key, answer.item_id, answer.reviewer, answer.origin, answer.note)
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+        raise AnswerError("a text holds half of a character; type it again")
+    if answer.item not in ACTIONS or answer.action not in ACTIONS[answer.item]:
+        allowed = ", ".join(ACTIONS.get(answer.item, ()))
+        raise AnswerError(f"an answer about a {answer.item} is one of {allowed}, not {answer.action!r}")
+    if not answer.reviewer.strip() or len(answer.reviewer) > _LONGEST_NAME:
+        raise AnswerError(f"a reviewer has a name of at most {_LONGEST_NAME} characters")
+    if not answer.key or len(answer.note) > _LONGEST_NOTE:
+        raise AnswerError("an answer has a key, and a note of at most 2000 characters")
+    if (answer.action == "change") != (answer.mask is not None):
+        raise AnswerError("an answer that changes a mask brings one, and no other does")
+    if answer.mask is not None and answer.mask.area == 0:
+        raise AnswerError("the new mask is empty; drop the item instead")
+
+
+def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
+    """What the answers about one item amount to; None while they are too few or do not agree.
+
+    Enough are `reviewers` of one opinion that are more than half of all. Masks are one opinion where they hardly
+    differ; the one in the middle of them is taken.
+    """
+    if len(answers) < reviewers:
+        return None
+    opinions = _opinions(answers)
+    best, votes = Counter(opinions).most_common(1)[0]
+    if votes < reviewers or 2 * votes <= len(answers):
+        return None
+    agreed = [a for a, o in zip(answers, opinions, strict=True) if o == best]
+    first = next((a for a in agreed if a.mask is not None and best.endswith(a.mask.counts.decode("ascii"))), agreed[0])
+    notes = "; ".join(a.note for a in agreed if a.note)
+    told = first.origin if first.action == "change" else first.action
+    return Decision(
+        first.item_id, first.action, STAGE, f"{told}: {notes}" if notes else told, mask=first.mask,
+        refiner=first.origin if first.action == "change" else "",
+        reviewer=", ".join(a.reviewer for a in agreed), time=max(a.time for a in agreed),
+    )  # fmt: skip
+
+
+def _opinions(answers: Sequence[Answer]) -> list[str]:
+    """A name for the opinion of each answer, whatever their order.
+
+    Masks are grouped around the one that most others are the same as, then around the next.
+    """
+    drawn = [(k, a.mask) for k, a in enumerate(answers) if a.mask is not None]
+    out = [a.action for a in answers]
+    if len({mask.size for _, mask in drawn}) > 1:
+        return [f"{o} {k}" if answers[k].mask is not None else o for k, o in enumerate(out)]
+    same = boundary_ious([mask for _, mask in drawn]) >= SAME_MASK
+    left = set(range(len(drawn)))
+    while left:
+        middle = max(left, key=lambda i: (sum(bool(same[i, j]) for j in left), drawn[i][1].counts))
+        for j in [j for j in left if same[middle, j]]:
+            out[drawn[j][0]] = f"change {drawn[middle][1].counts.decode('ascii')}"
+            left.discard(j)
+    return out
+
+
+def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
+    """Items about which the answers that stand are of several opinions."""
+    return [item_id for item_id, answers in standing.items() if len(set(_opinions(answers))) > 1]

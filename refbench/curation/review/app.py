@@ -1,0 +1,293 @@
+"""The review page: a small server on this machine alone, over the folder of a curation.
+
+Safe against other sites' pages: the address holds a token that nobody else knows, requests for another host are
+refused (a foreign name may point to this machine), and an answer must come as JSON from the page's own origin.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from refbench.curation.agreement import boundary_ious
+from refbench.curation.decisions import load_items, open_curation, read_proposals
+from refbench.curation.items import ImageItems, TargetMask
+from refbench.curation.ledger import EXPRESSION, MASK
+from refbench.curation.review.answers import REVIEW_FILE, Answer, AnswerError, Reviews
+from refbench.curation.review.queue import queue_of
+from refbench.curation.tables import read_decisions, read_findings
+from refbench.errors import DatasetError, MaskError, RefbenchError
+from refbench.masks.mask import Mask, run_lengths
+from refbench.storage.images import load_image
+from refbench.storage.provenance import now
+
+ASSETS = Path(__file__).parent
+KINDS = {"page.html": "text/html", "review.css": "text/css", "review.js": "text/javascript"}
+MOST_BODY_BYTES = 4_000_000
+# Nothing from elsewhere, no inline code: text of a dataset is text, whatever it looks like.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+Handler = Callable[[Request], Response]
+
+
+class ReviewData:
+    """What the page shows of a folder: read once; what people answer is read anew each time."""
+
+    def __init__(self, folder: Path, everything: bool) -> None:
+        curation = open_curation(folder)
+        self.needed = curation.recipe.reviewers
+        self.address = curation.address
+        self.fingerprint = curation.fingerprint
+        self.everything = everything
+        self.masks, self.expressions = read_decisions(folder)
+        self.proposals = read_proposals(folder)
+        self.findings: dict[str, list[str]] = {}
+        for f in read_findings(folder):
+            self.findings.setdefault(f.item_id, []).append(f"{f.check}: {f.message}")
+        self.images: dict[str, ImageItems] = {}
+        self.targets: dict[str, TargetMask] = {}
+        self.of_sample: dict[str, tuple[ImageItems, TargetMask | None]] = {}
+        for image in load_items(curation.address):
+            self.images[image.image_id] = image
+            by_sample = {s.sample_id: t for t in image.masks for s in t.samples}
+            self.targets |= {t.mask_id: t for t in image.masks}
+            self.of_sample |= {s.sample_id: (image, by_sample.get(s.sample_id)) for s in image.samples}
+        self.reviews = Reviews(folder / REVIEW_FILE)
+
+    def queue(self) -> list[dict[str, Any]]:
+        standing = self.reviews.standing()
+        entries = queue_of(self.masks, self.expressions, standing, self.needed, everything=self.everything)
+        return [asdict(e) for e in entries]
+
+    def item(self, item_id: str) -> dict[str, Any]:
+        """All that the page shows of one item."""
+        expression = ""
+        if item_id in self.targets:
+            target: TargetMask | None = self.targets[item_id]
+            image = self.images[self.targets[item_id].image_id]
+            decision = self.masks[item_id]
+        elif item_id in self.of_sample:
+            image, target = self.of_sample[item_id]
+            decision = self.expressions[item_id]
+            expression = next(s.expression for s in image.samples if s.sample_id == item_id)
+        else:
+            raise DatasetError(f"there is no item {item_id!r}")
+        samples = target.samples if target is not None else ()
+        ids = [item_id, *(s.sample_id for s in samples if item_id in self.targets)]
+        answers = self.reviews.standing().get(item_id, [])
+        return {
+            "item": EXPRESSION if expression or item_id in self.of_sample else MASK,
+            "item_id": item_id,
+            "image_id": image.image_id,
+            "height": image.height,
+            "width": image.width,
+            "category": target.category if target else "",
+            "reason": decision.reason,
+            "scores": decision.scores,
+            "expression": expression,
+            "expressions": [{"sample_id": s.sample_id, "text": s.expression} for s in samples],
+            "findings": [text for i in ids for text in self.findings.get(i, ())],
+            "source": _runs(target.mask) if target else None,
+            "proposals": self._proposals(target) if target else [],
+            "answers": [
+                {"reviewer": a.reviewer, "action": a.action, "origin": a.origin, "note": a.note} for a in answers
+            ],
+            "drawn": [_runs(a.mask) for a in answers if a.mask is not None],
+        }
+
+    def _proposals(self, target: TargetMask) -> list[dict[str, Any]]:
+        """The first answer of each refiner, best first; `votes` of the others only count for the map."""
+        found = [p for p in self.proposals.get(target.mask_id, ()) if not p.error]
+        if not found:
+            return []
+        boundary = boundary_ious([p.mask for p in found])
+        agreement = (boundary.sum(axis=1) - 1) / max(1, len(found) - 1)
+        order = np.argsort(-agreement, kind="stable").tolist()
+        shown: dict[str, dict[str, Any]] = {}
+        for k in order:
+            p = found[k]
+            if p.refiner not in shown:
+                shown[p.refiner] = {
+                    "refiner": p.refiner, "agreement": float(agreement[k]), "confidence": p.confidence,
+                    "mask": _runs(p.mask), "votes": [],
+                }  # fmt: skip
+            shown[p.refiner]["votes"].append(_runs(p.mask))
+        return list(shown.values())
+
+    def answer(self, content: Any) -> dict[str, Any]:
+        """Write an answer; returns what the page needs to go on."""
+        if not isinstance(content, dict):
+            raise DatasetError("an answer is a JSON object")
+        texts = {k: content.get(k, "") for k in ("key", "item_id", "reviewer", "action", "origin", "note")}
+        if not all(isinstance(v, str) for v in texts.values()):
+            raise DatasetError("key, item_id, reviewer, action, origin and note are texts")
+        item_id = texts["item_id"]
+        item = MASK if item_id in self.targets else EXPRESSION
+        if item_id not in self.targets and item_id not in self.of_sample:
+            raise DatasetError(f"there is no item {item_id!r}")
+        mask = None
+        if texts["action"] == "change":
+            size = self.targets[item_id].mask.size if item_id in self.targets else (0, 0)
+            mask = Mask.from_rle({"size": list(size), "counts": content.get("counts")})
+        added = self.reviews.add(
+            Answer(
+                texts["key"], item, item_id, texts["reviewer"].strip(), texts["action"], now(), mask,
+                texts["origin"][:60], texts["note"],
+            )
+        )  # fmt: skip
+        return {"saved": True, "again": not added}
+
+
+@lru_cache(maxsize=8)
+def _picture(path: str, height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        picture = load_image(path, height, width)
+    except DatasetError:
+        picture = Image.new("RGB", (width, height), (200, 200, 200))
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _runs(mask: Mask) -> list[int]:
+    """The lengths of its runs, column by column, background first: what the page's own code decodes."""
+    return run_lengths(mask.to_array().T.ravel())
+
+
+def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
+    """The application; `hosts` are what the Host header may say, with the port."""
+    data = ReviewData(folder, everything)
+
+    def guard(handler: Handler) -> Handler:
+        def guarded(request: Request) -> Response:
+            refusal = _refusal(request, token, hosts)
+            response = JSONResponse({"error": refusal}, 403) if refusal else handler(request)
+            response.headers.update(HEADERS)
+            return response
+
+        return guarded
+
+    def asset(request: Request) -> Response:
+        name = request.path_params.get("name", "page.html")
+        if name not in KINDS:
+            return JSONResponse({"error": "no such file"}, 404)
+        return Response((ASSETS / name).read_bytes(), media_type=KINDS[name])
+
+    def queue(request: Request) -> Response:
+        return _told(
+            lambda: {
+                "source": data.address,
+                "fingerprint": data.fingerprint,
+                "reviewers": data.needed,
+                "items": data.queue(),
+            }
+        )
+
+    def item(request: Request) -> Response:
+        return _told(lambda: data.item(request.query_params.get("id", "")))
+
+    def picture(request: Request) -> Response:
+        image = data.images.get(request.query_params.get("id", ""))
+        if image is None:
+            return JSONResponse({"error": "no such image"}, 404)
+        return Response(_picture(image.image_path, image.height, image.width), media_type="image/png")
+
+    async def answer(request: Request) -> Response:
+        return await _posted(request, token, hosts, data.answer)
+
+    async def undo(request: Request) -> Response:
+        def take_back(content: Any) -> dict[str, Any]:
+            reviewer = str(content.get("reviewer", "")) if isinstance(content, dict) else ""
+            undone = data.reviews.undo(reviewer.strip(), now())
+            return {"item_id": undone.item_id if undone else ""}
+
+        return await _posted(request, token, hosts, take_back)
+
+    app = Starlette(
+        routes=[
+            Route("/{token}/", guard(asset)),
+            Route("/{token}/assets/{name}", guard(asset)),
+            Route("/{token}/api/queue", guard(queue)),
+            Route("/{token}/api/item", guard(item)),
+            Route("/{token}/api/picture", guard(picture)),
+            Route("/{token}/api/answer", answer, methods=["POST"]),
+            Route("/{token}/api/undo", undo, methods=["POST"]),
+        ]
+    )
+    # Its answer to an address without the last slash would name the host that was asked for.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _refusal(request: Request, token: str, hosts: tuple[str, ...]) -> str:
+    if request.headers.get("host", "") not in hosts:
+        return "this page is for this machine alone; open the address that was printed"
+    if not hmac.compare_digest(str(request.path_params.get("token", "")).encode(), token.encode()):
+        return "wrong token; open the address that was printed"
+    return ""
+
+
+async def _posted(
+    request: Request, token: str, hosts: tuple[str, ...], work: Callable[[Any], dict[str, Any]]
+) -> Response:
+    """What a POST does, if it comes from the page itself."""
+    origin = request.headers.get("origin")
+    refusal = _refusal(request, token, hosts)
+    if not refusal and origin not in [f"http://{host}" for host in hosts]:
+        refusal = "answers come from the review page only"
+    if not refusal and request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        refusal = "answers come as JSON"
+    if refusal:
+        return JSONResponse({"error": refusal}, 403, HEADERS)
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BODY_BYTES:
+            return JSONResponse({"error": "that is too long for an answer"}, 413, HEADERS)
+
+    def parsed() -> dict[str, Any]:
+        try:
+            content = json.loads(body)
+        except (ValueError, RecursionError):
+            raise DatasetError("that is no JSON") from None
+        return work(content)
+
+    # SQLite waits for its turn: not in the loop that serves everybody else.
+    response = await run_in_threadpool(_told, parsed)
+    response.headers.update(HEADERS)
+    return response
+
+
+def _told(work: Callable[[], dict[str, Any]]) -> Response:
+    """The result as JSON, or what is wrong with the request."""
+    try:
+        return JSONResponse(work())
+    except MaskError as error:
+        return JSONResponse({"error": f"the mask cannot be read: {error}"}, 400)
+    except (DatasetError, AnswerError) as error:
+        return JSONResponse({"error": str(error)}, 400)
+    except RefbenchError as error:
+        # The answer is a good one; the disk or the database is not. The page keeps it and sends it again.
+        return JSONResponse({"error": str(error)}, 503)

@@ -1,0 +1,1 @@
+"""Datasets: built, downloaded, verified, compared and exported."""

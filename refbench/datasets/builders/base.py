@@ -1,0 +1,308 @@
+"""What every dataset builder shares: its inputs, its product, and how the product reaches the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from refbench._version import __version__
+from refbench.errors import DatasetError, summarise_problems
+from refbench.records import AnnotatedObject, Sample
+from refbench.storage.progress import Progress
+from refbench.storage.samples import (
+    OBJECT_SCHEMA,
+    SAMPLE_SCHEMA,
+    dataset_folder,
+    file_sha256,
+    in_batches,
+    objects_table,
+    read_manifest,
+    samples_table,
+    without_garbage_collection,
+    write_json,
+    write_rows,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the user points a builder at: a folder of the original layout, or the file itself.
+
+    `downloads` tells which repositories of the hub, at which commits, the folders came from. `splits`, if any, are
+    the only ones that are wanted.
+    """
+
+    annotations: Path | None = None
+    images: Path | None = None
+    downloads: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file that went into a dataset."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A dataset before it is written: samples by split, every annotated object, and where they came from.
+
+    `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
+    but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
+    these are: datasets with one numbering can be compared image by image, object by object. `options` are those
+    that an export was built with; the options of this build go on top. `refs_without_sentences` counts by split the
+    rows that ask nothing.
+    """
+
+    builder: str
+    version: int
+    splits: dict[str, list[Sample]]
+    objects: list[AnnotatedObject]
+    sources: list[Source]
+    licence: str
+    notes: list[str] = field(default_factory=list)
+    image_ids: str = "coco"
+    annotation_ids: str = "coco"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    refs_without_sentences: Mapping[str, int] = field(default_factory=dict)
+
+
+# In the manifest, beside a split's counts.
+WITHOUT_SENTENCES = "refs_without_sentences"
+NO_IMAGES = "built without images: it can be scored, but no model can run on it"
+Polygons = tuple[tuple[float, ...], ...]
+LEFTOVER_SECONDS = 24 * 3600.0
+
+
+class Builder(Protocol):
+    """Makes a dataset. Files it creates (rendered images) go to `folder`, which becomes the dataset's.
+
+    Choices that change the samples are keyword parameters with a default; `refbench build -o key=value` sets
+    them and the manifest keeps them.
+    """
+
+    def __call__(
+        self, dataset: str, sources: Sources, folder: Path, progress: Progress, /, **options: Any
+    ) -> Built: ...
+
+
+def build_dataset(
+    dataset: str, builder: Callable[..., Built], sources: Sources, progress: Progress, **options: Any
+) -> dict[str, Any]:
+    """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
+
+    `builder` is called as a `Builder`.
+
+    Raises:
+        DatasetError: the sources are missing or broken; nothing of an older build is touched then.
+    """
+    with staging_folder(dataset) as staging, without_garbage_collection():
+        built = builder(dataset, sources, staging, progress, **options)
+        _keep_wanted(dataset, built, sources.splits)
+        gone = _splits_built(dataset) - set(built.splits)
+        if gone:
+            built.notes.append(f"it replaced a build that also had {', '.join(sorted(gone))}; build these again")
+        built.notes.extend(f"downloaded from {place}" for place in sources.downloads)
+        return write_dataset(dataset, built, staging, options)
+
+
+def _keep_wanted(dataset: str, built: Built, wanted: Sequence[str]) -> None:
+    if not wanted:
+        return
+    missing = sorted(set(wanted) - set(built.splits))
+    if missing:
+        raise DatasetError(
+            f"{dataset}: the files hold no split {missing[0]!r}, but {', '.join(built.splits) or 'none'}"
+        )
+    for split in set(built.splits) - set(wanted):
+        del built.splits[split]
+    images = {s.image_id for samples in built.splits.values() for s in samples}
+    built.objects[:] = [o for o in built.objects if o.image_id in images]
+
+
+def _splits_built(dataset: str) -> set[str]:
+    try:
+        return set(read_manifest(dataset)["splits"])
+    except DatasetError:
+        return set()
+
+
+def find_annotations(path: Path, folder: str, names: Sequence[str], release: str) -> Path:
+    """The file called one of `names` in a folder of the original layout, or `path` itself if it is that file."""
+    shown = " or ".join(names)
+    if path.is_file():
+        if path.name not in names:
+            raise DatasetError(f"{path} is not {shown}, the file of this dataset; another would be mislabelled")
+        return path
+    for candidate in (place / name for place in (path / folder, path) for name in names):
+        if candidate.is_file():
+            return candidate
+    raise DatasetError(
+        f"{path} holds neither {folder}/{shown} nor {shown}; "
+        f"--annotations takes the folder of {release}, or that file itself"
+    )
+
+
+def refuse(dataset: str, problems: Sequence[str], things: str = "rows") -> None:
+    """Raise DatasetError if there are problems: all of them at once, so that one mending is enough."""
+    if problems:
+        raise DatasetError(
+            f"{dataset} was not built: {len(problems)} {things} cannot be used.\n{summarise_problems(problems)}\n"
+            "Mend the files or get them again; rows are counted from 0."
+        )
+
+
+def source_of(path: Path) -> Source:
+    return Source(path.name, file_sha256(path), path.stat().st_size)
+
+
+def samples_fingerprint(samples: Iterable[Sample]) -> str:
+    """sha256 over what is asked and what is right, in order; where the images lie does not count."""
+    lines = _Lines()
+    for s in samples:
+        head = [s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id]
+        middle = [s.ann_ids, s.category, s.target.counts.decode("ascii"), s.no_target]
+        lines.add([*head, *middle], s.polygons, [s.box_xywh, s.tags])
+    return lines.sha256()
+
+
+def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
+    lines = _Lines()
+    for o in objects:
+        head = [o.ann_id, o.image_id, o.category, o.crowd, o.mask.size, o.mask.counts.decode("ascii")]
+        lines.add(head, o.polygons, [o.box_xywh])
+    return lines.sha256()
+
+
+def questions_fingerprint(samples: Iterable[Sample]) -> str:
+    """sha256 over which expression is said of which annotations of which image, in any order, without masks.
+
+    Two copies of a split that number their refs differently, or were rasterised differently, agree in it.
+    """
+    lines = sorted(_TEXT.encode([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
+    return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+
+
+def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
+    """sha256 over the fingerprints of the splits and of the objects."""
+    parts = [f"{split}:{fingerprint}" for split, fingerprint in sorted(splits.items())]
+    return hashlib.sha256("\n".join([*parts, f"objects:{objects}"]).encode("ascii")).hexdigest()
+
+
+# repr of a float is exact and the same on every platform, so this text is canonical.
+_TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+
+
+class _Lines:
+    """A digest of rows as canonical JSON, one a line. Polygons take most of the time, and the samples of one
+    object follow each other, so theirs are written once."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._polygons: Polygons | None = None
+        self._after: list[Any] = []
+        self._text = ""
+
+    def add(self, before: list[Any], polygons: Polygons, after: list[Any]) -> None:
+        if polygons is not self._polygons or after != self._after:
+            self._polygons, self._after = polygons, after
+            self._text = f"{_TEXT.encode(polygons)},{_TEXT.encode(after)[1:]}\n"
+        self._digest.update(f"{_TEXT.encode(before)[:-1]},{self._text}".encode("ascii"))
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def staging_folder(dataset: str) -> Iterator[Path]:
+    """A new folder beside the dataset's own; gone at the end unless it was published."""
+    parent = dataset_folder(dataset).parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f".{dataset}.*"):
+            # A build that was killed; a younger one may still be at work.
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a folder of yours"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_dataset(
+    dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write the tables and the manifest to `staging` and swap it in for the dataset's folder.
+
+    Returns the manifest. A reader sees the old dataset or the new one, never a mixture.
+    """
+    _check_unique(dataset, built)
+    splits: dict[str, dict[str, Any]] = {}
+    for split, samples in built.splits.items():
+        write_rows(staging / f"{split}.parquet", SAMPLE_SCHEMA, in_batches(samples, samples_table))
+        splits[split] = {
+            "images": len({s.image_id for s in samples}),
+            "refs": len({s.ref_id for s in samples}),
+            "expressions": len(samples),
+            "no_target": sum(s.no_target for s in samples),
+            "fingerprint": samples_fingerprint(samples),
+            "questions": questions_fingerprint(samples),
+        }
+        if built.refs_without_sentences.get(split):
+            splits[split][WITHOUT_SENTENCES] = built.refs_without_sentences[split]
+    write_rows(staging / "objects.parquet", OBJECT_SCHEMA, in_batches(built.objects, objects_table))
+    of_splits = {split: s["fingerprint"] for split, s in splits.items()}
+    manifest = {
+        "dataset": dataset,
+        "builder": {"name": built.builder, "version": built.version, "options": {**built.options, **(options or {})}},
+        "refbench_version": __version__,
+        "licence": built.licence,
+        "image_ids": built.image_ids,
+        "annotation_ids": built.annotation_ids,
+        "sources": [{"name": s.name, "sha256": s.sha256, "bytes": s.bytes} for s in built.sources],
+        "splits": splits,
+        "objects": len(built.objects),
+        "notes": built.notes,
+        "fingerprint": dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
+    }
+    write_json(staging / "manifest.json", manifest)
+    _publish(staging, dataset_folder(dataset))
+    return manifest
+
+
+def _check_unique(dataset: str, built: Built) -> None:
+    for split, samples in built.splits.items():
+        seen: set[str] = set()
+        for s in samples:
+            if s.sample_id in seen:
+                raise DatasetError(
+                    f"{dataset}/{split}: the sample id {s.sample_id} occurs twice, so a sent_id is given twice "
+                    "in one ref; the annotation file is damaged"
+                )
+            seen.add(s.sample_id)
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    staging.chmod(0o755)
+    old = staging.with_name(staging.name + ".old")
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,238 @@
+"""COCO's annotation files, which RefCOCO, gRefCOCO, Ref-ZOM, LVIS and SGinW all build on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from refbench.datasets.builders.base import NO_IMAGES
+from refbench.datasets.builders.tables import find_tables, unpack_images
+from refbench.errors import DatasetError, MaskError
+from refbench.masks.mask import Mask, check_size
+from refbench.records import AnnotatedObject
+from refbench.storage.coco_rows import is_id, is_text, read_box, read_crowd, read_mask
+from refbench.storage.images import Photographs, image_size
+
+_NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop "
+    "sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, "
+    "umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball "
+    "glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, "
+    "apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, "
+    "dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
+    "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+).split(", ")
+# The numbers of the 80 categories run to 90 with these left out (instances_train2014.json).
+_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+CATEGORIES_2014 = [
+    {"id": number, "name": name}
+    for number, name in zip((i for i in range(1, 91) if i not in _UNUSED), _NAMES, strict=True)
+]
+
+# COCO polygons end at the image border; a corner further out than this belongs to another image.
+OUTSIDE_TOLERANCE_PX = 2.0
+
+
+class CocoInstances:
+    """The images, annotations and categories of an `instances.json`, checked and reachable by id.
+
+    What is wrong with a row goes to `problems`, with its position in the file.
+    """
+
+    def __init__(self, content: Any, path: Path, problems: list[str]) -> None:
+        self.path = path
+        self.problems = problems
+        if not isinstance(content, dict):
+            raise DatasetError(f"{path} is not a COCO file: expected an object with images and annotations")
+        self.images = self._by_id(content, "images", ("height", "width"))
+        self.annotations = self._by_id(content, "annotations", ("image_id", "segmentation"))
+        self.categories = self._by_id(content, "categories", ("name",))
+        self.category_names = {i: str(row["name"]) for i, (_, row) in self.categories.items()}
+        for i, name in self.category_names.items():
+            if not is_text(name):
+                problems.append(
+                    f"{path.name} categories[{self.categories[i][0]}]: the name is not text that can be written"
+                )
+                self.category_names[i] = ""
+        self._objects: dict[int, AnnotatedObject] = {}
+
+    def _by_id(
+        self, content: Mapping[str, Any], key: str, needed: tuple[str, ...]
+    ) -> dict[int, tuple[int, dict[str, Any]]]:
+        rows = content.get(key)
+        if not isinstance(rows, list):
+            raise DatasetError(f"{self.path} has no list {key!r}; it is not the annotation file of the release")
+        out: dict[int, tuple[int, dict[str, Any]]] = {}
+        for position, row in enumerate(rows):
+            problem = _row_problem(row, needed, out)
+            if problem:
+                self.problems.append(f"{self.path.name} {key}[{position}]{problem}")
+            else:
+                out[row["id"]] = position, row
+        return out
+
+    def size_of(self, image_id: int) -> tuple[int, int]:
+        """(height, width); raises MaskError if they are no positive integers."""
+        _, image = self.images[image_id]
+        check_size(image["height"], image["width"])
+        return image["height"], image["width"]
+
+    def where(self, ann_id: int) -> str:
+        return f"{self.path.name} annotations[{self.annotations[ann_id][0]}] (id {ann_id})"
+
+    def read_object(self, ann_id: int, may_be_empty: bool = False) -> AnnotatedObject:
+        """The annotation as an object; raises MaskError (the segmentation) or KeyError (its image)."""
+        known = self._objects.get(ann_id)
+        if known is not None:
+            return known
+        _, row = self.annotations[ann_id]
+        height, width = self.size_of(row["image_id"])
+        mask, polygons = read_segmentation(row["segmentation"], height, width)
+        if mask.area == 0 and not may_be_empty:
+            raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
+        name = self.category_names.get(row.get("category_id", -1), "")
+        box = read_box(row.get("bbox"), mask)
+        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, read_crowd(row), mask, polygons, box)
+        self._objects[ann_id] = found
+        return found
+
+    def objects_of(self, image_ids: Iterable[int], notes: list[str]) -> list[AnnotatedObject]:
+        """Every readable annotation of these images, in file order; what cannot be read becomes a note.
+
+        The targets were read before, with their problems reported as errors; these are the distractors.
+        """
+        wanted = set(image_ids)
+        out = []
+        for ann_id, (_, row) in self.annotations.items():
+            if row["image_id"] not in wanted:
+                continue
+            try:
+                out.append(self.read_object(ann_id))
+            except MaskError as error:
+                notes.append(f"left out {self.where(ann_id)}: {error}")
+        return out
+
+
+class CheckedImages:
+    """Where the photographs of a COCO file lie, each compared with the file's size once.
+
+    `place` is a folder, a zip, or a folder of the hub's Parquet files, whose photographs go to `folder`.
+    """
+
+    def __init__(self, coco: CocoInstances, place: Path | None, folder: Path) -> None:
+        self.coco = coco
+        self.place = place
+        self.folder = folder
+        self._unpacked: dict[str, str] = {}
+        tables = [] if place is None else find_tables(place)
+        if tables:
+            wanted = {name for _, image in coco.images.values() if (name := _name_or_none(image))}
+            self._unpacked = unpack_images(tables, wanted, folder)
+        self.photographs = None if place is None else Photographs(place)
+        # By name and size: in SA-Co a photograph is there once for each of its phrases.
+        self._paths: dict[tuple[str, int, int], str | DatasetError] = {}
+        self._names: dict[str, str] = {}
+        # How many photographs were found under the name of another release: those of 2014 and 2017 are the same.
+        self.renamed = 0
+
+    def notes(self) -> list[str]:
+        """What is odd about where the photographs were found."""
+        if self.place is None:
+            return [NO_IMAGES]
+        if not self.renamed:
+            return []
+        return [f"{self.renamed} photographs were found under their names in another COCO release (the same pictures)"]
+
+    def path_of(self, image_id: int) -> str:
+        """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
+
+        Raises:
+            DatasetError: missing, unreadable, or of another size than the file says.
+        """
+        if self.photographs is None:
+            return ""
+        key = file_name_of(self.coco.images[image_id][1]), *self.coco.size_of(image_id)
+        if key not in self._paths:
+            try:
+                self._paths[key] = self._find(*key, self.photographs)
+            except DatasetError as error:
+                self._paths[key] = error
+        found = self._paths[key]
+        if isinstance(found, DatasetError):
+            raise found
+        return found
+
+    def _find(self, file_name: str, height: int, width: int, photographs: Photographs) -> str:
+        if file_name not in self._unpacked:
+            path = photographs.find(file_name, height, width)
+            other = self._names.setdefault(path, file_name)
+            if other != file_name:
+                raise DatasetError(
+                    f"{path} was found for two names, {other} and {file_name}; keep the photographs in the folders "
+                    "that these names give"
+                )
+            self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
+            return path
+        found = image_size(self.folder / self._unpacked[file_name])
+        if found != (height, width):
+            raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {(height, width)}")
+        return self._unpacked[file_name]
+
+
+def file_name_of(image: Mapping[str, Any]) -> str:
+    """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
+
+    LVIS v0.5 gives both, and there `file_name` is the 2014 name of a picture that is shipped under its 2017
+    name (lvis-api `lvis/vis.py` loads by coco_url). People's files in LVIS's form have `file_name` alone.
+    """
+    by_url = "neg_category_ids" in image and image.get("coco_url") is not None
+    name = image["coco_url"] if by_url else image.get("file_name")
+    if not isinstance(name, str) or not name or not is_text(name):
+        raise DatasetError(f"image {image.get('id')} has no file name")
+    return name.rpartition("/")[2] if by_url else name
+
+
+def _name_or_none(image: Mapping[str, Any]) -> str | None:
+    try:
+        return file_name_of(image)
+    except DatasetError:
+        return None
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:
+    """A COCO `segmentation` as a mask, and its polygons if it has them.
+
+    Raises:
+        MaskError: it is no segmentation, or its polygons leave the image.
+    """
+    mask = read_mask(segmentation, height, width)
+    if isinstance(segmentation, dict):
+        return mask, ()
+    polygons = tuple([tuple(map(float, p)) for p in segmentation])
+    _check_inside(polygons, height, width)
+    return mask, polygons
+
+
+def _row_problem(row: Any, needed: tuple[str, ...], seen: Mapping[int, Any]) -> str:
+    if not isinstance(row, dict) or not is_id(row.get("id")):
+        return ": no integer 'id'"
+    for key in needed:
+        if key not in row:
+            return f" (id {row['id']}): {', '.join(k for k in needed if k not in row)} is missing"
+    if row["id"] in seen:
+        return f": id {row['id']} is given twice"
+    if not (is_id(row.get("image_id", 0)) and is_id(row.get("category_id", 0))):
+        return f" (id {row['id']}): image_id and category_id must be integers"
+    return ""
+
+
+def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: int) -> None:
+    t = OUTSIDE_TOLERANCE_PX
+    for k, polygon in enumerate(polygons):
+        xs, ys = polygon[0::2], polygon[1::2]
+        if min(xs) < -t or max(xs) > width + t or min(ys) < -t or max(ys) > height + t:
+            raise MaskError(
+                f"polygon {k} spans x {min(xs):g}..{max(xs):g}, y {min(ys):g}..{max(ys):g}, which is outside "
+                f"the image of {width} x {height} px (width x height)"
+            )

@@ -1,0 +1,55 @@
+"""gRefCOCO: expressions that mean any number of objects, none included, on RefCOCO's photographs.
+
+Layout (github.com/henghuiding/gRefCOCO): `grefcoco/grefs(unc).json` (or the same as a pickle, `.p`), whose
+`ann_id` is a list, `[-1]` where nothing is meant, and `grefcoco/instances.json` in COCO format.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refbench.datasets.builders.base import Built, Sources, find_annotations, source_of
+from refbench.datasets.builders.coco import CheckedImages, CocoInstances
+from refbench.datasets.builders.pickles import read_plain_pickle
+from refbench.datasets.builders.refs import RefReader, RefStyle, built_from_refs
+from refbench.errors import DatasetError
+from refbench.storage.progress import Progress
+from refbench.storage.samples import read_json
+
+VERSION = 2
+LICENCE = "annotations: CC BY-NC-SA 4.0 as stated by henghuiding/gRefCOCO; photographs: their Flickr licences, see COCO"
+SPLITS = ("train", "val", "testA", "testB")
+NAMES = ("grefs(unc).json", "grefs(unc).p")
+CROWDS = ("skip", "use")
+
+
+def build(dataset: str, sources: Sources, folder: Path, progress: Progress, *, crowd: str = "skip") -> Built:
+    """Read the release; see `refbench.datasets.builders.base.Builder`.
+
+    Args:
+        crowd: `skip` leaves crowd annotations out of a union, as ReLA (`gres_model/data/datasets/grefer.py`,
+            `getMaskByRef`) and Sa2VA do; `use` adds them, as the loaders of GSVA and MLLMSeg (`ValDataset`) do,
+            which do not look at `iscrowd`. The same expression has another target under each.
+
+    Raises:
+        DatasetError: lists every row that cannot be used, with its position in the file.
+    """
+    if crowd not in CROWDS:
+        raise DatasetError(f"{dataset}: -o crowd={crowd} is neither {' nor '.join(CROWDS)}")
+    if sources.annotations is None:
+        raise DatasetError(
+            f"{dataset} is read from its release: pass --annotations FOLDER, with grefcoco/{NAMES[0]} and "
+            "grefcoco/instances.json in it"
+        )
+    path = find_annotations(sources.annotations, "grefcoco", NAMES, "the gRefCOCO release")
+    refs: Any = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise DatasetError(f"{path} holds a {type(refs).__name__}, not the list of refs of the release")
+    instances_path = path.with_name("instances.json")
+    coco = CocoInstances(read_json(instances_path), instances_path, [])
+    style = RefStyle(SPLITS, several=True, skip_crowds=crowd == "skip")
+    reader = RefReader(dataset, style, coco, CheckedImages(coco, sources.images, folder), sources.splits)
+    rows = [(f"{path.name} row {row}", ref) for row, ref in enumerate(refs)]
+    files = [source_of(path), source_of(instances_path)]
+    return built_from_refs(reader, rows, "grefcoco", VERSION, files, LICENCE, progress)

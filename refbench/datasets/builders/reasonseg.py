@@ -1,0 +1,168 @@
+"""ReasonSeg: questions that must be reasoned about, with the mask of the answer (LISA).
+
+Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and `<name>.json` beside it, with
+`shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. Rule of the target, restated
+from LISA `utils/data_processing.py`: shapes are painted from the largest to the smallest, a label that holds
+`ignore` paints pixels that LISA leaves out of its counts, `flag` paints nothing, any other label paints the target.
+LISA draws with OpenCV on truncated corners; here pycocotools draws, as everywhere, and the polygons are kept for
+protocols that draw as LISA does.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench.datasets.builders.base import Built, Source, Sources, refuse
+from refbench.errors import DatasetError, MaskError
+from refbench.masks.mask import Mask
+from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
+from refbench.storage.coco_rows import is_text
+from refbench.storage.images import Photographs, image_size
+from refbench.storage.progress import Progress
+from refbench.storage.samples import path_sha256
+
+VERSION = 2
+LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"
+SPLITS = ("train", "val", "test")
+NOT_DRAWN = "flag"
+
+
+def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
+    """Read the splits that are there; see `refbench.datasets.builders.base.Builder`.
+
+    Pixels to ignore are objects with the category `ignore` and `crowd` set; their samples have the tag
+    `ignore-region`. A sample is one phrasing, tagged `sentence` or `phrase`; LISA's evaluation takes the first.
+
+    Raises:
+        DatasetError: lists every file that cannot be used.
+    """
+    if sources.annotations is None:
+        raise DatasetError(f"{dataset} is read from its folder: pass --annotations FOLDER, with ReasonSeg/val in it")
+    root = next((p for p in (sources.annotations / "ReasonSeg", sources.annotations) if _splits_of(p)), None)
+    if root is None:
+        raise DatasetError(
+            f"{sources.annotations} holds none of ReasonSeg/train, val, test with *.json files; --annotations takes "
+            "the folder ReasonSeg, or the one above it"
+        )
+    problems: list[str] = []
+    splits: dict[str, list[Sample]] = {}
+    objects: list[AnnotatedObject] = []
+    files = []
+    by_code_page = 0
+    for split in _splits_of(root):
+        place = root / split
+        given = sources.images or place
+        photographs = Photographs(given / split if (given / split).is_dir() else given)
+        paths = sorted(place.glob("*.json"))
+        for done, path in enumerate(paths):
+            try:
+                content, is_utf8 = _read_json(path)
+                samples, found = _read(dataset, split, path.stem, content, photographs)
+            except (DatasetError, MaskError) as error:
+                problems.append(f"{split}/{path.name}: {error}")
+                continue
+            by_code_page += not is_utf8
+            splits.setdefault(split, []).extend(samples)
+            objects += found
+            if done % 50 == 49 or done + 1 == len(paths):
+                progress(split, done + 1, len(paths))
+        size = sum(p.stat().st_size for p in paths)
+        files.append(Source(f"ReasonSeg/{split}/*.json", path_sha256(place, "*.json"), size))
+    refuse(dataset, problems, "files")
+    notes = [f"{by_code_page} files are not in UTF-8 and were read in code page 1252, as LISA reads them"]
+    return Built("reasonseg", VERSION, splits, objects, files, LICENCE, notes if by_code_page else [], dataset, dataset)
+
+
+def _splits_of(root: Path) -> list[str]:
+    return [s for s in SPLITS if any((root / s).glob("*.json"))]
+
+
+def _read(
+    dataset: str, split: str, name: str, content: dict[str, Any], photographs: Photographs
+) -> tuple[list[Sample], list[AnnotatedObject]]:
+    shapes, texts = content.get("shapes"), content.get("text")
+    if not isinstance(shapes, list) or not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
+        raise DatasetError("needs a list 'shapes' and a list 'text' with at least one phrasing")
+    image_path = photographs.locate(f"{name}.jpg")
+    height, width = image_size(image_path)
+    image_id = f"{split}-{name}"
+    drawn: list[tuple[int, AnnotatedObject]] = []
+    for k, shape in enumerate(shapes):
+        label, polygon = _shape(shape, k)
+        if polygon is None:
+            continue
+        ignored = IGNORED_CATEGORY in label.lower()
+        mask = Mask.from_polygons([polygon], height, width)
+        category = IGNORED_CATEGORY if ignored else ""
+        found = AnnotatedObject(f"{image_id}-{k}", image_id, category, ignored, mask, (tuple(polygon),), mask.box_xywh)
+        drawn.append((mask.area, found))
+    # Backwards, as LISA sorts; of shapes of one size the later comes first. numpy's default sort, which LISA uses, is
+    # stable for up to 16 shapes, and on processors with AVX-512 it is not.
+    order = np.argsort([area for area, _ in drawn], kind="stable")[::-1].tolist() if drawn else []
+    target = np.zeros((height, width), bool)
+    for k in order:
+        found = drawn[k][1]
+        target[found.mask.to_array()] = not found.crowd
+    mask = Mask.from_array(target)
+    meant = [found for _, found in drawn if not found.crowd]
+    kind = "sentence" if content.get("is_sentence") else "phrase"
+    tags = (kind, IGNORED_TAG) if len(meant) < len(drawn) else (kind,)
+    samples = [
+        Sample(
+            sample_id=f"{dataset}/{split}/{name}/{k}",
+            image_id=image_id,
+            image_path=str(image_path.resolve()),
+            height=height,
+            width=width,
+            expression=text.strip(),
+            raw_expression=text,
+            ref_id=name,
+            sent_id=str(k),
+            ann_ids=tuple(found.ann_id for found in meant),
+            category="",
+            target=mask,
+            no_target=not meant,
+            polygons=tuple(p for found in meant for p in found.polygons),
+            box_xywh=mask.box_xywh,
+            tags=tags,
+        )
+        for k, text in enumerate(texts)
+    ]
+    return samples, [found for _, found in drawn]
+
+
+def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
+    """The content, and whether it is in UTF-8: some of the published files are in the Windows code page."""
+    raw = path.read_bytes()
+    is_utf8 = True
+    try:
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text, is_utf8 = raw.decode("cp1252"), False
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"is not valid JSON ({error}); if it was cut short, copy it again") from None
+    if not isinstance(content, dict):
+        raise DatasetError(f"holds a {type(content).__name__}, not the object of ReasonSeg")
+    return content, is_utf8
+
+
+def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:
+    """Its label and its corners; None for one that is not drawn, whatever its points."""
+    if isinstance(shape, dict) and is_text(shape.get("label")) and shape["label"].lower() == NOT_DRAWN:
+        return shape["label"], None
+    points = shape.get("points") if isinstance(shape, dict) else None
+    if not isinstance(points, list) or not is_text(shape.get("label")):
+        raise DatasetError(f"shapes[{k}] needs a label and points")
+    try:
+        polygon = [float(v) for x, y in points for v in (x, y)]
+    except (TypeError, ValueError, OverflowError):
+        raise DatasetError(f"shapes[{k}]: points is not a list of [x, y]") from None
+    if len(polygon) < 6:
+        raise DatasetError(f"shapes[{k}] has {len(points)} points; a polygon has three or more")
+    return shape["label"], polygon

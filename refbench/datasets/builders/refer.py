@@ -1,0 +1,78 @@
+"""RefCOCO, RefCOCO+ and both partitions of RefCOCOg, from the files of the original REFER release.
+
+Layout (github.com/lichengunc/refer): `<root>/refcoco/refs(unc).p`, a Python 2 pickle with one dict a ref,
+and `instances.json` beside it, in COCO format with the polygons. Images: any folder or zip that holds COCO's
+train2014 photographs. The Parquet files of the hub's jxu124/refcoco-benchmark are read as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench.datasets.builders.base import Built, Sources, find_annotations, source_of
+from refbench.datasets.builders.coco import CheckedImages, CocoInstances
+from refbench.datasets.builders.pickles import read_plain_pickle
+from refbench.datasets.builders.refer_tables import build_from_tables
+from refbench.datasets.builders.refs import RefReader, RefStyle, built_from_refs
+from refbench.datasets.builders.tables import find_tables
+from refbench.errors import DatasetError
+from refbench.storage.progress import Progress
+from refbench.storage.samples import read_json
+
+VERSION = 2
+LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr licences, see COCO"
+UNC = RefStyle(("train", "val", "testA", "testB"))
+UMD = RefStyle(("train", "val", "test"))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    folder: str
+    split_by: str
+    style: RefStyle
+
+    @property
+    def refs_name(self) -> str:
+        return f"refs({self.split_by}).p"
+
+
+LAYOUTS = {
+    "refcoco": Layout("refcoco", "unc", UNC),
+    "refcoco+": Layout("refcoco+", "unc", UNC),
+    "refcocog-umd": Layout("refcocog", "umd", UMD),
+    "refcocog-google": Layout("refcocog", "google", UMD),
+}
+
+
+def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
+    """Read the REFER release; see `refbench.datasets.builders.base.Builder`.
+
+    Raises:
+        DatasetError: lists every row that cannot be used, with its position in the file.
+    """
+    layout = LAYOUTS[dataset]
+    if sources.annotations is None:
+        raise DatasetError(
+            f"{dataset} is read from the REFER release: pass --annotations FOLDER, with "
+            f"{layout.folder}/{layout.refs_name} and {layout.folder}/instances.json in it, or --from hub"
+        )
+    tables = find_tables(sources.annotations)
+    if tables:
+        return build_from_tables(dataset, layout.style, VERSION, tables, sources, folder, progress)
+    refs_path = find_annotations(sources.annotations, layout.folder, (layout.refs_name,), "the REFER release")
+    others = {known.folder for known in LAYOUTS.values()} - {layout.folder}
+    if refs_path.resolve().parent.name in others:
+        raise DatasetError(
+            f"{refs_path} lies in the folder of another dataset; {dataset} is read from a folder {layout.folder}. "
+            "Rename the folder if its files are right"
+        )
+    instances_path = refs_path.with_name("instances.json")
+    refs = read_plain_pickle(refs_path)
+    if not isinstance(refs, list):
+        raise DatasetError(f"{refs_path} holds a {type(refs).__name__}, not the list of refs that REFER writes")
+    coco = CocoInstances(read_json(instances_path), instances_path, [])
+    reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder), sources.splits)
+    files = [source_of(refs_path), source_of(instances_path)]
+    rows = [(f"{refs_path.name} row {row}", ref) for row, ref in enumerate(refs)]
+    return built_from_refs(reader, rows, "refer", VERSION, files, LICENCE, progress)

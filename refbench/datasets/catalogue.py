@@ -1,0 +1,125 @@
+"""What is known of each dataset: `sources.toml` (where its files are) and `expected.toml` (what it must hold)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import DatasetError
+from refbench.storage.samples import project_data
+
+COUNTS = ("images", "refs", "expressions", "no_target")
+DIGESTS = ("fingerprint", "questions")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """`path` in the repository; `sha256` is "" where nobody has published it; `bytes` may be rounded."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Files of a dataset repository of the hub at one commit."""
+
+    repo: str
+    revision: str
+    licence: str
+    files: tuple[HubFile, ...]
+
+    def describe(self) -> str:
+        size = sum(f.bytes for f in self.files) / 1e6
+        pinned = f"commit {self.revision[:12]}" if is_commit(self.revision) else f"revision {self.revision}, not pinned"
+        return f"{len(self.files)} files, {size:,.0f} MB, from {self.repo} ({pinned}); licence: {self.licence}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedSplit:
+    """Published figures of a split. `counts` holds some of COUNTS, `digests` some of DIGESTS."""
+
+    counts: Mapping[str, int]
+    digests: Mapping[str, str]
+    source: str
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`objects` is None where no source tells it."""
+
+    splits: Mapping[str, ExpectedSplit]
+    objects: int | None
+
+
+def is_commit(revision: str) -> bool:
+    return len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> HubSource:
+    """The section `hub` (the dataset) or `images` (photographs alone) of `sources.toml`, or of the file `path`.
+
+    Raises:
+        DatasetError: the hub holds no copy that refbench knows, or the file is broken.
+    """
+    path = path or project_data("datasets") / dataset / "sources.toml"
+    section = read_toml(path).get(what) if path.is_file() else None
+    if section is None:
+        raise DatasetError(
+            f"the hub holds no {'photographs for ' if what == 'images' else ''}{dataset} that refbench knows "
+            f"({path} has no [{what}]); pass files with --annotations and --images"
+        )
+    try:
+        files = tuple(HubFile(str(f["path"]), str(f.get("sha256", "")), int(f["bytes"])) for f in section["files"])
+        source = HubSource(str(section["repo"]), str(section["revision"]), str(section["licence"]), files)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path} [{what}]: {error} is missing or wrong; see datasets/refcoco-m/sources.toml"
+        ) from None
+    for file in source.files:
+        if file.sha256 and not (len(file.sha256) == 64 and set(file.sha256) <= set("0123456789abcdef")):
+            raise DatasetError(f"{path}: {file.sha256!r} is no sha256")
+    return source
+
+
+def known_sha256(dataset: str) -> dict[str, str]:
+    """File name -> published sha256, of the original files of a dataset, where somebody has published it."""
+    path = project_data("datasets") / dataset / "sources.toml"
+    rows = read_toml(path).get("files", []) if path.is_file() else []
+    return {str(row["name"]): str(row["sha256"]) for row in rows if "sha256" in row}
+
+
+def home_page(dataset: str) -> str:
+    """Where the dataset is at home on the web; "" for those that come with refbench, and for yours."""
+    path = project_data("datasets") / dataset / "sources.toml"
+    return str(read_toml(path).get("url", "")) if path.is_file() else ""
+
+
+def expected(dataset: str) -> Expected:
+    """What `expected.toml` states; nothing is expected of a dataset without one."""
+    path = project_data("datasets") / dataset / "expected.toml"
+    content = read_toml(path) if path.is_file() else {}
+    splits = {}
+    for name, row in content.get("splits", {}).items():
+        unknown = set(row) - {*COUNTS, *DIGESTS, "source", "categories"}
+        if unknown:
+            raise DatasetError(f"{path}, split {name}: {', '.join(sorted(unknown))} is unknown")
+        counts = {k: int(row[k]) for k in COUNTS if k in row}
+        digests = {k: str(row[k]) for k in DIGESTS if k in row}
+        categories = tuple(map(str, row.get("categories", ())))
+        splits[name] = ExpectedSplit(counts, digests, str(row.get("source", "")), categories)
+    return Expected(splits, content.get("objects"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no valid TOML: {error}") from None

@@ -1,0 +1,226 @@
+"""Downloads from the Hugging Face hub, by the HTTP code of huggingface_hub, into `$REFBENCH_HOME/cache/hub`.
+
+It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. What huggingface_hub's own cache
+holds already is used from there; but since that cache forgets a download that was cut (huggingface_hub 2), files are
+kept here, where the same command resumes them after any end. Every file is compared with its sha256. The only module
+that imports huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import HfFileMetadata, http_get
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
+
+from refbench.datasets.catalogue import HubFile, HubSource, is_commit
+from refbench.errors import DatasetError
+from refbench.storage.progress import Progress
+from refbench.storage.samples import file_sha256, home
+
+ATTEMPTS = 4
+WAIT_SECONDS = 1.0
+SHA256_LENGTH = 64
+
+
+class _NoHub(Exception):
+    """What answers is not a hub."""
+
+
+def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
+    """Download what is not here yet; returns the folder, named by the commit, with the files under their paths.
+
+    Args:
+        offline: download nothing.
+
+    Raises:
+        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file is not what its sha256
+            says; such a file is removed. What was finished is kept, and so is what came of an unfinished one.
+    """
+    offline = offline or constants.HF_HUB_OFFLINE
+    root = home() / "cache" / "hub" / source.repo.replace("/", "--")
+    commit = _commit_of(source, root, offline)
+    for done, file in enumerate(source.files):
+        path = root / commit / file.path
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise DatasetError(f"sources.toml names {file.path!r}, which is outside its folder")
+        if path.is_file():
+            _check_again(source, file, path)
+        if not path.is_file():
+            _place(source, file, commit, path, offline)
+        progress("downloads", done + 1, len(source.files))
+    return root / commit
+
+
+def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
+    """The commit that a branch stands for: asked of the hub, or what it was when last asked."""
+    if is_commit(source.revision):
+        return source.revision
+    note = root / "refs" / source.revision.replace("/", "--")
+    if not source.files:
+        raise DatasetError(f"sources.toml names no file of {source.repo}")
+    if offline:
+        if not note.is_file():
+            raise _not_here(source, source.files[0])
+        return note.read_text(encoding="ascii")
+    commit = _asked(source, source.files[0], source.revision).commit_hash or ""
+    if not is_commit(commit):
+        raise _failed(source, source.files[0], _NoHub("it names no commit"))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(commit, encoding="ascii")
+    return commit
+
+
+def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: bool) -> None:
+    """Bring the file to `path`, from huggingface_hub's cache or the hub, checked."""
+    cached = try_to_load_from_cache(source.repo, file.path, revision=commit, repo_type="dataset")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(cached, str):
+            if file.sha256:
+                _check(source, file, Path(cached), file.sha256, "sources.toml", remove=False)
+            path.symlink_to(Path(cached).resolve())
+            return
+        if offline:
+            raise _not_here(source, file)
+        partial = path.with_name(f"{path.name}.part")
+        with WeakFileLock(path.with_name(f".{path.name}.lock")):
+            # Another process may have finished it while this one waited.
+            if not path.is_file():
+                wanted, origin = _download(source, file, commit, partial)
+                if wanted:
+                    _check(source, file, partial, wanted, origin, remove=True)
+                    _note_of(path).write_text(wanted, encoding="ascii")
+                partial.replace(path)
+    except OSError as error:
+        raise _failed(source, file, error) from None
+
+
+def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> tuple[str, str]:
+    """Write the file to `partial`, going on where it ends; returns (the sha256 it must have or "", who says so)."""
+    for attempt in range(ATTEMPTS):
+        try:
+            found = _asked(source, file, commit)
+            there = partial.stat().st_size if partial.is_file() else 0
+            if found.size is not None and there > found.size:
+                partial.unlink()
+                there = 0
+            url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=commit)
+            # A token is for the hub, not for the storage that it points to.
+            same_host = urlsplit(found.location).netloc == urlsplit(url).netloc
+            headers = build_hf_headers(token=None if same_host else False)
+            with partial.open("ab") as target:
+                http_get(
+                    found.location, target, resume_size=there, headers=headers, expected_size=found.size,
+                    displayed_filename=file.path,
+                )  # fmt: skip
+            if file.sha256:
+                return file.sha256, "sources.toml"
+            # Nobody published it; of large files the hub states the sha256 as their etag.
+            return (found.etag, "the hub") if found.etag and len(found.etag) == SHA256_LENGTH else ("", "")
+        except DatasetError:
+            raise
+        except Exception as error:  # noqa: BLE001 (errors of the hub, of its HTTP client and of the disk share no base)
+            if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                raise _failed(source, file, error) from None
+        time.sleep(WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
+    """What the hub says of a file, asked until it answers."""
+    url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=revision)
+    for attempt in range(ATTEMPTS):
+        try:
+            found = get_hf_file_metadata(url)
+            if found.commit_hash is None or found.etag is None:
+                raise _NoHub("its answer names no commit")
+            return found
+        except Exception as error:  # noqa: BLE001 (as above)
+            if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                raise _failed(source, file, error) from None
+        time.sleep(WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _may_pass(error: Exception) -> bool:
+    """A server that fails or is out of reach may come back; a refusal or a full disk does not."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    if isinstance(error, (_NoHub, HFValidationError)):
+        return False
+    # A download of the wrong length is a plain OSError without a number; what has one is of the disk.
+    return not (isinstance(error, OSError) and error.errno)
+
+
+def _note_of(path: Path) -> Path:
+    """Beside a file, the sha256 that it had when it came."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _check_again(source: HubSource, file: HubFile, path: Path) -> None:
+    """What lies here may have been damaged since, or `sources.toml` may ask for other bytes: then it goes."""
+    note = _note_of(path)
+    wanted = file.sha256 or (note.read_text(encoding="ascii", errors="replace") if note.is_file() else "")
+    if wanted and file_sha256(path) != wanted:
+        path.unlink()
+
+
+def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: str, remove: bool) -> None:
+    found = file_sha256(path)
+    if found == wanted:
+        return
+    if remove:
+        path.unlink()
+    raise DatasetError(
+        f"{file.path} of {source.repo} has the sha256 {found}, {origin} says {wanted}: it is damaged or another file. "
+        f"{'It is removed; the same command downloads it anew.' if remove else f'Remove {path}.'} "
+        "If that repeats, check HF_ENDPOINT and the proxy"
+    )
+
+
+def _not_here(source: HubSource, file: HubFile) -> DatasetError:
+    return DatasetError(
+        f"{file.path} of {source.repo} was not downloaded before, and --offline forbids it now: leave it out once"
+    )
+
+
+def _failed(source: HubSource, file: HubFile, error: Exception) -> DatasetError:
+    where = f"{file.path} of {source.repo}"
+    kept = "What came is kept, the same command resumes"
+    if isinstance(error, GatedRepoError):
+        return DatasetError(f"{where} is behind a form: accept its terms on the hub, then set HF_TOKEN")
+    if isinstance(error, RepositoryNotFoundError):
+        return DatasetError(f"the hub has no dataset {source.repo}, or it is private: then set HF_TOKEN")
+    if isinstance(error, RevisionNotFoundError):
+        return DatasetError(f"{source.repo} has no revision {source.revision}; pass other --sources")
+    if isinstance(error, RemoteEntryNotFoundError):
+        return DatasetError(f"{source.repo} holds no {file.path} at {source.revision}; pass other --sources")
+    if isinstance(error, _NoHub):
+        return DatasetError(f"{where}: what answers is no hub ({error}); check HF_ENDPOINT and the proxy")
+    if isinstance(error, HfHubHTTPError):
+        return DatasetError(f"{where} cannot be downloaded: the hub answers {_line(error)}. {kept}")
+    if isinstance(error, OSError) and error.errno:
+        return DatasetError(
+            f"{where} ({file.bytes / 1e6:,.0f} MB) cannot be written: {error.strerror}; free space, or set "
+            f"REFBENCH_HOME to another disk. {kept}"
+        )
+    return DatasetError(
+        f"{where} cannot be downloaded: the hub is out of reach ({type(error).__name__}: {_line(error)}). Check the "
+        f"network, HF_ENDPOINT and the proxy variables. {kept}"
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,1 @@
+"""What people read: comparisons, diagnoses, leaderboard tables and pages."""

@@ -1,0 +1,216 @@
+"""Two runs on the same samples: what differs, by how much, and whether by chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.errors import RunError
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import Evidence, sums_of, value_of
+from refbench.scoring.protocols.exact import REFBENCH, sample_iou
+from refbench.scoring.results import Result, read_result
+from refbench.scoring.statistics.paired import (
+    as_pair,
+    difference_intervals,
+    difference_replicates,
+    difference_standard_errors,
+    equivalence_p_values,
+    permutation_p_values,
+)
+from refbench.scoring.statistics.power import holm, smallest_detectable
+
+CHANGED_SHOWN = 25
+DEFAULT_MARGIN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A metric of two runs, all in percent: `difference` is second less first, `low`..`high` its 95 % interval.
+
+    `p_value` is of the hypothesis that the runs are exchangeable, `p_equivalent` of the one that they differ by the
+    margin or more. `detectable` is the smallest true difference that a comparison of two such runs is likely to find.
+    """
+
+    metric: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_equivalent: float
+    detectable: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDifference:
+    """Mean IoU of a slice in both runs; `p_adjusted` allows for the number of slices that were looked at."""
+
+    dimension: str
+    label: str
+    samples: int
+    mean_iou: Difference
+    p_adjusted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A sample that one run answers better than the other; IoU in percent."""
+
+    sample_id: str
+    first_iou: float
+    second_iou: float
+    difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    first: Result
+    second: Result
+    address: str
+    samples: int
+    images: int
+    margin: float
+    metrics: list[Difference]
+    changed: list[Changed]
+
+
+def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
+    """Two scored folders (or lone scores.parquet files) of one split, the rows of the second in the first's order.
+
+    Raises:
+        RunError: one is damaged or not scored, or they are of different datasets, versions or samples.
+    """
+    a, b = read_result(first), read_result(second)
+    for place, result in ((first, a), (second, b)):
+        if result.scores is None:
+            raise RunError(f"{place} has no scores.parquet, which a comparison goes by; run `refbench score {place}`")
+    check_same_dataset(a, b)
+    missing, extra = sample_differences(a, b)
+    if missing or extra:
+        raise RunError(
+            f"{second} lacks {len(missing)} and has {len(extra)} samples beside those of {first}, for instance "
+            f"{(missing or extra)[0]}; score both on the same samples"
+        )
+    return a, aligned(a, b)
+
+
+def check_same_dataset(first: Result, second: Result) -> None:
+    """Raise RunError unless both are of one split, in one version as far as their files tell."""
+    if first.address and second.address and first.address != second.address:
+        raise RunError(f"{first.folder} is of {first.address}, {second.folder} of {second.address}: not comparable")
+    if first.fingerprint and second.fingerprint and first.fingerprint != second.fingerprint:
+        raise RunError(
+            f"{first.folder} and {second.folder} were scored on two versions of {first.address} (fingerprints "
+            f"{first.fingerprint[:12]}... and {second.fingerprint[:12]}...); score both on one"
+        )
+
+
+def sample_differences(first: Result, second: Result) -> tuple[list[str], list[str]]:
+    """Samples of the first that the second lacks, and those that it has besides."""
+    ours, theirs = (r.scores.sample_ids() if r.scores else [] for r in (first, second))
+    known, given = set(ours), set(theirs)
+    return [s for s in ours if s not in given], [s for s in theirs if s not in known]
+
+
+def aligned(first: Result, second: Result) -> Result:
+    """The second with those of its rows that the first has, in the first's order.
+
+    Raises:
+        RunError: a sample has another target in the two, so they are of two versions of a dataset.
+    """
+    if first.scores is None or second.scores is None:
+        raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` there")
+    rows = {s: k for k, s in enumerate(second.scores.sample_ids())}
+    taken = second.scores.take(np.array([rows[s] for s in first.scores.sample_ids()], np.int64))
+    same = (taken.target_area == first.scores.target_area) & (taken.no_target == first.scores.no_target)
+    if not same.all():
+        row = int(np.argmin(same))
+        raise RunError(
+            f"the target of {taken.sample_id[row]} has {first.scores.target_area[row]} pixels in {first.folder} and "
+            f"{taken.target_area[row]} in {second.folder}: two versions of a dataset; score both on one"
+        )
+    if list(taken.image_id) != list(first.scores.image_id):
+        pairs = zip(taken.sample_id, taken.image_id, first.scores.image_id, strict=True)
+        sample, there, here = next(p for p in pairs if p[1] != p[2])
+        raise RunError(
+            f"{sample} is of the image {here} in {first.folder} and of {there} in {second.folder}: two versions of a "
+            "dataset, or a table that was edited; score both on one"
+        )
+    changes = {**{f: getattr(second, f) for f in Result.__slots__}, "scores": taken}
+    return Result(**changes)
+
+
+def differences(
+    first: ScoreTable, second: ScoreTable, metrics: Sequence[str], margin: float = DEFAULT_MARGIN
+) -> list[Difference]:
+    """Metrics of the protocol `refbench` of two tables with the same samples in the same order; margin in percent."""
+    evidence = Evidence(first), Evidence(second)
+    pair = as_pair(*(sums_of(REFBENCH, e, metrics) for e in evidence))
+    found = difference_replicates(pair)
+    low, high = difference_intervals(pair, found)
+    p_values, equivalent = permutation_p_values(pair), equivalence_p_values(found, margin / 100)
+    errors = difference_standard_errors(pair)
+    out = []
+    for k, name in enumerate(metrics):
+        before, after = (value_of(REFBENCH, REFBENCH.metrics[name], e) for e in evidence)
+        out.append(
+            Difference(
+                name,
+                before,
+                after,
+                after - before,
+                100 * float(low[k]),
+                100 * float(high[k]),
+                float(p_values[k]),
+                float(equivalent[k]),
+                100 * smallest_detectable(float(errors[k])),
+            )
+        )
+    return out
+
+
+def compare(first: Path, second: Path, margin: float = DEFAULT_MARGIN) -> Comparison:
+    """Compare two scored runs on the same samples, under the protocol `refbench`.
+
+    Args:
+        margin: differences smaller than this many points of percent are taken for none in the test of equivalence.
+
+    Raises:
+        RunError: see `read_pair`.
+    """
+    a, b = read_pair(Path(first), Path(second))
+    if a.scores is None or b.scores is None or not len(a.scores):
+        raise RunError(f"{first} holds no samples; there is nothing to compare")
+    found = differences(a.scores, b.scores, list(REFBENCH.metrics), margin)
+    images = len(set(a.scores.image_id))
+    return Comparison(a, b, a.address, len(a.scores), images, margin, found, most_changed(a.scores, b.scores))
+
+
+def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHOWN) -> list[Changed]:
+    """The samples whose IoU changed most, the largest change first; equal ones in the order of their ids."""
+    before, after = 100 * sample_iou(first), 100 * sample_iou(second)
+    changes = [
+        Changed(s, float(x), float(y), float(y - x))
+        for s, x, y in zip(first.sample_ids(), before, after, strict=True)
+        if x != y
+    ]
+    return sorted(changes, key=lambda c: (-abs(c.difference), c.sample_id))[:shown]
+
+
+def compare_slices(
+    first: ScoreTable, second: ScoreTable, slices: Mapping[tuple[str, str], NDArray[np.bool_]], margin: float
+) -> list[SliceDifference]:
+    """Mean IoU of both runs in each slice, (dimension, label) -> rows; p-values corrected by Holm's method."""
+    found = []
+    for (dimension, label), rows in slices.items():
+        chosen = np.flatnonzero(rows)
+        (difference,) = differences(first.take(chosen), second.take(chosen), ["mean_iou"], margin)
+        found.append((dimension, label, len(chosen), difference))
+    adjusted = holm([d.p_value for *_, d in found])
+    return [SliceDifference(*row, p) for row, p in zip(found, adjusted, strict=True)]

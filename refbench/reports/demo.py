@@ -1,0 +1,82 @@
+"""The demonstration: both embedded datasets, five segmenters, a table and pages with overlays."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from refbench.datasets.builders import scenes, snapshots
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.errors import RunError
+from refbench.reports.leaderboard import Row, build_tables, read_published, read_rows
+from refbench.reports.pages import write_index, write_report
+from refbench.runs.runner import default_folder, run
+from refbench.scoring.scorer import score
+from refbench.storage.progress import Progress
+from refbench.storage.samples import dataset_folder, home, project_data, read_manifest
+
+DATASETS = {"scenes": scenes, "snapshots": snapshots}
+SPLITS = ("scenes/test", "snapshots/test")
+SEGMENTERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("nothing", {}),
+    ("everything", {}),
+    ("center", {}),
+    ("noisy-oracle", {"dilate": "2", "swap": "0.1"}),
+    ("tiny", {}),
+)
+# Floors have nothing to look at.
+SHOWN = ("noisy-oracle", "tiny")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRun:
+    rows: dict[str, list[Row]]
+    tables: Path
+    page: Path
+    seconds: float
+
+
+def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
+    """Build, run, score, rank and draw; what is there already is not done again."""
+    began = time.monotonic()
+    for dataset, module in DATASETS.items():
+        if not _is_built(dataset, module.VERSION):
+            log(f"building {dataset}")
+            build_dataset(dataset, module.build, Sources(), progress)
+    segmenters = SEGMENTERS
+    if find_spec("torch") is None:
+        segmenters = tuple((name, options) for name, options in SEGMENTERS if name != "tiny")
+        log("tiny is left out, since torch is not installed: pip install 'refbench[models]'")
+    folders: dict[str, list[Path]] = {}
+    for address in SPLITS:
+        for adapter, options in segmenters:
+            folder = home() / "demo" / "runs" / default_folder(adapter, options, address).relative_to(home() / "runs")
+            folders.setdefault(address, []).append(folder)
+            try:
+                run(adapter, address, options=options, out=folder, progress=progress, log=log)
+            except RunError:
+                # Of an older refbench, or of other weights. The folder is the demonstration's own.
+                shutil.rmtree(folder)
+                run(adapter, address, options=options, out=folder, progress=progress, log=log)
+            score(folder)
+            if adapter in SHOWN:
+                write_report(folder)
+    rows = {address: read_rows(places) for address, places in folders.items()}
+    tables = home() / "demo" / "tables"
+    build_tables(
+        [r for group in rows.values() for r in group],
+        read_published(project_data("leaderboards") / "published"),
+        tables,
+    )
+    page = write_index(rows, home() / "demo" / "index.html")
+    return DemoRun(rows, tables, page, time.monotonic() - began)
+
+
+def _is_built(dataset: str, version: int) -> bool:
+    if not (dataset_folder(dataset) / "manifest.json").is_file():
+        return False
+    return bool(read_manifest(dataset)["builder"]["version"] == version)

@@ -1,0 +1,202 @@
+"""Where a run loses its points: kinds of errors, slices, and what its split can show at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from refbench.errors import DatasetError
+from refbench.masks.mask import Mask
+from refbench.records import Estimate
+from refbench.reports.comparison import Comparison, SliceDifference, compare_slices
+from refbench.reports.error_kinds import ERRORS, KINDS, ErrorTable, attribute, cumulative_losses, mean_losses
+from refbench.reports.slices import Facts, Slice, slices_of
+from refbench.scoring.counting import count
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import Evidence, sums_of, value_of
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.scoring.scorer import address_of
+from refbench.scoring.statistics.bootstrap import intervals
+from refbench.scoring.statistics.paired import standard_errors
+from refbench.scoring.statistics.power import smallest_detectable, standard_error_against
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import load_objects, parse_address, read_table, split_fingerprint, split_path, write_table
+
+ERRORS_FILE = "errors.parquet"
+SHOWN_METRICS = ("cumulative_iou", "mean_iou")
+# How strongly the scores of two systems go together, image by image: two of one family, and two that share nothing
+# but the images.
+CORRELATIONS = (0.9, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One kind of error: how many samples it is the kind of, and the points that it costs, in percent."""
+
+    kind: str
+    samples: int
+    cumulative_iou: float
+    mean_iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScore:
+    """A slice with its metrics (percent, 95 % intervals) and the points of mean IoU that each kind costs in it."""
+
+    dimension: str
+    label: str
+    samples: int
+    images: int
+    metrics: dict[str, Estimate]
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """`detectable`: metric -> correlation -> the smallest true difference to another system that is likely found."""
+
+    address: str
+    fingerprint: str
+    scores: ScoreTable
+    errors: ErrorTable
+    metrics: dict[str, float]
+    losses: list[Loss]
+    slices: list[SliceScore]
+    detectable: dict[str, dict[float, float]]
+    folder: Path | None
+
+
+def diagnose(
+    source: Path | str, dataset: str | None = None, *, out: Path | None = None, progress: Progress = silent
+) -> Diagnosis:
+    """Attribute every wrong pixel of a run or a predictions file to a kind of error, and score its slices.
+
+    Args:
+        source, dataset: as for `score`.
+        out: where errors.parquet goes, one row a sample; a run folder by default keeps it itself.
+
+    Raises:
+        as `score`.
+    """
+    source = Path(source)
+    address, info = address_of(source, dataset)
+    counted = count(source, address, info, [], [ERRORS], progress)
+    scores = counted.scores
+    errors = attribute(scores, counted.measured)
+    everything = np.ones(len(scores), bool)
+    by_sum, by_mean = cumulative_losses(errors, scores, everything), mean_losses(errors, scores, everything)
+    losses = [
+        Loss(kind, int((errors.kind == k).sum()), float(by_sum[k]), float(by_mean[k])) for k, kind in enumerate(KINDS)
+    ]
+    slices = []
+    found = slices_of(facts_of(address, scores))
+    for done, part in enumerate(found):
+        slices.append(_scored(part, scores, errors))
+        progress("slices", done + 1, len(found))
+    folder = Path(out) if out else source if counted.is_run else None
+    if folder is not None:
+        write_table(folder / ERRORS_FILE, errors_to_table(errors, scores))
+    evidence = Evidence(scores)
+    return Diagnosis(
+        address,
+        counted.fingerprint,
+        scores,
+        errors,
+        {m: value_of(REFBENCH, REFBENCH.metrics[m], evidence) for m in SHOWN_METRICS},
+        losses,
+        slices,
+        _detectable(evidence),
+        folder,
+    )
+
+
+def errors_to_table(errors: ErrorTable, scores: ScoreTable) -> pa.Table:
+    """One row a sample: its own kind, and its wrong pixels by kind."""
+    pixels = {f"{kind}_px": errors.pixels[:, k] for k, kind in enumerate(KINDS)}
+    return pa.table({"sample_id": scores.sample_id, "kind": errors.names(), **pixels})
+
+
+def _scored(part: Slice, scores: ScoreTable, errors: ErrorTable) -> SliceScore:
+    here = scores.take(np.flatnonzero(part.rows))
+    evidence = Evidence(here)
+    low, high = intervals(sums_of(REFBENCH, evidence, SHOWN_METRICS))
+    metrics = {
+        name: Estimate(value_of(REFBENCH, REFBENCH.metrics[name], evidence), 100 * float(low[k]), 100 * float(high[k]))
+        for k, name in enumerate(SHOWN_METRICS)
+    }
+    losses = dict(zip(KINDS, mean_losses(errors, scores, part.rows).tolist(), strict=True))
+    return SliceScore(part.dimension, part.label, len(here), len(set(here.image_id)), metrics, losses)
+
+
+def _detectable(evidence: Evidence) -> dict[str, dict[float, float]]:
+    if not len(evidence.scores):
+        return {}
+    found = standard_errors(sums_of(REFBENCH, evidence, SHOWN_METRICS))
+    return {
+        name: {c: 100 * smallest_detectable(standard_error_against(float(se), c)) for c in CORRELATIONS}
+        for name, se in zip(SHOWN_METRICS, found, strict=True)
+    }
+
+
+def slice_differences(found: Comparison) -> list[SliceDifference]:
+    """Mean IoU of two compared runs in each slice of their split.
+
+    Raises:
+        DatasetError: the split is not built here, or in another version.
+    """
+    first, second = found.first.scores, found.second.scores
+    if first is None or second is None:
+        return []
+    if found.first.fingerprint not in ("", split_fingerprint(found.address)):
+        raise DatasetError(f"{found.address} is built here in another version than that of the runs")
+    rows = {(part.dimension, part.label): part.rows for part in slices_of(facts_of(found.address, first))}
+    return compare_slices(first, second, rows, found.margin)
+
+
+def facts_of(address: str, scores: ScoreTable) -> Facts:
+    """What the dataset tells about the samples of a table, in the table's order.
+
+    Raises:
+        DatasetError: the split is not built, or has not these samples.
+    """
+    names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
+    table = read_table(split_path(address), names)
+    rows = {s: k for k, s in enumerate(table["sample_id"].to_pylist())}
+    ids = scores.sample_ids()
+    unknown = next((s for s in ids if s not in rows), None)
+    if unknown is not None:
+        raise DatasetError(f"{address} as it is built here has no sample {unknown!r}; build the version of the run")
+    chosen = table.take(pa.array([rows[s] for s in ids], pa.int64()))
+    columns = {name: chosen[name].to_pylist() for name in names}
+    masks = Mask.from_codes([c.encode("ascii") for c in columns["target_counts"]], columns["height"], columns["width"])
+    _, split = parse_address(address)
+    return Facts(
+        columns["expression"],
+        columns["category"],
+        [split] * len(ids),
+        columns["tags"],
+        scores.target_area,
+        np.array([_touches_border(mask) for mask in masks], bool),
+        _look_alikes(address, columns["image_id"], columns["category"], columns["ann_ids"]),
+    )
+
+
+def _touches_border(mask: Mask) -> bool:
+    left, top, width, height = mask.box_xywh
+    return width > 0 and (left == 0 or top == 0 or left + width == mask.width or top + height == mask.height)
+
+
+def _look_alikes(
+    address: str, images: list[str], categories: list[str], ann_ids: list[list[str]]
+) -> NDArray[np.int64] | None:
+    by_place: dict[tuple[str, str], set[str]] = {}
+    for thing in load_objects(parse_address(address)[0]):
+        by_place.setdefault((thing.image_id, thing.category), set()).add(thing.ann_id)
+    if not by_place:
+        return None
+    places = zip(images, categories, ann_ids, strict=True)
+    return np.array([len(by_place.get((i, c), set()) - set(a)) for i, c, a in places], np.int64)

@@ -1,0 +1,130 @@
+"""What kind of error costs how much: every wrong pixel of a sample is given to one kind, so the kinds add up.
+
+The kinds, with the rule that decides:
+
+* `failed`: the model crashed, or gave no answer.
+* `false_alarm`: nothing is meant, something is answered.
+* `missed`: less than a tenth of the target is covered.
+* `wrong_object`: another object of the image fits the answer better than the target does, and than both together.
+* of all other samples, pixel by pixel: `boundary`, inside a band along the target's outline; `part`, of the target and
+  not answered (all such pixels, once more than 15 % of what lies inside of the band are lacking); `merged`, answered,
+  outside of the band and of another object; `spill`, answered, outside of the band and of no object.
+
+A sample's own kind is the one that costs it most. The tenth is the threshold below which TIDE (Bolya et al., ECCV 2020)
+speaks of background. The band is as wide as that of Boundary IoU, 2 % of the diagonal, but outwards never wider than
+the target's half-width, and inwards than half of that, so that small objects have parts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.masks.kernels import ERROR_COLUMNS
+from refbench.masks.mask import boundary_widths_px, count_errors
+from refbench.scoring.counts import Batch, Measure, ScoreTable
+
+KINDS = ("failed", "missed", "wrong_object", "merged", "part", "boundary", "spill", "false_alarm")
+HARDLY, MUCH = 0.1, 0.15
+MEANING = {
+    "failed": "no answer, or a crash",
+    "missed": "less than a tenth of the target covered",
+    "wrong_object": "another object of the image answered",
+    "merged": "pixels of other objects answered too",
+    "part": "pixels of the target not answered",
+    "boundary": "pixels along the outline",
+    "spill": "pixels of no object answered",
+    "false_alarm": "something answered where nothing is meant",
+}
+
+
+def _count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
+    bands = boundary_widths_px(batch.heights, batch.widths)
+    counts = count_errors(
+        batch.predictions, batch.targets, batch.objects, batch.others, batch.heights, batch.widths, bands
+    )
+    return {name: counts[:, k] for k, name in enumerate(ERROR_COLUMNS)}
+
+
+ERRORS = Measure("errors", ERROR_COLUMNS, _count, needs_objects=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTable:
+    """`pixels`, int64 (N, 8): the wrong pixels of each sample by kind, in the order of KINDS. `kind`, int64 (N,): the
+    position of the sample's own kind, -1 where nothing is wrong."""
+
+    pixels: NDArray[np.int64]
+    kind: NDArray[np.int64]
+
+    def names(self) -> list[str]:
+        """The kind of each sample in words; "" where nothing is wrong."""
+        return ["" if k < 0 else KINDS[k] for k in self.kind.tolist()]
+
+
+def attribute(scores: ScoreTable, measured: Mapping[str, NDArray[np.int64]]) -> ErrorTable:
+    """Give the wrong pixels of each sample to kinds; `measured` holds the columns of ERRORS.
+
+    The kinds of a sample add up to union less intersection, to the last pixel.
+    """
+    columns = {name: measured[f"{ERRORS.name}.{name}"] for name in ERROR_COLUMNS}
+    lost = scores.union - scores.intersection
+    pixels = np.zeros((len(scores), len(KINDS)), np.int64)
+    at = {kind: k for k, kind in enumerate(KINDS)}
+    undecided = np.ones(len(scores), bool)
+
+    def decide(kind: str, rows: NDArray[np.bool_]) -> None:
+        here = undecided & rows
+        pixels[here, at[kind]] = lost[here]
+        undecided[here] = False
+
+    decide("failed", scores.failed)
+    # A target without a pixel is nothing, too.
+    decide("false_alarm", scores.target_area == 0)
+    decide("wrong_object", _fits_another(scores, columns))
+    decide("missed", scores.intersection < HARDLY * scores.target_area)
+    # Where the inside is lacking, the outline along it is lacking for the same reason.
+    lacks_inside = columns["deep_missing"] > MUCH * columns["deep"]
+    parts = {
+        "boundary": columns["band_extra"] + np.where(lacks_inside, 0, columns["band_missing"]),
+        "part": columns["deep_missing"] + np.where(lacks_inside, columns["band_missing"], 0),
+        "merged": columns["far_on_others"],
+        "spill": columns["far_elsewhere"],
+    }
+    for kind, counts in parts.items():
+        pixels[undecided, at[kind]] = counts[undecided]
+    kinds = np.where(lost > 0, pixels.argmax(axis=1), -1)
+    # A crash where nothing is meant costs no pixel, but a sample.
+    return ErrorTable(pixels, np.where(scores.failed, at["failed"], kinds))
+
+
+def _fits_another(scores: ScoreTable, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_]:
+    other, other_union = columns["other_intersection"], np.maximum(columns["other_union"], 1)
+    joint, joint_union = columns["joint_intersection"], np.maximum(columns["joint_union"], 1)
+    # Quotients are compared as products of integers, so that equal ones are equal.
+    better_than_target = other * np.maximum(scores.union, 1) > scores.intersection * other_union
+    not_both_together = other * joint_union >= joint * other_union
+    at_all: NDArray[np.bool_] = other >= HARDLY * other_union
+    return better_than_target & not_both_together & at_all
+
+
+def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Points of cumulative IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
+    total = int(scores.union[rows].sum())
+    losses: NDArray[np.float64] = 100 * errors.pixels[rows].sum(axis=0) / max(total, 1)
+    if total == 0 and scores.failed[rows].any():
+        # Nothing is meant anywhere, and somebody crashed: the metric is 0.
+        losses[KINDS.index("failed")] = 100.0
+    return losses
+
+
+def mean_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Points of mean IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
+    shares = errors.pixels[rows] / np.maximum(scores.union[rows], 1)[:, None]
+    # A crash where nothing is meant loses the sample without a wrong pixel.
+    shares[scores.failed[rows] & (scores.union[rows] == 0), KINDS.index("failed")] = 1.0
+    losses: NDArray[np.float64] = 100 * shares.sum(axis=0) / max(int(rows.sum()), 1)
+    return losses

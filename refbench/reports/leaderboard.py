@@ -1,0 +1,271 @@
+"""Leaderboard tables: runs scored here, and published figures beside them, never in one column.
+
+Measured figures follow one protocol on one fingerprint and can be ranked. Published ones follow the rule of
+their paper: they are listed as printed, a column a metric, with source and evidence on every row.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from refbench.errors import RefbenchError, RunError
+from refbench.plugins import available
+from refbench.scoring.results import SUMMARY_FILE, read_result
+from refbench.storage.samples import atomic_file
+
+PUBLISHED_COLUMNS = (
+    "system",
+    "variant",
+    "benchmark",
+    "split",
+    "metric_id",
+    "metric_as_printed",
+    "value",
+    "protocol",
+    "protocol_note",
+    "evidence",
+    "source",
+    "note",
+)
+# Where it is not known by whose evaluator a figure was made.
+UNKNOWN = "unknown"
+EVIDENCE = ("primary", "secondary")
+DATASET_OF_BENCHMARK = {
+    "RefCOCO": "refcoco",
+    "RefCOCO+": "refcoco+",
+    "RefCOCOg(umd)": "refcocog-umd",
+    "RefCOCOg(google)": "refcocog-google",
+    "RefCOCO-M": "refcoco-m",
+    "gRefCOCO": "grefcoco",
+    "LVIS": "lvis",
+}
+SHORT_NAMES = {
+    "cumulative_iou": "cIoU",
+    "mean_iou": "mIoU",
+    "mean_boundary_iou": "mean boundary IoU",
+    "cumulative_boundary_iou": "cumulative boundary IoU",
+    **{f"precision_at_0.{t}": f"P@0.{t}" for t in (5, 6, 7, 8, 9)},
+}
+
+
+MODES = {"forced": "answer forced", "generate": "answer generated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One scored run: who, on what, and `metrics` (name -> value, low, high in percent)."""
+
+    adapter: str
+    address: str
+    fingerprint: str
+    protocol: str
+    samples: int
+    failures: int
+    metrics: dict[str, tuple[float, float, float]]
+    folder: Path
+
+
+def read_rows(folders: Iterable[Path]) -> list[Row]:
+    """Every scored run at or below the given folders: run.json and summary.json side by side.
+
+    Raises:
+        RunError: a summary is damaged; names the file.
+    """
+    rows = []
+    for folder in folders:
+        for path in sorted(folder.rglob("run.json")):
+            if path.with_name(SUMMARY_FILE).is_file():
+                rows.append(_row(path.parent))
+    return rows
+
+
+def _row(folder: Path) -> Row:
+    result = read_result(folder)
+    path = folder / SUMMARY_FILE
+    try:
+        info = result.info
+        options = ",".join(f"{k}={v}" for k, v in sorted(info["adapter_options"].items()))
+        name = f"{info['adapter']} ({options})" if options else info["adapter"]
+        # A model that is given its answer's text and one that writes it are not the same system.
+        if info.get("mode"):
+            name += f" [{MODES.get(info['mode'], info['mode'])}]"
+        if info.get("limit") is not None:
+            name += f" [first {info['limit']}]"
+    except (KeyError, AttributeError) as error:
+        raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {folder}` again") from None
+    metrics = dict(result.metrics or {})
+    return Row(
+        name, result.address, result.fingerprint, result.protocol, result.samples, result.failures, metrics, folder
+    )
+
+
+def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a run and metric: the long form, with intervals."""
+    lines = [
+        {
+            "dataset": row.address.split("/")[0],
+            "split": row.address.split("/")[1],
+            "fingerprint": row.fingerprint,
+            "system": row.adapter,
+            "protocol": row.protocol,
+            "metric": metric,
+            "value": value,
+            "low": low,
+            "high": high,
+            "samples": row.samples,
+            "failures": row.failures,
+        }
+        for row in rows
+        for metric, (value, low, high) in row.metrics.items()
+    ]
+    columns = [
+        "dataset",
+        "split",
+        "fingerprint",
+        "system",
+        "protocol",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "samples",
+        "failures",
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def ranked(rows: Sequence[Row], by: str = "cumulative_iou") -> list[Row]:
+    """Best first; equal values keep the order of their names."""
+    return sorted(rows, key=lambda r: (-r.metrics.get(by, (float("-inf"), 0, 0))[0], r.adapter))
+
+
+def read_published(folder: Path) -> pd.DataFrame:
+    """All rows of `published/*.csv`, checked.
+
+    Raises:
+        RefbenchError: a row lacks its source, evidence, protocol or a number; names file and line.
+    """
+    frames = []
+    known = {*available("protocols"), UNKNOWN}
+    for path in sorted(folder.glob("*.csv")):
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if tuple(frame.columns) != PUBLISHED_COLUMNS:
+            raise RefbenchError(f"{path}: the columns must be {', '.join(PUBLISHED_COLUMNS)}")
+        for position, row in enumerate(frame.to_dict("records")):
+            problem = _published_problem(row, known)
+            if problem:
+                raise RefbenchError(f"{path} line {position + 2}: {problem}")
+        frames.append(frame)
+    if not frames:
+        return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> str:
+    try:
+        float(row["value"])
+    except ValueError:
+        return f"the value {row['value']!r} is no number"
+    if row["evidence"] not in EVIDENCE:
+        return f"evidence must be one of {', '.join(EVIDENCE)}, not {row['evidence']!r}"
+    if not row["source"]:
+        return "every published figure needs its source"
+    if row["protocol"] not in protocols:
+        return f"there is no protocol {row['protocol']!r}; name that of `refbench list protocols`, or {UNKNOWN!r}"
+    if not row["protocol_note"]:
+        return "protocol_note is empty; say where the evaluator is, or why it is not known"
+    return "" if row["metric_id"] else "metric_id is empty; write 'unclear' where the source does not say"
+
+
+def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> list[Path]:
+    """Write `measured.csv`, `published.csv` and one Markdown page a dataset and split; returns the files."""
+    files = [
+        _write(out / "measured.csv", _csv(measured_frame(rows))),
+        _write(out / "published.csv", _csv(published)),
+    ]
+    published = published.assign(dataset=[DATASET_OF_BENCHMARK.get(b, b) for b in published["benchmark"]])
+    places = sorted(
+        {tuple(r.address.split("/")) for r in rows}
+        | {(d, s) for d, s in zip(published["dataset"], published["split"], strict=True)}
+    )
+    by_dataset: dict[str, list[str]] = {}
+    for dataset, split in places:
+        here = [r for r in rows if r.address == f"{dataset}/{split}"]
+        quoted = published[(published["dataset"] == dataset) & (published["split"] == split)]
+        text = f"## {dataset}/{split or 'split not stated'}\n\n"
+        text += measured_markdown(here) if here else "No run of refbench yet.\n"
+        if len(quoted):
+            text += "\n" + published_markdown(quoted)
+        by_dataset.setdefault(dataset, []).append(text)
+    for dataset, sections in by_dataset.items():
+        name = "".join(c if c.isalnum() or c in "-+" else "-" for c in dataset).strip("-").lower()
+        files.append(_write(out / f"{name}.md", f"# {dataset}\n\n" + "\n".join(sections)))
+    return files
+
+
+def measured_markdown(rows: Sequence[Row]) -> str:
+    """Runs of one split, ranked by cumulative IoU, with 95 % intervals; one table a fingerprint and protocol."""
+    text = ""
+    for protocol, fingerprint in sorted({(r.protocol, r.fingerprint) for r in rows}):
+        group = ranked([r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)])
+        shown = [m for m in SHORT_NAMES if any(m in r.metrics for r in group)]
+        text += f"Measured: protocol `{protocol}`, fingerprint `{fingerprint[:12]}`, 95 % intervals by image.\n\n"
+        lines = [["#", "system", *(SHORT_NAMES[m] for m in shown), "samples", "failures"]]
+        for rank, row in enumerate(group, start=1):
+            cells = [format_interval(row.metrics[m]) if m in row.metrics else "" for m in shown]
+            lines.append([str(rank), row.adapter, *cells, str(row.samples), str(row.failures)])
+        text += _markdown_table(lines)
+    return text
+
+
+def published_markdown(figures: pd.DataFrame) -> str:
+    """Figures as printed: a row a system and source, a column a metric."""
+    metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
+    lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
+    keys = ["system", "variant", "evidence", "source"]
+    for (system, variant, evidence, source), group in figures.groupby(keys, sort=True):
+        cells = []
+        for metric in metrics:
+            found = group[group["metric_id"] == metric]
+            cells.append(
+                "; ".join(f"{v} ({p})" for v, p in zip(found["value"], found["metric_as_printed"], strict=True))
+            )
+        notes = "; ".join(dict.fromkeys(n for n in group["note"] if n))
+        rules = ", ".join(dict.fromkeys(group["protocol"]))
+        lines.append([system, variant, *cells, rules, evidence, source, notes])
+    head = (
+        "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` names the "
+        "rule behind a figure, or `unknown`. Score with `refbench score --protocol NAME` to compare with it.\n\n"
+    )
+    return head + _markdown_table(lines)
+
+
+def format_interval(estimate: tuple[float, float, float]) -> str:
+    """`71.3 [69.8, 72.9]`: percent with one decimal, and its interval."""
+    value, low, high = estimate
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    rows = ["| " + " | ".join(line) + " |" for line in clean]
+    rows.insert(1, "|" + "---|" * len(lines[0]))
+    return "\n".join(rows) + "\n"
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    buffer = io.StringIO()
+    frame.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue()
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

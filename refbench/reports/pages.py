@@ -1,0 +1,250 @@
+"""Pages to look at: a report of one run with overlays, and an index that ranks several."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from refbench._version import __version__
+from refbench.errors import DatasetError, RunError
+from refbench.records import Prediction, Sample
+from refbench.reports.comparison import Comparison, SliceDifference
+from refbench.reports.diagnosis import Loss, SliceScore, diagnose
+from refbench.reports.leaderboard import SHORT_NAMES, Row, format_interval, ranked
+from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_uri, overlay, picture_of
+from refbench.runs.plan import shard_paths
+from refbench.runs.runner import read_run
+from refbench.scoring.counts import SCORES_FILE
+from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
+from refbench.scoring.results import Result, read_result
+from refbench.scoring.scorer import check_run
+from refbench.scoring.statistics.power import SIGNIFICANCE
+from refbench.storage.samples import atomic_file, load_samples, predictions_from_table, read_table
+
+SHOWN_PER_GROUP = 12
+THUMBNAIL_PX = 360
+
+_PAGES = Environment(
+    loader=PackageLoader("refbench.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a scored run folder; returns its path.
+
+    Raises:
+        RunError: the folder is no scored run.
+    """
+    info = read_run(folder)
+    check_run(folder, info)
+    result = read_result(folder) if (folder / SCORES_FILE).is_file() else None
+    if result is None or result.scores is None or result.metrics is None:
+        raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
+    scores = result.scores
+    diagnosis = diagnose(folder)
+    # In the order of the rows, which another program may have changed.
+    by_id = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}", scores.sample_ids())}
+    samples = [by_id[sample_id] for sample_id in scores.sample_ids()]
+    iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
+    groups = _choose(iou, scores.no_target, scores.failed)
+    chosen = {samples[row].sample_id for rows in groups.values() for row in rows}
+    predictions = _read_predictions(folder, chosen)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for title, rows in groups.items():
+        figures[title] = [
+            {
+                "picture": _overlay(samples[row], predictions.get(samples[row].sample_id)),
+                "expression": samples[row].expression,
+                "sample_id": samples[row].sample_id,
+                "iou": f"{100 * iou[row]:.1f}",
+                "boundary_iou": f"{100 * boundary_iou[row]:.1f}",
+                "error": getattr(predictions.get(samples[row].sample_id), "error", "") or "",
+            }
+            for row in rows
+        ]
+    page = _PAGES.get_template("report.html.j2").render(
+        info=info,
+        result=result,
+        metrics=[
+            (SHORT_NAMES.get(name, name), *(f"{v:.2f}" for v in figures)) for name, figures in result.metrics.items()
+        ],
+        histogram=_histogram(iou, boundary_iou),
+        losses=_losses_chart(diagnosis.losses),
+        slices=_slice_rows(diagnosis.slices),
+        figures=figures,
+        version=__version__,
+    )
+    return _write(folder / "report.html", page)
+
+
+def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path: Path) -> Path:
+    """Write a page about two runs: differences, slices, and the samples that changed most with the masks of both.
+
+    The masks are shown where both runs hold their predictions and the split is built here.
+    """
+    figures = []
+    names = {c.sample_id for c in found.changed}
+    try:
+        samples = {s.sample_id: s for s in load_samples(found.address, names)} if names else {}
+    except DatasetError:
+        samples = {}
+    both = [_read_predictions(r.folder, names) for r in (found.first, found.second)] if samples else [{}, {}]
+    for change in found.changed:
+        sample = samples.get(change.sample_id)
+        pictures = [_overlay(sample, masks[change.sample_id]) for masks in both if sample and change.sample_id in masks]
+        expression = sample.expression if sample else ""
+        figures.append({"change": change, "expression": expression, "pictures": pictures})
+    page = _PAGES.get_template("comparison.html.j2").render(
+        found=found,
+        names=[_system(found.first), _system(found.second)],
+        metrics=[(SHORT_NAMES.get(d.metric, d.metric), d) for d in found.metrics],
+        forest=_forest(slices),
+        slices=slices,
+        figures=figures,
+        version=__version__,
+    )
+    return _write(path, page)
+
+
+def _system(result: Result) -> str:
+    return str(result.info.get("adapter", result.folder))
+
+
+def _forest(slices: Sequence[SliceDifference]) -> str:
+    """Differences of the slices with their intervals, one below the other; "" without slices."""
+    if not slices:
+        return ""
+    figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.21 * len(slices)), layout="constrained")
+    places = range(len(slices), 0, -1)
+    for place, s in zip(places, slices, strict=True):
+        d = s.mean_iou
+        color = "#868e96" if s.p_adjusted > SIGNIFICANCE else "#2b8a3e" if d.difference > 0 else "#c92a2a"
+        axes.plot([d.low, d.high], [place, place], color=color, linewidth=1.6)
+        axes.plot([d.difference], [place], "o", color=color, markersize=4)
+    axes.axvline(0, color="#212529", linewidth=0.8)
+    axes.set_yticks(list(places), [f"{s.dimension}: {s.label} ({s.samples})" for s in slices], fontsize=8)
+    axes.set(xlabel="difference in mean IoU, points", ylim=(0.3, len(slices) + 0.7))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return _figure_uri(figure)
+
+
+def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
+    """Write a page that ranks runs a split, with links to the reports that were written."""
+    tables = {
+        address: [
+            {
+                "system": row.adapter,
+                "cells": [format_interval(row.metrics[m]) if m in row.metrics else "" for m in SHORT_NAMES],
+                "samples": row.samples,
+                "failures": row.failures,
+                "report": _link(row.folder / "report.html", path.parent),
+            }
+            for row in ranked(group)
+        ]
+        for address, group in rows.items()
+    }
+    page = _PAGES.get_template("index.html.j2").render(
+        tables=tables, metrics=list(SHORT_NAMES.values()), version=__version__
+    )
+    return _write(path, page)
+
+
+def _link(report: Path, folder: Path) -> str:
+    return os.path.relpath(report, folder) if report.is_file() else ""
+
+
+def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, list[int]]:
+    """Rows to look at: failures, the worst, the middle and the best with a target, and those without."""
+    order = np.argsort(iou, kind="stable")
+    with_target = [int(k) for k in order if not no_target[k] and not failed[k]]
+    without = [int(k) for k in order if no_target[k] and not failed[k] and iou[k] < 1]
+    groups = {"Failed": [int(k) for k in np.flatnonzero(failed)][:SHOWN_PER_GROUP]}
+    n = SHOWN_PER_GROUP
+    if len(with_target) <= 3 * n:
+        groups["All, worst first"] = with_target
+    else:
+        middle = len(with_target) // 2
+        groups["Worst"] = with_target[:n]
+        groups["Middle"] = with_target[middle - n // 2 : middle + n // 2]
+        groups["Best"] = with_target[-n:][::-1]
+    groups["Nothing to find, but something answered"] = without[:n]
+    return {title: rows for title, rows in groups.items() if rows}
+
+
+def _read_predictions(folder: Path, wanted: set[str]) -> dict[str, Prediction]:
+    found = {}
+    for path in shard_paths(folder):
+        table = read_table(path)
+        keep = [sample_id in wanted for sample_id in table["sample_id"].to_pylist()]
+        for prediction in predictions_from_table(table.filter(keep)):
+            found[prediction.sample_id] = prediction
+    return found
+
+
+def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]:
+    """(dimension, label, samples, mean IoU with its interval)."""
+    rows = []
+    for part in slices:
+        e = part.metrics["mean_iou"]
+        rows.append((part.dimension, part.label, part.samples, format_interval((e.value, e.low, e.high))))
+    return rows
+
+
+def _overlay(sample: Sample, prediction: Prediction | None) -> str:
+    """A data URI: the picture, the target outlined green, the prediction filled and outlined pink."""
+    layers = [Layer(prediction.mask, PREDICTION_RGB, filled=True)] if prediction is not None else []
+    layers.append(Layer(sample.target, TARGET_RGB, thick=True))
+    picture = picture_of(sample.image_path, sample.height, sample.width)
+    return data_uri(overlay(picture, layers, THUMBNAIL_PX), "JPEG")
+
+
+def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> str:
+    figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
+    bins = [k / 20 for k in range(21)]
+    axes.hist(iou, bins=bins, color="#3566c0", label="IoU")
+    axes.hist(boundary_iou, bins=bins, histtype="step", color="#d6336c", linewidth=1.6, label="boundary IoU")
+    axes.set(xlabel="of a sample", ylabel="samples", xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _figure_uri(figure)
+
+
+def _losses_chart(losses: Sequence[Loss]) -> str:
+    """What each kind of error costs, as bars."""
+    shown = [x for x in losses if x.samples]
+    figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.34 * max(len(shown), 1)), layout="constrained")
+    places = np.arange(len(shown), 0, -1)
+    axes.barh(places + 0.19, [x.mean_iou for x in shown], 0.36, color="#3566c0", label="points of mIoU")
+    axes.barh(places - 0.19, [x.cumulative_iou for x in shown], 0.36, color="#d6336c", label="points of cIoU")
+    axes.set_yticks(places, [f"{x.kind.replace('_', ' ')} ({x.samples})" for x in shown])
+    axes.set(xlabel="points lost")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return _figure_uri(figure)
+
+
+def _figure_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,54 @@
+"""A crew of one: this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from refbench.runs.plan import Job, Task
+from refbench.runs.scheduler import Event
+from refbench.runs.shard import ShardRunner
+
+
+class Here:
+    """Computes in this process; the adapter may be any object."""
+
+    size = 1
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._runner: ShardRunner | None = None
+        self._tasks: deque[Task] = deque()
+        self._told = False
+
+    def start(self, worker: int) -> None:
+        self._runner = ShardRunner(self._job)
+
+    def send(self, worker: int, task: Task) -> None:
+        self._tasks.append(task)
+
+    def wait(self, seconds: float, step: Callable[[int], None]) -> list[Event]:
+        if self._runner is None:
+            return []
+        if not self._told:
+            self._told = True
+            return [Event(0, "ready", self._runner.facts)]
+        if not self._tasks:
+            return []
+        task = self._tasks.popleft()
+        following = self._tasks[0].number if self._tasks else None
+        done = 0
+
+        def count(samples: int) -> None:
+            nonlocal done
+            done += samples
+            step(done)
+
+        try:
+            return [Event(0, "done", self._runner.run(task, following, count))]
+        except Exception as error:  # noqa: BLE001 (told as the other crews tell it; it is raised again)
+            return [Event(0, "failed", error)]
+
+    def stop(self, log: Callable[[str], None]) -> None:
+        if self._runner is not None:
+            self._runner.close(log)

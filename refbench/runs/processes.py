@@ -1,0 +1,183 @@
+"""A crew of processes of this machine. One that dies takes nothing along but the shard that it was computing."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import AdapterError, RefbenchError
+from refbench.runs.plan import Job, Task
+from refbench.runs.scheduler import Event
+from refbench.runs.shard import CLOSE_SECONDS, ShardRunner
+
+PATIENCE_SECONDS = CLOSE_SECONDS + 2.0
+PARENT_SECONDS = 0.5
+
+
+class Processes:
+    """`workers` processes that load the adapter each. With `device` "cuda" they share the GPUs out among them.
+
+    Raises:
+        AdapterError: the adapter is an object that cannot be sent to another process.
+    """
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self.size = workers
+        self._job = job
+        try:
+            pickle.dumps(job)
+        except Exception as error:
+            raise AdapterError(
+                f"an adapter that is an object must be picklable for several workers ({error}); "
+                "or name it: path/to/file.py:Class"
+            ) from error
+        # A forked process would inherit locks and CUDA contexts that it cannot use.
+        self._context = multiprocessing.get_context("spawn")
+        self._processes: dict[int, SpawnProcess] = {}
+        self._pipes: dict[int, Connection] = {}
+
+    def start(self, worker: int) -> None:
+        self._forget(worker)
+        ours, theirs = self._context.Pipe()
+        device, visible = _device(self._job.device, worker)
+        job = replace(self._job, device=device)
+        process = self._context.Process(target=_serve, args=(theirs, job, visible, os.getpid()), daemon=False)
+        process.start()
+        theirs.close()
+        self._processes[worker] = process
+        self._pipes[worker] = ours
+
+    def send(self, worker: int, task: Task) -> None:
+        try:
+            self._pipes[worker].send(task)
+        except OSError:
+            # It is dead; its pipe tells so in `wait`, and the task is given out again.
+            return
+
+    def wait(self, seconds: float, step: Callable[[int], None]) -> list[Event]:
+        by_pipe = {pipe: worker for worker, pipe in self._pipes.items()}
+        if not by_pipe:
+            time.sleep(seconds)
+        events = []
+        for pipe in wait(list(by_pipe), seconds) if by_pipe else []:
+            worker = by_pipe[pipe]  # type: ignore[index]
+            try:
+                events.append(Event(worker, *self._pipes[worker].recv()))
+            except (EOFError, OSError):
+                process = self._processes[worker]
+                process.join(PATIENCE_SECONDS)
+                why = _how_it_ended(process.exitcode)
+                self._forget(worker)
+                events.append(Event(worker, "died", why))
+        return events
+
+    def stop(self, log: Callable[[str], None]) -> None:
+        for pipe in self._pipes.values():
+            # End of file is their sign to close the adapter and go.
+            pipe.close()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for worker, process in self._processes.items():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                log(f"worker {worker} did not end; it is killed")
+                process.kill()
+                process.join()
+        self._pipes.clear()
+
+    def _forget(self, worker: int) -> None:
+        if worker in self._pipes:
+            self._pipes.pop(worker).close()
+        process = self._processes.pop(worker, None)
+        if process is not None and process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None:
+        return "it does not answer"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _device(device: str, worker: int) -> tuple[str, str | None]:
+    """The device of a worker, and what CUDA_VISIBLE_DEVICES is to be for it: None leaves it."""
+    if device != "cuda":
+        return device, None
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = [d for d in given.split(",") if d] or _installed_devices()
+    return "cuda:0", devices[worker % len(devices)] if devices else None
+
+
+def _installed_devices() -> list[str]:
+    """Numbers of the GPUs of this machine, as its driver lists them; to ask torch would take a GPU's memory."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    return [str(k) for k in range(len(list(folder.iterdir())))] if folder.is_dir() else []
+
+
+def _serve(pipe: Connection, job: Job, visible: str | None, parent: int) -> None:
+    """The life of a worker: load, say so, compute what comes, and go when the other end closes."""
+    # Ctrl-C reaches the whole group; the parent decides what becomes of us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["REFBENCH_HOME"] = str(job.home)
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        runner = ShardRunner(job, journal=True)
+    except Exception as error:  # noqa: BLE001 (told to the parent, who raises it)
+        _tell(pipe, "failed", _portable(error))
+        return
+    tasks: deque[Task] = deque()
+    try:
+        pipe.send(("ready", runner.facts))
+        while True:
+            while not tasks or pipe.poll():
+                tasks.append(pipe.recv())
+            task = tasks.popleft()
+            pipe.send(("done", runner.run(task, tasks[0].number if tasks else None)))
+    except (EOFError, BrokenPipeError):
+        pass
+    except Exception as error:  # noqa: BLE001 (a full disk, a bug: told to the parent, who raises it)
+        _tell(pipe, "failed", _portable(error))
+    runner.close(lambda _: None)
+
+
+def _tell(pipe: Connection, kind: str, content: Any) -> None:
+    # Another worker may have failed the same way before, and the parent be gone.
+    with contextlib.suppress(OSError):
+        pipe.send((kind, content))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself if it survives the way to another process, else its text."""
+    text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
+    if type(error).__module__.split(".")[0] not in ("refbench", "builtins"):
+        # A class of the adapter's own file means nothing to the parent.
+        return AdapterError(text)
+    try:
+        again: Any = pickle.loads(pickle.dumps(error))
+        return again if isinstance(again, type(error)) else AdapterError(text)
+    except Exception:  # noqa: BLE001 (an exception class may refuse in any way)
+        return AdapterError(text)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, in the middle of a shard too: the resumed run would compute it twice,
+    and a model that nobody waits for would keep its GPU."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)

@@ -1,0 +1,388 @@
+"""Computes shards with one adapter: pictures decoded ahead, batches, memory that runs out, samples that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import sys
+import sysconfig
+import threading
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_predictions
+from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
+from refbench.masks.mask import Mask, available_cores
+from refbench.plugins import load_adapter, load_attribute
+from refbench.records import Prediction, Sample
+from refbench.runs.plan import (
+    AUTO_PIXELS,
+    Facts,
+    Job,
+    ShardReport,
+    Task,
+    journal_path,
+    plan_batches,
+    plan_shards,
+    planned_path,
+)
+from refbench.runs.timings import StageClock
+from refbench.storage.images import load_image
+from refbench.storage.provenance import code_sha256, device_name, package_versions
+from refbench.storage.samples import load_samples, predictions_table, write_table
+
+# Whose lines say nothing to somebody who looks for the fault in an adapter: refbench's, and Python's own.
+OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
+
+IMAGES_AHEAD = 24
+PIXELS_AHEAD = 2**26
+CLOSE_SECONDS = 10.0
+
+Picture = Image.Image | DatasetError | None
+Step = Callable[[int], None]
+
+
+class ShardRunner:
+    """An adapter and the plan of a run. `close` it; what it holds (a model, a process) is the adapter's to free.
+
+    Raises:
+        AdapterError: the adapter cannot be loaded, or is none.
+        DatasetError: the split is not built, or has no images though the adapter needs them.
+    """
+
+    def __init__(self, job: Job, journal: bool = False) -> None:
+        self.job = job
+        self._journal = journal
+        samples = load_samples(job.address)[: job.limit]
+        if not samples:
+            raise DatasetError(f"{job.address} holds no samples")
+        self.shards = plan_shards(samples)
+        if job.deterministic:
+            # Before anything computes: cuBLAS reads it once, and an adapter may bring torch along only later.
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            if importlib.util.find_spec("torch") is not None:
+                load_attribute("refbench.adapters.torch_settings:make_deterministic")()
+            _seed(0)
+        self.adapter: Any = job.adapter
+        if isinstance(job.adapter, str):
+            self.adapter = load_adapter(job.adapter, job.options, device=job.device, deterministic=job.deterministic)
+        self.facts = _facts(self.adapter, job)
+        if self.facts.needs_images and not samples[0].image_path:
+            dataset = job.address.partition("/")[0]
+            raise DatasetError(
+                f"{job.address} was built without images; run `refbench build {dataset} ... --images FOLDER`"
+            )
+        self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
+        # Some adapters open the files themselves, in another process; then decoding them here would be for nothing.
+        decode = self.facts.needs_images and not getattr(self.adapter, "opens_images", False)
+        self._pictures = _Pictures() if decode else None
+        self._most = self.facts.batch_size
+        self._adapter_failures = 0
+        self._batch_failed = False
+        self._said: list[str] = []
+        self._busy: list[float] | None = []
+
+    def close(self, log: Callable[[str], None]) -> None:
+        if self._pictures:
+            self._pictures.close()
+        close_adapter(self.adapter, log)
+
+    def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
+        """Compute a shard and write it. `following` is the one that comes next, whose pictures are decoded meanwhile;
+        `step` is called with the number of samples after every batch."""
+        try:
+            return self._run(task, following, step)
+        except (RunStopped, KeyboardInterrupt) as error:
+            # What it has cost until then is to be told too.
+            error.usage = self._usage()  # type: ignore[union-attr]
+            raise
+
+    def _run(self, task: Task, following: int | None, step: Step) -> ShardReport:
+        clock = StageClock()
+        shard = self.shards[task.number]
+        if self.job.deterministic:
+            # What another shard did must not matter: neither its memory nor its random numbers.
+            self._most = self.facts.batch_size
+            _seed(self.facts.seed + task.number)
+            begin_shard = getattr(self.adapter, "begin_shard", None)
+            if begin_shard is not None:
+                begin_shard(self.facts.seed + task.number)
+        self._adapter_failures = 0
+        _for_torch("reset_peak_memory", self.job.device)
+        if self._pictures:
+            self._pictures.expect(shard)
+            if following is not None:
+                self._pictures.expect(self.shards[following])
+        predictions: list[Prediction] = []
+        for batch in plan_batches(shard, self.facts.batch_size, self._pixels):
+            for part in _parts(batch, task):
+                predictions += self._predict(part, task, len(predictions), clock)
+            step(len(batch))
+            self._look_at_device()
+        failed = [p for p in predictions if p.error]
+        hopeless = self._adapter_failures == len(shard)
+        kept = not (hopeless and task.give_up_above is not None and len(failed) > task.give_up_above)
+        if kept:
+            with clock.stage("write"):
+                write_table(planned_path(task.folder, task.number), predictions_table(predictions))
+        if self._journal:
+            journal_path(task.folder, task.number).unlink(missing_ok=True)
+        said, self._said = (*self._said, *self._remarks()), []
+        return ShardReport(
+            number=task.number,
+            samples=len(shard),
+            failures=len(failed),
+            adapter_failures=self._adapter_failures,
+            first_error=failed[0].error if failed else "",
+            kept=kept,
+            timing={
+                "shard": task.number,
+                "samples": len(shard),
+                **clock.row(),
+                **_memory(self.job.device),
+                **self._device_busy(),
+            },
+            notes=dict(Counter(p.note for p in predictions if p.note)),
+            log=said,
+            usage=self._usage(),
+        )
+
+    def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
+        if self._journal:
+            self._write_down(task, batch, done)
+        with clock.stage("pictures"):
+            pictures: list[Picture] = [self._pictures.of(s) if self._pictures else None for s in batch]
+        crashed = AdapterError("the process of the adapter died over this sample, again when it was alone")
+        spoiled: dict[int, Exception] = {k: p for k, p in enumerate(pictures) if isinstance(p, DatasetError)}
+        spoiled |= {k: crashed for k, s in enumerate(batch) if s.sample_id in task.crashing}
+        ready = [(s, p) for k, (s, p) in enumerate(zip(batch, pictures, strict=True)) if k not in spoiled]
+        answered = iter(self._ask(ready, clock) if ready else [])
+        return [_failed(s, spoiled[k]) if k in spoiled else next(answered) for k, s in enumerate(batch)]
+
+    def _ask(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
+        """Ask in pieces that fit; halve them when memory runs out, take a piece apart when a sample breaks it."""
+        predictions: list[Prediction] = []
+        while rest := batch[len(predictions) :][: self._most]:
+            predictions += self._ask_piece(rest, clock)
+        return predictions
+
+    def _ask_piece(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
+        try:
+            samples = [s for s, _ in batch]
+            with clock.stage("model"):
+                answers = answers_of(self.adapter, samples, [p for _, p in batch])
+                # The device works on after the call returns; its time is the model's, not that of encoding.
+                _for_torch("synchronize", self.job.device)
+            with clock.stage("encode"):
+                return to_predictions(samples, answers)
+        except RunStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
+            if len(batch) == 1:
+                self._adapter_failures += 1
+                return [_failed(batch[0][0], error)]
+            out_of_memory = _is_out_of_memory(error)
+            told = _told(error)
+        # Outside the except block: there, the traceback would keep the failed call's tensors alive.
+        if out_of_memory:
+            self._most = len(batch) // 2
+            self._said.append(f"out of memory with {len(batch)} expressions; going on with {self._most} at a time")
+            _for_torch("empty_cache")
+            return self._ask(batch, clock)
+        if not self._batch_failed:
+            # Once: what fails in batches alone is asked again and again, and takes its time.
+            self._batch_failed = True
+            self._said.append(f"{len(batch)} expressions failed together and are asked one by one: {told[:300]}")
+        return [p for one in batch for p in self._ask_piece([one], clock)]
+
+    def _usage(self) -> dict[str, float]:
+        usage = getattr(self.adapter, "usage", None)
+        if usage is None:
+            return {}
+        try:
+            return {str(name): float(value) for name, value in dict(usage()).items()}
+        except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
+            self._said.append(f"the adapter cannot tell what it used: {type(error).__name__}: {error}")
+            return {}
+
+    def _remarks(self) -> list[str]:
+        """What an adapter has to say that is no sample's: since the last shard."""
+        remarks = getattr(self.adapter, "remarks", None)
+        return list(map(str, remarks())) if callable(remarks) else []
+
+    def _look_at_device(self) -> None:
+        if self._busy is not None:
+            found = _for_torch("utilisation", self.job.device)
+            # Nothing that tells it: then do not ask again after every batch.
+            self._busy = None if found is None else [*self._busy, found]
+
+    def _device_busy(self) -> dict[str, float | None]:
+        busy, self._busy = self._busy, None if self._busy is None else []
+        return {"device_busy_percent": sum(busy) / len(busy) if busy else None}
+
+    def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
+        path = journal_path(task.folder, task.number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"done": done, "asking": [s.sample_id for s in batch]}))
+
+
+def _facts(adapter: Any, job: Job) -> Facts:
+    name = getattr(adapter, "name", None)
+    if not isinstance(name, str) or not (hasattr(adapter, "segment") or hasattr(adapter, "segment_samples")):
+        raise AdapterError(
+            f"{job.adapter} is no adapter: it needs a `name` and a method `segment(images, expressions)`"
+        )
+    size = job.batch_size if job.batch_size is not None else getattr(adapter, "batch_size", DEFAULT_BATCH_SIZE)
+    if not isinstance(size, int) or size < 1:
+        raise AdapterError(f"the batch size of {name} must be a whole number above 0, not {size!r}")
+    return Facts(
+        name=name,
+        options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
+        code_sha256=str(getattr(adapter, "code_sha256", "") or code_sha256(adapter)),
+        weights_sha256=str(getattr(adapter, "weights_sha256", "")),
+        batch_size=size,
+        seed=int(getattr(adapter, "seed", 0)),
+        needs_images=bool(getattr(adapter, "needs_images", True)),
+        mode=str(getattr(adapter, "mode", "")),
+        device_name=str(_for_torch("name_of", job.device) or device_name(job.device)),
+        packages=package_versions() | dict(getattr(adapter, "packages", {})),
+    )
+
+
+def _settings_of(adapter: Any) -> dict[str, str]:
+    """Plain attributes of an adapter object: what sets it apart from another of its class."""
+    plain = (bool, int, float, str, Path)
+    found = getattr(adapter, "__dict__", {})
+    return {k: str(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
+
+
+def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
+    """A batch as it is asked about: whole, or one by one where a process died over it."""
+    if any(s.sample_id in task.singly for s in batch):
+        yield from ([s] for s in batch)
+    else:
+        yield batch
+
+
+class _Pictures:
+    """Decodes the pictures of the samples that are expected, ahead and each once."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max(2, min(8, available_cores())), "decode")
+        self._waiting: deque[Sample] = deque()
+        self._expected: set[str] = set()
+        self._decoding: dict[str, tuple[Future[Image.Image | DatasetError], int]] = {}
+        self._current: tuple[str, Picture] = ("", None)
+
+    def expect(self, samples: Sequence[Sample]) -> None:
+        for sample in {s.image_id: s for s in samples}.values():
+            if sample.image_id not in self._expected:
+                self._expected.add(sample.image_id)
+                self._waiting.append(sample)
+
+    def of(self, sample: Sample) -> Picture:
+        """The picture of an expected sample, the same object for all expressions about it in a row."""
+        if self._current[0] != sample.image_id:
+            self._fill()
+            if sample.image_id in self._decoding:
+                picture: Picture = self._decoding.pop(sample.image_id)[0].result()
+                self._expected.discard(sample.image_id)
+            else:
+                # Asked about out of order, or a second time after others.
+                picture = _decode(sample)
+            self._current = sample.image_id, picture
+            self._fill()
+        return self._current[1]
+
+    def _fill(self) -> None:
+        held = sum(pixels for _, pixels in self._decoding.values())
+        while self._waiting and len(self._decoding) < IMAGES_AHEAD:
+            area = self._waiting[0].height * self._waiting[0].width
+            if self._decoding and held + area > PIXELS_AHEAD:
+                return
+            sample = self._waiting.popleft()
+            self._decoding[sample.image_id] = self._pool.submit(_decode, sample), area
+            held += area
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode(sample: Sample) -> Image.Image | DatasetError:
+    try:
+        return load_image(sample.image_path, sample.height, sample.width)
+    except DatasetError as error:
+        return error
+
+
+def _failed(sample: Sample, error: Exception) -> Prediction:
+    return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=_told(error)[:500] or "failed")
+
+
+def _told(error: Exception) -> str:
+    """An error as text; one of an adapter's own code with the last line of that code on the way to it."""
+    if isinstance(error, RefbenchError):
+        return str(error)
+    lines = traceback.extract_tb(error.__traceback__)
+    own = [x for x in lines if not x.filename.startswith((OURS, LIBRARY)) and "-packages" not in x.filename]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in str(error).lower()
+    )
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    _for_torch("seed", number)
+
+
+def _for_torch(name: str, *arguments: Any) -> Any:
+    """Call a function of `torch_settings` if the adapter has brought torch along."""
+    if sys.modules.get("torch") is None:
+        return None
+    return load_attribute(f"refbench.adapters.torch_settings:{name}")(*arguments)
+
+
+def _memory(device: str) -> dict[str, int]:
+    with contextlib.suppress(OSError, ValueError):
+        # Of this process, since it began: Linux tells the peak, and no other way costs nothing.
+        status = Path("/proc/self/status").read_text()
+        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+        return {"peak_memory_bytes": peak, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
+    return {"peak_memory_bytes": 0, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
+
+
+def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:
+    """Close the adapter, but do not wait for ever: the results are on disk already."""
+    close = getattr(adapter, "close", None)
+    if close is None:
+        return
+
+    def attempt() -> None:
+        try:
+            close()
+        except Exception as error:  # noqa: BLE001 (somebody else's clean-up; the run is done)
+            log(f"the adapter failed to close: {type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(CLOSE_SECONDS)
+    if thread.is_alive():
+        log(f"the adapter did not close within {CLOSE_SECONDS:.0f} s; going on without waiting")

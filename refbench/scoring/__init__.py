@@ -1,0 +1,1 @@
+"""Scores: from masks to integer counts, from counts to metrics with intervals."""

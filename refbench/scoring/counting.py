@@ -1,0 +1,432 @@
+"""One pass over the masks of a run or a predictions file, to integers under every drawing of the targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from refbench.errors import MaskError, PredictionError, RunError
+from refbench.masks.kernels import COLUMNS
+from refbench.masks.mask import Mask, check_code, count_codes
+from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, WHOLE_NUMBERS_TAG, AnnotatedObject
+from refbench.runs.plan import planned_paths
+from refbench.scoring.counts import Batch, Measure, ScoreTable, check_scores
+from refbench.scoring.protocols.base import Evidence, Protocol
+from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
+from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
+from refbench.storage.predictions import Claim, Claims, SampleIndex
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import load_objects, parse_address, read_table, split_fingerprint, split_path
+
+BATCH_PAIRS = 4096
+RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "instances", "error"]
+
+
+class Drawing(NamedTuple):
+    """How targets are drawn, on what pixels, and whether pixels to ignore are left out of both masks."""
+
+    target: str
+    canvas: Canvas
+    leaves_out_ignored: bool = True
+
+    @staticmethod
+    def of(rule: Protocol) -> Drawing:
+        """That of a protocol."""
+        return Drawing(rule.target, rule.canvas, rule.leaves_out_ignored)
+
+
+STORED = Drawing(UNION, ORIGINAL)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """The masks of a source, counted under several drawings of the targets: all that protocols need."""
+
+    address: str
+    fingerprint: str
+    is_run: bool
+    tables: Mapping[Drawing, ScoreTable]
+    measured: Mapping[str, NDArray[Any]]
+    refs: Sequence[str]
+    objects: Sequence[str]
+    expressions: Sequence[str]
+    several: NDArray[np.bool_]
+    ignored: int
+    notes: tuple[str, ...]
+
+    @property
+    def scores(self) -> ScoreTable:
+        return self.tables[STORED]
+
+    def evidence(self, rule: Protocol) -> Evidence:
+        drawing = Drawing.of(rule)
+        return Evidence(
+            self.tables[drawing if self.ignored else drawing._replace(leaves_out_ignored=True)],
+            self.refs,
+            self.objects,
+            self.measured,
+            parse_address(self.address)[0],
+            self.expressions,
+            self.several,
+            self.ignored,
+        )
+
+
+def count(
+    source: Path,
+    address: str,
+    info: Mapping[str, Any],
+    drawings: Iterable[Drawing],
+    measures: Sequence[Measure],
+    progress: Progress = silent,
+) -> Counted:
+    """One pass over the masks of a run (its `info` is not empty) or of a predictions file."""
+    targets = _Targets(address, info.get("limit"))
+    given = None if info else Claims(source, targets.index)
+    claims = _claims_of_run(source, info, targets.index) if given is None else iter(given)
+    if not targets.ignored:
+        drawings = [d._replace(leaves_out_ignored=True) for d in drawings]
+    counter = _Counter(targets, [d for d in dict.fromkeys(drawings) if d != STORED], measures)
+    tables = counter.count(claims, progress)
+    check_scores(tables[STORED], address, targets.heights * targets.widths)
+    return Counted(
+        address,
+        split_fingerprint(address),
+        bool(info),
+        tables,
+        counter.measured,
+        targets.refs,
+        targets.objects,
+        targets.expressions,
+        targets.one_object & (targets.polygon_numbers > 1),
+        len(targets.ignored),
+        () if given is None else given.notes(),
+    )
+
+
+class _Targets:
+    """The columns of a split that scoring needs; masks stay Arrow text until their batch comes."""
+
+    def __init__(self, address: str, limit: int | None) -> None:
+        self.path = split_path(address)
+        names = (
+            "sample_id image_id height width target_counts no_target ref_id ann_ids box_xywh expression polygons tags"
+        )
+        table = read_table(self.path, names.split()).slice(0, limit)
+        self.sample_id = table["sample_id"]
+        self.image_id = table["image_id"].to_pylist()
+        self.heights = table["height"].to_numpy().astype(np.int64)
+        self.widths = table["width"].to_numpy().astype(np.int64)
+        self.no_target = table["no_target"].to_numpy()
+        self.counts = table["target_counts"]
+        self.refs = table["ref_id"].to_pylist()
+        self.expressions = table["expression"].to_pylist()
+        # What nobody annotated is its ref's own: two refs that mean nothing do not mean the same.
+        self.ann_ids = table["ann_ids"].to_pylist()
+        self.objects = [",".join(a) if a else f"ref {r}" for a, r in zip(self.ann_ids, self.refs, strict=True)]
+        self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
+        self.polygons = table["polygons"]
+        self.polygon_numbers = pc.list_value_length(self.polygons).to_numpy().astype(np.int64)
+        self.tags = table["tags"].to_pylist()
+        flat = [c.flatten().to_numpy() for c in table["box_xywh"].chunks]
+        self.boxes = np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
+        self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
+        self._by_id: dict[str, AnnotatedObject] | None = None
+        self.ignored = self._ignored()
+
+    def codes(self, rows: Sequence[int]) -> list[bytes]:
+        return [text.encode("ascii") for text in self.counts.take(pa.array(rows, pa.int64())).to_pylist()]
+
+    def mask(self, row: int, code: bytes) -> Mask:
+        return Mask(int(self.heights[row]), int(self.widths[row]), code)
+
+    def drawn(self, drawing: Drawing) -> dict[int, bytes]:
+        """Row -> code of the target, for those that `drawing` draws otherwise than they are stored.
+
+        On a canvas of its own it draws all of them.
+        """
+        rows = np.arange(len(self.refs))
+        if drawing.canvas == ORIGINAL:
+            # Few samples mean several polygons, and fewer have pixels to ignore: only theirs are read.
+            other = np.zeros(len(rows), bool)
+            if drawing.target in OF_SEVERAL_POLYGONS:
+                other |= self.polygon_numbers > 1
+            elif drawing.target != UNION:
+                other |= self.polygon_numbers > 0
+            other[list(self.ignored)] |= drawing.leaves_out_ignored
+            rows = np.flatnonzero(other)
+        chosen = rows.tolist()
+        polygons = self.polygons.take(pa.array(rows, pa.int64())).to_pylist()
+        out: dict[int, bytes] = {}
+        made: dict[tuple[bytes, str, str, frozenset[int]], bytes] = {}
+        for row, code, parts in zip(chosen, self.codes(chosen), polygons, strict=True):
+            whole_numbers = self._whole_numbers(row) if drawing.target == SCALED else frozenset()
+            key = code, self.image_id[row], self.objects[row], whole_numbers
+            if key not in made:
+                mask = self.mask(row, code)
+                if drawing.leaves_out_ignored and row in self.ignored:
+                    mask = mask.without(self.ignored[row])
+                grouped = self._by_object(row, parts, drawing.target)
+                made[key] = drawn(grouped, mask, drawing.target, drawing.canvas, whole_numbers).counts
+            if made[key] != code or drawing.canvas != ORIGINAL:
+                out[row] = made[key]
+        return out
+
+    def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
+        """The polygons of each object that a row means; in one group where nothing tells them apart, or nobody asks."""
+        if self.one_object[row] or not polygons:
+            return [polygons]
+        if target not in BY_OBJECT:
+            # Two groups: several objects, whichever polygon is whose.
+            return [polygons, []]
+        found = [self.objects_by_id().get(a) for a in self.ann_ids[row]]
+        grouped = [list(o.polygons) for o in found if o is not None]
+        flat = [list(p) for one in grouped for p in one]
+        return grouped if flat == polygons else [[]]
+
+    def _whole_numbers(self, row: int) -> frozenset[int]:
+        """Which of a row's polygons its annotation file gives in whole numbers."""
+        for tag in self.tags[row]:
+            if tag == WHOLE_NUMBERS_TAG:
+                return frozenset(range(int(self.polygon_numbers[row])))
+            if tag.startswith(f"{WHOLE_NUMBERS_TAG}-"):
+                places = tag.removeprefix(f"{WHOLE_NUMBERS_TAG}-").split("-")
+                return frozenset(int(p) for p in places if p.isdigit())
+        return frozenset()
+
+    def _ignored(self) -> dict[int, Mask]:
+        """Row -> pixels that the dataset says to ignore there; what is drawn over them belongs to the target."""
+        rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
+        if not rows:
+            return {}
+        by_image: dict[str, list[Mask]] = {}
+        for o in self.objects_by_id().values():
+            if o.crowd and o.category == IGNORED_CATEGORY:
+                by_image.setdefault(o.image_id, []).append(o.mask)
+        out = {}
+        for row, code in zip(rows, self.codes(rows), strict=True):
+            target = self.mask(row, code)
+            parts = by_image.get(self.image_id[row], ())
+            out[row] = Mask.empty(*target.size).union(*parts).without(target)
+        return out
+
+    def objects_by_id(self) -> dict[str, AnnotatedObject]:
+        """The annotated objects of the dataset."""
+        if self._by_id is None:
+            self._by_id = {o.ann_id: o for o in load_objects(self.path.parent.name)}
+        return self._by_id
+
+    def boxes_of_objects(self, rows: Sequence[int]) -> list[NDArray[np.float64]]:
+        """The annotated boxes of the objects that each row means, [left, top, width, height], float64 (n, 4)."""
+        out = []
+        for row in rows:
+            ids = self.ann_ids[row]
+            if len(ids) == 1:
+                found = [tuple(self.boxes[row])]
+            else:
+                found = [o.box_xywh for a in ids if (o := self.objects_by_id().get(a)) is not None]
+            out.append(np.array(found, np.float64).reshape(-1, 4))
+        return out
+
+    def objects_around(self) -> tuple[list[bytes], list[list[int]]]:
+        """Codes of the dataset's objects and, for each row, the positions of those of its image that it does not mean.
+
+        An object without a pixel is nobody's distractor.
+        """
+        objects = [o for o in self.objects_by_id().values() if o.mask.area]
+        by_image: dict[str, list[int]] = {}
+        for k, thing in enumerate(objects):
+            by_image.setdefault(thing.image_id, []).append(k)
+        others = [
+            [k for k in by_image.get(image, []) if objects[k].ann_id not in meant]
+            for image, meant in zip(self.image_id, map(set, self.ann_ids), strict=True)
+        ]
+        return [o.mask.counts for o in objects], others
+
+
+def _claims_of_run(folder: Path, info: Mapping[str, Any], index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    for path in planned_paths(folder, int(info["shards"])):
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=RUN_COLUMNS):
+                    yield from _claims_of_batch(path, batch, index)
+        except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
+
+
+def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    columns = (batch.column(name).to_pylist() for name in RUN_COLUMNS)
+    for sample_id, height, width, counts, no_target, instances, error in zip(*columns, strict=True):
+        where = f"{path} sample {sample_id}"
+        row = index.row(where, sample_id)
+        index.check_size(where, row, height, width)
+        several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
+        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
+
+
+class _Counter:
+    """Counts the claims of a source, a batch at a time, under every drawing; the stored one always."""
+
+    def __init__(self, targets: _Targets, drawings: Sequence[Drawing], measures: Sequence[Measure]) -> None:
+        n = len(targets.heights)
+        self.targets = targets
+        self.others = {drawing: targets.drawn(drawing) for drawing in (STORED, *drawings)}
+        self.measures = measures
+        self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
+        self.needs_boxes = any(m.needs_boxes for m in measures)
+        self.counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in self.others}
+        self.measured: dict[str, NDArray[Any]] = {}
+        self.failed = np.ones(n, bool)
+        # 0 and 1 as predicted, 2 if the mask has to tell, -1 before a prediction came.
+        self.flags = np.full(n, -1, np.int8)
+        # A mask is resized once, whatever the number of expressions and drawings that want it.
+        self._resized: dict[tuple[Canvas, Mask], bytes] = {}
+
+    def count(self, claims: Iterator[tuple[str, int, Claim]], progress: Progress) -> dict[Drawing, ScoreTable]:
+        targets, n = self.targets, len(self.targets.heights)
+        batch: list[tuple[str, int, Claim]] = []
+        done = 0
+        for item in claims:
+            batch.append(item)
+            if len(batch) == BATCH_PAIRS:
+                self._count_batch(batch)
+                done += len(batch)
+                progress("scoring", done, n)
+                batch.clear()
+        self._count_batch(batch)
+        missing = np.flatnonzero(self.flags == -1)
+        for first in range(0, len(missing), BATCH_PAIRS):
+            # A missing sample is a failure with an empty mask: its target still counts in the union.
+            rows = missing[first : first + BATCH_PAIRS].tolist()
+            empty = [("missing", r, Claim(_empty_code(targets, r), error="missing from the predictions")) for r in rows]
+            self._count_batch(empty)
+        progress("scoring", n, n)
+        empty_mask = self.counts[STORED][:, COLUMNS.index("prediction_area")] == 0
+        predicted_no_target = np.where(self.flags == 2, empty_mask, self.flags == 1) & ~self.failed
+        return {
+            drawing: ScoreTable(
+                sample_id=targets.sample_id,
+                image_id=targets.image_id,
+                failed=self.failed,
+                no_target=targets.no_target,
+                predicted_no_target=predicted_no_target,
+                **{name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(COLUMNS)},
+            )
+            for drawing, table in self.counts.items()
+        }
+
+    def _count_batch(self, batch: list[tuple[str, int, Claim]]) -> None:
+        if not batch:
+            return
+        targets = self.targets
+        rows = [row for _, row, _ in batch]
+        codes = [claim.counts for _, _, claim in batch]
+        heights, widths = targets.heights[rows], targets.widths[rows]
+        stored = targets.codes(rows)
+        self._resized.clear()
+        try:
+            whole = count_codes(codes, stored, heights, widths)
+            reduced = self._reduced(rows, codes)
+            for drawing, other in self.others.items():
+                predictions = reduced if drawing.leaves_out_ignored else codes
+                if drawing.canvas != ORIGINAL:
+                    meant = [other[r] for r in rows]
+                    self.counts[drawing][rows] = self._on_canvas(predictions, meant, heights, widths, drawing.canvas)
+                    continue
+                self.counts[drawing][rows] = whole
+                at = [k for k, r in enumerate(rows) if r in other or predictions[k] is not codes[k]]
+                if at:
+                    again = [other.get(rows[k], stored[k]) for k in at]
+                    counted = count_codes([predictions[k] for k in at], again, heights[at], widths[at])
+                    self.counts[drawing][[rows[k] for k in at]] = counted
+        except MaskError as error:
+            _name_broken_code(batch, heights, widths)
+            raise MaskError(f"{targets.path}: {error}; build the dataset again") from None
+        for _, row, claim in batch:
+            for code, _ in claim.instances:
+                _check_instance(batch, code, int(targets.heights[row]), int(targets.widths[row]))
+            self.failed[row] = bool(claim.error)
+            self.flags[row] = 2 if claim.no_target is None else int(claim.no_target)
+        if self.measures:
+            self._measure(
+                rows, batch, reduced, [self.others[STORED].get(r, s) for r, s in zip(rows, stored, strict=True)]
+            )
+
+    def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
+        """Predictions without the pixels to ignore; the very same objects where there are none."""
+        ignored = self.targets.ignored
+        if not ignored:
+            return codes
+        return [
+            self.targets.mask(row, code).without(ignored[row]).counts if row in ignored else code
+            for row, code in zip(rows, codes, strict=True)
+        ]
+
+    def _on_canvas(
+        self,
+        predictions: Sequence[bytes],
+        targets: Sequence[bytes],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        canvas: Canvas,
+    ) -> NDArray[np.int64]:
+        masks = Mask.from_codes(predictions, heights.tolist(), widths.tolist())
+        for mask in masks:
+            if (canvas, mask) not in self._resized:
+                self._resized[canvas, mask] = canvas.resized(mask).counts
+        sizes = np.array([canvas.size_of(*size) for size in zip(heights.tolist(), widths.tolist(), strict=True)])
+        sides = np.ascontiguousarray(sizes.T.astype(np.int64))
+        return count_codes([self._resized[canvas, mask] for mask in masks], targets, sides[0], sides[1])
+
+    def _measure(
+        self, rows: list[int], batch: list[tuple[str, int, Claim]], predictions: list[bytes], targets: list[bytes]
+    ) -> None:
+        objects, others = self.objects
+        pairs = Batch(
+            predictions,
+            targets,
+            self.targets.heights[rows],
+            self.targets.widths[rows],
+            self.targets.boxes[rows],
+            [[code for code, _ in claim.instances] for _, _, claim in batch],
+            objects,
+            [others[row] for row in rows] if others else (),
+            [[score for _, score in claim.instances] for _, _, claim in batch],
+            self.targets.boxes_of_objects(rows) if self.needs_boxes else (),
+        )
+        for measure in self.measures:
+            for column, values in measure.count(pairs).items():
+                name = f"{measure.name}.{column}"
+                if name not in self.measured:
+                    self.measured[name] = np.zeros(len(self.failed), values.dtype)
+                self.measured[name][rows] = values
+
+
+def _empty_code(targets: _Targets, row: int) -> bytes:
+    return Mask.empty(int(targets.heights[row]), int(targets.widths[row])).counts
+
+
+def _name_broken_code(
+    batch: list[tuple[str, int, Claim]], heights: NDArray[np.int64], widths: NDArray[np.int64]
+) -> None:
+    for (where, _, claim), height, width in zip(batch, heights.tolist(), widths.tolist(), strict=True):
+        try:
+            check_code(claim.counts, height, width)
+        except MaskError as error:
+            raise PredictionError(f"{where}: {error}; encode masks with pycocotools or refbench.Mask") from None
+
+
+def _check_instance(batch: list[tuple[str, int, Claim]], code: bytes, height: int, width: int) -> None:
+    try:
+        check_code(code, height, width)
+    except MaskError as error:
+        places = [where for where, _, claim in batch if any(c == code for c, _ in claim.instances)]
+        raise PredictionError(f"{places[0]}: an instance: {error}") from None

@@ -1,0 +1,170 @@
+"""The score table: one row a sample with its integer counts, its file, and the identities that it satisfies.
+
+Beside it, what else can be counted on pairs of masks (`Measure`). Everything that is said of a run, under our own
+protocol, is a fold over this table: no masks, no model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from refbench.errors import RunError
+from refbench.storage.samples import read_table, write_table
+
+SCORES_FILE = "scores.parquet"
+COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_intersection", "boundary_union")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """The columns of scores.parquet, each an array of shape (N,), in sample order; counts in pixels."""
+
+    sample_id: Any
+    image_id: Any
+    failed: NDArray[np.bool_]
+    no_target: NDArray[np.bool_]
+    predicted_no_target: NDArray[np.bool_]
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    prediction_area: NDArray[np.int64]
+    target_area: NDArray[np.int64]
+    boundary_intersection: NDArray[np.int64]
+    boundary_union: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.failed)
+
+    def sample_ids(self) -> list[str]:
+        """The ids as texts, whatever holds the column."""
+        return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
+
+    def sums(self) -> dict[str, int]:
+        """The total of each count over all samples, in pixels."""
+        return {name: int(getattr(self, name).sum()) for name in COUNTS}
+
+    def take(self, rows: NDArray[np.int64]) -> ScoreTable:
+        """The rows of these positions, in their order."""
+        taken: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            column = self.sample_ids() if f.name == "sample_id" else getattr(self, f.name)
+            taken[f.name] = [column[k] for k in rows.tolist()] if isinstance(column, list) else column[rows]
+        return ScoreTable(**taken)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """Pairs of masks of one size each, to be measured; codes are compressed and checked."""
+
+    predictions: Sequence[bytes]
+    targets: Sequence[bytes]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    # The box that the annotation file gives, [left, top, width, height] in pixels, (B, 4).
+    annotated_boxes: NDArray[np.float64]
+    # All masks of a prediction that returns several; empty where it returned one.
+    instances: Sequence[Sequence[bytes]]
+    # Codes of annotated objects, and for each pair the positions of those in its image that it does not mean; both
+    # empty unless a measure asks for them.
+    objects: Sequence[bytes] = ()
+    others: Sequence[Sequence[int]] = ()
+    # The confidences of `instances`.
+    scores: Sequence[Sequence[float]] = ()
+    # The annotated boxes of the objects that each sample means, (n, 4); empty unless a measure asks for them.
+    boxes_of_objects: Sequence[NDArray[np.float64]] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measure:
+    """Something counted on pairs of masks besides the columns of the score table.
+
+    `count` returns `columns` as arrays (B,); a protocol finds them as `measured["<name>.<column>"]`.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    count: Callable[[Batch], Mapping[str, NDArray[Any]]]
+    needs_objects: bool = False
+    needs_boxes: bool = False
+
+
+def scores_to_table(scores: ScoreTable) -> pa.Table:
+    return pa.table({f.name: getattr(scores, f.name) for f in dataclasses.fields(ScoreTable)})
+
+
+def write_scores(path: Path, scores: ScoreTable) -> None:
+    write_table(path, scores_to_table(scores))
+
+
+def read_scores(path: Path) -> ScoreTable:
+    """Read scores.parquet back.
+
+    Raises:
+        DatasetError: it cannot be read.
+        RunError: a column is missing or of another type, or a row breaks an identity of counts.
+    """
+    table = read_table(path)
+    names = [f.name for f in dataclasses.fields(ScoreTable)]
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise RunError(f"{path} has no column {missing[0]}; run `refbench score` again")
+    arrays: dict[str, Any] = {}
+    for name in names:
+        column = table[name]
+        wanted = (
+            pa.types.is_string if name.endswith("_id") else pa.types.is_int64 if name in COUNTS else pa.types.is_boolean
+        )
+        if column.null_count or not wanted(column.type):
+            gaps = f", with {column.null_count} gaps" if column.null_count else ""
+            raise RunError(
+                f"{path}: the column {name} is of {column.type}{gaps}, not as refbench writes it; "
+                "run `refbench score` again"
+            )
+        arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
+    scores = ScoreTable(**arrays)
+    check_scores(scores, str(path))
+    return scores
+
+
+def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | None = None) -> None:
+    """Raise RunError with the first identity that a row of counts breaks, and the row.
+
+    They hold whatever a model predicts; a file that breaks one was damaged or edited. `pixels`, where the image sizes
+    are known, are height times width of each sample's image.
+    """
+    s = scores
+    identities: list[tuple[str, NDArray[np.bool_]]] = [
+        ("no count is negative", np.minimum.reduce([getattr(s, name) for name in COUNTS]) >= 0),
+        ("union = prediction_area + target_area - intersection",
+         s.union == s.prediction_area + s.target_area - s.intersection),
+        ("intersection <= prediction_area and target_area",
+         s.intersection <= np.minimum(s.prediction_area, s.target_area)),
+        ("the boundary bands lie inside the masks: boundary_intersection <= intersection",
+         s.boundary_intersection <= s.intersection),
+        ("the boundary bands lie inside the masks: boundary_union <= union", s.boundary_union <= s.union),
+        ("a mask that is not empty has a boundary", (s.boundary_union > 0) == (s.union > 0)),
+        ("boundary_intersection <= boundary_union", s.boundary_intersection <= s.boundary_union),
+        ("an expression without target has an empty target", ~s.no_target | (s.target_area == 0)),
+        ("a failed sample has an empty prediction", ~s.failed | (s.prediction_area == 0)),
+        ("a failed sample predicts nothing, not even no_target", ~s.failed | ~s.predicted_no_target),
+    ]  # fmt: skip
+    if pixels is not None:
+        identities.append(("a mask has no more pixels than its image", s.union <= pixels))
+    for identity, holds in identities:
+        if not holds.all():
+            row = int(np.argmin(holds))
+            raise RunError(
+                f"{where}, row {row} ({s.sample_id[row]}) breaks an identity: {identity}. The file was damaged or "
+                "edited; run `refbench score` again"
+            )
+    given = s.sample_ids()
+    if len(set(given)) != len(given):
+        seen: set[str] = set()
+        row = next(k for k, name in enumerate(given) if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RunError(f"{where}, row {row}: the sample {given[row]} is there twice; run `refbench score` again")

@@ -1,0 +1,127 @@
+"""A run's instances as COCO results, which the protocols of average precision score against an annotation file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import PredictionError
+from refbench.records import Instance, Prediction, Sample
+from refbench.runs.plan import planned_paths
+from refbench.runs.runner import read_run
+from refbench.scoring.protocols.coco_files import Annotations
+from refbench.storage.coco_rows import Key
+from refbench.storage.samples import load_samples, predictions_from_table, read_table, write_json
+
+SETS_OF_SGINW = "sginw-"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file of COCO results, and what it has no answer to: samples that failed, and pairs that were not asked."""
+
+    path: Path
+    failed: tuple[str, ...]
+    unasked: tuple[str, ...]
+
+    def gaps(self) -> str:
+        """What has no answer, in words; "" if everything has."""
+        parts = []
+        if self.failed:
+            parts.append(f"samples of the run that failed: {len(self.failed)}, the first is {self.failed[0]}")
+        if self.unasked:
+            parts.append(f"pairs that the run did not ask: {len(self.unasked)}, the first is {self.unasked[0]}")
+        return "; ".join(parts)
+
+
+def write_detections(folder: Path, truth: Annotations) -> Written:
+    """Write the instances of a run as COCO results into its folder.
+
+    It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
+    Instances of a sample belong to its class, in a file of SA-Co to its pair of picture and phrase; in a run that has
+    none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
+
+    Raises:
+        PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
+        RunError: the run is not there, or not whole.
+    """
+    info = read_run(folder)
+    places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, str(info["split"]))
+    samples = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}")}
+    paths = planned_paths(folder, int(info["shards"]))
+    predictions = [p for path in paths for p in predictions_from_table(read_table(path))]
+    bare = not any(p.instances for p in predictions)
+    rows: list[dict[str, Any]] = []
+    for prediction in predictions:
+        sample = samples[prediction.sample_id]
+        image, category = places.of(sample)
+        if image is None or category is None:
+            raise PredictionError(
+                f"{truth.path} does not belong to this run: {sample.sample_id} asks for {sample.category!r} on the "
+                f"image {sample.image_id}"
+            )
+        rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
+    name = str(info["dataset"])
+    is_set = name.startswith(SETS_OF_SGINW)
+    path = folder / (f"seginw_{name.removeprefix(SETS_OF_SGINW)}_val.json" if is_set else "coco-results.json")
+    write_json(path, rows)
+    failed = tuple(p.sample_id for p in predictions if p.error)
+    return Written(path, failed, places.unasked([samples[p.sample_id] for p in predictions]))
+
+
+class _Classes:
+    """Where the instances of a sample belong in a file that asks for classes: its image and class, None if unknown."""
+
+    def __init__(self, truth: Annotations, split: str) -> None:
+        self.images = {str(key): key for key in truth.images}
+        self.categories = {str(category.row.get("name")): key for key, category in truth.categories.items()}
+        # Builders write the split before an image's number, since each split counts from 0.
+        self.prefix = f"{split}-"
+
+    def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
+        return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
+
+    def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
+        """None: not every class is asked of every image in all sets."""
+        return ()
+
+
+class _Pairs:
+    """The same in a file of SA-Co, where an "image" is a pair of a picture and a phrase, all of one class."""
+
+    def __init__(self, truth: Annotations) -> None:
+        self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}
+        self.category = next(iter(truth.categories), None)
+        if self.category is None:
+            raise PredictionError(
+                f"{truth.path} has no category; the files of SA-Co have one, which all instances have"
+            )
+        self.counted = {pair for pair, key in self.pairs.items() if truth.images[key].row.get("is_instance_exhaustive")}
+
+    def of(self, sample: Sample) -> tuple[Key | None, Key | None]:
+        return self.pairs.get((sample.ref_id, sample.raw_expression)), self.category
+
+    def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
+        """Pairs that count and that no sample asks."""
+        lacking = self.counted - {(s.ref_id, s.raw_expression) for s in asked}
+        return tuple(f"{pair} ({phrase!r})" for pair, phrase in sorted(lacking))
+
+
+def _is_sa_co(truth: Annotations) -> bool:
+    return bool(truth.images) and all(isinstance(i.row.get("text_input"), str) for i in truth.images.values())
+
+
+def _instances(prediction: Prediction, sample: Sample, bare: bool) -> tuple[Instance, ...]:
+    if not bare:
+        return prediction.instances
+    if prediction.error or not prediction.mask.area:
+        return ()
+    return (Instance(prediction.mask, 1.0 if prediction.score is None else prediction.score),)
+
+
+def _row(image: Any, category: Any, instance: Instance) -> dict[str, Any]:
+    mask = instance.mask
+    code = {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}
+    return {"image_id": image, "category_id": category, "segmentation": code, "score": instance.score}

@@ -1,0 +1,50 @@
+"""Identities that summaries satisfy whatever a model predicts; a file that breaks one was damaged or edited.
+
+They are checked when a summary is written and when it is read; `refbench.scoring.counts` has those of the counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Collection, Mapping
+
+from refbench.errors import RunError
+from refbench.records import Summary
+
+# Sums of a float series in another order may end a hair above or below.
+SLACK_PERCENT = 1e-9
+PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
+Figures = tuple[float, float, float]
+
+
+def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) -> None:
+    """Raise RunError unless the metrics of a summary satisfy the identities of `check_metrics`."""
+    check_metrics({m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}, where, signed)
+
+
+def check_metrics(metrics: Mapping[str, Figures], where: str, signed: Collection[str] = ()) -> None:
+    """Raise RunError unless values and intervals (value, low, high) are percentages and P@X falls with X.
+
+    Those of `signed` lie in -100..100. A metric without a value (0 / 0 in the original) is NaN in all three places.
+    """
+    for name, figures in metrics.items():
+        if all(math.isnan(v) for v in figures):
+            continue
+        lowest = -100 if name in signed else 0
+        if not all(lowest - SLACK_PERCENT <= v <= 100 + SLACK_PERCENT for v in figures):
+            raise RunError(f"{where}: {name} is {figures}, but every figure is a percentage; score the run again")
+        if figures[1] > figures[2]:
+            raise RunError(f"{where}: the interval of {name} is {figures[1:]}, upside down; score the run again")
+    series: dict[str, list[tuple[float, float]]] = {}
+    for name, figures in metrics.items():
+        match = PRECISION_AT.fullmatch(name)
+        if match:
+            stem, threshold = (match[1], match[2]) if match[1] is not None else (match[3], match[4])
+            series.setdefault(stem, []).append((float(threshold), figures[0]))
+    for stem, points in series.items():
+        values = [value for _, value in sorted(points)]
+        for before, after in itertools.pairwise(values):
+            if after > before + SLACK_PERCENT:
+                raise RunError(f"{where} breaks an identity: {stem}X rises from {before} to {after} as X grows")

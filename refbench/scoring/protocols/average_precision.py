@@ -1,0 +1,294 @@
+"""Average precision of detections against a COCO or LVIS annotation file.
+
+Matching and averaging are pycocotools' (COCO) and hotcoco's (LVIS); what is ours is reading the files (`coco_files`)
+and the Boundary IoU that Boundary AP puts in place of the mask IoU. Values are in percent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from refbench.errors import DatasetError, MaskError
+from refbench.masks.mask import Mask, pair_counts
+from refbench.plugins import load_attribute
+from refbench.scoring.protocols.coco_files import Annotations, Category, Image, Results, fields_of, read_results
+from refbench.storage.coco_rows import Key, is_text, read_area, read_key, shown
+
+COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+BOUNDARY_SHARE = 0.02
+# Outside every size, so that lvis-api's rule for what is not in a size holds for what a file says to ignore.
+IGNORED_AREA_PX = 1e11
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Metrics by the names that the original prints, in percent (NaN where there is nothing to find), and remarks on
+    what the files hold that the numbers do not show."""
+
+    metrics: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionProtocol:
+    """A rule that scores a list of detections against an annotation file, or against those of several `annotators`.
+
+    `image_field` is what the images of its files must have, and COCO's have not. With `silence_counts`, no detection is
+    the answer that nothing is there, and can be right.
+    """
+
+    name: str
+    summary: str
+    source: str
+    evaluate: Callable[[Sequence[Annotations], Results], Evaluation]
+    caveats: tuple[str, ...] = ()
+    annotators: bool = False
+    image_field: str = ""
+    silence_counts: bool = False
+
+    def fits(self, truth: Annotations) -> bool:
+        """Whether the file is one of those that the rule is made for."""
+        return not self.image_field or all(self.image_field in image.row for image in truth.images.values())
+
+
+def evaluate_coco(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """The twelve figures of COCOeval, iouType segm."""
+    return _run(COCOeval, truths[0], results)
+
+
+def evaluate_boundary(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """The same with min(mask IoU, Boundary IoU) as the overlap."""
+    return _run(_BoundaryEval, truths[0], results)
+
+
+def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation:
+    """Federated AP: of an image only the classes count that were searched for in it, at most 300 detections.
+
+    Raises:
+        DatasetError: the annotation file lacks what LVIS adds to COCO's, or it is broken.
+    """
+    (truth,) = truths
+    content, notes = _lvis_content(truth)
+    with tempfile.TemporaryDirectory() as folder:
+        # hotcoco reads files only.
+        places = Path(folder) / "ground_truth.json", Path(folder) / "results.json"
+        for place, value in zip(places, (content, _rows_of(results)), strict=True):
+            place.write_text(json.dumps(value))
+        lvis = load_attribute("hotcoco:LVIS")(str(places[0]))
+        evaluation = load_attribute("hotcoco:LVISeval")(
+            lvis, load_attribute("hotcoco:LVISResults")(lvis, str(places[1])), "segm"
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summary_lines()
+        metrics = {name: _percent(value) for name, value in evaluation.get_results().items()}
+    return Evaluation(metrics, (*notes, *repeated_detections(results)))
+
+
+def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
+    """What lvis-api reads of an annotation file, and remarks; `iscrowd` is not among it, `ignore` is."""
+    images = list(truth.images.values())
+    fields = ("neg_category_ids", "not_exhaustive_category_ids")
+    if not all(name in image.row for image in images for name in fields):
+        raise DatasetError(
+            f"{truth.path} is no annotation file of LVIS: lvis-ap needs neg_category_ids and "
+            "not_exhaustive_category_ids of every image; for a COCO file use --protocol coco-ap"
+        )
+    listed = {
+        name: fields_of(images, partial(_classes, name=name, known=truth.categories), _where, truth.path)
+        for name in fields
+    }
+    numbers = {key: category.number for key, category in truth.categories.items()}
+    frequencies = fields_of(list(truth.categories.values()), _frequency, _where, truth.path)
+    content = {
+        "images": [
+            {"id": i.number, "height": i.height, "width": i.width}
+            | {
+                name: [truth.categories[k].number for k in listed[name][row] if k in truth.categories]
+                for name in fields
+            }
+            for row, i in enumerate(images)
+        ],
+        "categories": [
+            {"id": c.number, "name": str(c.number), "frequency": frequency}
+            for c, frequency in zip(truth.categories.values(), frequencies, strict=True)
+        ],
+        "annotations": [
+            row | {"iscrowd": 0, "area": IGNORED_AREA_PX if one.ignored else row["area"]}
+            for row, one in zip(_annotations_of(truth), truth.truths, strict=True)
+        ],
+    }
+    unknown = sum(key not in numbers for name in fields for keys in listed[name] for key in keys)
+    note = f"{unknown} ids in neg_category_ids and not_exhaustive_category_ids are of no category of the file"
+    return content, [note] if unknown else []
+
+
+def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key]:
+    value = image.row[name]
+    if not isinstance(value, list):
+        raise MaskError(f"its {name} is {shown(value)}; expected a list of category ids")
+    keys = [read_key({name: key}, name) for key in value]
+    as_text = {is_text(key) for key in known}
+    for key in keys:
+        if known and is_text(key) not in as_text:
+            raise MaskError(f"its {name} hold {shown(key)}; the ids of the categories are written in another way")
+    return keys
+
+
+def _frequency(category: Category) -> str:
+    value = category.row.get("frequency")
+    if value not in ("r", "c", "f"):
+        raise MaskError(f"its frequency is {shown(value)}; expected r, c or f (rare, common, frequent)")
+    return str(value)
+
+
+def _where(item: Image | Category) -> str:
+    return item.where
+
+
+def _percent(value: float) -> float:
+    # COCO writes -1 where nothing is there to be found: no figure at all.
+    return float("nan") if value < 0 else 100 * float(value)
+
+
+def _run(kind: type[COCOeval], truth: Annotations, results: Results) -> Evaluation:
+    ignored = sum(one.ignored for one in truth.truths)
+    notes = (
+        [f"{ignored} annotations say ignore, which COCO's evaluation does not look at: they count"] if ignored else []
+    )
+    # pycocotools prints as it goes, and stdout belongs to the result.
+    with contextlib.redirect_stdout(io.StringIO()):
+        images = [{"id": i.number, "height": i.height, "width": i.width} for i in truth.images.values()]
+        categories = [{"id": c.number, "name": str(c.number)} for c in truth.categories.values()]
+        ours, theirs = COCO(), COCO()
+        ours.dataset = {"images": images, "categories": categories, "annotations": _annotations_of(truth)}
+        theirs.dataset = {"images": images, "categories": categories, "annotations": _rows_of(results)}
+        ours.createIndex()
+        theirs.createIndex()
+        evaluation = kind(ours, theirs, "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = {name: _percent(value) for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)}
+    return Evaluation(metrics, (*notes, *repeated_detections(results)))
+
+
+def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
+    """COCO's rows; sizes go by `area`, which is the file's."""
+    areas = fields_of(truth.truths, lambda one: read_area(one.row), lambda one: one.where, truth.path)
+    return [
+        {
+            "id": number,
+            "image_id": one.image,
+            "category_id": one.category,
+            "segmentation": _code(one.mask),
+            "area": area,
+            "iscrowd": int(one.crowd),
+        }
+        for number, (one, area) in enumerate(zip(truth.truths, areas, strict=True), start=1)
+    ]
+
+
+def _rows_of(results: Results) -> list[dict[str, Any]]:
+    """COCO's results as `loadRes` completes them; sizes go by the mask, never by a box that the file gives."""
+    return [
+        {
+            "id": number,
+            "image_id": one.image,
+            "category_id": one.category,
+            "segmentation": _code(one.mask),
+            "score": one.score,
+            "area": one.mask.area,
+            "bbox": list(one.mask.box_xywh),
+            "iscrowd": 0,
+        }
+        for number, one in enumerate(results.detections, start=1)
+    ]
+
+
+def _code(mask: Mask) -> dict[str, Any]:
+    return {"size": list(mask.size), "counts": mask.counts.decode("ascii")}
+
+
+def repeated_detections(results: Results) -> tuple[str, ...]:
+    """A remark on the detections that were left out, if there were any."""
+    if not results.repeated:
+        return ()
+    return (
+        f"{results.repeated} detections are the same as an earlier one (image, class, mask and score) and were left "
+        "out, since padded runs on several GPUs write such; the original counts them",
+    )
+
+
+class _BoundaryEval(COCOeval):  # type: ignore[misc]
+    """COCOeval with the overlap of Boundary AP.
+
+    Source: Cheng et al., Boundary IoU, CVPR 2021, section 5, and bowenc0221/boundary-iou-api `cocoeval.py`: the
+    smaller of mask IoU and Boundary IoU; a crowd keeps the mask IoU.
+    """
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 (the name that pycocotools calls)
+        overlaps = super().computeIoU(imgId, catId)
+        if len(overlaps) == 0:
+            return overlaps
+        truths = self._gts[imgId, catId]
+        found = sorted(self._dts[imgId, catId], key=lambda row: -row["score"])[: self.params.maxDets[-1]]
+        # Python's sort keeps the order of equal scores, as the mergesort of pycocotools does.
+        bands = self._band_overlaps([r["segmentation"] for r in found], [r["segmentation"] for r in truths])
+        crowd = np.array([bool(row.get("iscrowd", 0)) for row in truths])
+        return np.where(crowd[None, :], overlaps, np.minimum(overlaps, bands))
+
+    def _band_overlaps(self, found: list[Any], truths: list[Any]) -> NDArray[np.float64]:
+        ours, theirs = [Mask.from_rle(m) for m in found], [Mask.from_rle(m) for m in truths]
+        pairs = [(a, b) for a in ours for b in theirs]
+        counts = pair_counts([a for a, _ in pairs], [b for _, b in pairs], BOUNDARY_SHARE)
+        union = counts["boundary_union"]
+        share = np.where(union > 0, counts["boundary_intersection"] / np.maximum(union, 1), 0.0)
+        return share.reshape(len(ours), len(theirs))
+
+
+COCO_AP = DetectionProtocol(
+    "coco-ap",
+    "segm AP over IoU .50:.95, all areas, at most 100 detections an image and class",
+    "cocodataset/cocoapi PythonAPI/pycocotools/cocoeval.py (8c9bcc3)",
+    evaluate_coco,
+)
+BOUNDARY_AP = DetectionProtocol(
+    "boundary-ap",
+    "coco-ap with min(mask IoU, Boundary IoU at 2 % of the diagonal) as the overlap",
+    "bowenc0221/boundary-iou-api boundary_iou/coco_instance_api/cocoeval.py (37d2558)",
+    evaluate_boundary,
+)
+LVIS_AP = DetectionProtocol(
+    "lvis-ap",
+    "federated segm AP: absent and not exhaustively drawn classes honoured, at most 300 detections an image",
+    "lvis-dataset/lvis-api lvis/eval.py (7d7f07d), by hotcoco",
+    evaluate_lvis,
+    image_field="neg_category_ids",
+)
+
+
+def score_detections(
+    truths: Sequence[Annotations], results: Path, protocols: Sequence[DetectionProtocol]
+) -> dict[str, Evaluation]:
+    """Name of the protocol -> what it gives, for COCO results against the annotation file (of each annotator).
+
+    Raises:
+        DatasetError: an annotation file lacks something that a protocol needs.
+        PredictionError: lists every result that cannot be used.
+    """
+    read = read_results(results, truths[0])
+    return {protocol.name: protocol.evaluate(truths, read) for protocol in protocols}

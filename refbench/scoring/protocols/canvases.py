@@ -1,0 +1,98 @@
+"""On what pixels masks are compared: the image's own, or a size that the original's loader resizes to.
+
+Every such loader takes pixels by nearest neighbour, but three libraries take three different ones. Each is restated
+here as the source of every row or column, so that masks are resized on their runs, without pixels:
+
+* Pillow takes the pixel under the centre of the new one: `(i + 0.5) * old / new`, added up step by step.
+* OpenCV and mmcv take the one under its corner: `i * (1 / (new / old))`.
+* PyTorch takes the one under its corner too, `i * (old / new)` in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.masks.mask import Mask
+
+Places = NDArray[np.int64]
+
+
+@lru_cache(maxsize=4096)
+def pillow_nearest(old: int, new: int) -> Places:
+    """Which of `old` pixels each of `new` pixels takes; Pillow `Geometry.c:ImagingScaleAffine` (13.0)."""
+    step = old / new
+    # Sums in a row, as Pillow makes them: multiples of the step would round otherwise.
+    at = np.cumsum(np.concatenate([[step * 0.5], np.full(new - 1, step)]))
+    return np.minimum(at.astype(np.int64), old - 1)
+
+
+@lru_cache(maxsize=4096)
+def opencv_nearest(old: int, new: int) -> Places:
+    """The same of `cv2.resize` with INTER_NEAREST; OpenCV `resize.cpp:resizeNN`."""
+    step = 1.0 / (new / old)
+    places: Places = np.minimum(np.floor(np.arange(new) * step).astype(np.int64), old - 1)
+    return places
+
+
+@lru_cache(maxsize=4096)
+def torch_nearest(old: int, new: int) -> Places:
+    """The same of `torch.nn.functional.interpolate` with mode="nearest"; ATen `UpSample.h`."""
+    step = np.float32(old) / np.float32(new)
+    places: Places = np.minimum(np.floor(np.arange(new, dtype=np.float32) * step).astype(np.int64), old - 1)
+    return places
+
+
+def half_up(value: float) -> int:
+    """mmcv's rounding of a resized side (`image/geometric.py:_scale_size`)."""
+    return int(value + 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """The pixels that masks are compared on; without a `side`, the image's own.
+
+    Attributes:
+        words: how a table names it.
+        side: height and width in pixels or, with `keeps_ratio`, the longer of the two.
+        keeps_ratio: whether the image's proportions stay; what the original pads is background in both masks.
+        nearest: which old pixel each new one takes.
+        rounded: how the shorter side becomes a whole number.
+    """
+
+    words: str
+    side: int | None = None
+    keeps_ratio: bool = False
+    nearest: Callable[[int, int], Places] = pillow_nearest
+    rounded: Callable[[float], int] = round
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) on this canvas of an image of this height and width, in pixels."""
+        if self.side is None:
+            return height, width
+        if not self.keeps_ratio:
+            return self.side, self.side
+        ratio = self.side / max(height, width)
+        # A sliver keeps a pixel: the originals would fail on it.
+        return max(1, self.rounded(height * ratio)), max(1, self.rounded(width * ratio))
+
+    def resized(self, mask: Mask) -> Mask:
+        """The mask on this canvas."""
+        height, width = self.size_of(*mask.size)
+        if self.side is None:
+            return mask
+        return mask.taken(self.nearest(mask.height, height), self.nearest(mask.width, width))
+
+
+ORIGINAL = Canvas("original size")
+SQUARE_480 = Canvas("480 x 480", 480)
+SQUARE_448 = Canvas("448 x 448", 448)
+SQUARE_512 = Canvas("512 x 512 by OpenCV", 512, nearest=opencv_nearest)
+SQUARE_384 = Canvas("384 x 384 by OpenCV", 384, nearest=opencv_nearest)
+SQUARE_320 = Canvas("320 x 320 by OpenCV", 320, nearest=opencv_nearest)
+LONG_640 = Canvas("longer side 640 by OpenCV", 640, True, opencv_nearest, half_up)
+LONG_384 = Canvas("longer side 384 by PyTorch", 384, True, torch_nearest)

@@ -1,0 +1,52 @@
+"""`refbench`: the default protocol. Nothing is resized, dropped or averaged twice.
+
+Every expression counts once, on its image's original pixels, against the union of the target's polygons. An
+expression without a target is answered rightly by an empty mask (IoU 1) and wrongly by any pixel (IoU 0). A
+failed sample has IoU 0, also when it has no target: a crash must not be worth a point. Pixels that a dataset
+says to ignore (ReasonSeg) are neither right nor wrong. Thresholds are met by equality (`>=`). The `no_target`
+flag of a prediction is stored, but masks alone count here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import BOUNDARY, Cumulative, FloatArray, Mean, Precision, Protocol
+
+PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def sample_iou(scores: ScoreTable) -> FloatArray:
+    """IoU of each sample in 0..1, float64 (N,)."""
+    return _shares(scores.intersection, scores.union, scores.failed)
+
+
+def sample_boundary_iou(scores: ScoreTable) -> FloatArray:
+    """Boundary IoU of each sample in 0..1, float64 (N,). Source: Cheng et al., CVPR 2021, equation 2."""
+    return _shares(scores.boundary_intersection, scores.boundary_union, scores.failed)
+
+
+def _shares(top: np.ndarray, bottom: np.ndarray, failed: np.ndarray) -> FloatArray:
+    both_empty = np.where(failed, 0.0, 1.0)
+    out: FloatArray = np.where(bottom > 0, top / np.maximum(bottom, 1), both_empty)
+    return out
+
+
+REFBENCH = Protocol(
+    name="refbench",
+    summary="original size, union of polygons, every expression, both empty = 1, failures = 0, >=",
+    source="refbench; the choices are those of section 1 of the README's 'How numbers are made'",
+    text="the expression as built",
+    binarisation="by the adapter",
+    resampling="by the adapter, to the original size",
+    metrics={
+        "cumulative_iou": Cumulative(),
+        "mean_iou": Mean(),
+        **{f"precision_at_{t}": Precision(t) for t in PRECISION_THRESHOLDS},
+        "mean_boundary_iou": Mean(counts=BOUNDARY),
+        "cumulative_boundary_iou": Cumulative(counts=BOUNDARY),
+    },
+    headline="cumulative_iou",
+    leaves_out_ignored=True,
+)

@@ -1,0 +1,134 @@
+"""From the number of one protocol to that of another, one choice at a time.
+
+Every step replaces one choice by the other protocol's and says what that does to the number, so the differences add up
+to the whole. In which order choices change is a convention: the one that comes first takes what two of them do only
+together. Choices that concern how the original made its masks cannot be replayed on stored ones; they are listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from decimal import Decimal
+
+from refbench.errors import PredictionError
+from refbench.scoring.protocols.base import MASK, Evidence, Metric, Precision, Protocol, everyone, value_of
+
+# In the order of a scorer's work; the metric, which is the last, is no field of a protocol.
+REPLAYED = ("units", "target", "canvas", "sample_iou", "both_empty")
+# Fields of a protocol that are part of a choice.
+GOES_WITH = {"target": ("leaves_out_ignored",), "both_empty": ("when_empty",)}
+NOT_REPLAYED = ("text", "binarisation", "resampling")
+# Figures are rounded to this before they are subtracted, so that differences add up to the last digit shown.
+DECIMALS = Decimal("0.000001")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One choice replaced: the number after it, and its difference from the one before, both in percent."""
+
+    choice: str
+    before: str
+    after: str
+    value: Decimal
+    difference: Decimal
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Walk:
+    """The way from one number to another; `start` plus all differences is `end`, exactly."""
+
+    first: str
+    first_metric: str
+    start: Decimal
+    steps: tuple[Step, ...]
+    second: str
+    second_metric: str
+    end: Decimal
+    # Choices that differ and that no stored mask can replay: (choice, the first's words, the second's).
+    not_replayed: tuple[tuple[str, str, str], ...]
+
+
+def chosen_metric(rule: Protocol, metric: str | None) -> str:
+    """The name of a metric of a protocol; its headline for None.
+
+    Raises:
+        PredictionError: it has no such metric.
+    """
+    name = rule.headline if metric is None else metric
+    if name not in rule.metrics:
+        raise PredictionError(f"{rule.name} has no metric {name!r}; it prints {', '.join(rule.metrics)}")
+    return name
+
+
+def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
+    """The first protocol, then for each choice that differs, its name and the protocol with it replaced too."""
+    current = first
+    out = [("", first)]
+    for choice in REPLAYED:
+        fields = (choice, *GOES_WITH.get(choice, ()))
+        # What goes with a choice is no reason to walk: `when_empty` alone is told with the metric.
+        if any(getattr(first, f) != getattr(second, f) for f in fields if f != "when_empty"):
+            current = dataclasses.replace(current, **{f: getattr(second, f) for f in fields})
+            out.append((choice, current))
+    return out
+
+
+def walk(
+    first: Protocol,
+    second: Protocol,
+    evidence: Callable[[Protocol], Evidence],
+    first_metric: str | None = None,
+    second_metric: str | None = None,
+) -> Walk:
+    """Walk from a metric of the first protocol to one of the second; headlines by default.
+
+    `evidence` gives the counts under a protocol's target and canvas, with the measures of both protocols.
+
+    Raises:
+        PredictionError: a protocol has no such metric.
+    """
+    name, other_name = chosen_metric(first, first_metric), chosen_metric(second, second_metric)
+    metric, other = first.metrics[name], second.metrics[other_name]
+    versions = hybrids(first, second)
+    start = before = _rounded(value_of(first, metric, evidence(first)))
+    steps = []
+    for choice, version in versions[1:]:
+        value = _rounded(value_of(version, metric, evidence(version)))
+        if value == before and getattr(first, choice) == getattr(second, choice):
+            # Only what goes with the choice differs, and it makes no difference here: no pixels are to be ignored.
+            continue
+        steps.append(Step(choice, _words(first, choice), _words(second, choice), value, value - before))
+        before = value
+    if metric != other or first.when_empty != second.when_empty:
+        value = _rounded(value_of(second, other, evidence(second)))
+        kind = "precision" if isinstance(metric, Precision) and isinstance(other, Precision) else "aggregation"
+        if metric != other or value != before:
+            steps.append(Step(kind, metric_words(metric), metric_words(other), value, value - before))
+        before = value
+    differing = tuple(
+        (choice, getattr(first, choice), getattr(second, choice))
+        for choice in NOT_REPLAYED
+        if getattr(first, choice) != getattr(second, choice)
+    )
+    return Walk(first.name, name, start, tuple(steps), second.name, other_name, before, differing)
+
+
+def metric_words(metric: Metric) -> str:
+    """How a metric is made, whom it counts and of what, as far as that is not the usual."""
+    over = "" if metric.over is everyone else f", over {metric.over.__doc__}"
+    return metric.words + over + ("" if metric.counts == MASK else f", of {metric.counts}")
+
+
+def _words(rule: Protocol, choice: str) -> str:
+    return str(getattr(rule.choices, choice))
+
+
+def _rounded(value: float) -> Decimal:
+    if math.isnan(value):
+        raise PredictionError(
+            "one of the numbers has no value here: its rule divides 0 by 0 where nothing is meant and nothing found; "
+            "explain it on a split whose expressions all have a target"
+        )
+    return Decimal(value).quantize(DECIMALS)

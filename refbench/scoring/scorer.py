@@ -1,0 +1,182 @@
+"""Scores a run or a predictions file: folds over the integers that `refbench.scoring.counting` makes of its masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import PredictionError, RunError
+from refbench.plugins import available, load
+from refbench.records import Summary
+from refbench.runs.plan import planned_paths
+from refbench.runs.runner import read_run
+from refbench.scoring.counting import Drawing, count
+from refbench.scoring.counts import SCORES_FILE, ScoreTable, write_scores
+from refbench.scoring.protocols.audit import check_summary
+from refbench.scoring.protocols.base import Protocol, summarise
+from refbench.scoring.protocols.explain import Walk, hybrids, walk
+from refbench.scoring.protocols.targets import OPENCV
+from refbench.scoring.results import SUMMARY_FILE, summary_json
+from refbench.scoring.statistics.bootstrap import PERCENTILE
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import parse_address, split_fingerprint, write_json
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scored:
+    """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written).
+
+    `left_out` tells why a protocol of "all" was not applied, `notes` what is odd about the predictions.
+    """
+
+    address: str
+    fingerprint: str
+    scores: ScoreTable
+    summaries: dict[str, Summary]
+    folder: Path | None
+    left_out: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def score(
+    source: Path | str,
+    dataset: str | None = None,
+    *,
+    protocols: Sequence[str] = ("refbench",),
+    out: Path | None = None,
+    interval: str = PERCENTILE,
+    progress: Progress = silent,
+) -> Scored:
+    """Score a run folder, or a predictions file against a split.
+
+    Args:
+        source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
+        dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
+        protocols: names from `refbench list protocols`; "all" stands for every one that applies.
+        out: where scores.parquet and summary.json go; a run folder by default keeps them itself.
+        interval: "percentile" or "bca".
+
+    Raises:
+        PredictionError: the predictions do not fit the split; names file, entry and cure.
+        RunError: the run is unfinished, or was made on another version of the dataset.
+        DatasetError: the split is not built.
+    """
+    source = Path(source)
+    address, info = address_of(source, dataset)
+    rules, left_out = choose_protocols(protocols, address)
+    drawings = [Drawing.of(rule) for rule in rules]
+    measures = {m.name: m for rule in rules for m in rule.measures}
+    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    summaries = {}
+    for done, rule in enumerate(rules):
+        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
+        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
+        progress("protocols", done + 1, len(rules))
+    folder = Path(out) if out else source if counted.is_run else None
+    if folder is not None:
+        write_scores(folder / SCORES_FILE, counted.scores)
+        content = summary_json(summaries, counted.scores, address, counted.fingerprint, interval)
+        write_json(folder / SUMMARY_FILE, content)
+    return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes)
+
+
+def explain(
+    source: Path | str, dataset: str | None, first: str, second: str, progress: Progress = silent
+) -> tuple[str, Walk]:
+    """The split, and the way from one protocol's number to another's, one choice at a time.
+
+    Args:
+        source, dataset: as for `score`.
+        first, second: a protocol, whose headline is meant, or `NAME:METRIC`.
+
+    Raises:
+        PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
+    """
+    source = Path(source)
+    address, info = address_of(source, dataset)
+    (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
+    rule, other = (choose_protocols([n], address)[0][0] for n in (name, other_name))
+    versions = [*(version for _, version in hybrids(rule, other)), other]
+    measures = {m.name: m for version in (rule, other) for m in version.measures}
+    drawings = [Drawing.of(v) for v in versions]
+    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    return address, walk(rule, other, counted.evidence, metric, other_metric)
+
+
+def _protocol_and_metric(text: str) -> tuple[str, str | None]:
+    name, colon, metric = text.partition(":")
+    return name, metric if colon else None
+
+
+def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
+    """The protocols of these names for a split, and of those that "all" stands for, why some are left out.
+
+    Raises:
+        UnknownPlugin: there is none of a name.
+        PredictionError: one is about other datasets, or scores detections.
+    """
+    rules: dict[str, Protocol] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        for one in available("protocols") if name == ALL else (name,):
+            rule = load("protocols", one)
+            if name == ALL and isinstance(rule, Protocol) and rule.same_as:
+                continue
+            reason = _reason_against(rule, address)
+            if not reason:
+                rules.setdefault(rule.name, rule)
+            elif name != ALL:
+                raise PredictionError(f"{rule.name} {reason}")
+            elif isinstance(rule, Protocol):
+                left_out[rule.name] = reason
+    return list(rules.values()), left_out
+
+
+def _reason_against(rule: Any, address: str) -> str:
+    dataset, split = parse_address(address)
+    if not isinstance(rule, Protocol):
+        return "scores detections against an annotation file: pass --ground-truth"
+    if rule.datasets and dataset not in rule.datasets:
+        return f"is a rule for {', '.join(rule.datasets)}, not for {dataset}"
+    if rule.splits and not split.endswith(rule.splits):
+        return f"is a rule for splits that end in {' or '.join(rule.splits)}, not for {split}"
+    if rule.target == OPENCV and find_spec("cv2") is None:
+        return "draws targets with OpenCV: pip install 'refbench[opencv]'"
+    return ""
+
+
+def address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
+    """The split that a source answers, and the run.json of a run folder."""
+    if not source.exists():
+        raise PredictionError(f"{source} does not exist")
+    if not (source / "run.json").is_file():
+        if dataset is None:
+            raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
+        return dataset, {}
+    info = read_run(source)
+    address = f"{info['dataset']}/{info['split']}"
+    if dataset is not None and dataset != address:
+        raise RunError(f"{source} is a run on {address}, not on {dataset}")
+    check_run(source, info)
+    return address, info
+
+
+def check_run(folder: Path, info: dict[str, Any]) -> None:
+    """Raise RunError unless a run is finished, whole, and made on the dataset as it is built now."""
+    address = f"{info['dataset']}/{info['split']}"
+    now = split_fingerprint(address)
+    if info["fingerprint"] != now:
+        raise RunError(
+            f"{folder} was made on another version of {address} (fingerprint {str(info['fingerprint'])[:12]}..., "
+            f"built now: {now[:12]}...); build that version again, or run the model on this one"
+        )
+    if not info.get("finished"):
+        raise RunError(f"{folder} is not finished; run the same `refbench run` command again to complete it")
+    missing = [p.name for p in planned_paths(folder, int(info.get("shards", 0))) if not p.is_file()]
+    if missing:
+        raise RunError(f"{folder} lacks {', '.join(missing)}; run the same `refbench run` command again to complete it")

@@ -1,0 +1,1 @@
+"""Files: datasets, predictions, images, and what a result depends on."""

@@ -1,0 +1,111 @@
+"""The values of a row of a COCO file (annotations or results), each checked before a library sees it.
+
+Everything raises MaskError with words that follow "annotations[3] (id 7): ".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from refbench.errors import MaskError
+from refbench.masks.mask import Mask
+
+# An id in a COCO file: of an image, a category or an annotation.
+Key = int | str
+
+# COCO's largest objects; an area beyond lies in none of its sizes (cocoeval.py, `areaRng`).
+LARGEST_AREA_PX = 1e5**2
+
+
+def is_id(value: Any) -> TypeGuard[int]:
+    """Whether it is an integer: what the released annotation files have as ids."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Text that can be written: JSON and pickles may hold halves of UTF-16 pairs, which cannot."""
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
+
+
+def shown(value: Any) -> str:
+    """A value in a message: as JSON has it where it is short, else its beginning."""
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python refuses to write integers of more than 4,300 digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def read_key(row: Mapping[str, Any], name: str) -> Key:
+    """An id: an integer, text, or a float that is an integer (a table of numbers turned to JSON has such)."""
+    if name not in row:
+        raise MaskError(f"it has no {name}")
+    value = row[name]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if is_id(value) or is_text(value):
+        return value
+    raise MaskError(f"its {name} is {shown(value)}; expected a number or text")
+
+
+def read_crowd(row: Mapping[str, Any]) -> bool:
+    """`iscrowd`: 0 or 1, or false or true; 0 where it is missing."""
+    value = row.get("iscrowd", 0)
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise MaskError(f"its iscrowd is {shown(value)}; expected 0 or 1")
+
+
+def read_number(row: Mapping[str, Any], name: str, why: str) -> float:
+    """A finite number; `why` says what it is for."""
+    if name not in row:
+        raise MaskError(f"it has no {name}, {why}")
+    value = row[name]
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise MaskError(f"its {name} is {shown(value)}; expected a finite number, {why}")
+    return number
+
+
+def read_area(row: Mapping[str, Any]) -> float:
+    """`area` in squared pixels, which COCO measures by the polygons, not by the mask."""
+    area = read_number(row, "area", "by which objects are small, medium or large: write the area of its mask there")
+    if not 0 <= area <= LARGEST_AREA_PX:
+        raise MaskError(f"its area is {shown(row['area'])}, which no object has: write the area of its mask there")
+    return area
+
+
+def read_mask(segmentation: Any, height: int, width: int) -> Mask:
+    """A COCO `segmentation`: polygons, or a run-length code, compressed or not."""
+    if isinstance(segmentation, dict):
+        mask = Mask.from_rle(segmentation)
+        if mask.size != (height, width):
+            raise MaskError(f"its mask is {list(mask.size)}, its image {[height, width]} [height, width]")
+        return mask
+    if isinstance(segmentation, list) and segmentation:
+        return Mask.from_polygons(segmentation, height, width)
+    raise MaskError(f"its segmentation is {shown(segmentation)}; expected polygons or a run-length code")
+
+
+def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
+    """The published box if there is one, else the tight box of the mask."""
+    if bbox is None:
+        return mask.box_xywh
+    try:
+        if not isinstance(bbox, (list, tuple)):
+            raise TypeError
+        left, top, width, height = map(float, bbox)
+    except (TypeError, ValueError, OverflowError):
+        raise MaskError("its bbox is not four numbers [left, top, width, height]") from None
+    # The sum of finite numbers can overflow, but then they are no pixels either.
+    if not math.isfinite(left + top + width + height):
+        raise MaskError("its bbox holds a value that is not a finite number")
+    return left, top, width, height

@@ -1,0 +1,304 @@
+"""Predictions from elsewhere: JSON lines, COCO results, a folder of PNG masks, or an NPZ file.
+
+Every reader yields `(where, row, prediction)`: the place for messages, the number of the sample in the
+split, and what the file says about it. Files come from strangers: nothing is unpickled, sizes are checked
+before pixels are read, and one wrong entry is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refbench.errors import DatasetError, MaskError, PredictionError
+from refbench.masks.mask import Mask
+from refbench.records import Prediction
+from refbench.storage.coco_rows import read_mask
+from refbench.storage.images import image_size
+from refbench.storage.samples import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A prediction as a file gives it. `counts` is a compressed code that nobody has checked yet."""
+
+    counts: bytes
+    score: float | None = None
+    no_target: bool | None = None
+    instances: tuple[tuple[bytes, float], ...] = ()
+    error: str = ""
+
+
+class SampleIndex:
+    """Finds the row of a sample by its id, and its size."""
+
+    def __init__(self, sample_ids: list[str], heights: Any, widths: Any) -> None:
+        self.rows: Mapping[str, int] = {s: k for k, s in enumerate(sample_ids)}
+        self.sample_ids = sample_ids
+        self.heights = heights
+        self.widths = widths
+
+    def row(self, where: str, sample_id: Any) -> int:
+        row = self.rows.get(sample_id) if isinstance(sample_id, str) else None
+        if row is None:
+            example = self.sample_ids[0] if self.sample_ids else "none"
+            raise PredictionError(
+                f"{where}: the sample {sample_id!r} is not in this split (its first is {example!r}); "
+                "score against the split that the predictions were made for"
+            )
+        return row
+
+    def check_size(self, where: str, row: int, height: Any, width: Any) -> None:
+        expected = int(self.heights[row]), int(self.widths[row])
+        if (height, width) != expected:
+            raise PredictionError(
+                f"{where}: the mask is {height} x {width} (height x width), the image of "
+                f"{self.sample_ids[row]} is {expected[0]} x {expected[1]}; resize masks back to the original size"
+            )
+
+
+class Claims:
+    """The predictions of a file or folder, whatever its format, as `(where, row, claim)`; each sample once.
+
+    Runs on several GPUs are padded and write some answers twice. An entry that repeats an earlier one is left out;
+    `repeated` counts these.
+
+    Raises (when it is iterated):
+        PredictionError: unreadable, or an entry that is unknown, of the wrong size, broken, or another answer to a
+            sample that was given before.
+    """
+
+    def __init__(self, path: Path, index: SampleIndex) -> None:
+        self.path = path
+        self.index = index
+        self.repeated = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int, Claim]]:
+        # The number of the entry that gave a sample, and a hash of what it said: all claims would fill the memory.
+        given_by = np.zeros(len(self.index.sample_ids), np.int64)
+        said = np.zeros(len(self.index.sample_ids), np.uint64)
+        for number, (where, row, claim) in enumerate(self._entries(), start=1):
+            digest = int.from_bytes(blake2b(repr(claim).encode(), digest_size=8).digest(), "little")
+            if not given_by[row]:
+                given_by[row], said[row] = number, digest
+                yield where, row, claim
+            elif int(said[row]) == digest:
+                self.repeated += 1
+            else:
+                raise PredictionError(
+                    f"{where}: the sample {self.index.sample_ids[row]} was given before (entry {given_by[row]}), with "
+                    "another answer; keep one of the two"
+                )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the numbers do not show; ask when it has been read."""
+        if not self.repeated:
+            return ()
+        return (f"entries that repeat an earlier one, and were left out: {self.repeated}",)
+
+    def _entries(self) -> Iterator[tuple[str, int, Claim]]:
+        path, index = self.path, self.index
+        if path.is_dir():
+            return _read_png_folder(path, index)
+        if not path.exists():
+            raise PredictionError(f"{path} does not exist")
+        if path.suffix == ".npz":
+            return _read_npz(path, index)
+        start = _first_bytes(path)
+        if start.startswith(b"\x1f\x8b"):
+            raise PredictionError(f"{path} is compressed with gzip; unpack it first: gunzip -k FILE")
+        # The content tells which of the two it is: people name JSON lines .json, and lists .jsonl.
+        return self._coco_results() if start.startswith(b"[") else _read_json_lines(path, index)
+
+    def _coco_results(self) -> Iterator[tuple[str, int, Claim]]:
+        """COCO results: a list of {image_id or sample_id, segmentation, score}, where the id is a sample id.
+
+        Several results of one sample are its instances, as COCO means them; the best-scored one is its mask.
+        """
+        # Each instance once; a dict keeps their order.
+        found: dict[int, dict[tuple[float, bytes], str]] = {}
+        for position, entry in enumerate(read_json(self.path, PredictionError)):
+            where = f"{self.path} entry {position}"
+            if not isinstance(entry, dict) or "segmentation" not in entry:
+                raise PredictionError(f"{where}: expected an object with sample_id, segmentation and score")
+            row = self.index.row(where, entry.get("sample_id", entry.get("image_id")))
+            height, width = int(self.index.heights[row]), int(self.index.widths[row])
+            try:
+                segmentation = entry["segmentation"]
+                if isinstance(segmentation, dict):
+                    # Before it is compared: a wrong size has a message of its own.
+                    self.index.check_size(where, row, *Mask.from_rle(segmentation).size)
+                mask = read_mask(segmentation, height, width)
+            except MaskError as error:
+                raise PredictionError(f"{where}: {error}") from None
+            result = _score(where, entry.get("score", 1.0)), mask.counts
+            self.repeated += result in found.get(row, ())
+            found.setdefault(row, {}).setdefault(result, where)
+        for row, results in found.items():
+            score, counts = max(results, key=lambda r: r[0])
+            yield results[score, counts], row, Claim(counts, score, None, tuple((c, s) for s, c in results))
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise PredictionError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def json_line(prediction: Prediction) -> str:
+    """One line of `predictions.jsonl`."""
+    line: dict[str, Any] = {
+        "sample_id": prediction.sample_id,
+        "size": list(prediction.mask.size),
+        "counts": prediction.mask.counts.decode("ascii"),
+    }
+    if prediction.score is not None:
+        line["score"] = prediction.score
+    if prediction.no_target is not None:
+        line["no_target"] = prediction.no_target
+    if prediction.instances:
+        line["instances"] = [{"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in prediction.instances]
+    return json.dumps(line, separators=(",", ":"))
+
+
+def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path} line {number}"
+                try:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise PredictionError(
+                        f"{where} is not JSON ({error}); expected one object a line, "
+                        '{"sample_id": ..., "size": [h, w], "counts": ...}, or COCO results: one list'
+                    ) from None
+                row, claim = _claim_of(where, entry, index)
+                yield where, row, claim
+    except OSError as error:
+        raise PredictionError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _claim_of(where: str, entry: Any, index: SampleIndex) -> tuple[int, Claim]:
+    if not isinstance(entry, dict) or "sample_id" not in entry:
+        raise PredictionError(f"{where}: expected an object with sample_id, size and counts")
+    row = index.row(where, entry["sample_id"])
+    size = entry.get("size")
+    if not isinstance(size, list) or len(size) != 2:
+        raise PredictionError(f"{where}: size must be [height, width], not {size!r}")
+    index.check_size(where, row, *size)
+    no_target = entry.get("no_target")
+    if no_target is not None and not isinstance(no_target, bool):
+        raise PredictionError(f"{where}: no_target must be true or false, not {no_target!r}")
+    instances = entry.get("instances") or []
+    if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
+        raise PredictionError(f"{where}: instances must be a list of objects with counts and score")
+    score = entry.get("score")
+    return row, Claim(
+        _code(where, entry.get("counts"), size),
+        None if score is None else _score(where, score),
+        no_target,
+        tuple((_code(where, i.get("counts"), size), _score(where, i.get("score"))) for i in instances),
+    )
+
+
+def _code(where: str, counts: Any, size: list[int]) -> bytes:
+    if isinstance(counts, str) and counts.isascii():
+        return counts.encode("ascii")
+    try:
+        return Mask.from_rle({"size": size, "counts": counts}).counts
+    except MaskError as error:
+        raise PredictionError(f"{where}: {error}") from None
+
+
+def _score(where: str, score: Any) -> float:
+    try:
+        value = math.nan if isinstance(score, (bool, str)) else float(score)
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise PredictionError(f"{where}: score must be a finite number, not {repr(score)[:40]}")
+    return value
+
+
+def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    """PNG masks named `<sample_id>.png` (in subfolders) or with `__` for every `/`; non-zero is foreground."""
+    files = sorted(path.rglob("*.png"))
+    if not files:
+        raise PredictionError(f"{path} holds no *.png and is no run folder either")
+    for file in files:
+        where = str(file)
+        name = file.relative_to(path).with_suffix("").as_posix().replace("__", "/")
+        row = index.row(where, name)
+        try:
+            index.check_size(where, row, *image_size(file))
+            with Image.open(file) as image:
+                if image.mode not in ("1", "L", "P", "I", "I;16"):
+                    raise PredictionError(f"{where} is a {image.mode} picture; a mask has one channel")
+                pixels = _brightness(image) if image.mode == "P" else np.asarray(image)
+        except (DatasetError, OSError, SyntaxError, ValueError) as error:
+            raise PredictionError(f"{where}: {error}") from None
+        values = np.unique(pixels)
+        if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+            raise PredictionError(
+                f"{where} holds the values {values[:4].tolist()}...; a mask holds 0 (black) and one other value: "
+                "threshold it before saving"
+            )
+        yield where, row, Claim(Mask.from_array(pixels > 0).counts)
+
+
+def _brightness(image: Image.Image) -> NDArray[np.int64]:
+    """A palette picture by its colours, 0 for black: which positions they have in the palette means nothing.
+
+    Raises:
+        ValueError: two of the positions that are used have one colour, so that what they stand for is lost.
+    """
+    positions = np.asarray(image)
+    colours: NDArray[np.int64] = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    if len(np.unique(colours)) < len(np.unique(positions)):
+        raise ValueError("its palette gives one colour to two values; save the mask in shades of grey")
+    return colours
+
+
+def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    """An NPZ with one bool (H, W) array a sample, the sample id (or it with `__` for `/`) as its name."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
+        raise PredictionError(f"{path} is not an NPZ file: {error}") from None
+    with archive:
+        for member in archive.infolist():
+            where = f"{path} array {member.filename!r}"
+            row = index.row(where, member.filename.removesuffix(".npy").replace("__", "/"))
+            try:
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+                    if header is None:
+                        raise PredictionError(f"{where}: saved by an unusual numpy; use numpy.savez_compressed")
+                    shape, fortran, dtype = header(file)
+                    if dtype != np.bool_ or len(shape) != 2:
+                        raise PredictionError(f"{where}: expected bool (H, W), found {dtype} {shape}")
+                    index.check_size(where, row, *shape)
+                    pixels = np.frombuffer(file.read(shape[0] * shape[1]), np.bool_)
+            except PredictionError:
+                raise
+            except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
+                raise PredictionError(f"{where} is damaged ({error}); save it again") from None
+            if pixels.size != shape[0] * shape[1]:
+                raise PredictionError(f"{where} is cut short; save it again")
+            yield where, row, Claim(Mask.from_array(pixels.reshape(shape, order="F" if fortran else "C")).counts)
