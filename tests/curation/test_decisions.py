@@ -32,7 +32,7 @@ from refbench.errors import DatasetError, RunError
 from refbench.plugins import load
 from refbench.storage.progress import silent
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 SMALL = parse_recipe(SMALL_RECIPE, "small")
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -18,7 +18,7 @@ from refbench.cli.main import refbench as group
 from refbench.plugins import load_attribute
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
+ADAPTERS = Path(__file__).parents[1] / "adapters" / "exact_adapters.py"
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -60,8 +60,8 @@ def test_the_table_says_what_the_commands_say() -> None:
 
 
 def test_every_verb_stands_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    contributing = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    contributing = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     for name in VERBS:
         assert f"refbench {name}" in readme + contributing, name
 

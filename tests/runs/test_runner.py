@@ -22,11 +22,12 @@ from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailure
 from refbench.runs.plan import plan_shards, shard_paths
 from refbench.runs.runner import default_folder
 from refbench.runs.shard import CLOSE_SECONDS
+from refbench.storage import samples
 from refbench.storage.progress import silent
-from refbench.storage.samples import predictions_from_table, read_table, samples
+from refbench.storage.samples import predictions_from_table, read_table
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-ADAPTERS = Path(__file__).parent / "adapters" / "exact_adapters.py"
+ADAPTERS = Path(__file__).parents[1] / "adapters" / "exact_adapters.py"
 
 
 def errors_of(folder: Path) -> dict[str, str]:

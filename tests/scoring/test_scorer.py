@@ -391,7 +391,7 @@ def test_scoring_a_run_against_another_split_is_refused(embedded: Path, tmp_path
 
 
 def test_golden_figures_of_the_floors_and_the_ruler(embedded: Path, tmp_path: Path) -> None:
-    golden = json.loads((Path(__file__).parent / "golden" / "figures.json").read_text())
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "figures.json").read_text())
     found: dict[str, dict[str, float]] = {}
     for key in golden:
         adapter, _, words = key.partition(" ")

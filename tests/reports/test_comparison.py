@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_scorer import naive_metrics
+from scoring.test_scorer import naive_metrics
 
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import NoisyOracle

@@ -30,7 +30,7 @@ def test_scenes_have_the_promised_size_and_kinds(embedded: Path) -> None:
 
 def test_scenes_are_the_same_everywhere(embedded: Path) -> None:
     # Golden: whoever renders `scenes` gets this test split, or has another dataset.
-    golden = json.loads((Path(__file__).parent.parent / "golden" / "fingerprints.json").read_text())
+    golden = json.loads((Path(__file__).parents[2] / "golden" / "fingerprints.json").read_text())
     assert {d: read_manifest(d)["fingerprint"] for d in golden} == golden
 
 
