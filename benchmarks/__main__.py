@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from benchmarks import build, curation, kernels, models, run, score, start, statistics
-from refbench.masks.mask import available_cores
+from refbench.masks.threads import available_cores
 from refbench.storage.provenance import git_state, package_versions
 
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {

@@ -18,8 +18,8 @@ from refbench.datasets.builders import refer
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.masks.mask import Mask
 from refbench.records import Decision
+from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import silent
-from refbench.storage.samples import split_fingerprint
 
 REFINERS = ("grabcut", "random-walker", "active-contour", "watershed", "superpixels")
 PHOTOGRAPHS = 16

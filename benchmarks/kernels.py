@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from benchmarks.data import coco128_pairs, seconds_of
-from refbench.masks.mask import Mask, available_cores, pair_counts
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
+from refbench.masks.threads import available_cores
 
 SLOW_PAIRS = 300
 

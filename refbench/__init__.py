@@ -12,7 +12,8 @@ from refbench.plugins import load_attribute
 
 if TYPE_CHECKING:
     from refbench.adapters.base import Segmenter
-    from refbench.masks.mask import Mask, pair_counts
+    from refbench.masks.counting import pair_counts
+    from refbench.masks.mask import Mask
     from refbench.records import Answer, Sample
     from refbench.runs.runner import run
     from refbench.scoring.scorer import score
@@ -33,7 +34,7 @@ __all__ = [
 
 _PLACES = {
     "Mask": "refbench.masks.mask:Mask",
-    "pair_counts": "refbench.masks.mask:pair_counts",
+    "pair_counts": "refbench.masks.counting:pair_counts",
     "Sample": "refbench.records:Sample",
     "Answer": "refbench.records:Answer",
     "load_samples": "refbench.storage.samples:load_samples",

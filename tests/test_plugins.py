@@ -13,7 +13,7 @@ import pytest
 from refbench import plugins
 from refbench.errors import RefbenchError
 from refbench.plugins import TABLE, available, load, load_adapter, summary_of
-from refbench.storage.samples import project_data
+from refbench.storage.files import project_data
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

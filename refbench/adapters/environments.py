@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import AdapterError
-from refbench.storage.samples import file_sha256, home, read_json, write_json
+from refbench.storage.files import file_sha256, home, read_json, write_json
 
 WORKERS = Path(__file__).parent / "workers"
 # Written last: a folder without it was not finished.

@@ -16,7 +16,7 @@ from refbench.adapters.paligemma_tokens import TokenDecoder
 from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.masks.mask import Mask
 from refbench.records import Answer
-from refbench.storage.samples import path_sha256
+from refbench.storage.files import path_sha256
 
 ANSWER = re.compile(r"((?:<loc\d{4}>){4})\s*((?:<seg\d{3}>){16})")
 BINS = 1024

@@ -11,8 +11,9 @@ import numpy as np
 from refbench.errors import MaskError, PredictionError
 from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
+from refbench.storage.files import path_sha256, read_table
+from refbench.storage.manifest import parse_address, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
-from refbench.storage.samples import parse_address, path_sha256, read_table, split_path
 
 
 class Predictions:

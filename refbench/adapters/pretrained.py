@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import AdapterError
-from refbench.storage.samples import path_sha256
+from refbench.storage.files import path_sha256
 
 
 def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:

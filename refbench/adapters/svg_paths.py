@@ -13,7 +13,8 @@ import svgelements
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError
-from refbench.masks.mask import Mask, check_size
+from refbench.masks.mask import Mask
+from refbench.masks.rle import check_size
 
 # Straight pieces of a curve, and lines across each row of pixels along which coverage is exact.
 PIECES = 24

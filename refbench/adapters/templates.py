@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.errors import AdapterError
-from refbench.storage.samples import atomic_file
+from refbench.storage.files import atomic_file
 
 ADAPTER = '''"""{name}: a segmenter for refbench."""
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from refbench.errors import AdapterError, RunStopped
 from refbench.records import Answer, Sample
-from refbench.storage.samples import atomic_file, home
+from refbench.storage.files import atomic_file, home
 
 FATAL = {
     401: "the key is refused",

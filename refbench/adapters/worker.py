@@ -32,8 +32,8 @@ from refbench.adapters.environments import interpreter
 from refbench.errors import AdapterError, MaskError, RunStopped
 from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
+from refbench.storage.files import file_sha256, path_sha256
 from refbench.storage.images import image_bytes
-from refbench.storage.samples import file_sha256, path_sha256
 
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"

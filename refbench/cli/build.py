@@ -14,7 +14,7 @@ from refbench.datasets.catalogue import HubSource, hub_source
 from refbench.datasets.verification import DIFFERS, state_of
 from refbench.errors import RefbenchError
 from refbench.plugins import builder_options, load, load_attribute
-from refbench.storage.samples import dataset_folder
+from refbench.storage.manifest import dataset_folder
 
 HUB = "hub"
 

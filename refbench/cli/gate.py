@@ -10,7 +10,7 @@ from refbench.cli.output import Points, print_json, print_table, remark
 from refbench.reports import gating
 from refbench.reports.gating import DEFAULT_MARGINS, to_json, to_junit, to_markdown
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.storage.samples import atomic_file
+from refbench.storage.files import atomic_file
 
 DEFAULT_MARGIN = 0.5
 

@@ -8,7 +8,7 @@ import click
 
 from refbench.cli.output import print_json, remark
 from refbench.reports.leaderboard import build_tables, read_published, read_rows
-from refbench.storage.samples import home, project_data
+from refbench.storage.files import home, project_data
 
 
 @click.group()

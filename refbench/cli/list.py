@@ -13,7 +13,8 @@ from refbench.errors import DatasetError, RefbenchError
 from refbench.plugins import available, load, options_of, summary_of
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.systems import SYSTEMS
-from refbench.storage.samples import project_data, read_manifest
+from refbench.storage.files import project_data
+from refbench.storage.manifest import read_manifest
 
 KINDS = ("datasets", "adapters", "protocols", "checks", "refiners")
 WITH_OPTIONS = ("adapters", "checks", "refiners")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.masks.mask import Mask, pair_counts
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
 from refbench.records import Proposal
 
 # A pixel beside the edges weighs as much as this agreement.

@@ -28,9 +28,10 @@ from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews, check
 from refbench.curation.review.queue import SETTLED, queue_of
 from refbench.curation.tables import read_decisions
 from refbench.errors import MaskError, RunError, summarise_problems
-from refbench.masks.mask import Mask, run_lengths
+from refbench.masks.mask import Mask
+from refbench.masks.rle import run_lengths
+from refbench.storage.files import atomic_file, read_json, write_json
 from refbench.storage.provenance import now
-from refbench.storage.samples import atomic_file, read_json, write_json
 
 CVAT, LABEL_STUDIO = "cvat", "label-studio"
 LABEL = "target"

@@ -35,10 +35,12 @@ from refbench.curation.verdicts import NO_PROPOSAL, PROPOSALS, TOO_FEW, TWINS
 from refbench.datasets.builders.scenes import hurried_outlines
 from refbench.datasets.builders.scenes_annotator import FAULTS, WRONG
 from refbench.errors import DatasetError
-from refbench.masks.mask import Mask, pair_counts
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
 from refbench.records import Decision, Finding, Proposal
+from refbench.storage.files import atomic_file
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import atomic_file, load_objects
+from refbench.storage.samples import load_objects
 
 SOURCE, TRUTH = "scenes-hurried", "scenes"
 # Fewer masks a knot would follow single ones.

@@ -41,22 +41,16 @@ from refbench.curation.tables import (
 from refbench.curation.verdicts import decide_expression, decide_masks
 from refbench.datasets.overlaps import overlap
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunError
-from refbench.masks.mask import Mask, available_cores
+from refbench.masks.mask import Mask
+from refbench.masks.threads import available_cores
 from refbench.plugins import available, bind_options, load
 from refbench.records import Decision, Finding, Proposal
+from refbench.storage.files import home, read_json, write_json, write_table
 from refbench.storage.images import load_image
+from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
-from refbench.storage.samples import (
-    home,
-    load_objects,
-    load_samples,
-    parse_address,
-    read_json,
-    split_fingerprint,
-    write_json,
-    write_table,
-)
+from refbench.storage.samples import load_objects, load_samples
 
 CURATION_FILE = "curation.json"
 SUMMARY_FILE = "audit.md"

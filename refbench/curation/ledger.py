@@ -23,7 +23,8 @@ from refbench.curation.verdicts import CHANGE
 from refbench.errors import DatasetError, MaskError, summarise_problems
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Decision, Sample
-from refbench.storage.samples import dataset_folder, home, read_table, write_table
+from refbench.storage.files import home, read_table, write_table
+from refbench.storage.manifest import dataset_folder
 
 LEDGER_FILE = "ledger.parquet"
 LAYOUT = 1

@@ -22,9 +22,10 @@ from refbench.curation.revision import MaskChange, diff
 from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of
+from refbench.storage.files import atomic_file
 from refbench.storage.images import image_bytes
+from refbench.storage.manifest import dataset_folder, parse_address, read_manifest, split_fingerprint
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import atomic_file, dataset_folder, parse_address, read_manifest, split_fingerprint
 
 IMAGE_ROWS = 50
 SHEET_CELLS, SHEET_COLUMNS, CELL_PX = 48, 4, 150

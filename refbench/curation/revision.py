@@ -21,8 +21,9 @@ from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
 from refbench.curation.tables import read_findings
 from refbench.datasets.builders.base import Built, source_of, staging_folder, write_dataset
 from refbench.errors import DatasetError, RunError
-from refbench.masks.kernels import COLUMNS
-from refbench.masks.mask import Mask, count_codes, pair_counts
+from refbench.masks.batches import COLUMNS
+from refbench.masks.counting import count_codes, pair_counts
+from refbench.masks.mask import Mask
 from refbench.plugins import available
 from refbench.records import Estimate, Finding, Proposal, Sample
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, overlay, picture_of
@@ -32,16 +33,10 @@ from refbench.scoring.counting import count
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, summarise
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.storage.samples import (
-    dataset_folder,
-    load_objects,
-    load_samples,
-    parse_address,
-    predictions_from_table,
-    read_manifest,
-    read_table,
-    split_fingerprint,
-)
+from refbench.storage.files import read_table
+from refbench.storage.manifest import dataset_folder, parse_address, read_manifest, split_fingerprint
+from refbench.storage.predictions import predictions_from_table
+from refbench.storage.samples import load_objects, load_samples
 
 BUILDER, BUILDER_VERSION = "curated", 1
 # How far a mask has moved: the least IoU of each kind of change.

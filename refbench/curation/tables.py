@@ -15,7 +15,7 @@ from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.errors import RefbenchError, RunError
 from refbench.masks.mask import Mask
 from refbench.records import Decision, Finding, Proposal
-from refbench.storage.samples import read_table, write_table
+from refbench.storage.files import read_table, write_table
 
 FINDINGS_FILE = "findings.parquet"
 DECISIONS_FILE = "decisions.parquet"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import DatasetError
-from refbench.storage.samples import project_data
+from refbench.storage.files import project_data
 
 COUNTS = ("images", "refs", "expressions", "no_target")
 DIGESTS = ("fingerprint", "questions")

@@ -22,23 +22,17 @@ from refbench.datasets.catalogue import home_page
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.files import BATCH_ROWS, atomic_file, file_sha256, project_data, write_json
 from refbench.storage.images import image_bytes
+from refbench.storage.manifest import parse_address, read_manifest, split_fingerprint
 from refbench.storage.progress import Progress
 from refbench.storage.samples import (
-    BATCH_ROWS,
     EXPORT_FILE,
     EXPORT_LAYOUT,
-    atomic_file,
-    file_sha256,
     load_objects,
     load_samples,
     objects_table,
-    parse_address,
-    project_data,
-    read_manifest,
     samples_table,
-    split_fingerprint,
-    write_json,
 )
 
 IMAGE_ROWS = 200

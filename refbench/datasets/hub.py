@@ -26,8 +26,8 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from refbench.datasets.catalogue import HubFile, HubSource, is_commit
 from refbench.errors import DatasetError
+from refbench.storage.files import file_sha256, home
 from refbench.storage.progress import Progress
-from refbench.storage.samples import file_sha256, home
 
 ATTEMPTS = 4
 WAIT_SECONDS = 1.0

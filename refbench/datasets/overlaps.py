@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.storage.samples import dataset_folder, read_json, read_manifest, read_table, split_path
+from refbench.storage.files import read_json, read_table
+from refbench.storage.manifest import dataset_folder, read_manifest, split_path
 
 # COCO's file names, 2014 and 2017, and those of REFER's refs, which end in the number of the object:
 # COCO_train2014_000000000009.jpg, 000000000009.jpg, COCO_train2014_000000000009_3.jpg. Or a bare number.

@@ -17,7 +17,8 @@ from refbench.datasets.builders.base import (
 from refbench.datasets.catalogue import COUNTS, DIGESTS, Expected, expected, known_sha256
 from refbench.errors import DatasetError
 from refbench.records import Sample
-from refbench.storage.samples import dataset_folder, load_samples, objects_of_file, read_manifest
+from refbench.storage.manifest import dataset_folder, read_manifest
+from refbench.storage.samples import load_samples, objects_of_file
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
 WHOLE, PARTIAL, NOT_BUILT, UNVERIFIED = "whole", "partial", "absent", "unverified"

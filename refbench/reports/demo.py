@@ -16,8 +16,9 @@ from refbench.reports.leaderboard import Row, build_tables, read_published, read
 from refbench.reports.pages import write_index, write_report
 from refbench.runs.runner import default_folder, run
 from refbench.scoring.scorer import score
+from refbench.storage.files import home, project_data
+from refbench.storage.manifest import dataset_folder, read_manifest
 from refbench.storage.progress import Progress
-from refbench.storage.samples import dataset_folder, home, project_data, read_manifest
 
 DATASETS = {"scenes": scenes, "snapshots": snapshots}
 SPLITS = ("scenes/test", "snapshots/test")

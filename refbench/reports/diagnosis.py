@@ -23,8 +23,10 @@ from refbench.scoring.scorer import address_of
 from refbench.scoring.statistics.bootstrap import intervals
 from refbench.scoring.statistics.paired import standard_errors
 from refbench.scoring.statistics.power import smallest_detectable, standard_error_against
+from refbench.storage.files import read_table, write_table
+from refbench.storage.manifest import parse_address, split_fingerprint, split_path
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects, parse_address, read_table, split_fingerprint, split_path, write_table
+from refbench.storage.samples import load_objects
 
 ERRORS_FILE = "errors.parquet"
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")

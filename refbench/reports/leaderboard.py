@@ -17,7 +17,7 @@ import pandas as pd
 from refbench.errors import RefbenchError, RunError
 from refbench.plugins import available
 from refbench.scoring.results import SUMMARY_FILE, read_result
-from refbench.storage.samples import atomic_file
+from refbench.storage.files import atomic_file
 
 PUBLISHED_COLUMNS = (
     "system",

@@ -33,7 +33,9 @@ from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import Result, read_result
 from refbench.scoring.scorer import check_run
 from refbench.scoring.statistics.power import SIGNIFICANCE
-from refbench.storage.samples import atomic_file, load_samples, predictions_from_table, read_table
+from refbench.storage.files import atomic_file, read_table
+from refbench.storage.predictions import predictions_from_table
+from refbench.storage.samples import load_samples
 
 SHOWN_PER_GROUP = 12
 THUMBNAIL_PX = 360

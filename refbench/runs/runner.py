@@ -26,18 +26,11 @@ from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards, planned_pat
 from refbench.runs.processes import Processes
 from refbench.runs.scheduler import Crew, Foreman, Outcome
 from refbench.runs.timings import TIMINGS_SCHEMA, stage_table
+from refbench.storage.files import home, read_json, read_table, write_json, write_table
+from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import git_state, now
-from refbench.storage.samples import (
-    home,
-    load_samples,
-    parse_address,
-    read_json,
-    read_table,
-    split_fingerprint,
-    write_json,
-    write_table,
-)
+from refbench.storage.samples import load_samples
 
 LONGEST_NAME = 120
 ENGINES = ("local", "ray")

@@ -22,7 +22,8 @@ from PIL import Image
 
 from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_predictions
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
-from refbench.masks.mask import Mask, available_cores
+from refbench.masks.mask import Mask
+from refbench.masks.threads import available_cores
 from refbench.plugins import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
 from refbench.runs.plan import (
@@ -37,9 +38,11 @@ from refbench.runs.plan import (
     planned_path,
 )
 from refbench.runs.timings import StageClock
+from refbench.storage.files import write_table
 from refbench.storage.images import load_image
+from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
-from refbench.storage.samples import load_samples, predictions_table, write_table
+from refbench.storage.samples import load_samples
 
 # Whose lines say nothing to somebody who looks for the fault in an adapter: refbench's, and Python's own.
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep

@@ -14,17 +14,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError, PredictionError, RunError
-from refbench.masks.kernels import COLUMNS
-from refbench.masks.mask import Mask, check_code, count_codes
+from refbench.masks.batches import COLUMNS
+from refbench.masks.counting import count_codes
+from refbench.masks.mask import Mask
+from refbench.masks.rle import check_code
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, WHOLE_NUMBERS_TAG, AnnotatedObject
 from refbench.runs.plan import planned_paths
 from refbench.scoring.counts import Batch, Measure, ScoreTable, check_scores
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
+from refbench.storage.files import read_table
+from refbench.storage.manifest import parse_address, split_fingerprint, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects, parse_address, read_table, split_fingerprint, split_path
+from refbench.storage.samples import load_objects
 
 BATCH_PAIRS = 4096
 RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "instances", "error"]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from refbench.errors import RunError
-from refbench.storage.samples import read_table, write_table
+from refbench.storage.files import read_table, write_table
 
 SCORES_FILE = "scores.parquet"
 COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_intersection", "boundary_union")

@@ -13,7 +13,9 @@ from refbench.runs.plan import planned_paths
 from refbench.runs.runner import read_run
 from refbench.scoring.protocols.coco_files import Annotations
 from refbench.storage.coco_rows import Key
-from refbench.storage.samples import load_samples, predictions_from_table, read_table, write_json
+from refbench.storage.files import read_table, write_json
+from refbench.storage.predictions import predictions_from_table
+from refbench.storage.samples import load_samples
 
 SETS_OF_SGINW = "sginw-"
 

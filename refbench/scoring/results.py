@@ -19,7 +19,7 @@ from refbench.scoring.protocols.audit import Figures, check_metrics
 from refbench.scoring.protocols.base import Evidence, Protocol, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, intervals
-from refbench.storage.samples import read_json
+from refbench.storage.files import read_json
 
 SUMMARY_FILE = "summary.json"
 # What a figure may be away from the same one, computed with another numpy.

@@ -21,8 +21,9 @@ from refbench.scoring.protocols.explain import Walk, hybrids, walk
 from refbench.scoring.protocols.targets import OPENCV
 from refbench.scoring.results import SUMMARY_FILE, summary_json
 from refbench.scoring.statistics.bootstrap import PERCENTILE
+from refbench.storage.files import write_json
+from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import parse_address, split_fingerprint, write_json
 
 ALL = "all"
 

@@ -10,22 +10,27 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
 from refbench.errors import DatasetError, MaskError, PredictionError
 from refbench.masks.mask import Mask
-from refbench.records import Prediction
+from refbench.records import Instance, Prediction
 from refbench.storage.coco_rows import read_mask
+from refbench.storage.files import read_json
 from refbench.storage.images import image_size
-from refbench.storage.samples import read_json
+
+if TYPE_CHECKING:
+    # pyarrow imports pandas when a table is made of one; most verbs need none.
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,3 +307,51 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
             if pixels.size != shape[0] * shape[1]:
                 raise PredictionError(f"{where} is cut short; save it again")
             yield where, row, Claim(Mask.from_array(pixels.reshape(shape, order="F" if fortran else "C")).counts)
+
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("counts", pa.string()),
+        ("score", pa.float64()),
+        ("no_target", pa.bool_()),
+        ("instances", pa.list_(pa.struct([("counts", pa.string()), ("score", pa.float64())]))),
+        ("error", pa.string()),
+        ("note", pa.string()),
+        ("raw", pa.string()),
+    ]
+)
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:
+    rows = {
+        "sample_id": [p.sample_id for p in predictions],
+        "height": [p.mask.height for p in predictions],
+        "width": [p.mask.width for p in predictions],
+        "counts": [p.mask.counts.decode("ascii") for p in predictions],
+        "score": [p.score for p in predictions],
+        "no_target": [p.no_target for p in predictions],
+        "instances": [
+            [{"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in p.instances] for p in predictions
+        ],
+        "error": [p.error for p in predictions],
+        "note": [p.note for p in predictions],
+        "raw": [p.raw for p in predictions],
+    }
+    return pa.table(rows, schema=PREDICTION_SCHEMA)
+
+
+def predictions_from_table(table: pa.Table) -> list[Prediction]:
+    out = []
+    for row in table.to_pylist():
+        size = row["height"], row["width"]
+        instances = tuple(
+            Instance(Mask(*size, i["counts"].encode("ascii")), i["score"]) for i in row["instances"] or ()
+        )
+        mask = Mask(*size, row["counts"].encode("ascii"))
+        # Runs of earlier versions have neither of the last two.
+        said = row.get("note", ""), row.get("raw", "")
+        out.append(Prediction(row["sample_id"], mask, row["score"], row["no_target"], instances, row["error"], *said))
+    return out

@@ -1,38 +1,31 @@
-"""Files and folders: where datasets live, how rows become Parquet, and how nothing is ever half written."""
+"""Samples and annotated objects as Parquet tables, and back."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import itertools
-import json
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from refbench.errors import DatasetError, MaskError, RefbenchError, RunError
+from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
-from refbench.records import AnnotatedObject, Instance, Prediction, Sample
+from refbench.records import AnnotatedObject, Sample
 
 if TYPE_CHECKING:
     # pyarrow imports pandas when a table is made of one; most verbs need none.
     from pandas import DataFrame
+from refbench.storage.files import Row, read_table, without_garbage_collection
+from refbench.storage.manifest import dataset_folder, read_manifest, split_path
 
-Row = TypeVar("Row")
-BATCH_ROWS = 20_000
-SPLIT_KEYS = {"images", "refs", "expressions", "fingerprint"}
 # The file that makes a folder an export, and the version of its layout.
 EXPORT_FILE, EXPORT_LAYOUT = "refbench.json", 1
-
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -67,114 +60,6 @@ OBJECT_SCHEMA = pa.schema(
         ("box_xywh", pa.list_(pa.float64(), 4)),
     ]
 )
-PREDICTION_SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("counts", pa.string()),
-        ("score", pa.float64()),
-        ("no_target", pa.bool_()),
-        ("instances", pa.list_(pa.struct([("counts", pa.string()), ("score", pa.float64())]))),
-        ("error", pa.string()),
-        ("note", pa.string()),
-        ("raw", pa.string()),
-    ]
-)
-
-
-def home() -> Path:
-    """`$REFBENCH_HOME`, by default `~/.refbench`."""
-    return Path(os.environ.get("REFBENCH_HOME") or Path.home() / ".refbench").expanduser()
-
-
-def project_data(name: str) -> Path:
-    """The folder `datasets` or `leaderboards`: packaged with refbench, or beside it in a checkout."""
-    packaged = Path(__file__).parents[1] / "data" / name
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there takes its place, synced, or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; free space, or choose another folder") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; what was finished before is intact: "
-            "free space or permissions, then run the same command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
-    """Parse a JSON file; errors name the file and the place in it."""
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            raise wanted(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > FILE.json")
-        # utf-8-sig: editors on Windows begin a file with a byte order mark, which is no part of it.
-        return json.loads(content.decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise wanted(f"{path} does not exist") from None
-    except OSError as error:
-        raise wanted(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise wanted(f"{path} is not UTF-8 text, so it is no JSON file") from None
-    except json.JSONDecodeError as error:
-        raise wanted(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            "if it was cut short, copy it again"
-        ) from None
-    except ValueError as error:
-        raise wanted(f"{path} holds a number that cannot be read ({error})") from None
-    except RecursionError:
-        raise wanted(f"{path} nests too deeply to be an annotation file") from None
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """One Parquet file, written atomically; its bytes depend on the table and the pyarrow version only."""
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file, written atomically a table at a time, each a row group: memory for one at once."""
-    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
-
-
-def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table]) -> Iterator[pa.Table]:
-    """Tables of at most BATCH_ROWS rows; one empty table for no rows."""
-    for start in range(0, max(len(rows), 1), BATCH_ROWS):
-        yield table_of(rows[start : start + BATCH_ROWS])
-
-
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path} is not a readable Parquet file ({error}); build or run it again") from None
 
 
 def samples_table(samples: Sequence[Sample]) -> pa.Table:
@@ -214,82 +99,6 @@ def objects_table(objects: Sequence[AnnotatedObject]) -> pa.Table:
     return pa.table(rows, schema=OBJECT_SCHEMA)
 
 
-def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:
-    rows = {
-        "sample_id": [p.sample_id for p in predictions],
-        "height": [p.mask.height for p in predictions],
-        "width": [p.mask.width for p in predictions],
-        "counts": [p.mask.counts.decode("ascii") for p in predictions],
-        "score": [p.score for p in predictions],
-        "no_target": [p.no_target for p in predictions],
-        "instances": [
-            [{"counts": i.mask.counts.decode("ascii"), "score": i.score} for i in p.instances] for p in predictions
-        ],
-        "error": [p.error for p in predictions],
-        "note": [p.note for p in predictions],
-        "raw": [p.raw for p in predictions],
-    }
-    return pa.table(rows, schema=PREDICTION_SCHEMA)
-
-
-def predictions_from_table(table: pa.Table) -> list[Prediction]:
-    out = []
-    for row in table.to_pylist():
-        size = row["height"], row["width"]
-        instances = tuple(
-            Instance(Mask(*size, i["counts"].encode("ascii")), i["score"]) for i in row["instances"] or ()
-        )
-        mask = Mask(*size, row["counts"].encode("ascii"))
-        # Runs of earlier versions have neither of the last two.
-        said = row.get("note", ""), row.get("raw", "")
-        out.append(Prediction(row["sample_id"], mask, row["score"], row["no_target"], instances, row["error"], *said))
-    return out
-
-
-def dataset_folder(dataset: str) -> Path:
-    if not dataset or "/" in dataset or "\\" in dataset or dataset.startswith("."):
-        raise DatasetError(f"{dataset!r} is no dataset name; `refbench list datasets` shows the names")
-    return home() / "datasets" / dataset
-
-
-def parse_address(address: str) -> tuple[str, str]:
-    """`refcoco/testA` -> ("refcoco", "testA")."""
-    dataset, slash, split = address.partition("/")
-    if not slash or not dataset or not split or "/" in split or "\\" in split or ".." in split:
-        raise DatasetError(f"{address!r} is no split; write DATASET/SPLIT, for example refcoco/testA")
-    return dataset, split
-
-
-def read_manifest(dataset: str) -> dict[str, Any]:
-    path = dataset_folder(dataset) / "manifest.json"
-    if not path.exists():
-        raise DatasetError(f"{dataset} is not built here ({path} does not exist); run `refbench build {dataset}`")
-    manifest = read_json(path)
-    splits = manifest.get("splits") if isinstance(manifest, dict) else None
-    if not isinstance(splits, dict) or not all(isinstance(s, dict) and set(s) >= SPLIT_KEYS for s in splits.values()):
-        raise DatasetError(f"{path} is no manifest of refbench; run `refbench build {dataset}` again")
-    found: dict[str, Any] = manifest
-    return found
-
-
-def split_path(address: str) -> Path:
-    """The Parquet file of a built split, or an error that says what there is."""
-    dataset, split = parse_address(address)
-    manifest = read_manifest(dataset)
-    path = dataset_folder(dataset) / f"{split}.parquet"
-    if split not in manifest["splits"] or not path.exists():
-        there = ", ".join(sorted(manifest["splits"])) or "none"
-        raise DatasetError(f"{dataset} has no split {split!r} here; built: {there}")
-    return path
-
-
-def split_fingerprint(address: str) -> str:
-    """sha256 over the canonical content of a split; image files and Parquet details don't count."""
-    dataset, split = parse_address(address)
-    split_path(address)
-    return str(read_manifest(dataset)["splits"][split]["fingerprint"])
-
-
 def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[Sample]:
     """All samples of a built split, or those of these ids, in the split's order: `load_samples("refcoco/testA")`.
 
@@ -324,18 +133,6 @@ def sample_table(address: str) -> DataFrame:
     names = [n for n in SAMPLE_SCHEMA.names if n not in ("target_counts", "polygons", "image_path")]
     frame: DataFrame = read_table(split_path(address), names).to_pandas()
     return frame
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """For making many objects that hold no cycles: the collector would walk all of them again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def samples_of_file(path: Path) -> list[Sample]:
@@ -512,23 +309,3 @@ def _masks(table: pa.Table, column: str, path: Path, names: Sequence[str]) -> li
             except MaskError as error:
                 raise DatasetError(f"{path}, {name}: {error}; build the dataset again") from None
         raise
-
-
-def path_sha256(path: Path, pattern: str = "*") -> str:
-    """sha256 of a file, or of the names and contents of all files below a folder that match.
-
-    What begins with a dot does not count: downloads and version control leave notes of their own there.
-    """
-    if path.is_file():
-        return file_sha256(path)
-    files = sorted(p for p in path.rglob(pattern) if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
-    lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}" for p in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

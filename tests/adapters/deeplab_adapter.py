@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from refbench.records import Answer
-from refbench.storage.samples import file_sha256
+from refbench.storage.files import file_sha256
 
 WORDS = {
     "aeroplane": "plane airplane aeroplane jet",

@@ -29,7 +29,9 @@ from refbench.adapters.tiny.train import UPSIDE_DOWN
 from refbench.errors import AdapterError
 from refbench.plugins import load_adapter
 from refbench.runs.plan import shard_paths
-from refbench.storage.samples import load_objects, predictions_from_table, read_table
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
+from refbench.storage.samples import load_objects
 
 
 def test_floors(embedded: Path) -> None:

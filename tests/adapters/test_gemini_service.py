@@ -19,7 +19,8 @@ from refbench.adapters.contract import FAILED, check_adapter
 from refbench.errors import RunStopped
 from refbench.plugins import load_adapter
 from refbench.runs.plan import shard_paths
-from refbench.storage.samples import predictions_from_table, read_table
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
 
 KEY = "another-key-that-must-not-leak"
 

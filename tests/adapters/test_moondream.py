@@ -17,7 +17,8 @@ from refbench.adapters.moondream import Moondream, to_answer
 from refbench.errors import AdapterError, RunStopped, TooManyFailures
 from refbench.plugins import load_adapter
 from refbench.runs.plan import shard_paths
-from refbench.storage.samples import predictions_from_table, read_table
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SPLIT = "snapshots/test"

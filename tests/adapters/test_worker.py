@@ -27,8 +27,9 @@ from refbench.masks.mask import Mask
 from refbench.plugins import load_adapter
 from refbench.records import Sample
 from refbench.runs.plan import shard_paths
+from refbench.storage.files import read_table
 from refbench.storage.images import to_rgb
-from refbench.storage.samples import predictions_from_table, read_table
+from refbench.storage.predictions import predictions_from_table
 
 FAKE = Path(__file__).parent / "fake_worker.py"
 SPLIT = "scenes/val"

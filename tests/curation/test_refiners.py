@@ -16,7 +16,8 @@ from transformers import (
 
 from refbench.curation.refiners.base import Refined, jittered, propose
 from refbench.errors import AdapterError
-from refbench.masks.mask import Mask, pair_counts
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
 from refbench.plugins import load
 
 HEIGHT, WIDTH = 100, 120

@@ -21,8 +21,8 @@ from refbench.curation.revision import apply, changes_table, diff, why
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
 from refbench.plugins import load
+from refbench.storage.manifest import dataset_folder, read_manifest
 from refbench.storage.progress import silent
-from refbench.storage.samples import dataset_folder, read_manifest
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SOURCE = "scenes-hurried/val"

@@ -19,8 +19,9 @@ from refbench.datasets.catalogue import expected, hub_source, is_commit, known_s
 from refbench.datasets.verification import DIFFERS, NOTED, state_of, verify
 from refbench.errors import DatasetError
 from refbench.plugins import TABLE, load
+from refbench.storage.manifest import dataset_folder
 from refbench.storage.progress import silent
-from refbench.storage.samples import dataset_folder, load_samples
+from refbench.storage.samples import load_samples
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

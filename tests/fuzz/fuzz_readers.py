@@ -35,8 +35,8 @@ from refbench.datasets.exporters import export
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.plugins import load
+from refbench.storage.files import file_sha256, home
 from refbench.storage.progress import silent
-from refbench.storage.samples import file_sha256, home
 
 MEMORY_LIMIT_BYTES = 6 * 2**30
 

@@ -23,7 +23,7 @@ from refbench.reports.leaderboard import (
     read_rows,
 )
 from refbench.scoring.protocols.systems import SYSTEMS
-from refbench.storage.samples import project_data
+from refbench.storage.files import project_data
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 PUBLISHED = project_data("leaderboards") / "published"

@@ -23,7 +23,8 @@ from events import GIVE_UP_SECONDS, calls, wait_until
 from refbench import load_samples, run, score
 from refbench.errors import AdapterError, RunError, TooManyFailures
 from refbench.runs.plan import plan_batches, plan_shards, shard_paths
-from refbench.storage.samples import predictions_from_table, read_table
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
 
 ADAPTERS = Path(__file__).parent.parent / "adapters" / "exact_adapters.py"
 SLOW, SLOWER = {"seconds": "0.002"}, {"seconds": "0.004"}

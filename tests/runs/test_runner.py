@@ -22,9 +22,10 @@ from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailure
 from refbench.runs.plan import plan_shards, shard_paths
 from refbench.runs.runner import default_folder
 from refbench.runs.shard import CLOSE_SECONDS
-from refbench.storage import samples
+from refbench.storage import manifest
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
 from refbench.storage.progress import silent
-from refbench.storage.samples import predictions_from_table, read_table
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 ADAPTERS = Path(__file__).parents[1] / "adapters" / "exact_adapters.py"
@@ -290,7 +291,7 @@ def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path
     info = json.loads((folder / "run.json").read_text())
     assert info["adapter_options"] == {"dilate": "2", "seed": "5"}
     assert info["seed"] == 5
-    assert info["fingerprint"] == samples.split_fingerprint("scenes/val")
+    assert info["fingerprint"] == manifest.split_fingerprint("scenes/val")
     assert {"numpy", "python", "pycocotools"} <= info["packages"].keys()
     assert info["finished"] >= info["started"]
     assert read_table(folder / "timings.parquet").num_rows == len(shard_paths(folder))

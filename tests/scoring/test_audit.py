@@ -16,7 +16,7 @@ from refbench.reports.leaderboard import read_rows
 from refbench.scoring.counts import check_scores, read_scores, scores_to_table
 from refbench.scoring.protocols.audit import check_metrics
 from refbench.scoring.results import read_result
-from refbench.storage.samples import write_table
+from refbench.storage.files import write_table
 
 
 @pytest.fixture

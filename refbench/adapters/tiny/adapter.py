@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from refbench.adapters.tiny.model import MIRRORED, TinyNetwork, encode_words, prepare_image, swap_words
 from refbench.errors import AdapterError
 from refbench.records import Answer
-from refbench.storage.samples import file_sha256
+from refbench.storage.files import file_sha256
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 

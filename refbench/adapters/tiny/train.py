@@ -36,7 +36,8 @@ from refbench.adapters.tiny.model import (
     swap_words,
 )
 from refbench.records import AnnotatedObject, Sample
-from refbench.storage.samples import load_objects, load_samples, split_fingerprint
+from refbench.storage.manifest import split_fingerprint
+from refbench.storage.samples import load_objects, load_samples
 
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 IMAGES_PER_STEP = 8

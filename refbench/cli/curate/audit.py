@@ -13,7 +13,7 @@ from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.curation import decisions
 from refbench.curation.checks.base import SEVERITIES
 from refbench.curation.recipe import Recipe, read_recipe
-from refbench.storage.samples import project_data
+from refbench.storage.files import project_data
 
 NEVER = "never"
 

@@ -9,7 +9,7 @@ import click
 
 from refbench.cli.output import ConsoleProgress, print_json, remark
 from refbench.curation import calibration
-from refbench.storage.samples import home
+from refbench.storage.files import home
 
 
 @click.command()

@@ -31,7 +31,8 @@ from refbench.curation.review.answers import REVIEW_FILE, Answer, AnswerError, R
 from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions, read_findings
 from refbench.errors import DatasetError, MaskError, RefbenchError
-from refbench.masks.mask import Mask, run_lengths
+from refbench.masks.mask import Mask
+from refbench.masks.rle import run_lengths
 from refbench.storage.images import load_image
 from refbench.storage.provenance import now
 

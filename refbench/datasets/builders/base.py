@@ -16,20 +16,10 @@ from typing import Any, Protocol
 from refbench._version import __version__
 from refbench.errors import DatasetError, summarise_problems
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.files import file_sha256, in_batches, without_garbage_collection, write_json, write_rows
+from refbench.storage.manifest import dataset_folder, read_manifest
 from refbench.storage.progress import Progress
-from refbench.storage.samples import (
-    OBJECT_SCHEMA,
-    SAMPLE_SCHEMA,
-    dataset_folder,
-    file_sha256,
-    in_batches,
-    objects_table,
-    read_manifest,
-    samples_table,
-    without_garbage_collection,
-    write_json,
-    write_rows,
-)
+from refbench.storage.samples import OBJECT_SCHEMA, SAMPLE_SCHEMA, objects_table, samples_table
 
 
 @dataclass(frozen=True, slots=True)

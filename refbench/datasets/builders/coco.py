@@ -9,7 +9,8 @@ from typing import Any
 from refbench.datasets.builders.base import NO_IMAGES
 from refbench.datasets.builders.tables import find_tables, unpack_images
 from refbench.errors import DatasetError, MaskError
-from refbench.masks.mask import Mask, check_size
+from refbench.masks.mask import Mask
+from refbench.masks.rle import check_size
 from refbench.records import AnnotatedObject
 from refbench.storage.coco_rows import is_id, is_text, read_box, read_crowd, read_mask
 from refbench.storage.images import Photographs, image_size

@@ -16,6 +16,7 @@ from refbench.datasets.builders.tables import unpack_images
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_id, is_text, read_box
+from refbench.storage.files import file_sha256, read_json, read_table
 from refbench.storage.images import Photographs, is_plain_name
 from refbench.storage.progress import Progress
 from refbench.storage.samples import (
@@ -23,10 +24,7 @@ from refbench.storage.samples import (
     EXPORT_LAYOUT,
     OBJECT_SCHEMA,
     SAMPLE_SCHEMA,
-    file_sha256,
     objects_of_table,
-    read_json,
-    read_table,
     samples_of_table,
 )
 

@@ -19,8 +19,8 @@ from refbench.datasets.builders.coco import CheckedImages, CocoInstances
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_id
+from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
-from refbench.storage.samples import read_json
 
 VERSION = 1
 LICENCE = "annotations: CC BY 4.0 (lvisdataset.org); photographs: their Flickr licences, see COCO"

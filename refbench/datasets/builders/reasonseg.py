@@ -21,9 +21,9 @@ from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_text
+from refbench.storage.files import path_sha256
 from refbench.storage.images import Photographs, image_size
 from refbench.storage.progress import Progress
-from refbench.storage.samples import path_sha256
 
 VERSION = 2
 LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"

@@ -17,8 +17,8 @@ from refbench.datasets.builders.refer_tables import build_from_tables
 from refbench.datasets.builders.refs import RefReader, RefStyle, built_from_refs
 from refbench.datasets.builders.tables import find_tables
 from refbench.errors import DatasetError
+from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
-from refbench.storage.samples import read_json
 
 VERSION = 2
 LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr licences, see COCO"

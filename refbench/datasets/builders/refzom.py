@@ -14,8 +14,8 @@ from refbench.datasets.builders.coco import CheckedImages, CocoInstances
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.datasets.builders.refs import RefReader, RefStyle, built_from_refs
 from refbench.errors import DatasetError
+from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
-from refbench.storage.samples import read_json
 
 VERSION = 2
 LICENCE = "annotations: as stated by toggle1995/RIS-DMMI; photographs: their Flickr licences, see COCO"

@@ -19,8 +19,8 @@ from refbench.datasets.builders.coco import CheckedImages, CocoInstances, file_n
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_text, shown
+from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
-from refbench.storage.samples import read_json
 
 VERSION = 1
 LICENCE = "SAM License for the annotations; the photographs keep their own"

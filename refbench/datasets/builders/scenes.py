@@ -25,7 +25,8 @@ from refbench.datasets.builders.scenes_annotator import Outline, draw_outlines
 from refbench.datasets.builders.scenes_drawing import CANVASES_PX, DrawnObject, draw_objects, hurried_polygons
 from refbench.datasets.builders.scenes_language import Phrase, write_phrases
 from refbench.errors import DatasetError
-from refbench.masks.mask import Mask, available_cores
+from refbench.masks.mask import Mask
+from refbench.masks.threads import available_cores
 from refbench.masks.whole_numbers import Draws
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.progress import Progress

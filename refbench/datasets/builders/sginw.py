@@ -15,9 +15,9 @@ from refbench.datasets.builders.categories import Picture, category_sample
 from refbench.datasets.builders.coco import CheckedImages, CocoInstances, file_name_of
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.files import read_json
 from refbench.storage.images import Photographs
 from refbench.storage.progress import Progress
-from refbench.storage.samples import read_json
 
 VERSION = 1
 LICENCE = "as each source on roboflow.com states; see the cards"

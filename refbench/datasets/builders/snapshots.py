@@ -18,9 +18,9 @@ from refbench.datasets.builders.base import Built, Sources, source_of
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.files import project_data, read_json
 from refbench.storage.images import load_image
 from refbench.storage.progress import Progress
-from refbench.storage.samples import project_data, read_json
 
 VERSION = 1
 LICENCE = "annotations: CC0-1.0; photographs: as stated by scikit-image (skimage/data/README) and matplotlib"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import PredictionError
-from refbench.masks.kernels import COLUMNS
-from refbench.masks.mask import count_bands, count_codes, count_outlines
+from refbench.masks.batches import COLUMNS
+from refbench.masks.counting import count_bands, count_codes, count_outlines
 from refbench.scoring.counts import Batch, Measure
 from refbench.scoring.protocols.base import (
     BOUNDARY,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from refbench.masks.kernels import COLUMNS
-from refbench.masks.mask import count_codes
+from refbench.masks.batches import COLUMNS
+from refbench.masks.counting import count_codes
 from refbench.scoring.counts import Batch, Measure
 from refbench.scoring.protocols.base import Cumulative, FloatArray, Judged, Mean, Own, Protocol, Terms, Worth
 from refbench.scoring.protocols.caveats import STORED_MASK

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from refbench.errors import DatasetError, MaskError, PredictionError, summarise_problems
-from refbench.masks.mask import Mask, check_size
+from refbench.masks.mask import Mask
+from refbench.masks.rle import check_size
 from refbench.storage.coco_rows import Key, is_id, read_crowd, read_key, read_mask, read_number, shown
-from refbench.storage.samples import read_json
+from refbench.storage.files import read_json
 
 T = TypeVar("T")
 Row = Mapping[str, Any]

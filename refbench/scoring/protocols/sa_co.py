@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from refbench.errors import DatasetError, MaskError
-from refbench.masks.mask import Mask, pair_counts
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
 from refbench.scoring.protocols.average_precision import DetectionProtocol, Evaluation, repeated_detections
 from refbench.scoring.protocols.coco_files import Annotations, Image, Results, fields_of
 from refbench.storage.coco_rows import Key, shown

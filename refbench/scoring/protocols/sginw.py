@@ -16,8 +16,8 @@ from refbench.errors import PredictionError
 from refbench.plugins import SGINW as SETS
 from refbench.scoring.protocols.average_precision import COCO_AP, Evaluation, score_detections
 from refbench.scoring.protocols.coco_files import read_annotations
+from refbench.storage.files import read_json
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import read_json
 
 # X-Decoder's evaluation wants an underscore; sam-hq writes a hyphen.
 RESULTS = re.compile(r"seginw[_-](.+)_val\.json")

@@ -15,8 +15,10 @@ from refbench.datasets.builders import scenes, snapshots
 from refbench.datasets.builders.base import Sources, build_dataset, samples_fingerprint
 from refbench.datasets.builders.scenes_language import KINDS
 from refbench.errors import DatasetError
+from refbench.storage.files import project_data
+from refbench.storage.manifest import read_manifest
 from refbench.storage.progress import silent
-from refbench.storage.samples import load_objects, project_data, read_manifest
+from refbench.storage.samples import load_objects
 
 
 def test_scenes_have_the_promised_size_and_kinds(embedded: Path) -> None:

@@ -21,8 +21,9 @@ from refbench import load_samples
 from refbench.datasets.builders import pickles, refer
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
+from refbench.storage.manifest import dataset_folder
 from refbench.storage.progress import silent
-from refbench.storage.samples import dataset_folder, load_objects
+from refbench.storage.samples import load_objects
 
 
 def build(annotations: Path, images: Path | None = None, dataset: str = "refcoco") -> dict[str, Any]:

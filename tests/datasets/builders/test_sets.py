@@ -24,9 +24,10 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
 from refbench.plugins import SGINW, TABLE, load
+from refbench.storage.files import project_data
 from refbench.storage.images import load_image
 from refbench.storage.progress import silent
-from refbench.storage.samples import load_objects, project_data
+from refbench.storage.samples import load_objects
 
 
 def build(dataset: str, annotations: Path, images: Path | None = None, **options: Any) -> dict[str, Any]:

@@ -1,0 +1,326 @@
+"""Kernels over batches of pairs of codes laid end to end; they hold no GIL."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from refbench.masks.kernels import decode_intervals, intervals_area, intervals_intersection, subtract_intervals
+from refbench.masks.morphology import dilate_intervals, erode_intervals, half_width_px, intersect_runs
+
+COLUMNS = (
+    "intersection",
+    "union",
+    "prediction_area",
+    "target_area",
+    "boundary_intersection",
+    "boundary_union",
+)
+
+
+@njit(nogil=True, cache=True)
+def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
+    """Count N pairs of masks; returns -1, or the first pair that cannot be read, times two, plus one
+    if it is the target.
+
+    Codes are uint8 characters end to end; mask i is `codes[at[i]:at[i + 1]]`. `out` is int64 (N, 6), the
+    columns in the order of COLUMNS. With E(M) the eroded mask and B = M \\ E the inner band,
+    |Bp n Bt| = |P n T| - |P n Et| - |Ep n T| + |Ep n Et|, so the bands are never built.
+    """
+    longest = np.int64(0)
+    for i in range(heights.shape[0]):
+        longest = max(longest, prediction_at[i + 1] - prediction_at[i], target_at[i + 1] - target_at[i])
+    room = longest // 2 + 1
+    starts_p = np.empty(room, np.int64)
+    ends_p = np.empty(room, np.int64)
+    starts_t = np.empty(room, np.int64)
+    ends_t = np.empty(room, np.int64)
+    eroded_starts_p = np.empty(1024, np.int64)
+    eroded_ends_p = np.empty(1024, np.int64)
+    eroded_starts_t = np.empty(1024, np.int64)
+    eroded_ends_t = np.empty(1024, np.int64)
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        n_p = decode_intervals(prediction_codes[prediction_at[i] : prediction_at[i + 1]], size, starts_p, ends_p)
+        if n_p < 0:
+            return 2 * i
+        n_t = decode_intervals(target_codes[target_at[i] : target_at[i + 1]], size, starts_t, ends_t)
+        if n_t < 0:
+            return 2 * i + 1
+        area_p = intervals_area(starts_p, ends_p, n_p)
+        area_t = intervals_area(starts_t, ends_t, n_t)
+        both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
+        m_p, eroded_starts_p, eroded_ends_p = erode_intervals(
+            starts_p, ends_p, n_p, height, width, bands_px[i], eroded_starts_p, eroded_ends_p
+        )
+        m_t, eroded_starts_t, eroded_ends_t = erode_intervals(
+            starts_t, ends_t, n_t, height, width, bands_px[i], eroded_starts_t, eroded_ends_t
+        )
+        band_p = area_p - intervals_area(eroded_starts_p, eroded_ends_p, m_p)
+        band_t = area_t - intervals_area(eroded_starts_t, eroded_ends_t, m_t)
+        band_both = both
+        if both > 0:
+            band_both -= intervals_intersection(starts_p, ends_p, n_p, eroded_starts_t, eroded_ends_t, m_t)
+            band_both -= intervals_intersection(eroded_starts_p, eroded_ends_p, m_p, starts_t, ends_t, n_t)
+            band_both += intervals_intersection(
+                eroded_starts_p, eroded_ends_p, m_p, eroded_starts_t, eroded_ends_t, m_t
+            )
+        out[i, 0] = both
+        out[i, 1] = area_p + area_t - both
+        out[i, 2] = area_p
+        out[i, 3] = area_t
+        out[i, 4] = band_both
+        out[i, 5] = band_p + band_t - band_both
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
+    """`(n, starts, ends)` of the checked code i of those that lie end to end in `codes`, cut at `at`."""
+    code = codes[at[i] : at[i + 1]]
+    starts = np.empty(code.shape[0] // 2 + 1, np.int64)
+    ends = np.empty(code.shape[0] // 2 + 1, np.int64)
+    n = decode_intervals(code, size, starts, ends)
+    return n, starts, ends
+
+
+@njit(nogil=True, cache=True)
+def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
+    """Areas by which a band of d pixels on both sides of the target's outline is counted, of N pairs.
+
+    `out` is int64 (N, 4): the eroded target, the dilated target, and the prediction's pixels in each of the two. The
+    image's border is no outline: beyond it the target may go on. All codes must have been checked.
+    """
+    eroded_starts = np.empty(1024, np.int64)
+    eroded_ends = np.empty(1024, np.int64)
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
+        m, eroded_starts, eroded_ends = erode_intervals(
+            starts_t, ends_t, n_t, height, width, bands_px[i], eroded_starts, eroded_ends, True
+        )
+        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, bands_px[i])
+        out[i, 0] = intervals_area(eroded_starts, eroded_ends, m)
+        out[i, 1] = intervals_area(dilated_starts, dilated_ends, k)
+        out[i, 2] = intervals_intersection(starts_p, ends_p, n_p, eroded_starts, eroded_ends, m)
+        out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
+
+
+ERROR_COLUMNS = (
+    "deep",
+    "deep_missing",
+    "band_missing",
+    "band_extra",
+    "far_on_others",
+    "far_elsewhere",
+    "other_intersection",
+    "other_union",
+    "joint_intersection",
+    "joint_union",
+)
+
+
+@njit(nogil=True, cache=True)
+def count_errors(  # type: ignore[no-untyped-def]
+    prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
+    heights, widths, bands_px, out,
+):  # fmt: skip
+    """Where the wrong pixels of N predictions lie; `out` is int64 (N, 10), the columns in the order of ERROR_COLUMNS.
+
+    `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of those that pair i does not mean.
+    The band along the target's outline is `bands_px` wide, but outwards no wider than the target's half-width and
+    inwards than half of that, so that a small object does not consist of outline alone. `deep` is what the target
+    holds inside of the band, `deep_missing` what of it the prediction lacks, `far_*` the prediction's pixels outside of
+    the band. `other_*` are of the object
+    whose IoU with the prediction is highest, `joint_*` of that object and the target together. All codes must have
+    been checked.
+    """
+    eroded_starts = np.empty(1024, np.int64)
+    eroded_ends = np.empty(1024, np.int64)
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
+        area_p = intervals_area(starts_p, ends_p, n_p)
+        area_t = intervals_area(starts_t, ends_t, n_t)
+        both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
+
+        half = half_width_px(starts_t, ends_t, n_t, height, width, 2 * bands_px[i])
+        inwards = min(bands_px[i], max(1, (half + 1) // 2))
+        outwards = min(bands_px[i], max(1, half))
+        m, eroded_starts, eroded_ends = erode_intervals(
+            starts_t, ends_t, n_t, height, width, inwards, eroded_starts, eroded_ends, True
+        )
+        k, dilated_starts, dilated_ends = dilate_intervals(starts_t, ends_t, n_t, height, width, outwards)
+        area_eroded = intervals_area(eroded_starts, eroded_ends, m)
+        in_eroded = intervals_intersection(starts_p, ends_p, n_p, eroded_starts, eroded_ends, m)
+        out[i, 0] = area_eroded
+        out[i, 1] = area_eroded - in_eroded
+        out[i, 2] = (area_t - area_eroded) - (both - in_eroded)
+        in_dilated = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
+        out[i, 3] = in_dilated - both
+
+        far_starts = np.empty(n_p + k, np.int64)
+        far_ends = np.empty(n_p + k, np.int64)
+        far = subtract_intervals(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k, far_starts, far_ends)
+        area_far = area_p - in_dilated
+        best = np.int64(-1)
+        best_both = np.int64(0)
+        best_union = np.int64(0)
+        for position in range(others_at[i], others_at[i + 1]):
+            o = others[position]
+            n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, o, size)
+            inside = intervals_intersection(starts_p, ends_p, n_p, starts_o, ends_o, n_o)
+            joined = area_p + intervals_area(starts_o, ends_o, n_o) - inside
+            if inside > 0 and (best < 0 or inside * best_union > best_both * joined):
+                best = o
+                best_both = inside
+                best_union = joined
+            if far > 0 and inside > 0:
+                rest_starts = np.empty(far + n_o, np.int64)
+                rest_ends = np.empty(far + n_o, np.int64)
+                far = subtract_intervals(far_starts, far_ends, far, starts_o, ends_o, n_o, rest_starts, rest_ends)
+                far_starts = rest_starts
+                far_ends = rest_ends
+        elsewhere = intervals_area(far_starts, far_ends, far)
+        out[i, 4] = area_far - elsewhere
+        out[i, 5] = elsewhere
+        out[i, 6] = best_both
+        out[i, 7] = best_union
+        out[i, 8] = 0
+        out[i, 9] = 0
+        if best >= 0:
+            n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, best, size)
+            shared_starts = np.empty(n_o + n_t, np.int64)
+            shared_ends = np.empty(n_o + n_t, np.int64)
+            shared = intersect_runs(starts_o, ends_o, 0, n_o, starts_t, ends_t, 0, n_t, shared_starts, shared_ends, 0)
+            overlap = intervals_area(shared_starts, shared_ends, shared)
+            triple = intervals_intersection(starts_p, ends_p, n_p, shared_starts, shared_ends, shared)
+            joint = best_both + both - triple
+            out[i, 8] = joint
+            out[i, 9] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - joint
+
+
+@njit(nogil=True, cache=True)
+def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
+    """Set the pixels of intervals in a picture (h, w) whose corner lies at `top`, `left` of the image."""
+    for i in range(n):
+        for position in range(starts[i], ends[i]):
+            out[position % height - top, position // height - left] = 1
+
+
+@njit(nogil=True, cache=True)
+def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-def]
+    """The 1-pixel outline of davis2017 `_seg2bmap`: where a pixel differs from its right, lower or diagonal neighbour.
+
+    `inside` is a part of the image at `top`, `left` with a row and a column of its neighbours to spare; the image's
+    last row looks to the right alone, its last column down, its last pixel nowhere. Returns the number of pixels.
+    """
+    count = 0
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            here = inside[y, x]
+            last_row = top + y == height - 1
+            last_column = left + x == width - 1
+            if last_row:
+                differs = not last_column and here != inside[y, x + 1]
+            elif last_column:
+                differs = here != inside[y + 1, x]
+            else:
+                differs = here != inside[y, x + 1] or here != inside[y + 1, x] or here != inside[y + 1, x + 1]
+            out[y, x] = differs
+            count += differs
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
+    """Pixels of one outline that have a pixel of the other at one of the given distances."""
+    count = 0
+    for y in range(of.shape[0]):
+        for x in range(of.shape[1]):
+            if not of[y, x]:
+                continue
+            for k in range(down.shape[0]):
+                v = y + down[k]
+                w = x + right[k]
+                if 0 <= v < by.shape[0] and 0 <= w < by.shape[1] and by[v, w]:
+                    count += 1
+                    break
+    return count
+
+
+@njit(nogil=True, cache=True)
+def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):  # type: ignore[no-untyped-def]
+    """Outline pixels of N pairs and how many of them lie within a disc of the other's.
+
+    `out` is int64 (N, 4): of the prediction, of the target, matched of the prediction, matched of the target. All
+    codes must have been checked. Source: davisvideochallenge/davis2017-evaluation `metrics.py:f_measure` (ac7c43f).
+    """
+    for i in range(heights.shape[0]):
+        height = heights[i]
+        width = widths[i]
+        size = height * width
+        n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
+        n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
+        out[i, :] = 0
+        if n_p + n_t == 0:
+            continue
+        # The box of both masks, a row and a column more to the left and above.
+        top = height
+        bottom = np.int64(0)
+        left = width
+        right = np.int64(0)
+        for starts, ends, n in ((starts_p, ends_p, n_p), (starts_t, ends_t, n_t)):
+            if n > 0:
+                left = min(left, starts[0] // height)
+                right = max(right, (ends[n - 1] - 1) // height)
+            for j in range(n):
+                if starts[j] // height != (ends[j] - 1) // height:
+                    top = np.int64(0)
+                    bottom = height - 1
+                else:
+                    top = min(top, starts[j] % height)
+                    bottom = max(bottom, (ends[j] - 1) % height)
+        top = max(0, top - 1)
+        left = max(0, left - 1)
+        rows = bottom - top + 1
+        columns = right - left + 1
+        inside_p = np.zeros((rows + 1, columns + 1), np.uint8)
+        inside_t = np.zeros((rows + 1, columns + 1), np.uint8)
+        _paint(starts_p, ends_p, n_p, height, top, left, inside_p)
+        _paint(starts_t, ends_t, n_t, height, top, left, inside_t)
+        edge_p = np.zeros((rows, columns), np.bool_)
+        edge_t = np.zeros((rows, columns), np.bool_)
+        out[i, 0] = _outline(inside_p, top, left, height, width, edge_p)
+        out[i, 1] = _outline(inside_t, top, left, height, width, edge_t)
+        # Offsets from near to far: most pixels of a good mask are matched at once.
+        r = radii_px[i]
+        offsets = 0
+        for a in range(-r, r + 1):
+            for b in range(-r, r + 1):
+                if a * a + b * b <= r * r:
+                    offsets += 1
+        distances = np.empty(offsets, np.int64)
+        down = np.empty(offsets, np.int64)
+        across = np.empty(offsets, np.int64)
+        k = 0
+        for a in range(-r, r + 1):
+            for b in range(-r, r + 1):
+                if a * a + b * b <= r * r:
+                    distances[k] = a * a + b * b
+                    down[k] = a
+                    across[k] = b
+                    k += 1
+        order = np.argsort(distances)
+        down = down[order]
+        across = across[order]
+        out[i, 2] = _matched(edge_p, edge_t, down, across)
+        out[i, 3] = _matched(edge_t, edge_p, down, across)

@@ -1,0 +1,202 @@
+"""Exact counts of pairs of masks, without decoding them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.errors import MaskError
+from refbench.masks import batches
+from refbench.masks.mask import Mask
+from refbench.masks.rle import MAX_PIXELS, end_to_end, intervals_of
+from refbench.masks.threads import in_chunks
+
+
+def pair_counts(
+    predictions: Sequence[Mask | Mapping[str, Any]],
+    targets: Sequence[Mask | Mapping[str, Any]],
+    boundary: float = 0.02,
+    threads: int | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Count the pixels of N pairs of masks, exactly and without decoding them.
+
+    Args:
+        predictions, targets: N masks each, `Mask` or COCO run-length dicts; the two of a pair have one size.
+        boundary: width of the Boundary IoU band as a share of the image diagonal, in (0, 1]: the band is
+            what an erosion by a (2d+1)x(2d+1) square takes off, with d = max(1, round(boundary * diagonal))
+            and background outside the image.
+        threads: how many to use; all cores if None.
+
+    Returns:
+        int64 arrays of shape (N,), in pixels: `intersection`, `union`, `prediction_area`, `target_area`,
+        `boundary_intersection`, `boundary_union`.
+
+    Raises:
+        MaskError: the lists differ in length, a pair differs in size, or a code is broken; names the pair.
+
+    Source: Cheng et al., Boundary IoU, CVPR 2021, and bowenc0221/boundary-iou-api `mask_to_boundary`.
+    """
+    if len(predictions) != len(targets):
+        raise MaskError(f"{len(predictions)} predictions cannot be paired with {len(targets)} targets")
+    predictions = _as_masks(predictions, "prediction")
+    targets = _as_masks(targets, "target")
+    heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
+    different = (_numbers(predictions, "height") != heights) | (_numbers(predictions, "width") != widths)
+    if different.any():
+        k = int(different.argmax())
+        raise MaskError(
+            f"pair {k}: the prediction is {predictions[k].size}, the target {targets[k].size} (height, width); "
+            "resize one"
+        )
+    codes = attrgetter("counts")
+    counts = count_codes(list(map(codes, predictions)), list(map(codes, targets)), heights, widths, boundary, threads)
+    return {name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(batches.COLUMNS)}
+
+
+def count_codes(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    boundary: float = 0.02,
+    threads: int | None = None,
+) -> NDArray[np.int64]:
+    """`pair_counts` for compressed codes of known sizes; returns int64 (N, 6), columns as `batches.COLUMNS`.
+
+    Raises:
+        MaskError: a code is broken or a size absurd; names the pair.
+    """
+    if not 0 < boundary <= 1:
+        raise MaskError(f"boundary is a share of the diagonal in (0, 1], not {boundary}")
+    n = len(predictions)
+    if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
+        raise MaskError(f"every side must be at least 1 px and the image at most {MAX_PIXELS} pixels")
+    bands = boundary_widths_px(heights, widths, boundary)
+    out = np.empty((n, len(batches.COLUMNS)), np.int64)
+
+    codes_p, at_p = end_to_end(predictions)
+    codes_t, at_t = end_to_end(targets)
+
+    def count(chunk: slice) -> int:
+        # Nothing but the kernel, which holds no GIL: the threads never wait for each other.
+        at = slice(chunk.start, chunk.stop + 1)
+        bad: int = batches.count_pairs(
+            codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], bands[chunk], out[chunk]
+        )
+        return bad
+
+    for chunk, bad in in_chunks(count, n, threads):
+        if bad >= 0:
+            pair, is_target = chunk.start + bad // 2, bad % 2
+            code = (targets if is_target else predictions)[pair]
+            try:
+                intervals_of(code, int(heights[pair]), int(widths[pair]))
+            except MaskError as error:
+                raise MaskError(f"{'target' if is_target else 'prediction'} of pair {pair}: {error}") from None
+    return out
+
+
+def count_bands(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    bands_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Areas around the targets' outlines of N checked pairs: int64 (N, 4), see `batches.count_bands`."""
+    return _over_pairs(batches.count_bands, predictions, targets, heights, widths, bands_px, 4)
+
+
+def count_outlines(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    radii_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Outline pixels of N checked pairs and their matches: int64 (N, 4), see `batches.count_outlines`."""
+    return _over_pairs(batches.count_outlines, predictions, targets, heights, widths, radii_px, 4)
+
+
+def count_errors(
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    objects: Sequence[bytes],
+    others: Sequence[Sequence[int]],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    bands_px: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Where the wrong pixels of N checked pairs lie: int64 (N, 10), columns as `batches.ERROR_COLUMNS`.
+
+    `others` holds, for each pair, the positions in `objects` of those that it does not mean, of the same image.
+    """
+    codes_o, at_o = end_to_end(objects)
+    flat = np.fromiter((o for row in others for o in row), np.int64)
+    ends = np.zeros(len(others) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, others), np.int64, len(others)), out=ends[1:])
+    codes_p, at_p = end_to_end(predictions)
+    codes_t, at_t = end_to_end(targets)
+    out = np.empty((len(predictions), len(batches.ERROR_COLUMNS)), np.int64)
+
+    def work(chunk: slice) -> None:
+        at = slice(chunk.start, chunk.stop + 1)
+        batches.count_errors(
+            codes_p, at_p[at], codes_t, at_t[at], codes_o, at_o, flat, ends[at],
+            heights[chunk], widths[chunk], bands_px[chunk], out[chunk],
+        )  # fmt: skip
+
+    in_chunks(work, len(predictions), None)
+    return out
+
+
+def _over_pairs(
+    kernel: Callable[..., None],
+    predictions: Sequence[bytes],
+    targets: Sequence[bytes],
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    sizes_px: NDArray[np.int64],
+    columns: int,
+) -> NDArray[np.int64]:
+    codes_p, at_p = end_to_end(predictions)
+    codes_t, at_t = end_to_end(targets)
+    out = np.empty((len(predictions), columns), np.int64)
+
+    def work(chunk: slice) -> None:
+        at = slice(chunk.start, chunk.stop + 1)
+        kernel(codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], sizes_px[chunk], out[chunk])
+
+    in_chunks(work, len(predictions), None)
+    return out
+
+
+def boundary_widths_px(
+    heights: NDArray[np.int64], widths: NDArray[np.int64], boundary: float = 0.02
+) -> NDArray[np.int64]:
+    """d = max(1, round(boundary * diagonal)) in pixels, rounding halves to even as Python does."""
+    diagonals = np.sqrt(heights.astype(np.float64) ** 2 + widths.astype(np.float64) ** 2)
+    return np.maximum(1, np.rint(boundary * diagonals)).astype(np.int64)
+
+
+def _numbers(masks: Sequence[Mask], name: str) -> NDArray[np.int64]:
+    return np.fromiter(map(attrgetter(name), masks), np.int64, len(masks))
+
+
+def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> Sequence[Mask]:
+    if set(map(type, masks)) <= {Mask}:
+        return cast("Sequence[Mask]", masks)
+    out = []
+    for k, mask in enumerate(masks):
+        if isinstance(mask, Mask):
+            out.append(mask)
+            continue
+        try:
+            out.append(Mask.from_rle(mask))
+        except MaskError as error:
+            raise MaskError(f"{role} of pair {k}: {error}") from None
+    return out

@@ -1,0 +1,259 @@
+"""Erosion, dilation and half widths of masks, on their runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from refbench.masks.kernels import complement_intervals
+
+
+@njit(nogil=True, cache=True)
+def _grown(array, needed):  # type: ignore[no-untyped-def]
+    out = np.empty(max(needed, 2 * array.shape[0]), array.dtype)
+    out[: array.shape[0]] = array
+    return out
+
+
+@njit(nogil=True, cache=True)
+def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
+    """Intersect runs `a..a_end` with runs `b..b_end`; append at `at`; returns the new end."""
+    while a < a_end and b < b_end:
+        low = max(low_a[a], low_b[b])
+        high = min(high_a[a], high_b[b])
+        if high > low:
+            low_out[at] = low
+            high_out[at] = high
+            at += 1
+        if high_a[a] < high_b[b]:
+            a += 1
+        else:
+            b += 1
+    return at
+
+
+@njit(nogil=True, cache=True)
+def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):  # type: ignore[no-untyped-def]
+    """Erode by a (2d+1)x(2d+1) square; what lies outside the image is background or, if `framed`, foreground.
+
+    Returns `(count, out_starts, out_ends)`; the output arrays are replaced by longer ones if needed.
+    The square is separable: every vertical run shrinks by d at both ends, then each column is
+    intersected with its d neighbours on either side, with the prefix/suffix trick of van Herk (1992)
+    and Gil & Werman (1993), which costs two intersections a column whatever d is.
+    """
+    window = 2 * d + 1
+    if n == 0 or (not framed and (height < window or width < window)):
+        return 0, out_starts, out_ends
+    first = starts[0] // height
+    last = (ends[n - 1] - 1) // height
+    # In a frame, full columns continue a mask that reaches the left or right border.
+    before = d if framed and first == 0 else 0
+    after = d if framed and last == width - 1 else 0
+    columns = last - first + 1 + before + after
+    first -= before
+    if columns < window:
+        return 0, out_starts, out_ends
+
+    # Vertical step. column_at[c] is where the runs of column first + c begin.
+    column_at = np.zeros(columns + 1, np.int64)
+    lows = np.empty(n + columns, np.int64)
+    highs = np.empty(n + columns, np.int64)
+    runs = 0
+    column = np.int64(0)
+    single = True
+    for c in range(before):
+        column = np.int64(c)
+        column_at[c] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
+    for i in range(n):
+        position = starts[i]
+        end = ends[i]
+        c = position // height - first
+        while position < end:
+            top = (first + c) * height
+            stop = min(end, top + height)
+            low = position - top + d
+            high = stop - top - d
+            if framed and position == top:
+                low = np.int64(0)
+            if framed and stop == top + height:
+                high = np.int64(height)
+            if high > low:
+                while column < c:
+                    column += 1
+                    column_at[column] = runs
+                if runs > column_at[column]:
+                    single = False
+                lows[runs] = low
+                highs[runs] = high
+                runs += 1
+            position = stop
+            c += 1
+    for c in range(columns - after, columns):
+        while column < c:
+            column += 1
+            column_at[column] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
+    while column < columns:
+        column += 1
+        column_at[column] = runs
+    if runs < window:
+        return 0, out_starts, out_ends
+
+    count = 0
+    if single:
+        low_one = np.full(columns, 1, np.int64)
+        high_one = np.zeros(columns, np.int64)
+        for c in range(columns):
+            if column_at[c + 1] > column_at[c]:
+                low_one[c] = lows[column_at[c]]
+                high_one[c] = highs[column_at[c]]
+        suffix_low = np.empty(window, np.int64)
+        suffix_high = np.empty(window, np.int64)
+        if out_starts.shape[0] < columns:
+            out_starts = np.empty(columns, np.int64)
+            out_ends = np.empty(columns, np.int64)
+        for block in range(0, columns - window + 1, window):
+            low = np.int64(0)
+            high = np.int64(height)
+            for j in range(window - 1, -1, -1):
+                low = max(low, low_one[block + j])
+                high = min(high, high_one[block + j])
+                suffix_low[j] = low
+                suffix_high[j] = high
+            prefix_low = np.int64(0)
+            prefix_high = np.int64(height)
+            for j in range(min(window, columns - window + 1 - block)):
+                if j > 0:
+                    prefix_low = max(prefix_low, low_one[block + window + j - 1])
+                    prefix_high = min(prefix_high, high_one[block + window + j - 1])
+                low = max(suffix_low[j], prefix_low)
+                high = min(suffix_high[j], prefix_high)
+                if high > low:
+                    top = (first + block + j + d) * height
+                    out_starts[count] = top + low
+                    out_ends[count] = top + high
+                    count += 1
+        return count, out_starts, out_ends
+
+    # The same with lists of runs. An intersection of lists with m and k runs has fewer than m + k.
+    suffix_at = np.zeros(window + 1, np.int64)
+    suffix_lows = np.empty(2 * runs + 64, np.int64)
+    suffix_highs = np.empty(2 * runs + 64, np.int64)
+    prefix_lows = np.empty(64, np.int64)
+    prefix_highs = np.empty(64, np.int64)
+    next_lows = np.empty(64, np.int64)
+    next_highs = np.empty(64, np.int64)
+    for block in range(0, columns - window + 1, window):
+        # suffix_at[k] counts from the right: entry k belongs to column block + window - 1 - k.
+        used = 0
+        for k in range(window):
+            c = block + window - 1 - k
+            begin = column_at[c]
+            end = column_at[c + 1]
+            size_before = used - suffix_at[k - 1] if k > 0 else 0
+            needed = used + (end - begin) + size_before
+            if needed > suffix_lows.shape[0]:
+                suffix_lows = _grown(suffix_lows, needed)
+                suffix_highs = _grown(suffix_highs, needed)
+            suffix_at[k] = used
+            if k == 0:
+                for r in range(begin, end):
+                    suffix_lows[used] = lows[r]
+                    suffix_highs[used] = highs[r]
+                    used += 1
+            else:
+                used = intersect_runs(
+                    lows, highs, begin, end,
+                    suffix_lows, suffix_highs, suffix_at[k - 1], suffix_at[k],
+                    suffix_lows, suffix_highs, used,
+                )  # fmt: skip
+        suffix_at[window] = used
+        prefix = -1
+        for j in range(min(window, columns - window + 1 - block)):
+            if j > 0:
+                c = block + window + j - 1
+                begin = column_at[c]
+                end = column_at[c + 1]
+                needed = (end - begin) + max(prefix, 0)
+                if needed > next_lows.shape[0]:
+                    next_lows = _grown(next_lows, needed)
+                    next_highs = _grown(next_highs, needed)
+                if prefix < 0:
+                    prefix = 0
+                    for r in range(begin, end):
+                        next_lows[prefix] = lows[r]
+                        next_highs[prefix] = highs[r]
+                        prefix += 1
+                else:
+                    prefix = intersect_runs(
+                        lows, highs, begin, end, prefix_lows, prefix_highs, 0, prefix, next_lows, next_highs, 0
+                    )
+                prefix_lows, next_lows = next_lows, prefix_lows
+                prefix_highs, next_highs = next_highs, prefix_highs
+            k = window - 1 - j
+            begin = suffix_at[k]
+            end = suffix_at[k + 1]
+            needed = count + (end - begin) + max(prefix, 0)
+            if needed > out_starts.shape[0]:
+                out_starts = _grown(out_starts, needed)
+                out_ends = _grown(out_ends, needed)
+            here = count
+            if prefix < 0:
+                for r in range(begin, end):
+                    out_starts[count] = suffix_lows[r]
+                    out_ends[count] = suffix_highs[r]
+                    count += 1
+            else:
+                count = intersect_runs(
+                    suffix_lows, suffix_highs, begin, end,
+                    prefix_lows, prefix_highs, 0, prefix,
+                    out_starts, out_ends, count,
+                )  # fmt: skip
+            top = (first + block + j + d) * height
+            for r in range(here, count):
+                out_starts[r] += top
+                out_ends[r] += top
+    return count, out_starts, out_ends
+
+
+@njit(nogil=True, cache=True)
+def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-untyped-def]
+    """Dilate by a (2d+1)x(2d+1) square, cut at the image's borders; returns `(count, starts, ends)`.
+
+    What the mask does not reach is what remains of its complement after an erosion in which the outside takes no part.
+    """
+    size = height * width
+    around_starts = np.empty(n + 1, np.int64)
+    around_ends = np.empty(n + 1, np.int64)
+    m = complement_intervals(starts, ends, n, size, around_starts, around_ends)
+    left_starts = np.empty(1024, np.int64)
+    left_ends = np.empty(1024, np.int64)
+    m, left_starts, left_ends = erode_intervals(
+        around_starts, around_ends, m, height, width, d, left_starts, left_ends, True
+    )
+    out_starts = np.empty(m + 1, np.int64)
+    out_ends = np.empty(m + 1, np.int64)
+    count = complement_intervals(left_starts, left_ends, m, size, out_starts, out_ends)
+    return count, out_starts, out_ends
+
+
+@njit(nogil=True, cache=True)
+def half_width_px(starts, ends, n, height, width, limit):  # type: ignore[no-untyped-def]
+    """The largest d <= limit whose (2d+1)x(2d+1) square fits into the mask somewhere; 0 if none does."""
+    low = 0
+    high = limit
+    out_starts = np.empty(1024, np.int64)
+    out_ends = np.empty(1024, np.int64)
+    while low < high:
+        middle = (low + high + 1) // 2
+        m, out_starts, out_ends = erode_intervals(starts, ends, n, height, width, middle, out_starts, out_ends)
+        if m > 0:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,35 @@
+"""Polygons as annotation files hold them, checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.errors import MaskError
+
+MAX_OUTLINE_PX = 1_000_000.0
+
+
+def check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
+    """Its corners, float64 (K, 2)."""
+    try:
+        points = np.asarray(polygon, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise MaskError(f"polygon {index} is not a flat list of numbers") from None
+    if points.ndim != 1 or points.size < 6 or points.size % 2:
+        raise MaskError(f"polygon {index} needs at least three x, y points, it has {points.size} values")
+    low, high = float(points.min()), float(points.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise MaskError(f"polygon {index} holds a value that is not a finite number")
+    corners = points.reshape(-1, 2)
+    if max(-low, high, (high - low) * (points.size // 2)) <= MAX_OUTLINE_PX:
+        return corners
+    if max(-low, high) > MAX_OUTLINE_PX:
+        raise MaskError(f"polygon {index} has a corner at {max(-low, high):.3g} px, which no image reaches")
+    outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
+    if outline > MAX_OUTLINE_PX:
+        raise MaskError(f"polygon {index} is {outline:.3g} px around; at most {MAX_OUTLINE_PX:.0f} px is rasterised")
+    return corners

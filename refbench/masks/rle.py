@@ -1,0 +1,100 @@
+"""COCO run-length codes: what a valid one is, its runs of foreground, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.errors import MaskError
+from refbench.masks import kernels
+
+MAX_SIDE_PX = 65_535
+MAX_PIXELS = 2**28
+_REASONS = {
+    kernels.BAD_CHARACTER: "it holds a character outside '0'..'o'",
+    kernels.TRUNCATED: "it ends in the middle of a count",
+    kernels.TOO_LONG: "one of its counts is longer than 35 bits",
+    kernels.NEGATIVE: "one of its counts is negative",
+    kernels.WRONG_SUM: "its counts do not add up to height times width",
+}
+
+
+def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of a flat mask, bool (N,) with N > 0, background first: 0 where it begins with foreground."""
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *runs] if flat[0] else list(runs)
+
+
+def check_code(counts: bytes, height: int, width: int) -> None:
+    """Raise MaskError if `counts` is no run-length code of a mask of this size."""
+    check_size(height, width)
+    intervals_of(counts, height, width)
+
+
+def check_size(height: Any, width: Any) -> None:
+    """Raise MaskError unless these are the sides of a mask."""
+    for name, side in (("height", height), ("width", width)):
+        if isinstance(side, (bool, np.bool_)) or not isinstance(side, (int, np.integer)):
+            raise MaskError(f"{name} must be an integer, not {shortened(side)}")
+        if not 1 <= side <= MAX_SIDE_PX:
+            raise MaskError(f"{name} must be 1..{MAX_SIDE_PX} px, not {side}")
+    if int(height) * int(width) > MAX_PIXELS:
+        raise MaskError(f"{height} x {width} is more than the {MAX_PIXELS} pixels that a mask may have")
+
+
+def intervals_of(counts: bytes, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    code = np.frombuffer(counts, np.uint8)
+    starts = np.empty(len(counts) // 2 + 1, np.int64)
+    ends = np.empty(len(counts) // 2 + 1, np.int64)
+    n = kernels.decode_intervals(code, int(height) * int(width), starts, ends)
+    if n < 0:
+        raise MaskError(f"broken run-length code {shortened(counts)} for {height} x {width} pixels: {_REASONS[n]}")
+    return starts[:n], ends[:n]
+
+
+def intervals_from_counts(counts: Any, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    try:
+        values = np.asarray(counts)
+    except ValueError:
+        raise MaskError("uncompressed counts must be a flat list of integers") from None
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "ui"):
+        raise MaskError("uncompressed counts must be a flat list of integers")
+    if values.size and (values.min() < 0 or values.max() > size):
+        raise MaskError(f"uncompressed counts must lie in 0..{size}, not {values.min()}..{values.max()}")
+    edges = np.cumsum(values.astype(np.int64))
+    total = int(edges[-1]) if edges.size else 0
+    if total != size or (edges.size and edges.min() < 0):
+        raise MaskError(f"the counts add up to {total}, not to height times width, {size}")
+    ends = edges[1::2]
+    starts = edges[0::2][: len(ends)]
+    kept = ends > starts
+    return starts[kept], ends[kept]
+
+
+def encode(starts: NDArray[np.int64], ends: NDArray[np.int64], size: int) -> bytes:
+    # Intervals that touch (a background run of length zero between them) are joined, so the code is canonical.
+    if len(starts) > 1 and bool((starts[1:] == ends[:-1]).any()):
+        apart = starts[1:] != ends[:-1]
+        starts = starts[np.concatenate([[True], apart])]
+        ends = ends[np.concatenate([apart, [True]])]
+    out = np.empty(7 * (2 * len(starts) + 1), np.uint8)
+    length = kernels.encode_intervals(starts, ends, len(starts), int(size), out)
+    return out[:length].tobytes()
+
+
+def end_to_end(codes: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    at = np.zeros(len(codes) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, codes), np.int64, len(codes)), out=at[1:])
+    return np.frombuffer(b"".join(codes), np.uint8), at
+
+
+def shortened(value: Any) -> str:
+    text = repr(value)
+    if len(text) <= 60:
+        return text
+    return f"{text[:40]}... ({math.ceil(len(text) / 1000)} kB)" if len(text) > 1000 else f"{text[:57]}..."

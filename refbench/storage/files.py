@@ -1,0 +1,151 @@
+"""Files that are never half written, and what reads them."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refbench.errors import DatasetError, RefbenchError, RunError
+
+if TYPE_CHECKING:
+    # pyarrow imports pandas when a table is made of one; most verbs need none.
+    pass
+
+Row = TypeVar("Row")
+BATCH_ROWS = 20_000
+
+
+def home() -> Path:
+    """`$REFBENCH_HOME`, by default `~/.refbench`."""
+    return Path(os.environ.get("REFBENCH_HOME") or Path.home() / ".refbench").expanduser()
+
+
+def project_data(name: str) -> Path:
+    """The folder `datasets` or `leaderboards`: packaged with refbench, or beside it in a checkout."""
+    packaged = Path(__file__).parents[1] / "data" / name
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what is written there takes its place, synced, or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; free space, or choose another folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; what was finished before is intact: "
+            "free space or permissions, then run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
+    """Parse a JSON file; errors name the file and the place in it."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            raise wanted(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > FILE.json")
+        # utf-8-sig: editors on Windows begin a file with a byte order mark, which is no part of it.
+        return json.loads(content.decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise wanted(f"{path} does not exist") from None
+    except OSError as error:
+        raise wanted(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise wanted(f"{path} is not UTF-8 text, so it is no JSON file") from None
+    except json.JSONDecodeError as error:
+        raise wanted(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
+            "if it was cut short, copy it again"
+        ) from None
+    except ValueError as error:
+        raise wanted(f"{path} holds a number that cannot be read ({error})") from None
+    except RecursionError:
+        raise wanted(f"{path} nests too deeply to be an annotation file") from None
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """One Parquet file, written atomically; its bytes depend on the table and the pyarrow version only."""
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """One Parquet file, written atomically a table at a time, each a row group: memory for one at once."""
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table]) -> Iterator[pa.Table]:
+    """Tables of at most BATCH_ROWS rows; one empty table for no rows."""
+    for start in range(0, max(len(rows), 1), BATCH_ROWS):
+        yield table_of(rows[start : start + BATCH_ROWS])
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{path} is not a readable Parquet file ({error}); build or run it again") from None
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For making many objects that hold no cycles: the collector would walk all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def path_sha256(path: Path, pattern: str = "*") -> str:
+    """sha256 of a file, or of the names and contents of all files below a folder that match.
+
+    What begins with a dot does not count: downloads and version control leave notes of their own there.
+    """
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(p for p in path.rglob(pattern) if p.is_file() and "/." not in f"/{p.relative_to(path).as_posix()}")
+    lines = [f"{p.relative_to(path).as_posix()} {file_sha256(p)}" for p in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
