@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import temporary_home, test_data
-from refbench.curation.decisions import audit, load_items, propose
+from refbench.curation.differences import diff
+from refbench.curation.findings import audit
+from refbench.curation.folder import load_items
 from refbench.curation.ledger import Ledger, rows_of, write_ledger
+from refbench.curation.proposals import propose
 from refbench.curation.recipe import parse_recipe
-from refbench.curation.revision import apply, diff
+from refbench.curation.revision import apply
 from refbench.datasets.builders import refer
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.masks.mask import Mask

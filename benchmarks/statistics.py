@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.data import moved_targets, process_cost, temporary_home, test_data
 from refbench.datasets.builders import refer
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.records import Prediction
 from refbench.reports.diagnosis import diagnose
 from refbench.scoring.counting import Drawing, count

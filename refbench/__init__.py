@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from refbench._version import __version__
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 
 if TYPE_CHECKING:
     from refbench.adapters.base import Segmenter

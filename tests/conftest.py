@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from events import GIVE_UP_SECONDS
 
-from refbench.curation.decisions import audit, decide, default_folder, propose
+from refbench.curation.decisions import decide
+from refbench.curation.findings import audit
+from refbench.curation.folder import default_folder
+from refbench.curation.proposals import propose
 from refbench.curation.recipe import parse_recipe
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parent.parent

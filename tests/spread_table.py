@@ -14,7 +14,7 @@ from conftest import find_test_data
 
 from refbench import run, score
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.scoring.protocols.base import Protocol
 from refbench.storage.progress import silent
 

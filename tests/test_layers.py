@@ -27,7 +27,7 @@ ORDER = (
 ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 # The facade re-exports for type checkers; `python -m refbench` is the command line.
 EXEMPT = {"__init__", "__main__", "_version"}
-DOORS = {"plugins.py"}
+DOORS = {"loading.py"}
 # What may import torch: loaded only by those who use it.
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from refbench import plugins
 from refbench.errors import RefbenchError
-from refbench.plugins import TABLE, available, load, load_adapter, summary_of
+from refbench.plugins import loading
+from refbench.plugins.loading import available, load, load_adapter, summary_of
+from refbench.plugins.table import TABLE
 from refbench.storage.files import project_data
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -89,12 +90,12 @@ def test_a_broken_package_is_named_not_a_bug_of_ours(tmp_path: Path, monkeypatch
 
 
 def test_unknown_names_list_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'lavt'; did you mean lavt-480"):
+    with pytest.raises(loading.UnknownPlugin, match=r"there is no protocol 'lavt'; did you mean lavt-480"):
         load("protocols", "lavt")
 
 
 def test_a_near_miss_is_named_and_a_far_one_gets_the_list() -> None:
-    with pytest.raises(plugins.UnknownPlugin, match=r"there is no dataset 'sginw-cows'; did you mean sginw-Cows"):
+    with pytest.raises(loading.UnknownPlugin, match=r"there is no dataset 'sginw-cows'; did you mean sginw-Cows"):
         load("builders", "sginw-cows")
-    with pytest.raises(plugins.UnknownPlugin, match=r"there is no protocol 'xyz'; known: refbench, "):
+    with pytest.raises(loading.UnknownPlugin, match=r"there is no protocol 'xyz'; known: refbench, "):
         load("protocols", "xyz")

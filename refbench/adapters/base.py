@@ -27,7 +27,7 @@ from PIL import Image
 
 from refbench.errors import AdapterError, MaskError
 from refbench.masks.mask import Mask
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 from refbench.records import Answer, Instance, Prediction, Sample
 
 DEFAULT_BATCH_SIZE = 8

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from refbench.adapters.web_service import WebService
 from refbench.errors import AdapterError, MaskError
 from refbench.masks.mask import Mask
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 from refbench.records import Answer, Sample
 
 KEY_VARIABLE = "GEMINI_API_KEY"

@@ -13,7 +13,8 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.catalogue import HubSource, hub_source
 from refbench.datasets.verification import DIFFERS, state_of
 from refbench.errors import RefbenchError
-from refbench.plugins import builder_options, load, load_attribute
+from refbench.plugins.loading import load, load_attribute
+from refbench.plugins.options import builder_options
 from refbench.storage.manifest import dataset_folder
 
 HUB = "hub"

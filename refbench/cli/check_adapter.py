@@ -8,7 +8,7 @@ import click
 
 from refbench.adapters import contract
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.runs.shard import close_adapter
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 
 
 class LazyGroup(click.Group):

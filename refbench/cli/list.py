@@ -10,7 +10,8 @@ import click
 from refbench.cli.output import print_json, print_table
 from refbench.datasets.verification import NOT_BUILT, state_of
 from refbench.errors import DatasetError, RefbenchError
-from refbench.plugins import available, load, options_of, summary_of
+from refbench.plugins.loading import available, load, summary_of
+from refbench.plugins.options import options_of
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.systems import SYSTEMS
 from refbench.storage.files import project_data

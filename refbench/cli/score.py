@@ -12,7 +12,7 @@ import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.errors import PredictionError
-from refbench.plugins import available, load
+from refbench.plugins.loading import available, load
 from refbench.scoring import scorer
 from refbench.scoring.detections import Written, write_detections
 from refbench.scoring.protocols.average_precision import DetectionProtocol, Evaluation, score_detections

@@ -7,7 +7,7 @@ import click
 from refbench.cli.output import print_json, print_table, remark
 from refbench.datasets.verification import DIFFERS, OK
 from refbench.datasets.verification import verify as verify_dataset
-from refbench.plugins import available
+from refbench.plugins.loading import available
 from refbench.storage.manifest import dataset_folder
 
 

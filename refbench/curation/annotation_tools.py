@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.curation.decisions import load_items, open_curation
+from refbench.curation.folder import load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews, check_answer, same_name

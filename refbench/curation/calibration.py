@@ -19,8 +19,11 @@ from scipy.optimize import isotonic_regression, minimize
 from refbench._version import __version__
 from refbench.curation.agreement import agree
 from refbench.curation.checks.base import NOTE
-from refbench.curation.decisions import audit, decide, load_items, propose, read_proposals
+from refbench.curation.decisions import decide
+from refbench.curation.findings import audit
+from refbench.curation.folder import load_items
 from refbench.curation.items import ImageItems
+from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import (
     FIGURES,
     INTERCEPT,

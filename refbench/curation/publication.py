@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from refbench._version import __version__
-from refbench.curation.decisions import load_items
+from refbench.curation.differences import MaskChange, diff
+from refbench.curation.folder import load_items
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import LEDGER_FILE, read_ledger
-from refbench.curation.revision import MaskChange, diff
 from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of

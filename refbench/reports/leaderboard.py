@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from refbench.errors import RefbenchError, RunError
-from refbench.plugins import available
+from refbench.plugins.loading import available
 from refbench.scoring.results import SUMMARY_FILE, read_result
 from refbench.storage.files import atomic_file
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from refbench._version import __version__
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 from refbench.records import RunInfo
 from refbench.runs.in_process import Here
 from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards, planned_paths, shard_paths

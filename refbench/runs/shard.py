@@ -24,7 +24,7 @@ from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_prediction
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
 from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
-from refbench.plugins import load_adapter, load_attribute
+from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
 from refbench.runs.plan import (
     AUTO_PIXELS,

@@ -11,7 +11,7 @@ from typing import Any
 
 from refbench._version import __version__
 from refbench.errors import RefbenchError, RunError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.records import Summary
 from refbench.runs.runner import read_run
 from refbench.scoring.counts import SCORES_FILE, ScoreTable, read_scores

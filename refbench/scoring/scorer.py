@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import PredictionError, RunError
-from refbench.plugins import available, load
+from refbench.plugins.loading import available, load
 from refbench.records import Summary
 from refbench.runs.plan import planned_paths
 from refbench.runs.runner import read_run

@@ -27,7 +27,7 @@ from refbench.adapters.tiny.adapter import WEIGHTS, Tiny
 from refbench.adapters.tiny.model import MIRRORED, swap_words
 from refbench.adapters.tiny.train import UPSIDE_DOWN
 from refbench.errors import AdapterError
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.runs.plan import shard_paths
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table

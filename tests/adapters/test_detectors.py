@@ -21,7 +21,7 @@ from refbench.adapters.grounded_sam import normalised
 from refbench.adapters.segment_anything import HALF, IMAGENET, Prompts, SegmentAnything, squeezed
 from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from refbench import run, score
 from refbench.adapters.contract import FAILED, check_adapter
 from refbench.errors import RunStopped
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.runs.plan import shard_paths
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table

@@ -15,7 +15,7 @@ from moondream_server import BOX, Service, serving
 from refbench import load_samples, run, score
 from refbench.adapters.moondream import Moondream, to_answer
 from refbench.errors import AdapterError, RunStopped, TooManyFailures
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.runs.plan import shard_paths
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table

@@ -24,7 +24,7 @@ from refbench.adapters.environments import recipes
 from refbench.adapters.worker import SDK, Worker
 from refbench.errors import AdapterError, RunStopped
 from refbench.masks.mask import Mask
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.records import Answer, Sample
 
 MAKER = Path(__file__).parent / "official_checkpoints.py"

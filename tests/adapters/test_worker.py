@@ -24,7 +24,7 @@ from refbench.adapters.contract import _ODD_PICTURES, FAILED, check_adapter
 from refbench.adapters.worker import SDK, Worker
 from refbench.errors import AdapterError, RunStopped
 from refbench.masks.mask import Mask
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
 from refbench.runs.plan import shard_paths
 from refbench.storage.files import read_table

@@ -22,7 +22,7 @@ from refbench.adapters.paligemma_tokens import TokenDecoder
 from refbench.adapters.segment_anything import Prompts
 from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
-from refbench.plugins import load_adapter
+from refbench.plugins.loading import load_adapter
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from events import GIVE_UP_SECONDS, wait_until
 
-from refbench.curation.decisions import decide, load_items, read_proposals
+from refbench.curation.decisions import decide
+from refbench.curation.folder import load_items
 from refbench.curation.ledger import read_ledger
+from refbench.curation.proposals import read_proposals
 from refbench.curation.review.answers import REVIEW_FILE, Reviews
 from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions

@@ -15,7 +15,7 @@ import pytest
 
 from refbench.cli.main import VERBS, LazyGroup, main
 from refbench.cli.main import refbench as group
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 ADAPTERS = Path(__file__).parents[1] / "adapters" / "exact_adapters.py"

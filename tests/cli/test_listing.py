@@ -14,7 +14,7 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.overlaps import overlap
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.records import Sample
 from refbench.storage.progress import silent
 

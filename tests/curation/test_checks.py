@@ -12,7 +12,7 @@ from PIL import Image
 from refbench.curation.checks.base import SEVERITIES, ImageCheck, ImageView, SplitCheck
 from refbench.curation.items import items_of
 from refbench.masks.mask import Mask
-from refbench.plugins import available, load
+from refbench.plugins.loading import available, load
 from refbench.records import Sample
 
 

@@ -14,22 +14,17 @@ import pytest
 from conftest import SMALL_IMAGES, SMALL_RECIPE
 
 from refbench.curation.calibration import known_masks, measure
-from refbench.curation.decisions import (
-    audit,
-    decide,
-    default_folder,
-    load_items,
-    propose,
-    read_proposals,
-    settle_ledger,
-)
+from refbench.curation.decisions import decide, settle_ledger
+from refbench.curation.findings import audit
+from refbench.curation.folder import default_folder, load_items
 from refbench.curation.ledger import read_ledger
+from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import parse_recipe, read_recipe
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
 from refbench.curation.tables import read_decisions, read_findings
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from refbench.curation.checks.toxicity import Toxic
 from refbench.curation.language import flag, read_rules
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 from refbench.storage.samples import load_samples
 

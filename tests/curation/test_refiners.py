@@ -18,7 +18,7 @@ from refbench.curation.refiners.base import Refined, jittered, propose
 from refbench.errors import AdapterError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
-from refbench.plugins import load
+from refbench.plugins.loading import load
 
 HEIGHT, WIDTH = 100, 120
 TRUE = square(30, 35, 40, HEIGHT, WIDTH)

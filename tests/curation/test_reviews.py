@@ -23,7 +23,7 @@ from refbench.curation.annotation_tools import (
     unpack_label_studio,
     write_queue,
 )
-from refbench.curation.decisions import load_items
+from refbench.curation.folder import load_items
 from refbench.curation.review.answers import REVIEW_FILE, SAME_MASK, Answer, AnswerError, Reviews, settle
 from refbench.curation.review.app import create_app
 from refbench.curation.review.queue import DISAGREED, SETTLED, queue_of

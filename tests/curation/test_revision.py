@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from refbench import load_samples, run, score
-from refbench.curation.decisions import load_items
+from refbench.curation.differences import changes_table, diff
+from refbench.curation.folder import load_items
+from refbench.curation.history import why
 from refbench.curation.ledger import read_ledger
 from refbench.curation.publication import export_curated
-from refbench.curation.revision import apply, changes_table, diff, why
+from refbench.curation.revision import apply
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.manifest import dataset_folder, read_manifest
 from refbench.storage.progress import silent
 

@@ -17,7 +17,7 @@ from refbench.datasets.builders import exported
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.exporters import WRITERS, export
 from refbench.errors import DatasetError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import silent
 from refbench.storage.samples import load_objects, load_samples

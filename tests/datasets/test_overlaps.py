@@ -15,7 +15,7 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.datasets.overlaps import overlap
 from refbench.errors import DatasetError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

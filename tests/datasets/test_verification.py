@@ -18,7 +18,8 @@ from refbench.datasets.builders.base import Sources, build_dataset, questions_fi
 from refbench.datasets.catalogue import expected, hub_source, is_commit, known_sha256
 from refbench.datasets.verification import DIFFERS, NOTED, state_of, verify
 from refbench.errors import DatasetError
-from refbench.plugins import TABLE, load
+from refbench.plugins.loading import load
+from refbench.plugins.table import TABLE
 from refbench.storage.manifest import dataset_folder
 from refbench.storage.progress import silent
 from refbench.storage.samples import load_samples

@@ -34,7 +34,7 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.exporters import export
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.files import file_sha256, home
 from refbench.storage.progress import silent
 

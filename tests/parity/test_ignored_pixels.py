@@ -11,7 +11,7 @@ import pytest
 
 from refbench import Mask, load_samples, score
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 # dvlab-research/LISA utils/dataset.py paints them 255, which its intersectionAndUnionGPU drops; the others were made of

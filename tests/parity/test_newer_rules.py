@@ -23,7 +23,7 @@ from published_cases import (
     with_names,
 )
 
-from refbench.plugins import available, load
+from refbench.plugins.loading import available, load
 from refbench.scoring.protocols.base import Protocol
 
 

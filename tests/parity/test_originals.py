@@ -13,7 +13,7 @@ import pytest
 
 from refbench import score
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.scoring.protocols.base import Protocol
 from refbench.storage.progress import silent
 

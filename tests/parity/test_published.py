@@ -43,7 +43,7 @@ from refbench import score
 from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.errors import PredictionError, RefbenchError
 from refbench.masks.mask import Mask
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.records import Prediction
 from refbench.scoring.counting import Drawing, count
 from refbench.scoring.protocols.base import Evidence, summarise

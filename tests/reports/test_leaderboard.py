@@ -12,7 +12,8 @@ import pytest
 
 from refbench import run, score
 from refbench.errors import RefbenchError, RunError
-from refbench.plugins import TABLE, available
+from refbench.plugins.loading import available
+from refbench.plugins.table import TABLE
 from refbench.reports.leaderboard import (
     DATASET_OF_BENCHMARK,
     PUBLISHED_COLUMNS,

@@ -15,7 +15,7 @@ from published_cases import Case, as_sample, corners, random_cases, with_names
 from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.errors import PredictionError
 from refbench.masks.mask import Mask
-from refbench.plugins import available, load
+from refbench.plugins.loading import available, load
 from refbench.records import Prediction
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.scorer import explain, score

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
-from refbench.curation import decisions
+from refbench.curation import findings
 from refbench.curation.checks.base import SEVERITIES
 from refbench.curation.recipe import Recipe, read_recipe
 from refbench.storage.files import project_data
@@ -63,7 +63,7 @@ def audit(
       refbench curate audit refcoco/val --against refcocog-umd/train
     """
     with ConsoleProgress() as progress:
-        found = decisions.audit(
+        found = findings.audit(
             address, recipe_of(recipe), out=out, checks=checks, with_images=not no_images, against=against,
             workers=workers, progress=progress,
         )  # fmt: skip
@@ -90,6 +90,6 @@ def audit(
         if found.left_out:
             remark(f"left out, since they need the pictures: {', '.join(found.left_out)}")
         remark(f"findings.parquet and audit.md are in {found.folder}; next: refbench curate propose {found.folder}")
-    worst = decisions.worst_severity(found.findings)
+    worst = findings.worst_severity(found.findings)
     if fail_on != NEVER and worst and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         sys.exit(1)

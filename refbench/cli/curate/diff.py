@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import estimate_cells, print_json, print_table, remark
-from refbench.curation import revision
+from refbench.curation import differences
 
 STEPS = {"first": "first version", "left": "what is left of it", "second": "second version"}
 
@@ -30,9 +30,9 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
       refbench curate diff refcoco/val refcoco-cleaned/val
       refbench curate diff scenes-hurried/val cleaned/val --run RUN_1 --run RUN_2 --json
     """
-    found = revision.diff(first, second, runs)
+    found = differences.diff(first, second, runs)
     if csv is not None:
-        revision.changes_table(found).to_csv(csv, index=False)
+        differences.changes_table(found).to_csv(csv, index=False)
     if as_json:
         print_json(
             {
@@ -42,7 +42,7 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
                 "expressions": dict(found.expressions),
                 "runs": [dataclasses.asdict(r) for r in found.runs],
                 "rankings": {
-                    metric: {step: found.ranking(step, metric) for step in STEPS} for metric in revision.HEADLINES
+                    metric: {step: found.ranking(step, metric) for step in STEPS} for metric in differences.HEADLINES
                 } if found.runs else {},
             }
         )  # fmt: skip
@@ -54,7 +54,7 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
         return
     for step, title in STEPS.items():
         ordered = sorted(found.runs, key=lambda r: -getattr(r, step)["cumulative_iou"].value)
-        rows = [[r.name, *estimate_cells(getattr(r, step), revision.HEADLINES)] for r in ordered]
+        rows = [[r.name, *estimate_cells(getattr(r, step), differences.HEADLINES)] for r in ordered]
         print_table(title, ["run", "cIoU", "mIoU", "boundary IoU"], rows)
     same = found.ranking("first", "cumulative_iou") == found.ranking("second", "cumulative_iou")
     remark(f"the ranking by cIoU is {'the same' if same else 'another one'} on {second}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
-from refbench.curation import decisions
+from refbench.curation import proposals
 
 
 @click.command()
@@ -44,7 +44,7 @@ def propose(
             raise click.BadParameter(f"{key!r} is not REFINER.KEY", param_hint="'-o'")
         by_refiner.setdefault(refiner, {})[name] = value
     with ConsoleProgress() as progress:
-        done = decisions.propose(
+        done = proposals.propose(
             folder, refiners=refiners, options=by_refiner, device=device, limit=limit, workers=workers,
             progress=progress,
         )  # fmt: skip

@@ -14,7 +14,7 @@ import click
 from refbench.cli.output import print_json, remark
 from refbench.curation import decisions
 from refbench.errors import RunError
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 
 LOOPBACK = "127.0.0.1"
 

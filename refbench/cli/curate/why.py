@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table, remark
-from refbench.curation import revision
-from refbench.curation.revision import Story
+from refbench.curation import history
+from refbench.curation.history import Story
 
 
 @click.command()
@@ -27,9 +27,9 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
     Example:
       refbench curate why refcoco/val/590410 ~/.refbench/curation/refcoco-val --picture why.png
     """
-    story = revision.why(item_id, place)
+    story = history.why(item_id, place)
     if picture is not None:
-        drawn = revision.story_picture(story)
+        drawn = history.story_picture(story)
         if drawn is None:
             remark(f"{item_id} has no mask to draw")
         else:

@@ -21,6 +21,8 @@ from refbench.storage.images import load_image
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (NOTE, WARNING, ERROR)
+# The check of `refbench curate audit --against`, which compares splits and has no class.
+LEAKS = "image-leaks"
 
 
 class ImageView:

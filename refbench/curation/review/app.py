@@ -24,9 +24,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from refbench.curation.agreement import boundary_ious
-from refbench.curation.decisions import load_items, open_curation, read_proposals
+from refbench.curation.folder import load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
+from refbench.curation.proposals import read_proposals
 from refbench.curation.review.answers import REVIEW_FILE, Answer, AnswerError, Reviews
 from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions, read_findings

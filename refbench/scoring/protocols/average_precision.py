@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 from refbench.scoring.protocols.coco_files import Annotations, Category, Image, Results, fields_of, read_results
 from refbench.storage.coco_rows import Key, is_text, read_area, read_key, shown
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.errors import PredictionError
-from refbench.plugins import SGINW as SETS
+from refbench.plugins.table import SGINW as SETS
 from refbench.scoring.protocols.average_precision import COCO_AP, Evaluation, score_detections
 from refbench.scoring.protocols.coco_files import read_annotations
 from refbench.storage.files import read_json

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from refbench.masks.mask import Mask
-from refbench.plugins import load_attribute
+from refbench.plugins.loading import load_attribute
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 
 UNION, HOLE, OR_HOLE, RLE_CORRUPT, OPENCV, SCALED = "union", "hole", "or-hole", "rle-corrupt", "opencv", "scaled"

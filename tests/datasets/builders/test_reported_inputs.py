@@ -17,7 +17,7 @@ from refbench import load_samples
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

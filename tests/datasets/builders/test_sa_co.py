@@ -16,7 +16,7 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.sa_co import FILES
 from refbench.datasets.verification import verify
 from refbench.errors import DatasetError, PredictionError
-from refbench.plugins import load
+from refbench.plugins.loading import load
 from refbench.records import Answer, Sample
 from refbench.scoring.detections import write_detections
 from refbench.scoring.protocols.coco_files import read_annotations

@@ -23,7 +23,8 @@ from refbench import Mask, load_samples
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
-from refbench.plugins import SGINW, TABLE, load
+from refbench.plugins.loading import load
+from refbench.plugins.table import SGINW, TABLE
 from refbench.storage.files import project_data
 from refbench.storage.images import load_image
 from refbench.storage.progress import silent

@@ -1,0 +1,181 @@
+"""Two versions of a split, mask by mask, and what they do to a ranking."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from refbench.curation.items import mask_id_of
+from refbench.errors import DatasetError, RunError
+from refbench.masks.batches import COLUMNS
+from refbench.masks.counting import count_codes, pair_counts
+from refbench.masks.mask import Mask
+from refbench.records import Estimate, Sample
+from refbench.runs.plan import shard_paths
+from refbench.runs.runner import read_run
+from refbench.scoring.counting import count
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.storage.files import read_table
+from refbench.storage.predictions import predictions_from_table
+from refbench.storage.samples import load_samples
+
+# How far a mask has moved: the least IoU of each kind of change.
+KINDS = ((0.9, "border"), (0.5, "shape"), (0.0, "another object"))
+HEADLINES = ("cumulative_iou", "mean_iou", "mean_boundary_iou")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskChange:
+    """A mask in two versions; `kind` is "same", a kind of KINDS, "dropped" or "added".
+
+    The IoUs of a mask that only one version has are NaN.
+    """
+
+    item: str
+    image_id: str
+    kind: str
+    iou: float
+    boundary_iou: float
+    first: Mask | None
+    second: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A run's metrics in percent: on the first version, on its samples that are left, and on these with new masks."""
+
+    name: str
+    first: Mapping[str, Estimate]
+    left: Mapping[str, Estimate]
+    second: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What distinguishes two versions of a split. `expressions` counts those kept, dropped, added and reworded."""
+
+    first: str
+    second: str
+    masks: tuple[MaskChange, ...]
+    expressions: Mapping[str, int]
+    runs: tuple[Ranked, ...] = field(default=())
+
+    def kinds(self) -> dict[str, int]:
+        """How many masks changed in which way."""
+        found = Counter(m.kind for m in self.masks)
+        return {k: found.get(k, 0) for k in ("same", *(name for _, name in KINDS), "dropped", "added")}
+
+    def ranking(self, which: str, metric: str) -> list[str]:
+        """Names of the runs, best first, by a metric on `first`, `left` or `second`."""
+        return [r.name for r in sorted(self.runs, key=lambda r: -getattr(r, which)[metric].value)]
+
+
+def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
+    """Compare two versions of a split mask by mask, and rescore runs of the first one on the second.
+
+    Items are the same if they have the same annotations and numbers, whatever the dataset is called. Between the whole
+    first version and the second lies a step that tells two effects apart: the first one's masks, but only for the
+    expressions that are left.
+
+    Raises:
+        DatasetError: a split is not built, or the two share no expression.
+        RunError: a run is not of the first version.
+    """
+    before, after = load_samples(first), load_samples(second)
+    old, new = ({_key(s.sample_id): s for s in samples} for samples in (before, after))
+    if not old.keys() & new.keys():
+        raise DatasetError(f"{first} and {second} share no expression: they are no versions of one split")
+    both = [k for k in old if k in new]
+    expressions = {
+        "kept": len(both),
+        "dropped": len(old) - len(both),
+        "added": len(new.keys() - old.keys()),
+        "reworded": sum(old[k].expression != new[k].expression for k in both),
+    }
+    ranked = tuple(_rescored(path, first, new) for path in runs)
+    names = Counter(r.name for r in ranked)
+    ranked = tuple(
+        r if names[r.name] == 1 else dataclasses.replace(r, name=f"{r.name} ({path})")
+        for r, path in zip(ranked, runs, strict=True)
+    )
+    return Diff(first, second, tuple(_mask_changes(before, after)), expressions, ranked)
+
+
+def _key(item_id: str) -> str:
+    """An id without its dataset and split."""
+    return item_id.split("/", 2)[-1]
+
+
+def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[MaskChange]:
+    old, new = ({_key(mask_id_of(s)): s for s in samples if not s.no_target} for samples in (before, after))
+    both = [k for k in old if k in new]
+    for k in both:
+        if old[k].target.size != new[k].target.size:
+            raise DatasetError(f"{k} has two sizes in the two versions: they are of different images")
+    counts = pair_counts([old[k].target for k in both], [new[k].target for k in both])
+    out = {}
+    for k, inter, union, b_inter, b_union in zip(
+        both, *(counts[n].tolist() for n in ("intersection", "union", "boundary_intersection", "boundary_union")),
+        strict=True,
+    ):  # fmt: skip
+        iou, boundary = (a / b if b else 1.0 for a, b in ((inter, union), (b_inter, b_union)))
+        kind = "same" if old[k].target == new[k].target else next(name for least, name in KINDS if iou >= least)
+        out[k] = MaskChange(k, old[k].image_id, kind, iou, boundary, old[k].target, new[k].target)
+    changes = []
+    for k, sample in old.items():
+        nan = float("nan")
+        changes.append(out.get(k) or MaskChange(k, sample.image_id, "dropped", nan, nan, sample.target, None))
+    for k, sample in new.items():
+        if k not in old:
+            changes.append(MaskChange(k, sample.image_id, "added", float("nan"), float("nan"), None, sample.target))
+    return changes
+
+
+def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
+    info = read_run(folder)
+    address = f"{info['dataset']}/{info['split']}"
+    if address != first:
+        raise RunError(f"{folder} is a run on {address}; `diff` wants runs on {first}, the first version")
+    counted = count(folder, first, info, [], [])
+    whole = counted.scores
+    ids = whole.sample_ids()
+    rows = np.array([k for k, sample_id in enumerate(ids) if _key(sample_id) in new], np.int64)
+    if not len(rows):
+        raise RunError(f"{folder} answers no expression that is left")
+    left = whole.take(rows)
+    masks = {p.sample_id: p.mask for path in shard_paths(folder) for p in predictions_from_table(read_table(path))}
+    chosen = [ids[k] for k in rows.tolist()]
+    targets = [new[_key(i)].target for i in chosen]
+    counts = count_codes(
+        [masks[i].counts for i in chosen], [t.counts for t in targets],
+        np.array([t.height for t in targets]), np.array([t.width for t in targets]),
+    )  # fmt: skip
+    columns: dict[str, Any] = {n: np.ascontiguousarray(counts[:, k]) for k, n in enumerate(COLUMNS)}
+    second = dataclasses.replace(left, **columns)
+    name = _run_name(info)
+    return Ranked(name, *(_headlines(t) for t in (whole, left, second)))
+
+
+def _run_name(info: Mapping[str, Any]) -> str:
+    options = ",".join(f"{k}={v}" for k, v in sorted(dict(info.get("adapter_options") or {}).items()))
+    return f"{info['adapter']} {options}".strip()
+
+
+def _headlines(scores: ScoreTable) -> dict[str, Estimate]:
+    metrics = summarise(REFBENCH, Evidence(scores)).metrics
+    return {name: metrics[name] for name in HEADLINES}
+
+
+def changes_table(found: Diff) -> pd.DataFrame:
+    """One row a mask: item, image_id, kind, iou, boundary_iou."""
+    rows = [(m.item, m.image_id, m.kind, m.iou, m.boundary_iou) for m in found.masks]
+    return pd.DataFrame(rows, columns=["item", "image_id", "kind", "iou", "boundary_iou"])

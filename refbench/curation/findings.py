@@ -1,0 +1,175 @@
+"""Findings: every check over every image of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refbench.curation.checks.base import LEAKS, SEVERITIES, ImageCheck, ImageView, SplitCheck
+from refbench.curation.folder import SUMMARY_FILE, check_names, claim, default_folder, load_items
+from refbench.curation.items import ImageItems
+from refbench.curation.parallel import chunks, map_in_processes
+from refbench.curation.recipe import Recipe
+from refbench.curation.tables import audited_checks, read_findings, write_findings
+from refbench.datasets.overlaps import overlap
+from refbench.errors import DatasetError, RefbenchError, RunError
+from refbench.plugins.loading import available, load
+from refbench.plugins.options import construct
+from refbench.records import Finding
+from refbench.storage.progress import Progress, silent
+
+# Checks that need something of the user's; only a recipe that configures them has them.
+OPTIONAL = ("expression-toxic",)
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What an audit found; `checks` are all that were asked, `left_out` those that need pictures there are none of."""
+
+    folder: Path
+    findings: tuple[Finding, ...]
+    checks: tuple[str, ...]
+    left_out: tuple[str, ...]
+    images: int
+    masks: int
+    expressions: int
+
+
+def audit(
+    address: str,
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    checks: Sequence[str] = (),
+    with_images: bool = True,
+    against: Sequence[str] = (),
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Audited:
+    """Run the checks over a split; writes findings.parquet and audit.md into the folder of a curation.
+
+    Args:
+        checks: names; all of them if there are none.
+        with_images: False leaves out the checks that look at pictures.
+        against: splits or lists of images that a model may have learned from; shared images are findings.
+        workers: processes; as many as there are cores if None.
+
+    Raises:
+        DatasetError: the split is not built, or there is no check of that name.
+        RunError: the folder belongs to another split, build or recipe.
+    """
+    images = load_items(address)
+    check_names(recipe)
+    chosen = _make_checks(recipe, checks)
+    has_pictures = with_images and all(i.image_path for i in images)
+    used = {n: c for n, c in chosen.items() if has_pictures or not c.needs_images}
+    folder = claim(out or default_folder(address), address, recipe)
+    by_image = [n for n, c in used.items() if isinstance(c, ImageCheck)]
+    findings: list[Finding] = []
+    jobs = [(some, by_image, recipe.checks, has_pictures) for some in chunks(images, 20)]
+    done = 0
+    for job, found in zip(jobs, map_in_processes(_audit_images, jobs, workers), strict=True):
+        findings += found
+        done += len(job[0])
+        progress("audit", done, len(images))
+    for check in used.values():
+        if isinstance(check, SplitCheck):
+            findings += check.find_in_split(images)
+    findings += [f for other in against for f in _leaks(address, other, images)]
+    left_out = tuple(n for n in chosen if n not in used)
+    names = (*used, *([LEAKS] if against else []))
+    # What another call has found by other checks stays.
+    earlier, looked = _earlier(folder)
+    kept = [f for f in earlier if f.check not in names]
+    write_findings(folder, [*findings, *kept], sorted({*looked, *names}))
+    masks, expressions = sum(len(i.masks) for i in images), sum(len(i.samples) for i in images)
+    result = Audited(folder, tuple(findings), names, left_out, len(images), masks, expressions)
+    (folder / SUMMARY_FILE).write_text(_summary(address, result), encoding="utf-8")
+    return result
+
+
+def _earlier(folder: Path) -> tuple[list[Finding], tuple[str, ...]]:
+    """Findings of earlier calls and the checks that were asked; none of a file that cannot be read."""
+    try:
+        return read_findings(folder), audited_checks(folder)
+    except (RunError, DatasetError):
+        return [], ()
+
+
+def _make_checks(recipe: Recipe, wanted: Sequence[str]) -> dict[str, Any]:
+    names = list(available("checks"))
+    for name in (*wanted, *recipe.checks):
+        if name not in names:
+            load("checks", name)  # says which there are
+    out = {}
+    for name in names:
+        # One that needs a network is not even imported where nobody asks for it.
+        asked = name in wanted if wanted else (name not in OPTIONAL or name in recipe.checks)
+        if asked:
+            out[name] = construct(name, load("checks", name), recipe.checks.get(name, {}))
+    return out
+
+
+def _audit_images(
+    job: tuple[Sequence[ImageItems], Sequence[str], Mapping[str, Mapping[str, Any]], bool],
+) -> list[Finding]:
+    images, names, options, with_pictures = job
+    checks = [construct(n, load("checks", n), options.get(n, {})) for n in names]
+    out = []
+    for items in images:
+        view = ImageView(items, with_pictures)
+        for check in checks:
+            try:
+                out += check.find(view)
+            except RefbenchError:
+                raise
+            except Exception as error:
+                raise RunError(
+                    f"{check.code} failed on image {items.image_id}: {type(error).__name__}: {error}"
+                ) from error
+    return out
+
+
+def _leaks(address: str, other: str, images: Sequence[ImageItems]) -> Iterator[Finding]:
+    shared = set(overlap(address, other).image_ids)
+    for image in images:
+        if image.image_id in shared:
+            yield Finding(LEAKS, "warning", "image", image.image_id, image.image_id, f"{other} has this image too")
+
+
+def _summary(address: str, result: Audited) -> str:
+    lines = [
+        f"# Audit of {address}",
+        "",
+        f"{result.images} images, {result.masks} masks, {result.expressions} expressions: "
+        f"{len(result.findings)} findings.",
+        "",
+        "| check | severity | findings | share of its items | for example |",
+        "|---|---|---|---|---|",
+    ]
+    totals = {"mask": result.masks, "expression": result.expressions, "image": result.images}
+    for name in result.checks:
+        found = [f for f in result.findings if f.check == name]
+        if found:
+            share = len({f.item_id for f in found}) / max(1, totals[found[0].subject])
+            examples = "<br>".join(_cell(f"{f.item_id}: {f.message}") for f in found[:_SHOWN])
+            lines.append(f"| {name} | {found[0].severity} | {len(found)} | {share:.1%} | {examples} |")
+        else:
+            lines.append(f"| {name} | | 0 | | |")
+    if result.left_out:
+        lines += ["", f"Left out, since they need the pictures: {', '.join(result.left_out)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    for sign, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("\n", " ")):
+        text = text.replace(sign, safe)
+    return text
+
+
+def worst_severity(findings: Sequence[Finding]) -> str:
+    """The gravest severity among findings; "" if there are none."""
+    return max((f.severity for f in findings), key=SEVERITIES.index, default="")

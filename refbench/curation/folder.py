@@ -1,0 +1,104 @@
+"""A curation folder: which split, which recipe, and its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench._version import __version__
+from refbench.curation.checks.base import LEAKS
+from refbench.curation.items import ImageItems, items_of
+from refbench.curation.recipe import Recipe, parse_recipe
+from refbench.errors import DatasetError, RunError
+from refbench.plugins.loading import available, load
+from refbench.storage.files import home, read_json, write_json
+from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.samples import load_objects, load_samples
+
+CURATION_FILE = "curation.json"
+SUMMARY_FILE = "audit.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Curation:
+    """A folder of curation: which build of which split, and by which recipe."""
+
+    folder: Path
+    address: str
+    fingerprint: str
+    recipe: Recipe
+
+
+def default_folder(address: str) -> Path:
+    """`$REFBENCH_HOME/curation/<dataset>-<split>`."""
+    dataset, split = parse_address(address)
+    return home() / "curation" / f"{dataset}-{split}"
+
+
+def open_curation(folder: Path) -> Curation:
+    """The curation that a folder holds, its source checked.
+
+    Raises:
+        RunError: it is no folder of `refbench curate audit`, or its source was built anew and is another now.
+    """
+    path = folder / CURATION_FILE
+    if not path.is_file():
+        raise RunError(f"{folder} is no folder of a curation; run `refbench curate audit DATASET/SPLIT` first")
+    content = read_json(path, RunError)
+    try:
+        address, fingerprint, text = content["source"], content["fingerprint"], content["recipe"]
+        if not all(isinstance(v, str) for v in (address, fingerprint, text)):
+            raise TypeError
+    except (KeyError, TypeError):
+        raise RunError(f"{path} was not written by refbench; run `refbench curate audit` again") from None
+    now = split_fingerprint(address)
+    if now != fingerprint:
+        raise RunError(
+            f"{folder} is of another build of {address} (fingerprint {fingerprint[:12]}... there, {now[:12]}... now); "
+            "build that source again, or choose another folder with --out"
+        )
+    return Curation(folder, address, fingerprint, parse_recipe(text, f"the recipe in {path}"))
+
+
+def load_items(address: str) -> list[ImageItems]:
+    """The images of a built split with all that is said about them."""
+    samples = load_samples(address)
+    images = {s.image_id for s in samples}
+    objects = [o for o in load_objects(parse_address(address)[0]) if o.image_id in images]
+    return items_of(samples, objects)
+
+
+def claim(folder: Path, address: str, recipe: Recipe) -> Path:
+    """Write curation.json, or check that the one that is there is of the same source and recipe."""
+    path = folder / CURATION_FILE
+    content = {
+        "source": address,
+        "fingerprint": split_fingerprint(address),
+        "recipe_sha256": recipe.sha256,
+        "recipe": recipe.text,
+        "refbench_version": __version__,
+    }
+    if path.exists():
+        before = read_json(path, RunError)
+        other = [k for k in ("source", "fingerprint", "recipe_sha256") if before.get(k) != content[k]]
+        if other:
+            raise RunError(
+                f"{folder} belongs to another curation ({', '.join(other)} differ); choose another folder with --out, "
+                "or remove it"
+            )
+        return folder
+    write_json(path, content)
+    return folder
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raise DatasetError if a recipe relies on a check that there is not: a misspelt one protects nothing."""
+    known = {*available("checks"), LEAKS}
+    for name in (*recipe.audit.review, *recipe.audit.drop, *recipe.checks):
+        if name not in known:
+            raise DatasetError(
+                f"the recipe {recipe.name} relies on the check {name!r}; there are {', '.join(sorted(known))}"
+            )
+    for choice in recipe.refiners:
+        if choice.name not in available("refiners"):
+            load("refiners", choice.name)  # says which there are

@@ -1,0 +1,93 @@
+"""The story of one mask or expression, from the files of a curation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from refbench.curation.folder import CURATION_FILE, load_items, open_curation
+from refbench.curation.items import ImageItems, TargetMask, mask_id_of
+from refbench.curation.ledger import CHANGED, MASK, Row, read_ledger
+from refbench.curation.proposals import read_proposals
+from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
+from refbench.curation.tables import read_findings
+from refbench.errors import DatasetError
+from refbench.records import Finding, Proposal
+from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, overlay, picture_of
+
+WHY_PX = 420
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that is known of one mask or expression: its row, what the audit found, what was proposed and answered."""
+
+    row: Row
+    findings: tuple[Finding, ...]
+    proposals: tuple[Proposal, ...]
+    answers: tuple[Answer, ...]
+    image: ImageItems | None
+    target: TargetMask | None
+    expression: str
+
+
+def why(item_id: str, place: Path) -> Story:
+    """The story of one item, from a folder of a curation, a ledger, or a dataset that was made of one.
+
+    Raises:
+        DatasetError: no such item; the message has some that are like it.
+    """
+    folder = place if place.is_dir() else place.parent
+    ledger = read_ledger(place)
+    rows = ledger.by_id()
+    if item_id not in rows:
+        like = [i for i in rows if item_id.split("/")[-1] in i.split("/")][:3]
+        hint = f"; did you mean {', '.join(like)}?" if like else ""
+        raise DatasetError(f"{place} says nothing about {item_id!r}{hint}")
+    row = rows[item_id]
+    whole = (folder / CURATION_FILE).is_file()
+    if whole:
+        open_curation(folder)
+    findings = tuple(f for f in read_findings(folder) if f.item_id == item_id) if whole else ()
+    try:
+        images = load_items(ledger.address)
+    except DatasetError:
+        images = []  # the source is not built here: its row is still known
+    image = next((i for i in images if i.image_id == row.image_id), None)
+    target, expression = _item(image, row)
+    proposals = tuple(read_proposals(folder).get(target.mask_id, ())) if whole and target is not None else ()
+    review = folder / REVIEW_FILE
+    answers = tuple(Reviews(review).standing().get(item_id, ())) if review.is_file() else ()
+    return Story(row, findings, proposals, answers, image, target, expression)
+
+
+def _item(image: ImageItems | None, row: Row) -> tuple[TargetMask | None, str]:
+    if image is None:
+        return None, ""
+    if row.item == MASK:
+        return next((t for t in image.masks if t.mask_id == row.item_id), None), ""
+    sample = next((s for s in image.samples if s.sample_id == row.item_id), None)
+    if sample is None:
+        return None, ""
+    target = next((t for t in image.masks if t.mask_id == mask_id_of(sample)), None) if not sample.no_target else None
+    return target, sample.expression
+
+
+def story_picture(story: Story) -> Image.Image | None:
+    """The mask before (green) and, beside it, what became of it (pink) with the old outline; None without a mask."""
+    if story.image is None or story.target is None:
+        return None
+    source = story.target.mask
+    new = story.row.mask if story.row.action == CHANGED else source
+    picture = picture_of(story.image.image_path, story.image.height, story.image.width)
+    box = box_around(source.union(new or source))
+    before = overlay(picture, [Layer(source, TARGET_RGB, filled=True)], WHY_PX, box)
+    after = overlay(
+        picture, [Layer(new or source, PREDICTION_RGB, filled=True), Layer(source, TARGET_RGB)], WHY_PX, box
+    )
+    sheet = Image.new("RGB", (before.width + after.width + 8, before.height), "white")
+    sheet.paste(before, (0, 0))
+    sheet.paste(after, (before.width + 8, 0))
+    return sheet

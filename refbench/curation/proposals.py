@@ -1,0 +1,249 @@
+"""Proposals: every refiner draws every mask anew; resumes after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench._version import __version__
+from refbench.curation import surroundings
+from refbench.curation.folder import Curation, load_items, open_curation
+from refbench.curation.items import ImageItems, TargetMask
+from refbench.curation.parallel import map_in_processes
+from refbench.curation.recipe import RefinerChoice
+from refbench.curation.refiners import base as refiner_base
+from refbench.curation.refiners.base import propose as ask_refiner
+from refbench.curation.tables import (
+    proposals_table,
+    read_shard,
+)
+from refbench.errors import AdapterError, DatasetError, RunError
+from refbench.masks.mask import Mask
+from refbench.plugins.loading import load
+from refbench.plugins.options import bind_options, construct
+from refbench.records import Proposal
+from refbench.storage.files import read_json, write_json, write_table
+from refbench.storage.images import load_image
+from refbench.storage.progress import Progress, silent
+from refbench.storage.provenance import code_sha256, package_versions
+
+SHARD_MASKS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What a call of `propose` did: proposals of each refiner, those that failed, and how many were there before."""
+
+    folder: Path
+    proposals: Mapping[str, int]
+    failures: Mapping[str, int]
+    first_errors: Mapping[str, str]
+    resumed: int
+
+
+def propose(
+    folder: Path,
+    *,
+    refiners: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, str]] | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Proposed:
+    """Ask the refiners of the recipe for every mask; what is there already is not asked again.
+
+    Args:
+        refiners: names; all of the recipe if there are none.
+        options: options of a refiner by its name, on top of the recipe's.
+        limit: only so many images.
+        workers: processes; as many as there are cores if None. Refiners on a GPU take one.
+
+    Raises:
+        RunError: no such folder, or one with proposals of another version of a refiner.
+        DatasetError: the split has no images, or the recipe no refiner of that name.
+    """
+    curation = open_curation(folder)
+    images = load_items(curation.address)[:limit]
+    if not all(i.image_path for i in images):
+        raise DatasetError(f"{curation.address} was built without images; build it with --images to propose masks")
+    chosen = [_with_options(c, (options or {}).get(c.name, {})) for c in curation.recipe.refiners]
+    unknown = sorted((set(refiners) | set(options or {})) - {c.name for c in chosen})
+    if unknown:
+        known = ", ".join(c.name for c in chosen) or "none"
+        raise DatasetError(f"the recipe {curation.recipe.name} has no refiner {unknown[0]!r}; it has {known}")
+    chosen = [c for c in chosen if not refiners or c.name in refiners]
+    shards = plan_shards(images)
+    for choice in chosen:
+        _claim_refiner(curation, choice, device, limit)
+    jobs = [
+        (str(folder), curation.address, choice, device, number, [i.image_id for i in shard])
+        for choice in chosen
+        for number, shard in enumerate(shards)
+    ]
+    waiting = [job for job in jobs if not _shard_path(folder, job[2].name, job[4]).exists()]
+    total = sum(len(i.masks) for i in images) * len(chosen)
+    sizes = [sum(len(i.masks) for i in shard) for shard in shards]
+    done = resumed = total - sum(sizes[job[4]] for job in waiting)
+    progress("proposals", done, total)
+    for job, _ in zip(
+        waiting, map_in_processes(_propose_shard, waiting, 1 if device != "cpu" else workers), strict=True
+    ):
+        done += sizes[job[4]]
+        progress("proposals", done, total)
+    counts: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    errors: dict[str, str] = {}
+    for choice in chosen:
+        for number in range(len(shards)):
+            for proposal in read_shard(_shard_path(folder, choice.name, number)):
+                counts[choice.name] += 1
+                if proposal.error:
+                    failures[choice.name] += 1
+                    errors.setdefault(choice.name, f"{proposal.mask_id}: {proposal.error}")
+    return Proposed(folder, counts, failures, errors, resumed)
+
+
+def plan_shards(images: Sequence[ImageItems]) -> list[list[ImageItems]]:
+    """Whole images in their order, at least SHARD_MASKS masks a shard but the last."""
+    shards: list[list[ImageItems]] = [[]]
+    masks = 0
+    for image in images:
+        if masks >= SHARD_MASKS:
+            shards.append([])
+            masks = 0
+        shards[-1].append(image)
+        masks += len(image.masks)
+    return shards
+
+
+def read_proposals(folder: Path) -> dict[str, list[Proposal]]:
+    """All proposals of a folder by mask, in the order of the recipe's refiners."""
+    out: dict[str, list[Proposal]] = {}
+    recipe = open_curation(folder).recipe
+    for choice in recipe.refiners:
+        for path in sorted((folder / "proposals" / choice.name).glob("part-*.parquet")):
+            for proposal in read_shard(path):
+                out.setdefault(proposal.mask_id, []).append(proposal)
+    return out
+
+
+def _with_options(choice: RefinerChoice, options: Mapping[str, str]) -> RefinerChoice:
+    """A refiner's options with those of the command line, texts that become what its constructor takes."""
+    if not options:
+        return choice
+    try:
+        bound = bind_options(choice.name, load("refiners", choice.name), options, {})
+    except AdapterError as error:
+        raise DatasetError(str(error)) from None
+    return dataclasses.replace(choice, options={**choice.options, **bound})
+
+
+def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
+    """Raise RunError unless every refiner of the recipe has made all its proposals, for the same images."""
+    again = f"run `refbench curate propose {curation.folder}` to its end"
+    limits = {}
+    for choice in curation.recipe.refiners:
+        path = curation.folder / "proposals" / choice.name / "refiner.json"
+        if not path.is_file():
+            raise RunError(f"{curation.folder} holds no proposals of {choice.name}; {again}")
+        limits[choice.name] = read_json(path, RunError).get("limit")
+        shards = plan_shards(images[: limits[choice.name]])
+        missing = [k for k in range(len(shards)) if not _shard_path(curation.folder, choice.name, k).is_file()]
+        if missing:
+            raise RunError(f"{curation.folder} lacks {len(missing)} of {len(shards)} shards of {choice.name}; {again}")
+    if len(set(limits.values())) > 1:
+        told = ", ".join(f"{n}: {'all' if k is None else k}" for n, k in limits.items())
+        raise RunError(
+            f"the refiners in {curation.folder} were asked for different numbers of images ({told}); {again}"
+        )
+
+
+def make_refiner(choice: RefinerChoice, device: str) -> Any:
+    """A refiner with its options; one that has a parameter `device` gets it."""
+    factory = load("refiners", choice.name)
+    parameters = inspect.signature(factory).parameters
+    offered = {"device": device} if "device" in parameters and "device" not in choice.options else {}
+    return construct(choice.name, factory, {**choice.options, **offered})
+
+
+def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit: int | None) -> None:
+    folder = curation.folder / "proposals" / choice.name
+    refiner = make_refiner(choice, device)
+    content = {
+        "refiner": choice.name,
+        "options": dict(choice.options),
+        "variants": choice.variants,
+        "limit": limit,
+        "fingerprint": curation.fingerprint,
+        "code_sha256": _code_of(refiner),
+        "device": device if "device" in inspect.signature(load("refiners", choice.name)).parameters else "",
+        "weights_sha256": str(getattr(refiner, "weights_sha256", "")),
+        "packages": package_versions(),
+        "refbench_version": __version__,
+    }
+    path = folder / "refiner.json"
+    if path.exists():
+        before = read_json(path, RunError)
+        other = [k for k in content if k != "packages" and before.get(k) != content[k]]
+        if other:
+            raise RunError(
+                f"{folder} holds proposals of another {choice.name} ({', '.join(other)} differ); remove that folder to "
+                "make them anew"
+            )
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return
+    write_json(path, content)
+
+
+def _code_of(refiner: Any) -> str:
+    """sha256 over the code that makes a proposal: the refiner's own and what is made of its answer."""
+    shared = [Path(inspect.getfile(module)).read_bytes() for module in (refiner_base, surroundings)]
+    return hashlib.sha256(code_sha256(refiner).encode() + b"".join(shared)).hexdigest()
+
+
+def _shard_path(folder: Path, refiner: str, number: int) -> Path:
+    return folder / "proposals" / refiner / f"part-{number:05d}.parquet"
+
+
+_ShardJob = tuple[str, str, RefinerChoice, str, int, list[str]]
+# One split and one refiner a process: a shard of the next one takes their place.
+_LOADED: dict[str, Any] = {}
+
+
+def _propose_shard(job: _ShardJob) -> int:
+    """Write one shard of one refiner; returns its number."""
+    folder, address, choice, device, number, image_ids = job
+    if _LOADED.get("address") != (address, folder):
+        _LOADED.clear()
+        _LOADED["address"] = (address, folder)
+        _LOADED["images"] = {i.image_id: i for i in load_items(address)}
+    if _LOADED.get("choice") != (choice, device):
+        _LOADED["refiner"] = make_refiner(choice, device)
+        _LOADED["choice"] = (choice, device)
+    proposals: list[Proposal] = []
+    for image_id in image_ids:
+        proposals += _propose_image(_LOADED["refiner"], _LOADED["images"][image_id], choice.variants)
+    write_table(_shard_path(Path(folder), choice.name, number), proposals_table(proposals))
+    return number
+
+
+def _propose_image(refiner: Any, image: ImageItems, variants: int) -> list[Proposal]:
+    try:
+        picture = np.asarray(load_image(image.image_path, image.height, image.width))
+    except DatasetError as error:
+        return [_failed(refiner.name, t, str(error)) for t in image.masks]
+    return ask_refiner(refiner, picture, [t.mask_id for t in image.masks], [t.mask for t in image.masks], variants)
+
+
+def _failed(refiner: str, target: TargetMask, error: str) -> Proposal:
+    return Proposal(target.mask_id, refiner, 0, Mask.empty(*target.mask.size), 0.0, error=error[:300])

@@ -1,0 +1,114 @@
+"""Options of plug-ins: texts (`-o key=value`) as the arguments of a constructor."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import AdapterError, DatasetError, RefbenchError
+
+
+def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts (`-o key=value`) as the arguments that the annotations or defaults of `factory` ask for.
+
+    Of `offered` it gets what it has a parameter for.
+
+    Raises:
+        AdapterError: it has no such option, or the text is none of its type.
+    """
+    try:
+        parameters = dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"{name} is no class that can be called: {error}") from error
+    try:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (TypeError, NameError, AttributeError):
+        # Annotations that exist for type checkers only: then the defaults tell the types.
+        hints = {}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    arguments: dict[str, Any] = {k: v for k, v in offered.items() if k in parameters}
+    for key, text in options.items():
+        if key not in parameters and not takes_any:
+            known = ", ".join(parameters) or "none"
+            raise AdapterError(f"{name} has no option {key!r}; it has: {known}")
+        default = parameters[key].default if key in parameters else None
+        known_type = str if default is None or default is inspect.Parameter.empty else type(default)
+        arguments[key] = _parse_option(name, key, text, hints.get(key, known_type))
+    return arguments
+
+
+def options_of(factory: Any) -> list[dict[str, Any]]:
+    """The options of an adapter or another part, in order: `name`, `default` (None: it has to be given), `choices`."""
+    try:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    except (TypeError, NameError, AttributeError):
+        hints = {}
+    found = []
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        kind = hints.get(name)
+        choices = [c for c in typing.get_args(kind) if c] if typing.get_origin(kind) is typing.Literal else []
+        needed = parameter.default is parameter.empty
+        default = None if needed else "" if parameter.default is None else str(parameter.default)
+        found.append({"name": name, "default": default, "choices": choices})
+    return found
+
+
+def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict[str, Any]:
+    """The keyword-only parameters of a builder, from `-o key=value`; those not given at their defaults.
+
+    Raises:
+        DatasetError: the builder has no such option, or the text is none of its type.
+    """
+    own = {
+        k: p.default
+        for k, p in inspect.signature(builder).parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(options) - set(own))
+    if unknown:
+        raise DatasetError(f"{name} has no option {unknown[0]!r}; it has: {', '.join(own) or 'none'}")
+    try:
+        return {**own, **bind_options(name, builder, options, {})}
+    except AdapterError as error:
+        raise DatasetError(str(error)) from None
+
+
+def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in typing.get_args(kind):
+            known = ", ".join(k for k in typing.get_args(kind) if k)
+            raise AdapterError(f"{adapter}: option {key}={text!r} is none of {known}")
+        return text
+    choices = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
+    try:
+        if bool in choices:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        for number in (int, float):
+            if number in choices:
+                return number(text)
+    except (KeyError, ValueError):
+        raise AdapterError(f"{adapter}: option {key}={text!r} is not {getattr(kind, '__name__', kind)}") from None
+    return Path(text) if Path in choices else text
+
+
+def construct(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
+    """`factory(**options)`.
+
+    Raises:
+        DatasetError: it has no option of a name, or it cannot be set up.
+    """
+    known = list(inspect.signature(factory).parameters)
+    for key in options:
+        if key not in known:
+            raise DatasetError(f"{name} has no option {key!r}; it has: {', '.join(known) or 'none'}")
+    try:
+        return factory(**options)
+    except RefbenchError:
+        raise
+    except Exception as error:  # somebody else's class: whatever it raises is reported as its failure
+        raise DatasetError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
