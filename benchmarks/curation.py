@@ -1,4 +1,4 @@
-"""Curation: audit, apply and diff on the published RefCOCO val, proposals a second on coco128's photographs."""
+"""Curation: audit, apply and diff on the published RefCOCO val, proposals a second on coco128's images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refbench.curation.revision import apply
 from refbench.datasets.builders import refer
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.masks.mask import Mask
-from refbench.records import Decision
+from refbench.records import Action, Decision
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import silent
 
@@ -56,18 +56,18 @@ def _ledger(address: str) -> Ledger:
     images = load_items(address)
     masks: dict[str, Decision] = {}
     for k, target in enumerate(t for i in images for t in i.masks):
-        action = ("keep", "change", "drop")[k % 3]
+        action = (Action.KEEP, Action.CHANGE, Action.DROP)[k % 3]
         left, top, width, height = target.box_xywh
         corners = [left, top, left + width, top, left + width, top + height, left, top + height]
-        box = Mask.from_polygons([corners], *target.mask.size) if action == "change" else None
+        box = Mask.from_polygons([corners], *target.mask.size) if action == Action.CHANGE else None
         masks[target.mask_id] = Decision(target.mask_id, action, "proposals", "measured", box)
-    words = {s.sample_id: Decision(s.sample_id, "keep", "language", "") for i in images for s in i.samples}
+    words = {s.sample_id: Decision(s.sample_id, Action.KEEP, "language", "") for i in images for s in i.samples}
     return Ledger(address, split_fingerprint(address), "none", "", tuple(rows_of(images, masks, words, {})))
 
 
 def _refiners(folder: Path) -> dict[str, Any]:
     masks = _build_photographs(folder)
-    out: dict[str, Any] = {"masks of the photographs": masks, "photographs": PHOTOGRAPHS}
+    out: dict[str, Any] = {"masks of the images": masks, "photographs": PHOTOGRAPHS}
     for name in REFINERS:
         recipe = parse_recipe(f'[[refiners]]\nname = "{name}"\n', name)
         place = folder / name
@@ -79,7 +79,7 @@ def _refiners(folder: Path) -> dict[str, Any]:
 
 
 def _build_photographs(folder: Path) -> int:
-    """The first photographs of coco128 as a split whose expressions are class names; returns how many masks."""
+    """The first images of coco128 as a split whose expressions are class names; returns how many masks."""
     content = json.loads((test_data() / "coco128" / "annotations" / "instances_train2017.json").read_text())
     names = {c["id"]: c["name"] for c in content["categories"]}
     images = {i["id"] for i in content["images"][:PHOTOGRAPHS]}

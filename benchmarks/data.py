@@ -29,7 +29,7 @@ def test_data() -> Path:
 
 
 def coco128_pairs() -> tuple[list[Mask], list[Mask]]:
-    """Every pair of masks of one picture in coco128: 14,937 pairs of real annotations."""
+    """Every pair of masks of one image in coco128: 14,937 pairs of real annotations."""
     content = json.loads((test_data() / "coco128" / "annotations" / "instances_train2017.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     masks: dict[int, list[Mask]] = defaultdict(list)

@@ -116,7 +116,7 @@ def save_sam(folder: Path, small: bool) -> Path:
 
 @contextmanager
 def refbench_home() -> Iterator[Path]:
-    """A home with the photographs of coco128, one expression each."""
+    """A home with the images of coco128, one expression each."""
     with temporary_home() as folder:
         build_dataset("coco128", build_coco128, Sources(), silent)
         yield folder
@@ -149,7 +149,7 @@ def bare_clipseg(folder: Path, samples: list[Sample], device: str) -> Callable[[
 
 
 def compare_with_bare_loop(device: str, small: bool) -> dict[str, Any]:
-    """Pictures a second of the bare loop and of a run, the median of turns taken one after the other."""
+    """Images a second of the bare loop and of a run, the median of turns taken one after the other."""
     with refbench_home() as home, tempfile.TemporaryDirectory() as weights:
         folder = save_clipseg(Path(weights), small)
         samples = load_samples("coco128/all")
@@ -168,7 +168,7 @@ def compare_with_bare_loop(device: str, small: bool) -> dict[str, Any]:
             ratios.append(bare / result.seconds)
             rates.append(len(samples) / result.seconds)
     return {
-        "pictures a second of the run": statistics.median(rates),
+        "images a second of the run": statistics.median(rates),
         f"run against the bare loop on {device} (wanted {'0.95' if small else '0.97'})": statistics.median(ratios),
     }
 
@@ -197,7 +197,7 @@ def shared_embeddings(device: str, small: bool) -> dict[str, Any]:
 
 
 def worker_round_trip() -> dict[str, Any]:
-    """Milliseconds a sample of 640 x 480 that a worker costs beside its model: seven expressions about a picture."""
+    """Milliseconds a sample of 640 x 480 that a worker costs beside its model: seven expressions about a image."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "echo.py"
         script.write_text(WORKER)

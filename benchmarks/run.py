@@ -1,4 +1,4 @@
-"""`run` with an adapter that costs nothing, against a bare loop that decodes the same pictures and calls it."""
+"""`run` with an adapter that costs nothing, against a bare loop that decodes the same images and calls it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Free:
 
 
 def build_coco128(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Each photograph with one expression."""
+    """Each image with one expression."""
     place = test_data() / "coco128"
     content = json.loads((place / "annotations" / "instances_train2017.json").read_text())
     samples = [
@@ -64,7 +64,7 @@ def bare_loop(samples: list[Sample]) -> None:
 
 
 def measure() -> dict[str, Any]:
-    """Pictures a second of both, the best of five taken in turns."""
+    """Images a second of both, the best of five taken in turns."""
     before = os.environ.get("REFBENCH_HOME")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["REFBENCH_HOME"] = folder
@@ -86,7 +86,7 @@ def measure() -> dict[str, Any]:
                 os.environ["REFBENCH_HOME"] = before
     return {
         "pictures": len(samples),
-        "bare loop, pictures a second": len(samples) / bare,
-        "refbench run, pictures a second": len(samples) / ours,
+        "bare loop, images a second": len(samples) / bare,
+        "refbench run, images a second": len(samples) / ours,
         "run against the bare loop (wanted 0.95)": bare / ours,
     }

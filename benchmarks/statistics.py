@@ -57,7 +57,7 @@ def _measure(folder: Path) -> dict[str, Any]:
     sums = sums_of(REFBENCH, Evidence(scores))
     ours = _seconds(lambda: _afresh([sums]), 5)
     rules = [load("protocols", name) for name in CORE]
-    counted = count(source, "refcoco/val", {}, [Drawing.of(r) for r in rules], list(rules[-1].measures))
+    counted = count(source, "refcoco/val", [Drawing.of(r) for r in rules], list(rules[-1].measures))
     of_all = [sums_of(rule, counted.evidence(rule)) for rule in rules]
     peer = _seconds(lambda: _rows_resampled(scores, PEER_REPLICATES), 1) * REPLICATES / PEER_REPLICATES
     run = str(folder / "scored")
@@ -102,7 +102,7 @@ def _seconds(call: Callable[[], object], turns: int) -> float:
 
 
 def _rows_resampled(scores: ScoreTable, replicates: int) -> float:
-    """What a script does: draw images, gather their rows, compute every metric of the default protocol anew."""
+    """What a script does: draw images, gather their rows, compute every metric of the default protocol again."""
     images: dict[str, list[int]] = {}
     for row, image in enumerate(scores.image_id):
         images.setdefault(image, []).append(row)

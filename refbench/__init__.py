@@ -5,10 +5,10 @@ The names below are imported when they are first used, so that `import refbench`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refbench._version import __version__
-from refbench.plugins.loading import load_attribute
+from refbench.plugins.loading import lazy_face
 
 if TYPE_CHECKING:
     from refbench.adapters.base import Segmenter
@@ -32,26 +32,17 @@ __all__ = [
     "score",
 ]
 
-_PLACES = {
-    "Mask": "refbench.masks.mask:Mask",
-    "pair_counts": "refbench.masks.counting:pair_counts",
-    "Sample": "refbench.records:Sample",
-    "Answer": "refbench.records:Answer",
-    "load_samples": "refbench.storage.samples:load_samples",
-    "sample_table": "refbench.storage.samples:sample_table",
-    "run": "refbench.runs.runner:run",
-    "score": "refbench.scoring.scorer:score",
-    "Segmenter": "refbench.adapters.base:Segmenter",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'refbench' has no attribute {name!r}")
-    value = load_attribute(_PLACES[name])
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "Mask": "refbench.masks.mask:Mask",
+        "pair_counts": "refbench.masks.counting:pair_counts",
+        "Sample": "refbench.records:Sample",
+        "Answer": "refbench.records:Answer",
+        "load_samples": "refbench.storage.samples:load_samples",
+        "sample_table": "refbench.storage.samples:sample_table",
+        "run": "refbench.runs.runner:run",
+        "score": "refbench.scoring.scorer:score",
+        "Segmenter": "refbench.adapters.base:Segmenter",
+    },
+)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from refbench.masks.mask import Mask
+
+# A count in a file that a stranger may have written, checked where it is read.
+Count = Annotated[int, Meta(ge=0, le=2**40)]
 
 # Tags of samples that scoring reads. A sample with pixels to ignore, which are objects of this category and crowds:
 IGNORED_TAG, IGNORED_CATEGORY = "ignore-region", "ignore"
@@ -61,6 +67,11 @@ class Answer:
 
     `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` None means
     that the segmenter cannot tell; then an empty mask says so. `score` is a confidence in 0..1.
+
+    Example:
+        >>> from refbench import Answer, Mask
+        >>> Answer(Mask.empty(480, 640), no_target=True, score=0.9).no_target
+        True
     """
 
     mask: Any
@@ -114,7 +125,7 @@ class Proposal:
     """A refiner's answer for one mask. `variant` 0 starts from the source mask, others from a jittered one.
 
     `confidence` is the refiner's own, in 0..1. `misfit_px` and `source_misfit_px` tell how far the outline of this mask
-    and that of the source mask lie from the picture's edges, on average. A failed one (`error` says why) holds an empty
+    and that of the source mask lie from the image's edges, on average. A failed one (`error` says why) holds an empty
     mask.
     """
 
@@ -128,16 +139,45 @@ class Proposal:
     error: str = ""
 
 
+class Action(StrEnum):
+    """What is to be done with a mask or an expression. The review page uses the same words."""
+
+    KEEP = "keep"
+    CHANGE = "change"
+    DROP = "drop"
+    REVIEW = "review"
+
+
+class Cause(StrEnum):
+    """Why a decision was made; `Decision.reason` says it in words."""
+
+    FINDING = "finding"
+    WORD = "word"
+    CLASSIFIER = "classifier"
+    NO_OBJECTION = "no-objection"
+    NO_PROPOSAL = "no-proposal"
+    SAME_OBJECT = "same-object"
+    TOO_FEW_REFINERS = "too-few-refiners"
+    SOURCE_CONFIRMED = "source-confirmed"
+    AGREED = "agreed"
+    NOT_BETTER = "not-better"
+    DISAGREED = "disagreed"
+    AGREED_TOO_LITTLE = "agreed-too-little"
+    MASK_DROPPED = "mask-dropped"
+    PERSON = "person"
+    UNKNOWN = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of one mask or expression, and why.
 
-    `action` is "keep", "change", "drop" or "review". `mask` is the new one of a changed mask. `scores` are the figures
-    that decided; `reviewer` and `time` are empty for what a recipe decided.
+    `mask` is the new one of a changed mask. `scores` are the figures that decided; `reviewer` and `time` are empty for
+    what a recipe decided. `cause` is UNKNOWN in files of versions before 0.1.
     """
 
     item_id: str
-    action: str
+    action: Action
     stage: str
     reason: str
     mask: Mask | None = None
@@ -145,6 +185,7 @@ class Decision:
     scores: dict[str, float] = field(default_factory=dict)
     reviewer: str = ""
     time: str = ""
+    cause: Cause = Cause.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,36 +208,44 @@ class Summary:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """Where the predictions of a run come from: the content of run.json."""
+    """Where the predictions of a run come from: the content of run.json.
+
+    Fields with a default may be missing in the files of earlier versions.
+    """
 
     adapter: str
-    adapter_options: dict[str, Any]
-    code_sha256: str
-    weights_sha256: str
+    adapter_options: dict[str, Any] = field(default_factory=dict)
+    code_sha256: str = ""
+    weights_sha256: str = ""
     dataset: str
     split: str
     fingerprint: str
-    samples: int
-    shards: int
-    limit: int | None
-    batch_size: int
-    device: str
-    seed: int
-    refbench_version: str
-    git: dict[str, Any]
-    packages: dict[str, str]
-    device_name: str
-    arguments: list[str]
-    started: str
+    samples: Count
+    shards: Count
+    limit: Count | None = None
+    batch_size: Count = 0
+    device: str = ""
+    seed: int = 0
+    refbench_version: str = ""
+    git: dict[str, str | bool] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    device_name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    started: str = ""
     finished: str = ""
-    failures: int = 0
+    failures: Count = 0
     notes: list[str] = field(default_factory=list)
-    batch_pixels: int | None = None
+    batch_pixels: Count | None = None
     mode: str = ""
     deterministic: bool = False
     engine: str = "local"
-    workers: int = 1
-    answer_notes: dict[str, int] = field(default_factory=dict)
+    workers: Count = 1
+    answer_notes: dict[str, Count] = field(default_factory=dict)
     usage: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """The split that was run, e.g. "refcoco/testA"."""
+        return f"{self.dataset}/{self.split}"

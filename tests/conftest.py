@@ -35,7 +35,7 @@ def find_test_data() -> Path | None:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """Real annotations and photographs, which are not part of the project."""
+    """Real annotations and images, which are not part of the project."""
     path = find_test_data()
     if path is None:
         pytest.skip("real test data not found: set REFBENCH_TEST_DATA to its folder to run this test")
@@ -131,7 +131,7 @@ def curation(hurried: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(test_data: Path, home: Path) -> Path:
-    """A $REFBENCH_HOME with RefCOCO, RefCOCO+ and RefCOCOg (UMD) of the test photographs."""
+    """A $REFBENCH_HOME with RefCOCO, RefCOCO+ and RefCOCOg (UMD) of the test images."""
     sources = Sources(test_data / "photos" / "refer", test_data / "photos" / "images")
     for dataset in ("refcoco", "refcoco+", "refcocog-umd"):
         build_dataset(dataset, load("builders", dataset), sources, silent)

@@ -1,4 +1,4 @@
-"""Small datasets in the true layouts of their releases, over the two pictures of `refer_release`."""
+"""Small datasets in the true layouts of their releases, over the two images of `refer_release`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_images(folder: Path) -> Path:
 
 
 def crowd() -> dict[str, Any]:
-    """A crowd in the lower right corner of picture 1, as an uncompressed run-length code."""
+    """A crowd in the lower right corner of image 1, as an uncompressed run-length code."""
     mask = np.zeros((60, 80), np.uint8)
     mask[50:58, 60:78] = 1
     flat = mask.flatten(order="F")
@@ -86,7 +86,7 @@ def write_grefcoco(folder: Path, refs: Any, instances: Any, name: str = "grefs(u
 
 
 def refzom() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Ref-ZOM: one, many and zero; the second picture is from val2014, and one ann_id is a bare integer."""
+    """Ref-ZOM: one, many and zero; the second image is from val2014, and one ann_id is a bare integer."""
     refs, instances = grefs()
     for ref, source in zip(refs, ("many", "zero", "one", "many", "one"), strict=True):
         del ref["no_target"]
@@ -106,7 +106,7 @@ def write_refzom(folder: Path, refs: Any, instances: Any, name: str = "Ref_ZOM.p
 
 
 def lvis() -> dict[str, Any]:
-    """Picture 1: two cups (one class), a bow; picture 2: a cup, not exhaustive, and one that covers no pixel."""
+    """Image 1: two cups (one class), a bow; image 2: a cup, not exhaustive, and one that covers no pixel."""
     images = [
         {
             "id": i, "height": SIZES[i][0], "width": SIZES[i][1], "license": 1, "date_captured": "",
@@ -152,7 +152,7 @@ def write_lvis(folder: Path, content: Any, name: str = "lvis_v1_val.json") -> Pa
 
 
 def sginw() -> dict[str, Any]:
-    """Fruits: apples on picture 1 (two of them, one as a code), a pear on picture 2; ids begin at 3 and 0."""
+    """Fruits: apples on image 1 (two of them, one as a code), a pear on image 2; ids begin at 3 and 0."""
     images = [{"id": i - 1, "file_name": f"fruit-{i}.jpg", "height": SIZES[i][0], "width": SIZES[i][1]} for i in SIZES]
     second = {**crowd(), "id": 1, "image_id": 0, "category_id": 3, "iscrowd": 0}
     annotations = [
@@ -177,7 +177,7 @@ def write_sginw(folder: Path, content: Any, name: str = "Fruits", splits: tuple[
 
 
 def sa_co() -> dict[str, Any]:
-    """Crowded: two phrases on picture 1 (two instances, none), one on picture 2, and one that is not exhaustive."""
+    """Crowded: two phrases on image 1 (two instances, none), one on image 2, and one that is not exhaustive."""
     pairs = [(10, 1, "the blue square", 1), (11, 1, "a fish_ball", 1), (12, 2, "thing", 1), (13, 2, "a crowd", 0)]
     images = [
         {
@@ -203,7 +203,7 @@ def sa_co() -> dict[str, Any]:
 
 
 def write_sa_co(folder: Path, content: Any, name: str = "gold_crowded_merged_a_release_test.json") -> Path:
-    """The annotations in `gt-annotations`, the photographs in `images`; returns the file."""
+    """The annotations in `gt-annotations`, the images in `images`; returns the file."""
     place = folder / "gt-annotations"
     place.mkdir(parents=True, exist_ok=True)
     (place / name).write_text(json.dumps(content))
@@ -275,7 +275,7 @@ TABLE_SCHEMA = pa.schema(
 
 
 def table_rows(refs: list[dict[str, Any]], instances: dict[str, Any], split: str, images: Path) -> list[dict[str, Any]]:
-    """Rows of one split of the table; photographs are read from `images`."""
+    """Rows of one split of the table; images are read from `images`."""
     rows = []
     annotations = {a["id"]: a for a in instances["annotations"]}
     for info in instances["images"]:
@@ -301,7 +301,7 @@ def write_tables(
 
 
 def write_lmms_table(folder: Path) -> Path:
-    """The columns of lmms-lab/RefCOCO: one flat list a row."""
+    """The columns of lmms-lab/RefCOCO: one flat list per row."""
     folder.mkdir(parents=True, exist_ok=True)
     row = {
         "question_id": "11", "image": {"bytes": picture(1), "path": "1.jpg"}, "question": "?", "answer": ["square"],

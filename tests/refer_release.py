@@ -1,4 +1,4 @@
-"""A small REFER release to break: two pictures, three objects, a few refs."""
+"""A small REFER release to break: two images, three objects, a few refs."""
 
 from __future__ import annotations
 

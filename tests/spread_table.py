@@ -1,6 +1,6 @@
-"""How far the numbers of one file of predictions spread: the table of the README, `python tests/spread_table.py`.
+"""The table of docs/explanation/spread.md: how far the numbers of one file spread. `python tests/spread_table.py`.
 
-DeepLab answers for the real photographs of the test data, and each set is scored under every protocol that applies.
+DeepLab answers for the real images of the test data, and each set is scored under every protocol that applies.
 """
 
 from __future__ import annotations

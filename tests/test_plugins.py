@@ -19,6 +19,7 @@ from refbench.storage.files import project_data
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_options_are_listed_with_their_choices(refbench: Cli) -> None:
     told = json.loads(refbench("list", "adapters", "evfsam", "--json").stdout)
     options = {o["name"]: o for o in told["options"]}

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from refbench.scoring.counts import read_scores, write_scores
+
+pytestmark = pytest.mark.slow  # a whole workflow
 
 PROJECT = Path(__file__).parent.parent
 

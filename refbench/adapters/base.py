@@ -4,22 +4,18 @@
         name = "mine"
         def segment(self, images, expressions): ...
 
-`images` are PIL RGB pictures (upright, 8-bit), `expressions` the texts; the answer is a list of as many
+`images` are PIL RGB images (upright, 8-bit), `expressions` the texts; the answer is a list of as many
 bool (H, W) arrays, tensors on any device, or `Mask`s, each at its image's own size; or `Answer`s.
 An adapter that needs more offers `segment_samples(samples, images)` instead.
 
-Optional attributes: `batch_size` (what `--batch-size auto` means, default 8), `needs_images` (False: may run
-on a dataset without images and gets None for each), `opens_images` (True: reads `sample.image_path` itself),
-`weights_sha256`, `code_sha256` and `packages` (where its code and what it needs lie elsewhere), `mode` ("forced" where
-the text of the answer is given to the model, "generate" where the model writes it), `usage()` (name -> number since the
-last call: requests, dollars), `close()`. One that raises `RunStopped` ends the run without counting what is left as
-failed.
+What else an adapter may have is listed in `AdapterExtras`. One that raises `RunStopped` ends the run without counting
+what is left as failed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -34,11 +30,78 @@ DEFAULT_BATCH_SIZE = 8
 
 
 class Segmenter(Protocol):
-    """Anything with a name that turns pictures and expressions into masks."""
+    """Anything with a name that turns images and expressions into masks.
+
+    Example:
+        >>> import numpy as np
+        >>> class Bright:
+        ...     name = "bright"
+        ...
+        ...     def segment(self, images, expressions):
+        ...         return [np.asarray(image.convert("L")) > 200 for image in images]
+        >>> from refbench import run
+        >>> run(Bright(), "snapshots/test").failures
+        0
+    """
 
     name: str
 
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> Sequence[Any]: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AdapterExtras:
+    """What an adapter may have besides `name` and `segment`: attributes and methods, each with its default.
+
+    Attributes:
+        batch_size: expressions in a call, for `--batch-size auto`.
+        needs_images: False runs on a dataset without images too, and gets None for each.
+        opens_images: True reads `sample.image_path` itself; then refbench decodes no image.
+        weights_sha256: of the weights; another one is another run.
+        code_sha256: of the code, where it does not lie in the file of the class.
+        packages: name -> version of what the model needs, where it runs in another environment.
+        mode: "forced" where the text of the answer is given to the model, "generate" where the model writes it.
+        seed: what `--deterministic` counts from.
+        usage: name -> number since the last call, e.g. requests or dollars.
+        remarks: what users should read, since the last call.
+        begin_shard: called with a seed before each shard of a deterministic run.
+        close: called at the end.
+    """
+
+    batch_size: int = DEFAULT_BATCH_SIZE
+    needs_images: bool = True
+    opens_images: bool = False
+    weights_sha256: str = ""
+    code_sha256: str = ""
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mode: str = ""
+    seed: int = 0
+    usage: Callable[[], Mapping[str, float]] | None = None
+    remarks: Callable[[], Iterable[str]] | None = None
+    begin_shard: Callable[[int], None] | None = None
+    close: Callable[[], None] | None = None
+
+    @staticmethod
+    def of(adapter: Any) -> AdapterExtras:
+        """Those of an adapter.
+
+        Raises:
+            AdapterError: the batch size is not a whole number above 0, or the seed not a whole number.
+        """
+        names = [f.name for f in dataclasses.fields(AdapterExtras)]
+        found = AdapterExtras(**{n: getattr(adapter, n) for n in names if hasattr(adapter, n)})
+        name = getattr(adapter, "name", type(adapter).__name__)
+        if not isinstance(found.batch_size, int) or found.batch_size < 1:
+            raise AdapterError(f"the batch size of {name} must be a whole number above 0, not {found.batch_size!r}")
+        if not isinstance(found.seed, int):
+            raise AdapterError(f"the seed of {name} must be a whole number, not {found.seed!r}")
+        return found
+
+
+def has_contract(adapter: Any) -> bool:
+    """Whether it has a name and a method that answers."""
+    name = getattr(adapter, "name", None)
+    return isinstance(name, str) and bool(name) and (hasattr(adapter, "segment") or hasattr(adapter, "segment_samples"))
 
 
 def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Prediction]:
@@ -51,7 +114,7 @@ def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | 
 
 
 def answers_of(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> Sequence[Any]:
-    """What the adapter returns for a batch; raises AdapterError unless it is a list with one answer a sample."""
+    """What the adapter returns for a batch; raises AdapterError unless it is a list with one answer per sample."""
     if hasattr(adapter, "segment_samples"):
         answers = adapter.segment_samples(list(samples), list(images))
     else:
@@ -67,7 +130,7 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
     """Check answers against their samples. Tensors on a device are encoded there, all in one go.
 
     Raises:
-        AdapterError: not bool, or not of the image's size, or a score that is no finite number.
+        AdapterError: not bool, or not of the image's size, or a score that is not a finite number.
     """
     complete = [
         # Instances may be any iterable; they are gone through twice.

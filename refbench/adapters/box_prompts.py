@@ -36,7 +36,7 @@ class Detections:
 class PerImage:
     """Keeps what was computed for the last few images, so that all expressions about one share it.
 
-    Images are told apart by identity: the run hands out one object for all expressions about a picture in a row.
+    Images are told apart by identity: the run hands out one object for all expressions about an image in a row.
     """
 
     def __init__(self, compute: Any) -> None:
@@ -101,13 +101,13 @@ class BoxSegmenter:
 
 
 def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:
-    """(height, width) of a picture once its shorter side is at least a `thinnest`-th of the longer one."""
+    """(height, width) of an image once its shorter side is at least a `thinnest`-th of the longer one."""
     least = -(-max(image.height, image.width) // thinnest)
     return max(image.height, least), max(image.width, least)
 
 
 def padded(image: Image.Image, thinnest: int) -> Image.Image:
-    """The picture, black below or to the right where it is too thin for a network."""
+    """The image, black below or to the right where it is too thin for a network."""
     height, width = padded_size(image, thinnest)
     if (height, width) == (image.height, image.width):
         return image

@@ -53,7 +53,7 @@ class ClipSeg:
             attention_mask=moved(tokens["attention_mask"], self.device),
         )
         logits = output.logits.float()
-        # A single picture comes back without its batch axis.
+        # A single image comes back without its batch axis.
         logits = logits.reshape(len(texts), *logits.shape[-2:])
         heats = [_resized(one, image).sigmoid() for one, image in zip(logits, images, strict=True)]
         # All scores in one copy: asked one by one, each would wait for the device.

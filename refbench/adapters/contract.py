@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from refbench.adapters.base import ask
+from refbench.adapters.base import ask, has_contract
 from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
 from refbench.records import Prediction, Sample
@@ -18,7 +18,7 @@ from refbench.storage.images import EXIF_ORIENTATION, to_rgb
 from refbench.storage.progress import Progress, silent
 
 OK, NOTE, FAILED = "ok", "note", "failed"
-# How an expression and a picture are batched may move the last bits of a float; this share of pixels is
+# How an expression and an image are batched may move the last bits of a float; this share of pixels is
 # what such bits flip along outlines. More means that a batch leaks from one sample into another.
 MAX_FLOAT_DRIFT = 0.002
 
@@ -35,7 +35,7 @@ class Check:
 def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
     """Run every test; a test that raises is a failed one.
 
-    The adapter is asked about made-up pictures. One that offers `segment_samples` gets samples without a
+    The adapter is asked about made-up images. One that offers `segment_samples` gets samples without a
     built dataset behind them: the target is a disc.
     """
     tests: list[tuple[str, Callable[[Any], tuple[str, str]]]] = [
@@ -44,7 +44,7 @@ def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
         ("order: each answer belongs to its expression", _order),
         ("determinism: the same question twice", _deterministic),
         ("batch independence: alone, by 7 and by 32", _batches),
-        *((f"picture: {name}", _picture_test(make)) for name, make in _ODD_PICTURES.items()),
+        *((f"image: {name}", _picture_test(make)) for name, make in _ODD_PICTURES.items()),
         ("expression: empty", _expression_test("")),
         ("expression: 2,000 words", _expression_test("the man " * 1000)),
         ("expression: signs outside ASCII", _expression_test("le garçon à la 帽子 🧢 \t\n")),
@@ -62,17 +62,17 @@ def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
 
 
 def _has_contract(adapter: Any) -> tuple[str, str]:
+    if has_contract(adapter):
+        return OK, adapter.name
     if not isinstance(getattr(adapter, "name", None), str) or not adapter.name:
         return FAILED, "it has no attribute `name` with a text"
-    if hasattr(adapter, "segment") or hasattr(adapter, "segment_samples"):
-        return OK, adapter.name
     return FAILED, "it has no method segment(images, expressions)"
 
 
 def _plain_batch(adapter: Any) -> tuple[str, str]:
     pictures = [_picture(120, 160), _picture(160, 120), _picture(97, 131)]
     _ask(adapter, pictures, ["red disc", "blue square", "the thing on the left"])
-    return OK, "three pictures of three sizes"
+    return OK, "three images of three sizes"
 
 
 def _order(adapter: Any) -> tuple[str, str]:
@@ -170,14 +170,14 @@ def _picture(height: int, width: int, turn: int = 0) -> Image.Image:
 
 
 def _many(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Several expressions about some pictures of different sizes, as they come in a run."""
+    """Several expressions about some images of different sizes, as they come in a run."""
     words = ["red disc", "the blue square on the right", "square", "the disc that is red and on the left side"]
     pictures = [_picture(96 + 8 * k, 128 - 4 * k, k) for k in range((count + 2) // 3)]
     return [pictures[k // 3] for k in range(count)], [words[k % len(words)] for k in range(count)]
 
 
 def _differing_share(a: Sequence[Prediction], b: Sequence[Prediction]) -> float:
-    """Share of all pixels in which two lists of answers differ; the worst picture counts."""
+    """Share of all pixels in which two lists of answers differ; the worst image counts."""
     shares = [float((p.mask.to_array() != q.mask.to_array()).mean()) for p, q in zip(a, b, strict=True)]
     return max(shares)
 

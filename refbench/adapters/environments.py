@@ -42,9 +42,9 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def environment_folder(name: str) -> Path:
-    """Where an environment lies; raises AdapterError for what is no name."""
+    """Where an environment lies; raises AdapterError for what is not a name."""
     if not NAME.fullmatch(name):
-        raise AdapterError(f"{name!r} is no name of an environment: small letters, digits and -_. only")
+        raise AdapterError(f"{name!r} is not a name of an environment: small letters, digits and -_. only")
     return home() / "envs" / name
 
 
@@ -79,7 +79,7 @@ def built_environments() -> list[Environment]:
 def build_environment(
     name: str, python: str = "", lock: Path | None = None, log: Callable[[str], None] = lambda _: None
 ) -> Environment:
-    """Build, or build anew if its locked file has changed, the environment of a worker.
+    """Build, or build again if its locked file has changed, the environment of a worker.
 
     Args:
         name: a worker that comes along (`refbench env list`), or any name with a `lock` of your own.

@@ -138,11 +138,11 @@ def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any 
     try:
         entries = json.loads(bare)
     except ValueError:
-        raise AdapterError(f"the answer is no JSON, perhaps cut short: {text[:200]!r}") from None
+        raise AdapterError(f"the answer is not JSON, perhaps cut short: {text[:200]!r}") from None
     if isinstance(entries, dict):
         entries = [entries]
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-        raise AdapterError(f"the answer is no list of objects: {text[:200]!r}")
+        raise AdapterError(f"the answer is not a list of objects: {text[:200]!r}")
     masks, forms = [], set()
     for entry in entries:
         mask, form = _entry_mask(entry, height, width, decode)

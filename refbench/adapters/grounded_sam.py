@@ -34,7 +34,7 @@ from refbench.storage.samples import load_samples
 
 ALL_CLASSES = "all-classes"
 TEXT_TOKENS = 256
-# A thinner picture is padded: the network takes its queries from the places of its feature maps, and there would be
+# A thinner image is padded: the network takes its queries from the places of its feature maps, and there would be
 # fewer places than queries.
 THINNEST = 6
 # As SGinW is published: so many pairs of a query and a class for an image.
@@ -116,7 +116,7 @@ class GroundedSam:
     def _detect(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Detections]:
         """Boxes of all queries, with the highest score of any token.
 
-        Every caption ends in a full stop, or the processor would make one caption of them all. Pictures of several
+        Every caption ends in a full stop, or the processor would make one caption of them all. Images of several
         sizes are never padded to one: the backbone sees the padding, and a box would depend on its neighbours.
         """
         found: list[Detections] = []

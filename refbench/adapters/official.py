@@ -86,7 +86,7 @@ def mllmseg(
     """MLLMSeg from its official repository (Wang et al., 2025); mode=forced as published, or generate.
 
     Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights; task=gres for those
-        that may say that nothing is meant.
+        that may say that there is no target.
     """
     config = {"repo": str(repo), "weights": str(weights), "mode": mode, "task": task}
     return _worker("mllmseg", python, device, timeout, deterministic, config)

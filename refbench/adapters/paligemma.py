@@ -62,7 +62,7 @@ class PaliGemma:
     def _one(self, image: Image.Image, expression: str) -> Answer:
         words = expression.lower().split()
         note = f"text cut to {MOST_WORDS} words" if len(words) > MOST_WORDS else ""
-        # The processor puts the places of the picture before it, and a line break after it.
+        # The processor puts the places of the image before it, and a line break after it.
         prompt = f"<image>segment {' '.join(words[:MOST_WORDS])}"
         ready = self.processor(images=image, text=prompt, return_tensors="pt")
         written = self.network.generate(
@@ -81,7 +81,7 @@ class PaliGemma:
 def to_answer(said: str, height: int, width: int, decode: Any) -> Answer:
     """The mask of an answer in tokens. Several entries are joined; `decode` turns 16 codes into shares (64, 64).
 
-    Boxes are y, x, y, x in 1024ths of the picture; the shares are resized to the box (bilinear), above one half.
+    Boxes are y, x, y, x in 1024ths of the image; the shares are resized to the box (bilinear), above one half.
     """
     masks = []
     for places, codes in ANSWER.findall(said):

@@ -54,7 +54,7 @@ class TokenDecoder:
             with np.load(weights, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files if name.startswith(("decoder.", EMBEDDING))}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise AdapterError(f"{weights} is no readable vae-oid.npz ({error})") from error
+            raise AdapterError(f"{weights} is not a readable vae-oid.npz ({error})") from error
         if EMBEDDING not in arrays:
             raise AdapterError(f"{weights} lacks {EMBEDDING}; it is published as gs://big_vision/paligemma/vae-oid.npz")
         self.codes = torch.from_numpy(arrays.pop(EMBEDDING).astype(np.float32))

@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, Any] = {
     "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
     "qwen3_vl": Qwen3VLForConditionalGeneration,
 }
-# What a coordinate means: pixels of the picture as the model saw it, or thousandths of its side. Fixed by the family;
+# What a coordinate means: pixels of the image as the model saw it, or thousandths of its side. Fixed by the family;
 # to score both readings and keep the better one would use the ground truth.
 ABSOLUTE = ("qwen2_5_vl",)
 THOUSANDTHS = 1000.0
@@ -102,7 +102,7 @@ class QwenVlSam:
             attention_mask=torch.ones_like(ids).to(self.device),
             pixel_values=seen["pixel_values"].to(self.device, self.dtype),
             image_grid_thw=seen["image_grid_thw"].to(self.device),
-            # Without it all tokens get the positions of a text, and the picture none.
+            # Without it all tokens get the positions of a text, and the image none.
             mm_token_type_ids=(ids == self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).int().to(self.device),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
@@ -113,13 +113,13 @@ class QwenVlSam:
         return self.answer(said, image, self.seen_size(seen["image_grid_thw"]), note)
 
     def _asked(self, prompt: str, grid: torch.Tensor) -> str:
-        """The conversation, with as many tokens for the picture as its patches make after merging."""
+        """The conversation, with as many tokens for the image as its patches make after merging."""
         talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
         text = str(self.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
         return text.replace(IMAGE_TOKEN, IMAGE_TOKEN * (int(grid[0].prod()) // int(self.pictures.merge_size) ** 2), 1)
 
     def seen_size(self, grid: torch.Tensor) -> tuple[int, int]:
-        """(height, width) in pixels of the picture as the model saw it: whole patches, chosen by its processor."""
+        """(height, width) in pixels of the image as the model saw it: whole patches, chosen by its processor."""
         _, rows, columns = (int(v) for v in grid[0])
         patch = int(self.pictures.patch_size)
         return rows * patch, columns * patch

@@ -50,7 +50,7 @@ KINDS = {
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """An image as the network sees it: `size` is (height, width) of the original, `seen` of what was embedded (more
-    where a picture is too thin), `scale` (x, y) from its pixels to those of the square, `inner` (height, width) of the
+    where an image is too thin), `scale` (x, y) from its pixels to those of the square, `inner` (height, width) of the
     part of the square that is image and not padding."""
 
     features: dict[str, Any]
@@ -100,7 +100,7 @@ class SegmentAnything:
     def embed(self, image: NDArray[np.uint8]) -> Embedded:
         """The features of an image, uint8 (H, W, 3)."""
         size = int(image.shape[0]), int(image.shape[1])
-        # The longer side becomes that of the square; of a thinner picture nothing would be left of the other.
+        # The longer side becomes that of the square; of a thinner image nothing would be left of the other.
         least = -(-max(size) // self.side_px)
         image = np.pad(image, ((0, max(0, least - size[0])), (0, max(0, least - size[1])), (0, 0)))
         height, width = image.shape[:2]

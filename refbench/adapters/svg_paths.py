@@ -31,12 +31,12 @@ def path_outlines(path: str) -> list[NDArray[np.float64]]:
     Curves are cut into straight pieces.
 
     Raises:
-        MaskError: it cannot be read to its end, or a point is no number or absurdly far out.
+        MaskError: it cannot be read to its end, or a point is not a number or absurdly far out.
     """
     if len(path) > LONGEST_PATH:
         raise MaskError(f"a path of {len(path)} characters; at most {LONGEST_PATH} are read")
     if not PATH.fullmatch(path):
-        raise MaskError(f"the path {path[:60]!r} is no path data")
+        raise MaskError(f"the path {path[:60]!r} is not path data")
     try:
         segments: list[Any] = list(svgelements.Path(path))
     except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
@@ -56,7 +56,9 @@ def path_outlines(path: str) -> list[NDArray[np.float64]]:
     made = [np.concatenate(parts) for parts in outlines]
     for outline in made:
         if not np.isfinite(outline).all() or np.abs(outline).max() > FARTHEST:
-            raise MaskError(f"the path {path[:60]!r} has a point that is no number, or farther out than {FARTHEST:g}")
+            raise MaskError(
+                f"the path {path[:60]!r} has a point that is not a number, or farther out than {FARTHEST:g}"
+            )
     return made
 
 
@@ -72,12 +74,12 @@ def fill_path(path: str, box: tuple[float, float, float, float], height: int, wi
     32 lines across each row of pixels. An outline is closed whether or not the path says so.
 
     Raises:
-        MaskError: as `path_outlines`; or the box is no box.
+        MaskError: as `path_outlines`; or the box is not a box.
     """
     check_size(height, width)
     left, top, right, bottom = box
     if not (np.isfinite(box).all() and left <= right and top <= bottom and np.abs(box).max() <= FARTHEST):
-        raise MaskError(f"{box} is no box [left, top, right, bottom] in shares of the image")
+        raise MaskError(f"{box} is not a box [left, top, right, bottom] in shares of the image")
     scale = np.array([(right - left) * width, (bottom - top) * height])
     corner = np.array([left * width, top * height])
     outlines = [corner + outline * scale for outline in path_outlines(path)]

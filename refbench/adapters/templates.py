@@ -19,7 +19,7 @@ import numpy as np
 
 class {class_name}:
     name = "{name}"
-    batch_size = 8  # expressions a call, for `--batch-size auto`
+    batch_size = 8  # expressions per call, for `--batch-size auto`
 
     def __init__(self, device: str = "cpu", level: int = 128):
         # Load the model here. Every parameter is an option of the run: -o level=100
@@ -27,16 +27,16 @@ class {class_name}:
         self.level = level
 
     def segment(self, images, expressions):
-        """PIL RGB pictures and texts, lists of one length -> a list of bool (H, W) arrays or tensors.
+        """PIL RGB images and texts, lists of one length -> a list of bool (H, W) arrays or tensors.
 
-        The same picture comes once for each expression about it; `image is previous_image` tells.
+        The same image comes once for each expression about it; `image is previous_image` tells.
         """
         return [np.asarray(image.convert("L")) > self.level for image in images]
 '''
 
 WORKER = '''"""{name}: a segmenter for refbench that runs in an environment of its own.
 
-refbench starts this file with the interpreter that you name and hands it pictures and expressions. It needs numpy and
+refbench starts this file with the interpreter that you name and hands it images and expressions. It needs numpy and
 Pillow besides what your model needs; Python may be as old as 3.7. Print what you like: it ends in the log.
 """
 
@@ -46,7 +46,7 @@ from worker_sdk import Answer, serve
 
 class {class_name}(object):
     name = "{name}"  # under which the run is stored
-    max_batch = 8  # expressions a call
+    max_batch = 8  # expressions per call
 
     def __init__(self, config, device):
         # Load the model here. `config` holds the -o key=value of the run, as texts; `device` is cpu or cuda:0.
@@ -54,7 +54,7 @@ class {class_name}(object):
         self.level = int(config.get("level", "128"))
 
     def segment(self, images, expressions):
-        """PIL RGB pictures and texts, lists of one length -> a list of bool (H, W) arrays or Answers."""
+        """PIL RGB images and texts, lists of one length -> a list of bool (H, W) arrays or Answers."""
         out = []
         for image, expression in zip(images, expressions):
             mask = np.asarray(image.convert("L")) > self.level
@@ -86,7 +86,7 @@ def write_adapter(name: str, folder: Path) -> Skeleton:
     """`<name>.py` with a class that runs in refbench's own process.
 
     Raises:
-        AdapterError: `name` is no name, or a file of that name is there.
+        AdapterError: `name` is not a name, or a file of that name is there.
     """
     module, class_name = _names(name)
     file = folder / f"{module}.py"
@@ -99,7 +99,7 @@ def write_worker(name: str, folder: Path) -> Skeleton:
     """A folder with `<name>.py`, which runs in a process of its own, the SDK that it needs, and a requirements file.
 
     Raises:
-        AdapterError: `name` is no name, or one of the files is there.
+        AdapterError: `name` is not a name, or one of the files is there.
     """
     module, class_name = _names(name)
     place = folder / module
@@ -125,7 +125,7 @@ def write_worker(name: str, folder: Path) -> Skeleton:
 def _names(name: str) -> tuple[str, str]:
     """`my-model` -> ("my_model", "MyModel")."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise AdapterError(f"{name!r} is no name for an adapter: letters, digits, - and _, beginning with a letter")
+        raise AdapterError(f"{name!r} is not a name for an adapter: letters, digits, - and _, beginning with a letter")
     if keyword.iskeyword(name) or name.lower() in TAKEN or name.lower() in sys.stdlib_module_names:
         raise AdapterError(f"{name!r} is a word of Python or the name of a module that would be hidden; take another")
     words = [w for w in re.split(r"[-_]+", name) if w]

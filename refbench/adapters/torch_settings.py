@@ -16,7 +16,7 @@ def make_deterministic() -> None:
 
 
 def seed(number: int) -> None:
-    """Begin all random numbers anew."""
+    """Begin all random numbers again."""
     torch.manual_seed(number)
 
 

@@ -108,7 +108,7 @@ class WebService:
     ) -> dict[str, Any]:
         """The answer to a request: one that was kept, or that of the service, of which the fields `keep` are kept.
 
-        `question` is what tells two requests apart: everything in `body` but the picture, and the picture's sha256.
+        `question` is what tells two requests apart: everything in `body` but the image, and the image's sha256.
         What `is_answer` turns down (a 200 that tells of an error) is neither kept nor paid for.
 
         Raises:
@@ -140,7 +140,7 @@ class WebService:
         samples: Sequence[Sample],
         images: Sequence[Image.Image],
     ) -> list[Answer]:
-        """`answer(sample, picture, media type)` of each sample, several at once; a picture is encoded once.
+        """`answer(sample, image, media type)` of each sample, several at once; an image is encoded once.
 
         All are waited for, so that what has been paid for is kept when one fails.
 
@@ -188,7 +188,7 @@ class WebService:
             found = None
         if not isinstance(found, dict):
             said = self._said(response.data)
-            raise self._no_answer(f"{self.endpoint} answers 200 with what is no JSON object{said}", digest)
+            raise self._no_answer(f"{self.endpoint} answers 200, but not with a JSON object{said}", digest)
         with self._lock:
             self._unanswered.clear()
             self._answered = path, body
@@ -266,9 +266,9 @@ def _checked(endpoint: str, key_variable: str) -> str:
     if parts.username or parts.password or parts.query:
         raise AdapterError(f"the endpoint may hold no user, password or query; the key is read from {key_variable}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AdapterError(f"{endpoint!r} is no endpoint; write https://HOST/v1")
+        raise AdapterError(f"{endpoint!r} is not an endpoint; write https://HOST/v1")
     if parts.scheme == "http" and not _is_here(endpoint):
-        raise AdapterError(f"{endpoint} would carry the key and the pictures in the open; use https")
+        raise AdapterError(f"{endpoint} would carry the key and the images in the open; use https")
     return endpoint.rstrip("/")
 
 
@@ -277,7 +277,7 @@ def _is_here(endpoint: str) -> bool:
 
 
 def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
-    """The file as it is where the service will see the same picture in it, else a PNG of what refbench opened."""
+    """The file as it is where the service will see the same image in it, else a PNG of what refbench opened."""
     if path and Path(path).is_file():
         with Image.open(path) as opened:
             kind = AS_IT_IS.get(opened.format or "")

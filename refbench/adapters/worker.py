@@ -38,7 +38,7 @@ from refbench.storage.images import image_bytes
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"
 LONGEST_LINE = 64 * 2**20
-# A picture that kills it costs a start for each expression about it; so many in a row are no picture's fault.
+# An image that kills it costs a start for each expression about it; so many in a row are no image's fault.
 DEATHS_IN_A_ROW = 16
 BACK_OFF_SECONDS = 0.25
 LONGEST_BACK_OFF_SECONDS = 8.0
@@ -133,7 +133,7 @@ class Worker:
         return said
 
     def begin_shard(self, seed: int) -> None:
-        """Begin the worker's random numbers anew, so that no shard depends on those before it."""
+        """Begin the worker's random numbers again, so that no shard depends on those before it."""
         if self._child.alive:
             with contextlib.suppress(_Broken):
                 self._child.tell({"op": "seed", "seed": seed})
@@ -142,7 +142,7 @@ class Worker:
         try:
             self._child.start()
         except AdapterError as error:
-            # It did start once: what is wrong now is no sample's fault.
+            # It did start once: what is wrong now is not a sample's fault.
             raise RunStopped(f"it cannot be started again: {error}") from None
 
     def _collect(self, number: str, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
@@ -208,7 +208,7 @@ class _Child:
             # It sees its own device alone, so that a hard-coded `.cuda()` lands there.
             number = device.partition(":")[2] or "0"
             if not number.isdecimal():
-                raise AdapterError(f"{device!r} is no CUDA device; write cuda or cuda:0")
+                raise AdapterError(f"{device!r} is not a CUDA device; write cuda or cuda:0")
             index = int(number)
             hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
             visible = [d for d in (hidden or "").split(",") if d]
@@ -347,7 +347,7 @@ def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], lo
             except (ValueError, RecursionError):
                 message = None
             if not isinstance(message, dict):
-                heard.put(_Broken(f"the worker sent a line that is no message: {line[:80]!r}"))
+                heard.put(_Broken(f"the worker sent a line that is not a message: {line[:80]!r}"))
                 return
             heard.put(message)
     heard.put(_Broken())
@@ -381,7 +381,7 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
         return {**item, "image_b64": base64.b64encode(content).decode("ascii")}
     if image is None:
         raise AdapterError(f"{sample.sample_id} has no image")
-    # A picture that is no file, as `refbench check-adapter` makes them.
+    # An image that is not a file, as `refbench check-adapter` makes them.
     file = io.BytesIO()
     image.save(file, "PNG")
     return {**item, "image_b64": base64.b64encode(file.getvalue()).decode("ascii")}

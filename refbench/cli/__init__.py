@@ -1,1 +1,1 @@
-"""The command line: one file a verb, no logic."""
+"""The command line: one file per verb, no logic."""

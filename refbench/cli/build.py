@@ -15,7 +15,7 @@ from refbench.datasets.verification import DIFFERS, state_of
 from refbench.errors import RefbenchError
 from refbench.plugins.loading import load, load_attribute
 from refbench.plugins.options import builder_options
-from refbench.storage.manifest import dataset_folder
+from refbench.storage.manifest import Manifest, dataset_folder
 
 HUB = "hub"
 
@@ -25,11 +25,11 @@ HUB = "hub"
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path),
-    help="Folder of the original layout, the annotation file itself, the hub's Parquet files, or an export.",
+    help="Folder of the original release, its annotation file, the hub's Parquet files, or an export.",
 )
 @click.option(
     "--images",
-    help="Folder or zip with the photographs (a zip is not unpacked), or `hub` to take them from the hub.",
+    help="Folder or zip with the images (a zip is not unpacked), or `hub` to take them from the hub.",
 )
 @click.option(
     "--from",
@@ -38,11 +38,11 @@ HUB = "hub"
     default="files",
     help="Read --annotations, or download the dataset from the Hugging Face hub.",
 )
-@click.option("--split", "splits", multiple=True, metavar="NAME", help="Build this split alone; may be repeated.")
-@click.option("--sources", type=click.Path(path_type=Path), help="A sources.toml of your own: a mirror, a revision.")
-@click.option("--offline", is_flag=True, help="Take what was downloaded before, and download nothing.")
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Build only this split; repeatable.")
+@click.option("--sources", type=click.Path(path_type=Path), help="Your own sources.toml, e.g. with a mirror.")
+@click.option("--offline", is_flag=True, help="Download nothing; use what was downloaded before.")
 @click.option("--yes", is_flag=True, help="Download without asking.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the builder; may be repeated.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the builder; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def build(
     dataset: str,
@@ -56,11 +56,11 @@ def build(
     splits: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Build a dataset from its original files, from the hub, or render it.
+    """Build a dataset from its original files or from the hub.
 
-    Every split that the files hold is built, under $REFBENCH_HOME/datasets. Building twice gives the same
-    fingerprint. A row that cannot be used is reported with its position, and nothing is written. Before a
-    download its size, licence and source are told, and asked about in a terminal; a cut one is resumed.
+    Every split in the files is built, under $REFBENCH_HOME/datasets. Building twice gives the same fingerprint. A
+    row that cannot be used is reported with its position, and nothing is written. Before a download, the command
+    shows size, licence and source, and asks. An interrupted download is resumed.
 
     \b
     Options (-o): grefcoco crowd=skip|use; lvis negatives=true|false, not_exhaustive=drop|keep
@@ -79,14 +79,11 @@ def build(
     for path in (annotations, photographs, sources):
         if path is not None and not path.exists():
             raise click.BadParameter(f"{path} does not exist")
-    if origin == HUB and annotations is not None:
-        raise click.UsageError("--from hub downloads the annotations; leave --annotations out")
-    if origin != HUB and images != HUB and (sources is not None or offline or yes):
-        raise click.UsageError("--sources, --offline and --yes are about downloads: add --from hub or --images hub")
+    _check_origin(origin, images, annotations, downloads=sources is not None or offline or yes)
     # Before anything is downloaded.
     chosen = builder_options(dataset, builder, parse_options(options))
     if origin == HUB and images is not None and hub_source(dataset, HUB, sources).files[0].path.endswith(".parquet"):
-        raise click.UsageError("the hub's tables carry their photographs; leave --images out")
+        raise click.UsageError("the hub's tables contain their images; drop --images")
     with ConsoleProgress() as progress:
         downloads: list[str] = []
         if origin == HUB:
@@ -95,24 +92,35 @@ def build(
             photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress, downloads)
         if exported.is_export(annotations):
             if options:
-                raise click.UsageError("an export holds what was chosen when it was built; leave -o out")
+                raise click.UsageError("an export cannot be built with -o: its options were chosen when it was written")
             builder, chosen = exported.build, {}
         manifest = build_dataset(
             dataset, builder, Sources(annotations, photographs, tuple(downloads), splits), progress, **chosen
         )
     if as_json:
-        print_json(manifest)
-        return
+        print_json(manifest.to_json())
+    else:
+        _show(dataset, manifest)
+
+
+def _check_origin(origin: str, images: str | None, annotations: Path | None, downloads: bool) -> None:
+    if origin == HUB and annotations is not None:
+        raise click.UsageError("--from hub downloads the annotations; drop --annotations")
+    if origin != HUB and images != HUB and downloads:
+        raise click.UsageError("--sources, --offline and --yes are about downloads: add --from hub or --images hub")
+
+
+def _show(dataset: str, manifest: Manifest) -> None:
     rows = [
-        [split, str(s["images"]), str(s["refs"]), str(s["expressions"]), s["fingerprint"][:12]]
-        for split, s in manifest["splits"].items()
+        [split, str(s.images), str(s.refs), str(s.expressions), s.fingerprint[:12]]
+        for split, s in manifest.splits.items()
     ]
     print_table(dataset, ["split", "images", "refs", "expressions", "fingerprint"], rows)
-    for note in manifest["notes"][:10]:
+    for note in manifest.notes[:10]:
         remark(f"note: {note}")
-    if len(manifest["notes"]) > 10:
-        remark(f"and {len(manifest['notes']) - 10} more notes in the manifest")
-    remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest['fingerprint']}")
+    if len(manifest.notes) > 10:
+        remark(f"and {len(manifest.notes) - 10} more notes in the manifest")
+    remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest.fingerprint}")
     state = state_of(dataset)
     if state == DIFFERS:
         remark(f"its figures are not the published ones: `refbench verify {dataset}` shows where")

@@ -15,14 +15,14 @@ from refbench.runs.shard import close_adapter
 @click.command(name="check-adapter")
 @click.argument("adapter")
 @click.option("--device", default="cpu", show_default=True, help="Where the model computes.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the adapter.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check_adapter(ctx: click.Context, adapter: str, device: str, options: tuple[str, ...], as_json: bool) -> None:
     """Test an adapter against the contract.
 
-    Shape, dtype, order, determinism, independence of the batch, odd pictures and expressions. Exit code 1
-    if anything fails.
+    Tests shape, dtype, order, determinism, independence of the batch, and unusual images and expressions. The exit
+    code is 1 if anything fails.
 
     \b
     Example:

@@ -27,15 +27,17 @@ SIGNIFICANCE = 0.05
     type=Points(positive=True),
     default=DEFAULT_MARGIN,
     show_default=True,
-    help="Points below which two runs are taken as equivalent.",
+    help="Two runs that differ by less than this many points are equivalent.",
 )
-@click.option("--page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the masks of both.")
+@click.option(
+    "--page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page with the masks of both runs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(run_a: Path, run_b: Path, margin: float, page: Path | None, as_json: bool) -> None:
-    """Compare two runs: paired differences, slices, what changed.
+    """Compare two runs: paired differences, slices, changed samples.
 
-    Both are scored run folders (or scores.parquet files) of one split. Differences are RUN_B less RUN_A, in points of
-    percent, with 95 % intervals; p-values are of a permutation test. Images are the unit of both.
+    Both are scored run folders (or scores.parquet files) of one split. Differences are RUN_B minus RUN_A, in
+    percentage points, with 95 % intervals; p-values come from a permutation test. Both resample whole images.
 
     \b
     Example:

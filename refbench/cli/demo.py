@@ -19,10 +19,10 @@ SHOWN = {
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def demo(as_json: bool) -> None:
-    """Everything once, without a download: build, run, score, rank, page.
+    """Run everything once, without a download: build, run, score, rank.
 
-    Renders `scenes`, copies `snapshots`, runs the floors, a ruler and the network `tiny`, and ranks them.
-    Done before, it does not ask the models again.
+    Renders `scenes`, copies `snapshots`, runs three lower bounds, the noisy oracle and the network `tiny`, and
+    ranks them. A second call does not run the models again.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def _as_json(result: DemoRun) -> dict[str, object]:
         "page": str(result.page),
         "tables": str(result.tables),
         "results": {
-            address: {r.adapter: {m: v[0] for m, v in r.metrics.items()} for r in ranked(rows)}
+            address: {r.adapter: {m: v.value for m, v in r.metrics.items()} for r in ranked(rows)}
             for address, rows in result.rows.items()
         },
     }

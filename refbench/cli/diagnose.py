@@ -21,11 +21,10 @@ from refbench.reports.error_kinds import KINDS, MEANING
 @click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
-    """Where a run loses its points: kinds of errors, slices.
+    """Show where a run loses its points: kinds of errors, slices.
 
-    Every wrong pixel is given to one kind of error, so that the kinds add up to what cIoU and mIoU lack to 100. A
-    sample's own kind, the one that costs it most, is in errors.parquet. Slices are by the words, the target, and what
-    stands around it.
+    Every wrong pixel gets one kind of error, and the kinds add up to 100 minus cIoU or mIoU. errors.parquet
+    holds each sample's own kind, the one that costs it most. Slices are by words, target, and surroundings.
 
     \b
     Example:
@@ -57,7 +56,7 @@ def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool)
         told = ", ".join(f"{v:.2f} points at a correlation of {c:g}" for c, v in by_correlation.items())
         remark(f"the smallest difference in {metric} that this split is likely to show: {told}")
     if found.folder is not None:
-        remark(f"{ERRORS_FILE}, one row a sample, is in {found.folder}")
+        remark(f"{ERRORS_FILE}, one row per sample, is in {found.folder}")
 
 
 def _json_of(found: Diagnosis) -> dict[str, Any]:

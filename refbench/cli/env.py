@@ -13,10 +13,10 @@ from refbench.cli.output import print_json, print_table, remark
 
 @click.group()
 def env() -> None:
-    """Environments for workers: build, list, remove.
+    """Build, list or remove environments for workers.
 
-    A worker is a segmenter that runs with an interpreter and libraries of its own. Those that come along bring a
-    locked file of what they need; it is installed once, below $REFBENCH_HOME/envs, and never changed by a run.
+    A worker is a segmenter with its own interpreter and libraries. The workers of refbench come with a locked list
+    of packages, which is installed once, below $REFBENCH_HOME/envs, and never changed by a run.
 
     \b
     Example:
@@ -28,8 +28,12 @@ def env() -> None:
 
 @env.command()
 @click.argument("name")
-@click.option("--python", default="", help="Interpreter to start from; by default the worker's version, on the PATH.")
-@click.option("--lock", type=click.Path(path_type=Path), help="Requirements with exact versions, for one of your own.")
+@click.option(
+    "--python", default="", help="Python interpreter to use; by default one of the worker's version on the PATH."
+)
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="Requirements file with exact versions, for your own worker."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
 def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
     """Build the environment NAME; again only if its locked file has changed.

@@ -17,23 +17,25 @@ DEFAULT_MARGIN = 0.5
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="The scored run to be as good as.")
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="Scored run to compare with.")
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     type=click.Choice(list(REFBENCH.metrics)),
-    help=f"What to watch, repeatable.  [default: {', '.join(DEFAULT_MARGINS)}]",
+    help=f"Metric to check; repeatable.  [default: {', '.join(DEFAULT_MARGINS)}]",
 )
 @click.option(
     "--margin",
     "margins",
     multiple=True,
     type=Points(),
-    help="Points that it may lose: one for all metrics, or one each, in their order.  [default: 0.5]",
+    help="Points that a metric may lose: one value for all metrics, or one for each, in their order.  [default: 0.5]",
 )
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML there.")
-@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown summary there.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML to this file.")
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown summary to this file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def gate(
@@ -48,11 +50,12 @@ def gate(
 ) -> None:
     """Exit 1 if a run is worse than a baseline, beyond a margin and chance.
 
-    RUN and the baseline are scored run folders or scores.parquet files; nothing else is needed, neither the dataset nor
-    torch. The gate does not hold if the samples are not those of the baseline, if a sample failed that did not fail
-    there, or if a metric is worse by more than its margin and a permutation test (p <= 0.05) tells that from chance;
-    with fewer than 6 images nothing can be told from chance, and the margin decides alone. Files that are damaged or of
-    another dataset or split end with exit code 3.
+    RUN and the baseline are scored run folders or scores.parquet files. Neither the dataset nor torch is needed.
+
+    The gate fails if the samples are not those of the baseline, if a sample fails that did not fail there, or if a
+    metric is worse by more than its margin and a permutation test tells this from chance (p <= 0.05). With fewer
+    than 6 images the test cannot tell, and the margin alone decides. Files that are damaged or of another split end
+    with exit code 3.
 
     \b
     Example:
@@ -76,5 +79,5 @@ def gate(
     else:
         title = f"{result.baseline.address}: {run} against {baseline}"
         print_table(title, ["check", "verdict", "detail"], [[c.name, c.verdict, c.detail] for c in result.checks])
-        remark(f"the gate {'holds' if result.holds else 'does not hold'}")
+        remark(f"the gate {'passes' if result.holds else 'fails'}")
     context.exit(0 if result.holds else 1)

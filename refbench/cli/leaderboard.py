@@ -50,7 +50,7 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     rows = read_rows(folders)
     unscored = sum(not p.with_name("summary.json").is_file() for f in folders for p in f.rglob("run.json"))
     if unscored:
-        remark(f"{unscored} runs are not scored and left out; `refbench score` them")
+        remark(f"{unscored} runs are left out because they are not scored; run `refbench score` on them")
     published = read_published(place / "published")
     files = build_tables(rows, published, out)
     if as_json:

@@ -28,12 +28,12 @@ WITH_OPTIONS = ("adapters", "checks", "refiners")
 def list_(kind: str, name: str | None, as_json: bool) -> None:
     """List datasets, adapters, protocols, checks or refiners.
 
-    With the NAME of an adapter, check or refiner: what it is and its options (`-o`), their defaults and choices.
+    With the NAME of an adapter, check or refiner: its description and its options (`-o`) with defaults and choices.
 
-    With --json, a protocol tells its ten choices, each with its source, its metrics and its caveats.
+    With --json, a protocol has its ten choices, each with its source, its metrics and its caveats.
 
-    A dataset is absent, partial (published splits are not built here), whole, or differs from what is published
-    (`refbench verify` shows where).
+    A dataset is absent, partial (some published splits are not built here), whole, or it differs from the published
+    figures (`refbench verify` shows where).
 
     \b
     Example:
@@ -120,7 +120,7 @@ def _dataset(name: str) -> dict[str, Any]:
     try:
         state = state_of(name)
         built = state != NOT_BUILT
-        splits = {s: v["expressions"] for s, v in read_manifest(name)["splits"].items()} if built else {}
+        splits = {s: v.expressions for s, v in read_manifest(name).splits.items()} if built else {}
     except DatasetError:
         # One damaged folder must not hide the others.
         state, built, splits = "damaged", True, {}

@@ -16,21 +16,21 @@ DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2,
 
 # The second lazy door: verb -> (where its command is, its help in one line).
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("refbench.cli.demo:demo", "Everything once, without a download: build, run, score, rank, page."),
+    "demo": ("refbench.cli.demo:demo", "Run everything once, without a download: build, run, score, rank."),
     "list": ("refbench.cli.list:list_", "List datasets, adapters, protocols, checks or refiners."),
-    "build": ("refbench.cli.build:build", "Build a dataset from its original files, from the hub, or render it."),
-    "verify": ("refbench.cli.verify:verify", "Compare a built dataset with what is published; exit 1 if it differs."),
-    "overlap": ("refbench.cli.overlap:overlap", "Images and objects that two splits share (leakage)."),
+    "build": ("refbench.cli.build:build", "Build a dataset from its original files or from the hub."),
+    "verify": ("refbench.cli.verify:verify", "Compare a built dataset with published figures; exit 1 if it differs."),
+    "overlap": ("refbench.cli.overlap:overlap", "Count the images and objects that two splits share."),
     "export": ("refbench.cli.export:export", "Write a split for other programs: hf, coco, jsonl, croissant."),
-    "run": ("refbench.cli.run:run", "Run an adapter over a split; the same command again resumes it."),
+    "run": ("refbench.cli.run:run", "Run an adapter over a split; the same command resumes it."),
     "score": ("refbench.cli.score:score", "Score a run folder or a predictions file."),
-    "diagnose": ("refbench.cli.diagnose:diagnose", "Where a run loses its points: kinds of errors, slices."),
-    "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, what changed."),
+    "diagnose": ("refbench.cli.diagnose:diagnose", "Show where a run loses its points: kinds of errors, slices."),
+    "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, changed samples."),
     "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is worse than a baseline, beyond a margin and chance."),
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
-    "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write the skeleton of an adapter, or of a worker."),
-    "env": ("refbench.cli.env:env", "Environments for workers: build, list, remove."),
-    "curate": ("refbench.cli.curate:curate", "From a coarse split to a boundary-accurate one, traceably."),
+    "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write a first version of an adapter or a worker."),
+    "env": ("refbench.cli.env:env", "Build, list or remove environments for workers."),
+    "curate": ("refbench.cli.curate:curate", "Turn a coarse split into a cleaned one, with a ledger."),
     "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
 }
@@ -47,7 +47,7 @@ def refbench() -> None:
       refbench run tiny refcoco/val
       refbench score ~/.refbench/runs/tiny/refcoco-val
 
-    Exit codes: 0 done, 1 a check that does not hold, 2 usage, 3 bad input, 4 too many failed samples.
+    Exit codes: 0 done, 1 a gate or verification that fails, 2 usage, 3 bad input, 4 too many failed samples.
     """
 
 

@@ -12,14 +12,19 @@ from refbench.cli.output import print_json, remark
 
 @click.command(name="new-adapter")
 @click.argument("name")
-@click.option("--worker", is_flag=True, help="One that runs in an environment of its own.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where; by default here.")
+@click.option("--worker", is_flag=True, help="Write a worker, which runs in its own environment.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=".",
+    help="Folder to write to; by default the current one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def new_adapter(name: str, worker: bool, out: Path, as_json: bool) -> None:
-    """Write the skeleton of an adapter, or of a worker.
+    """Write a first version of an adapter or a worker.
 
-    It runs as it is (bright pixels, whatever the words say): replace what loads and what computes. A file that is
-    there is never overwritten.
+    The file runs as it is and marks bright pixels: replace the parts that load and compute. Existing files are
+    never overwritten.
 
     \b
     Example:

@@ -13,10 +13,10 @@ from refbench.datasets.overlaps import overlap as compare
 @click.argument("b")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the ids of the shared images.")
 def overlap(a: str, b: str, as_json: bool) -> None:
-    """Images and objects that two splits share (leakage).
+    """Count the images and objects that two splits share.
 
-    A and B are splits or whole datasets; B may be a list of training images: a text file with an image id or COCO
-    file name a line, or a COCO JSON. The shared images are those that a model may have seen.
+    A and B are splits or whole datasets. B may also be a list of training images: a text file with an image id or
+    COCO file name on each line, or a COCO JSON. Then the shared images are those that a model may have seen.
 
     \b
     Example:

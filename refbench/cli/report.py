@@ -16,7 +16,7 @@ from refbench.reports.pages import write_report
 def report(run: Path, as_json: bool) -> None:
     """Write report.html of a run: metrics and overlays.
 
-    The run must be scored. The page stands alone: pictures are inside it.
+    The run must be scored. The page stands alone: images are inside it.
 
     \b
     Example:

@@ -39,15 +39,27 @@ class BatchSize(click.ParamType[int | None]):
 @click.argument("adapter")
 @click.argument("split", metavar="DATASET/SPLIT")
 @click.option("--device", default="cpu", show_default=True, help="Where the model computes, e.g. cuda:0.")
-@click.option("--batch-size", type=BatchSize(), default="auto", show_default=True, help="Expressions a call.")
+@click.option(
+    "--batch-size", type=BatchSize(), default="auto", show_default=True, help="Expressions in one call of the model."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Allowed failures.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who computes.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, or Ray actors.")
-@click.option("--ray-address", metavar="ADDRESS", help="An existing Ray cluster; by default $RAY_ADDRESS.")
-@click.option("--deterministic", is_flag=True, help="Repeatable kernels; on a CPU one thread a worker.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the adapter.")
+@click.option(
+    "--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Failed samples that are allowed."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Local processes, or a Ray cluster.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes or Ray actors."
+)
+@click.option("--ray-address", metavar="ADDRESS", help="Address of a Ray cluster; by default $RAY_ADDRESS.")
+@click.option("--deterministic", is_flag=True, help="Use repeatable kernels, and one thread for each worker on a CPU.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(
     adapter: str,
@@ -64,14 +76,14 @@ def run(
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run an adapter over a split; the same command again resumes it.
+    """Run an adapter over a split; the same command resumes it.
 
-    ADAPTER is a name (see `refbench list adapters`) or path/to/file.py:Class. A sample that fails is
-    counted and the run goes on; more than --max-failures end with exit code 4.
+    ADAPTER is a name (`refbench list adapters`) or path/to/file.py:Class. A sample that fails is counted and the
+    run goes on; more than --max-failures end with exit code 4.
 
-    With several workers each loads the model; `--device cuda` gives them the GPUs in turn. The result is the same for
-    any number of them, and a worker that dies is started again. `--engine ray` takes a cluster that is there, or
-    starts Ray on this machine; all nodes must see the datasets and the run folder under the same paths.
+    With several workers, each loads the model; `--device cuda` gives them the GPUs in turn. The result does not
+    depend on their number, and a worker that dies is started again. `--engine ray` uses a running cluster, or
+    starts Ray on this machine. All nodes must see the datasets and the run folder under the same paths.
 
     \b
     Example:
@@ -109,17 +121,21 @@ def run(
     if as_json:
         _print_result(result)
     else:
-        resumed = f", {result.resumed} of them done before" if result.resumed else ""
-        remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
-        for note, count in sorted(result.notes.items()):
-            remark(f"  {count} answers: {note}")
-        for what, amount in result.usage.items():
-            remark(f"  {what}: {amount:,.4g}")
-        if result.stages:
-            remark("")
-            remark_table(["stage", "ms a sample", "share"], result.stages)
-            remark(result.bottleneck)
-        click.echo(str(result.folder))
+        _show(result)
+
+
+def _show(result: runner.RunResult) -> None:
+    resumed = f", {result.resumed} of them done before" if result.resumed else ""
+    remark(f"{result.samples} samples{resumed}, {result.failures} failed, {result.seconds:.1f} s")
+    for note, count in sorted(result.notes.items()):
+        remark(f"  {count} answers: {note}")
+    for what, amount in result.usage.items():
+        remark(f"  {what}: {amount:,.4g}")
+    if result.stages:
+        remark("")
+        remark_table(["stage", "ms a sample", "share"], result.stages)
+        remark(result.bottleneck)
+    click.echo(str(result.folder))
 
 
 def _print_result(result: runner.RunResult) -> None:

@@ -42,11 +42,15 @@ SHOWN = Decimal("0.0001")
     "--explain",
     nargs=2,
     metavar="A B",
-    help="Walk from A's number to B's, one choice at a time; a protocol's headline, or NAME:METRIC.",
+    help="Explain the difference between two protocols, one choice at a time. NAME or NAME:METRIC.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for scores.parquet and summary.json.")
 @click.option(
-    "--interval", type=click.Choice([PERCENTILE, BCA]), default=PERCENTILE, show_default=True, help="Kind of interval."
+    "--interval",
+    type=click.Choice([PERCENTILE, BCA]),
+    default=PERCENTILE,
+    show_default=True,
+    help="How intervals are computed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def score(
@@ -77,12 +81,12 @@ def score(
     """
     if ground_truths:
         if dataset is not None or out is not None or explain is not None:
-            raise click.UsageError("--ground-truth scores COCO files alone; leave --dataset, --explain and --out out")
+            raise click.UsageError("--ground-truth scores COCO files; drop --dataset, --explain and --out")
         _score_detections(source, ground_truths, protocols, as_json)
         return
     if explain is not None:
         if protocols or out is not None:
-            raise click.UsageError("--explain names its two protocols itself; leave --protocol and --out out")
+            raise click.UsageError("--explain takes its two protocols itself; drop --protocol and --out")
         with ConsoleProgress() as progress:
             address, walk = scorer.explain(source, dataset, *explain, progress=progress)
         _show_walk(address, walk, as_json)

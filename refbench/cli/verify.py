@@ -17,10 +17,10 @@ from refbench.storage.manifest import dataset_folder
 @click.option("--json", "as_json", is_flag=True, help="Print every comparison as JSON.")
 @click.pass_context
 def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) -> None:
-    """Compare a built dataset with what is published; exit 1 if it differs.
+    """Compare a built dataset with published figures; exit 1 if it differs.
 
-    Every table is read again: a damaged file, another count or another fingerprint than
-    datasets/DATASET/expected.toml states is printed, and the exit code is 1.
+    Every table is read again. A damaged file, or a count or fingerprint that differs from
+    datasets/DATASET/expected.toml, is printed, and the exit code is 1.
 
     \b
     Example:

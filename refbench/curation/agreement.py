@@ -23,7 +23,7 @@ class Agreement:
     `best` is the proposal that agrees most with those of the other refiners while it lies on edges. `agreement`
     is its mean boundary IoU with them, `stability` the mean boundary IoU of a refiner's answers from shifted starts
     with its first one. `source_iou` and `source_boundary_iou` compare the best one with the source mask; `edge_gain_px`
-    is how much nearer to the picture's edges its outline lies than the source's.
+    is how much nearer to the image's edges its outline lies than the source's.
     """
 
     best: Proposal

@@ -1,7 +1,7 @@
 """The review queue for people who have CVAT or Label Studio, and their answers read back.
 
 Each has a run-length code of its own, neither of them COCO's: CVAT counts along the rows of the mask's box; Label
-Studio packs the bits of a red, green, blue and opacity picture.
+Studio packs the bits of a red, green, blue and opacity image.
 
 Sources: CVAT's documentation of "CVAT for images 1.1"; Label Studio's format is that of the JavaScript package
 `@thi.ng/rle-pack`.
@@ -30,12 +30,13 @@ from refbench.curation.tables import read_decisions
 from refbench.errors import MaskError, RunError, summarise_problems
 from refbench.masks.mask import Mask
 from refbench.masks.rle import run_lengths
+from refbench.records import Action
 from refbench.storage.files import atomic_file, read_json, write_json
 from refbench.storage.provenance import now
 
 CVAT, LABEL_STUDIO = "cvat", "label-studio"
 LABEL = "target"
-CHOICES = ("keep", "change", "drop")
+CHOICES = (Action.KEEP, Action.CHANGE, Action.DROP)
 # What XML 1.0 has no way to write.
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Word and run sizes in bits: what Label Studio itself writes.
@@ -115,7 +116,7 @@ def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> 
 
 
 def _merged(given: Iterable[_Given]) -> list[_Given]:
-    """One entry an item and annotator: the union of its masks, the last word that is not empty."""
+    """One entry per item and annotator: the union of its masks, the last word that is not empty."""
     out: dict[tuple[str, str], _Given] = {}
     for one in given:
         before = out.get((one.item_id, one.annotator))
@@ -133,7 +134,7 @@ def _same(answer: Answer, standing: Answer | None) -> bool:
 
 def _known(form: str) -> None:
     if form not in (CVAT, LABEL_STUDIO):
-        raise RunError(f"{form!r} is no form of exchange; there are {CVAT} and {LABEL_STUDIO}")
+        raise RunError(f"{form!r} is not a form of exchange; there are {CVAT} and {LABEL_STUDIO}")
 
 
 def _answer(
@@ -150,10 +151,10 @@ def _answer(
     if not action:
         if item == EXPRESSION or mask is None:
             return None
-        action = "keep" if mask == targets[given.item_id].mask else "change"
-    if action == "change" and mask is None:
+        action = Action.KEEP if mask == targets[given.item_id].mask else Action.CHANGE
+    if action == Action.CHANGE and mask is None:
         raise RunError("it changes a mask, but holds none")
-    mask = mask if action == "change" else None
+    mask = mask if action == Action.CHANGE else None
     origin = form if mask else ""
     return Answer(secrets.token_hex(16), item, given.item_id, reviewer, action, now(), mask, origin, given.note)
 
@@ -193,9 +194,9 @@ def _read_cvat(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given
     except _Doctype:
         raise RunError(f"{path} declares entities, which CVAT never does; export it again") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise RunError(f"{path} is no XML ({error}); export it again as 'CVAT for images 1.1'") from None
+        raise RunError(f"{path} is not XML ({error}); export it again as 'CVAT for images 1.1'") from None
     if root.tag != "annotations":
-        raise RunError(f"{path} is no export of CVAT: it begins with <{root.tag}>, not <annotations>")
+        raise RunError(f"{path} is not an export of CVAT: it begins with <{root.tag}>, not <annotations>")
     for image in root.iter("image"):
         for node in image:
             if node.tag not in ("mask", "polygon"):
@@ -287,7 +288,7 @@ def _write_label_studio(images: Sequence[ImageItems], wanted: set[str], path: Pa
 def _read_label_studio(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given]:
     tasks = read_json(path, RunError)
     if not isinstance(tasks, list):
-        raise RunError(f"{path} is no export of Label Studio: it holds no list of tasks; export it as JSON")
+        raise RunError(f"{path} is not an export of Label Studio: it holds no list of tasks; export it as JSON")
     for k, task in enumerate(tasks):
         try:
             item_id = str(task["data"]["item_id"])
@@ -312,7 +313,7 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
         elif result.get("type") == "brushlabels" and item_id in targets:
             packed = value["rle"]
             if not isinstance(packed, list):
-                raise MaskError("rle is no list of bytes")
+                raise MaskError("rle is not a list of bytes")
             masks.append(unpack_label_studio(packed, *targets[item_id].mask.size))
     who = annotation.get("completed_by", "")
     name = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
@@ -320,7 +321,7 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
 
 
 def pack_label_studio(mask: Mask) -> list[int]:
-    """Bytes 0..255: the opacity picture of a mask, rows first, four equal channels, as packed runs."""
+    """Bytes 0..255: the opacity image of a mask, rows first, four equal channels, as packed runs."""
     runs = run_lengths(mask.to_array().ravel())
     bits: list[str] = [f"{4 * mask.height * mask.width:032b}", f"{_WORD_BITS - 1:05b}"]
     bits += [f"{size - 1:04b}" for size in _RUN_BITS]
@@ -365,7 +366,7 @@ def unpack_label_studio(packed: Sequence[int], height: int, width: int) -> Mask:
         same = read(1)
         end = place + 1 + read(run_bits[read(2)])
         if end > count:
-            raise MaskError("its runs are longer than the picture")
+            raise MaskError("its runs are longer than the image")
         if same:
             values[place:end] = read(word_bits)
         else:

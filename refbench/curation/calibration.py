@@ -34,13 +34,13 @@ from refbench.curation.recipe import (
     read_recipe,
 )
 from refbench.curation.tables import read_decisions, read_findings
-from refbench.curation.verdicts import NO_PROPOSAL, PROPOSALS, TOO_FEW, TWINS
+from refbench.curation.verdicts import NOT_JUDGED, PROPOSALS
 from refbench.datasets.builders.scenes import hurried_outlines
 from refbench.datasets.builders.scenes_annotator import FAULTS, WRONG
 from refbench.errors import DatasetError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
-from refbench.records import Decision, Finding, Proposal
+from refbench.records import Action, Decision, Finding, Proposal
 from refbench.storage.files import atomic_file
 from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_objects
@@ -114,8 +114,7 @@ def _open_cases(
     known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
 ) -> list[_Case]:
     """The masks that neither a finding nor a twin has sent to a person; wrong ones that nothing noticed among them."""
-    settled_before = (NO_PROPOSAL, TWINS, TOO_FEW)
-    open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and not d.reason.startswith(settled_before)]
+    open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and d.cause not in NOT_JUDGED]
     found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
     best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
     source = boundary_iou([k.source for k, _ in found], [k.truth for k, _ in found])
@@ -214,7 +213,7 @@ class Measured:
 
     `found` tells, for each fault, how many outlines have it and which share of them has a finding; `found_alone` the
     same of outlines without another fault. A false alarm is a finding on a careful outline; `twins_named` are careful
-    ones that are named because a wrong mask lies on their object, which is no false alarm.
+    ones that are named because a wrong mask lies on their object, which is not a false alarm.
     """
 
     split: str
@@ -246,8 +245,8 @@ def measure(
     before = dict(zip(ids, boundary_iou([known[i].source for i in ids], truths), strict=True))
     finals = [decisions[i].mask or known[i].source for i in ids]
     after = dict(zip(ids, boundary_iou(finals, truths), strict=True))
-    accepted = [i for i in ids if decisions[i].action in ("keep", "change")]
-    changed = [i for i in ids if decisions[i].action == "change"]
+    accepted = [i for i in ids if decisions[i].action in (Action.KEEP, Action.CHANGE)]
+    changed = [i for i in ids if decisions[i].action == Action.CHANGE]
     wrong = [i for i in ids if WRONG in known[i].faults]
     of_mask: dict[str, set[str]] = {i: set() for i in ids}
     owner = {s: i for i in ids for s in known[i].sample_ids}
@@ -329,7 +328,7 @@ def _run(
 
 
 def _without_calibration(text: str, where: str) -> str:
-    """The recipe's text up to its calibration, which must be its end: all that follows is written anew.
+    """The recipe's text up to its calibration, which must be its end: all that follows is written again.
 
     Raises:
         DatasetError: another table follows it.
@@ -337,7 +336,7 @@ def _without_calibration(text: str, where: str) -> str:
     before, *rest = re.split(r"^(?:# Measured by .*\n)?\[calibration\][ \t]*$", text, maxsplit=1, flags=re.MULTILINE)
     others = [t for t in re.findall(r"^\[+[^\]\n]*\]+", "".join(rest), flags=re.MULTILINE) if "calibration" not in t]
     if others:
-        raise DatasetError(f"{where}: {others[0]} follows [calibration]; put it before, all after it is written anew")
+        raise DatasetError(f"{where}: {others[0]} follows [calibration]; put it before, all after it is written again")
     return before.rstrip() + "\n"
 
 

@@ -14,7 +14,7 @@ from refbench.curation.folder import Curation, check_names, load_items, open_cur
 from refbench.curation.items import ImageItems
 from refbench.curation.ledger import EXPRESSION, LEDGER_FILE, MASK, Ledger, Row, rows_of, write_ledger
 from refbench.curation.proposals import check_proposals, read_proposals
-from refbench.curation.recipe import REVIEW, Recipe
+from refbench.curation.recipe import Recipe
 from refbench.curation.review.answers import REVIEW_FILE, Reviews, settle
 from refbench.curation.tables import (
     audited_checks,
@@ -24,7 +24,7 @@ from refbench.curation.tables import (
 )
 from refbench.curation.verdicts import decide_expression, decide_masks
 from refbench.errors import RunError
-from refbench.records import Decision, Finding
+from refbench.records import Action, Decision, Finding
 from refbench.storage.files import read_json
 from refbench.storage.progress import Progress, silent
 
@@ -79,7 +79,7 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
 
 
 def settle_ledger(folder: Path) -> Decided:
-    """Write the ledger anew with what people have answered since; the recipe's own decisions stay as they are."""
+    """Write the ledger again with what people have answered since; the recipe's own decisions stay as they are."""
     curation = open_curation(folder)
     masks, expressions = read_decisions(folder)
     return _write_ledger(curation, load_items(curation.address), masks, expressions)
@@ -99,23 +99,22 @@ def _write_ledger(
     if unknown:
         raise RunError(f"{review_path} holds an answer about {unknown[0]}, which {curation.address} does not have")
 
-    def final(decision: Decision, undecided: str) -> Decision:
+    def final(decision: Decision, undecided: Action) -> Decision:
         if decision.item_id in settled:
             return settled[decision.item_id]
-        if decision.action != REVIEW:
+        if decision.action != Action.REVIEW:
             return decision
-        action = undecided
-        return dataclasses.replace(decision, action=action, reason=f"nobody has reviewed it: {decision.reason}")
+        return dataclasses.replace(decision, action=undecided, reason=f"nobody has reviewed it: {decision.reason}")
 
     final_masks = {i: final(d, recipe.masks.undecided) for i, d in masks.items()}
     final_expressions = {i: final(d, recipe.language.undecided) for i, d in expressions.items()}
     for d in final_masks.values():
-        if d.action == "change" and d.mask is None:
+        if d.action == Action.CHANGE and d.mask is None:
             raise RunError(f"{folder}: the change of {d.item_id} brings no mask")
     rows = rows_of(images, final_masks, final_expressions, _weights(folder, recipe))
     path = folder / LEDGER_FILE
     write_ledger(path, Ledger(curation.address, curation.fingerprint, recipe.name, recipe.sha256, tuple(rows)))
-    waiting = [i for i, d in (*masks.items(), *expressions.items()) if d.action == REVIEW and i not in settled]
+    waiting = [i for i, d in (*masks.items(), *expressions.items()) if d.action == Action.REVIEW and i not in settled]
     return Decided(folder, _counts(rows, MASK), _counts(rows, EXPRESSION), len(waiting), len(settled), path)
 
 

@@ -14,18 +14,15 @@ import pandas as pd
 
 from refbench.curation.items import mask_id_of
 from refbench.errors import DatasetError, RunError
-from refbench.masks.batches import COLUMNS
 from refbench.masks.counting import count_codes, pair_counts
 from refbench.masks.mask import Mask
-from refbench.records import Estimate, Sample
-from refbench.runs.plan import shard_paths
-from refbench.runs.runner import read_run
+from refbench.masks.pairs import PairCounts
+from refbench.records import Estimate, RunInfo, Sample
+from refbench.runs.folder import RunFolder
 from refbench.scoring.counting import count
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, summarise
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.storage.files import read_table
-from refbench.storage.predictions import predictions_from_table
 from refbench.storage.samples import load_samples
 
 # How far a mask has moved: the least IoU of each kind of change.
@@ -141,33 +138,32 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
 
 
 def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
-    info = read_run(folder)
-    address = f"{info['dataset']}/{info['split']}"
-    if address != first:
-        raise RunError(f"{folder} is a run on {address}; `diff` wants runs on {first}, the first version")
-    counted = count(folder, first, info, [], [])
+    run = RunFolder(folder)
+    if run.info.address != first:
+        raise RunError(f"{folder} is a run on {run.info.address}; `diff` wants runs on {first}, the first version")
+    counted = count(run, first, [], [])
     whole = counted.scores
     ids = whole.sample_ids()
     rows = np.array([k for k, sample_id in enumerate(ids) if _key(sample_id) in new], np.int64)
     if not len(rows):
         raise RunError(f"{folder} answers no expression that is left")
     left = whole.take(rows)
-    masks = {p.sample_id: p.mask for path in shard_paths(folder) for p in predictions_from_table(read_table(path))}
+    masks = {p.sample_id: p.mask for p in run.predictions()}
     chosen = [ids[k] for k in rows.tolist()]
     targets = [new[_key(i)].target for i in chosen]
     counts = count_codes(
         [masks[i].counts for i in chosen], [t.counts for t in targets],
         np.array([t.height for t in targets]), np.array([t.width for t in targets]),
     )  # fmt: skip
-    columns: dict[str, Any] = {n: np.ascontiguousarray(counts[:, k]) for k, n in enumerate(COLUMNS)}
+    columns: dict[str, Any] = dict(PairCounts.of(counts).by_name())
     second = dataclasses.replace(left, **columns)
-    name = _run_name(info)
+    name = _run_name(run.info)
     return Ranked(name, *(_headlines(t) for t in (whole, left, second)))
 
 
-def _run_name(info: Mapping[str, Any]) -> str:
-    options = ",".join(f"{k}={v}" for k, v in sorted(dict(info.get("adapter_options") or {}).items()))
-    return f"{info['adapter']} {options}".strip()
+def _run_name(info: RunInfo) -> str:
+    options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
+    return f"{info.adapter} {options}".strip()
 
 
 def _headlines(scores: ScoreTable) -> dict[str, Estimate]:
@@ -176,6 +172,6 @@ def _headlines(scores: ScoreTable) -> dict[str, Estimate]:
 
 
 def changes_table(found: Diff) -> pd.DataFrame:
-    """One row a mask: item, image_id, kind, iou, boundary_iou."""
+    """One row per mask: item, image_id, kind, iou, boundary_iou."""
     rows = [(m.item, m.image_id, m.kind, m.iou, m.boundary_iou) for m in found.masks]
     return pd.DataFrame(rows, columns=["item", "image_id", "kind", "iou", "boundary_iou"])

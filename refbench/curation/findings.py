@@ -27,7 +27,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What an audit found; `checks` are all that were asked, `left_out` those that need pictures there are none of."""
+    """What an audit found; `checks` are all that were asked, `left_out` those that need images there are none of."""
 
     folder: Path
     findings: tuple[Finding, ...]
@@ -53,7 +53,7 @@ def audit(
 
     Args:
         checks: names; all of them if there are none.
-        with_images: False leaves out the checks that look at pictures.
+        with_images: False leaves out the checks that look at images.
         against: splits or lists of images that a model may have learned from; shared images are findings.
         workers: processes; as many as there are cores if None.
 
@@ -67,14 +67,7 @@ def audit(
     has_pictures = with_images and all(i.image_path for i in images)
     used = {n: c for n, c in chosen.items() if has_pictures or not c.needs_images}
     folder = claim(out or default_folder(address), address, recipe)
-    by_image = [n for n, c in used.items() if isinstance(c, ImageCheck)]
-    findings: list[Finding] = []
-    jobs = [(some, by_image, recipe.checks, has_pictures) for some in chunks(images, 20)]
-    done = 0
-    for job, found in zip(jobs, map_in_processes(_audit_images, jobs, workers), strict=True):
-        findings += found
-        done += len(job[0])
-        progress("audit", done, len(images))
+    findings = _of_images(images, used, recipe, has_pictures, workers, progress)
     for check in used.values():
         if isinstance(check, SplitCheck):
             findings += check.find_in_split(images)
@@ -89,6 +82,26 @@ def audit(
     result = Audited(folder, tuple(findings), names, left_out, len(images), masks, expressions)
     (folder / SUMMARY_FILE).write_text(_summary(address, result), encoding="utf-8")
     return result
+
+
+def _of_images(
+    images: Sequence[ImageItems],
+    checks: Mapping[str, Any],
+    recipe: Recipe,
+    has_pictures: bool,
+    workers: int | None,
+    progress: Progress,
+) -> list[Finding]:
+    """What the checks find that look at one image at a time."""
+    names = [n for n, c in checks.items() if isinstance(c, ImageCheck)]
+    jobs = [(some, names, recipe.checks, has_pictures) for some in chunks(images, 20)]
+    findings: list[Finding] = []
+    done = 0
+    for job, found in zip(jobs, map_in_processes(_audit_images, jobs, workers), strict=True):
+        findings += found
+        done += len(job[0])
+        progress("audit", done, len(images))
+    return findings
 
 
 def _earlier(folder: Path) -> tuple[list[Finding], tuple[str, ...]]:
@@ -160,7 +173,7 @@ def _summary(address: str, result: Audited) -> str:
         else:
             lines.append(f"| {name} | | 0 | | |")
     if result.left_out:
-        lines += ["", f"Left out, since they need the pictures: {', '.join(result.left_out)}."]
+        lines += ["", f"Left out, since they need the images: {', '.join(result.left_out)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -39,11 +39,11 @@ def open_curation(folder: Path) -> Curation:
     """The curation that a folder holds, its source checked.
 
     Raises:
-        RunError: it is no folder of `refbench curate audit`, or its source was built anew and is another now.
+        RunError: it is not a folder of `refbench curate audit`, or its source was built again and is another now.
     """
     path = folder / CURATION_FILE
     if not path.is_file():
-        raise RunError(f"{folder} is no folder of a curation; run `refbench curate audit DATASET/SPLIT` first")
+        raise RunError(f"{folder} is not a folder of a curation; run `refbench curate audit DATASET/SPLIT` first")
     content = read_json(path, RunError)
     try:
         address, fingerprint, text = content["source"], content["fingerprint"], content["recipe"]

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import DatasetError
+from refbench.records import Action
 
 WORDS_FILE = Path(__file__).parent / "words.toml"
-DROP, REVIEW = "drop", "review"
 _WORD = re.compile(r"[a-z0-9]+")
 # Letters that are written as signs to get past a filter; at the end of a word they are punctuation.
 _DISGUISES = str.maketrans({"@": "a", "$": "s", "!": "i", "0": "o", "1": "i", "3": "e"})
@@ -106,7 +106,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DatasetError(f"{path} is no readable list of words: {error}") from None
+        raise DatasetError(f"{path} is not a readable list of words: {error}") from None
     rows = content.get("rules")
     if not isinstance(rows, list) or not rows:
         raise DatasetError(f"{path} holds no [[rules]]")
@@ -117,8 +117,8 @@ def _rule(row: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Rul
     missing = [k for k in ("name", "action", "says", "words") if not isinstance(row.get(k), str) or not row[k].split()]
     if missing:
         raise DatasetError(f"{where} needs a text under {missing[0]!r}")
-    if row["action"] not in (DROP, REVIEW):
-        raise DatasetError(f"{where}: the action is {DROP!r} or {REVIEW!r}, not {row['action']!r}")
+    if row["action"] not in (Action.DROP, Action.REVIEW):
+        raise DatasetError(f"{where}: the action is {Action.DROP} or {Action.REVIEW}, not {row['action']!r}")
 
     def words(*keys: str) -> list[str]:
         out = []

@@ -19,10 +19,9 @@ import pyarrow as pa
 from refbench._version import __version__
 from refbench.curation.items import ImageItems, mask_id_of
 from refbench.curation.recipe import FIGURES
-from refbench.curation.verdicts import CHANGE
 from refbench.errors import DatasetError, MaskError, summarise_problems
 from refbench.masks.mask import Mask
-from refbench.records import AnnotatedObject, Decision, Sample
+from refbench.records import Action, AnnotatedObject, Cause, Decision, Sample
 from refbench.storage.files import home, read_table, write_table
 from refbench.storage.manifest import dataset_folder
 
@@ -110,7 +109,7 @@ def rows_of(
     `masks` and `expressions` hold a decision for every item, by id; an action "review" must be settled before.
     `weights` tells the sha256 of a refiner's weights.
     """
-    actions = {"keep": KEPT, CHANGE: CHANGED, "drop": DROPPED}
+    actions = {Action.KEEP: KEPT, Action.CHANGE: CHANGED, Action.DROP: DROPPED}
     out = []
     for image in images:
         for target in image.masks:
@@ -119,14 +118,14 @@ def rows_of(
                 Row(
                     MASK, target.mask_id, image.image_id, actions[d.action], d.stage, d.reason,
                     mask_sha256(target.mask), d.refiner, weights.get(d.refiner, ""), d.reviewer, d.time,
-                    d.mask if d.action == CHANGE else None, d.scores,
+                    d.mask if d.action == Action.CHANGE else None, d.scores,
                 )
             )  # fmt: skip
         for sample in image.samples:
             d = expressions[sample.sample_id]
             mask_id = mask_id_of(sample)
-            if d.action != "drop" and not sample.no_target and masks[mask_id].action == "drop":
-                d = Decision(sample.sample_id, "drop", MASK, "its mask is dropped")
+            if d.action != Action.DROP and not sample.no_target and masks[mask_id].action == Action.DROP:
+                d = Decision(sample.sample_id, Action.DROP, MASK, "its mask is dropped", cause=Cause.MASK_DROPPED)
             out.append(
                 Row(
                     EXPRESSION, sample.sample_id, image.image_id, actions[d.action], d.stage, d.reason,
@@ -163,7 +162,7 @@ def read_ledger(path: Path) -> Ledger:
     about = _about(table, path)
     missing = [f.name for f in SCHEMA if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     if missing:
-        raise DatasetError(f"{path} is no ledger of refbench: it has no column {missing[0]} as refbench writes it")
+        raise DatasetError(f"{path} is not a ledger of refbench: it has no column {missing[0]} as refbench writes it")
     table = table.select(SCHEMA.names)
     rows, problems = [], []
     for k, content in enumerate(table.to_pylist()):
@@ -178,7 +177,7 @@ def read_ledger(path: Path) -> Ledger:
     if problems:
         raise DatasetError(
             f"{path} cannot be applied: {len(problems)} of its rows are wrong.\n{summarise_problems(problems)}\n"
-            "Get the ledger again, or write it anew with `refbench curate decide`."
+            "Get the ledger again, or write it again with `refbench curate decide`."
         )
     return Ledger(
         about["source"], about["fingerprint"], about["recipe"], about["recipe_sha256"], tuple(rows),
@@ -194,8 +193,8 @@ def _about(table: pa.Table, path: Path) -> dict[str, str]:
             raise DatasetError(f"{path} was written by another version of refbench")
     except (KeyError, TypeError, ValueError):
         raise DatasetError(
-            f"{path} is no ledger of refbench: it does not say what its source is; if another program wrote it anew, "
-            "let it keep the metadata of the schema"
+            f"{path} is not a ledger of refbench: it does not say what its source is; if another program rewrote it, "
+            "it must keep the metadata of the schema"
         ) from None
     found: dict[str, str] = about
     return found
@@ -299,7 +298,7 @@ def _changed(sample: Sample, mask: Mask | None) -> Sample:
 
 
 def _moved(sample: Sample, dataset: str) -> Sample:
-    """Under the new dataset's name; a photograph below the home is found from there, wherever that home lies."""
+    """Under the new dataset's name; an image below the home is found from there, wherever that home lies."""
     path = sample.image_path
     inside = home().resolve() / "datasets"
     if path and Path(path).resolve().is_relative_to(inside):

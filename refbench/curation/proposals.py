@@ -1,4 +1,4 @@
-"""Proposals: every refiner draws every mask anew; resumes after a kill."""
+"""Proposals: every refiner redraws every mask; resumes after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refbench.curation import surroundings
 from refbench.curation.folder import Curation, load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.parallel import map_in_processes
-from refbench.curation.recipe import RefinerChoice
+from refbench.curation.recipe import Recipe, RefinerChoice
 from refbench.curation.refiners import base as refiner_base
 from refbench.curation.refiners.base import propose as ask_refiner
 from refbench.curation.tables import (
@@ -75,12 +75,7 @@ def propose(
     images = load_items(curation.address)[:limit]
     if not all(i.image_path for i in images):
         raise DatasetError(f"{curation.address} was built without images; build it with --images to propose masks")
-    chosen = [_with_options(c, (options or {}).get(c.name, {})) for c in curation.recipe.refiners]
-    unknown = sorted((set(refiners) | set(options or {})) - {c.name for c in chosen})
-    if unknown:
-        known = ", ".join(c.name for c in chosen) or "none"
-        raise DatasetError(f"the recipe {curation.recipe.name} has no refiner {unknown[0]!r}; it has {known}")
-    chosen = [c for c in chosen if not refiners or c.name in refiners]
+    chosen = _chosen(curation.recipe, refiners, options or {})
     shards = plan_shards(images)
     for choice in chosen:
         _claim_refiner(curation, choice, device, limit)
@@ -99,11 +94,25 @@ def propose(
     ):
         done += sizes[job[4]]
         progress("proposals", done, total)
+    return _tally(folder, chosen, len(shards), resumed)
+
+
+def _chosen(recipe: Recipe, refiners: Sequence[str], options: Mapping[str, Mapping[str, str]]) -> list[RefinerChoice]:
+    """The refiners of a recipe, or those of these names, with their options."""
+    choices = [_with_options(c, options.get(c.name, {})) for c in recipe.refiners]
+    unknown = sorted((set(refiners) | set(options)) - {c.name for c in choices})
+    if unknown:
+        known = ", ".join(c.name for c in choices) or "none"
+        raise DatasetError(f"the recipe {recipe.name} has no refiner {unknown[0]!r}; it has {known}")
+    return [c for c in choices if not refiners or c.name in refiners]
+
+
+def _tally(folder: Path, chosen: Sequence[RefinerChoice], shards: int, resumed: int) -> Proposed:
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     errors: dict[str, str] = {}
     for choice in chosen:
-        for number in range(len(shards)):
+        for number in range(shards):
             for proposal in read_shard(_shard_path(folder, choice.name, number)):
                 counts[choice.name] += 1
                 if proposal.error:
@@ -197,7 +206,7 @@ def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit
         if other:
             raise RunError(
                 f"{folder} holds proposals of another {choice.name} ({', '.join(other)} differ); remove that folder to "
-                "make them anew"
+                "make them again"
             )
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)

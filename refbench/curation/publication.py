@@ -79,7 +79,7 @@ SCHEMA = pa.schema(
 def export_curated(address: str, out: Path, progress: Progress = silent) -> list[Path]:
     """Write a curated split to the new folder `out`; returns the files.
 
-    One Parquet row an image with its bytes, the features of `moondream/refcoco-m`; README.md with the figures;
+    One Parquet row per image with its bytes, the features of `moondream/refcoco-m`; README.md with the figures;
     ledger.parquet; and contact sheets of masks before and after. Ids that are no numbers are numbered in their order.
 
     Raises:
@@ -100,7 +100,7 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
         )
     ledger = read_ledger(ledger_path)
     if split_fingerprint(ledger.address) != ledger.fingerprint:
-        raise DatasetError(f"{ledger.address} was built anew since {address} was made of it; apply the ledger again")
+        raise DatasetError(f"{ledger.address} was built again since {address} was made of it; apply the ledger again")
     changes = diff(ledger.address, address)
     published = SPLIT_NAMES.get(split, split)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from refbench.errors import DatasetError
+from refbench.records import Action
 
-KEEP, DROP, REVIEW = "keep", "drop", "review"
 INTERCEPT = "intercept"
 # What the probability may rest on: figures of `curation.agreement.Agreement`.
 FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "misfit_px", "confidence")
@@ -59,7 +59,7 @@ class MaskRules:
     better: float = 0.95
     drop: float = 0.0
     same_object: float = 0.5
-    undecided: str = DROP
+    undecided: Action = Action.DROP
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class LanguageRules:
     for a person.
     """
 
-    certain: str = DROP
-    doubtful: str = REVIEW
-    toxic: str = REVIEW
-    undecided: str = DROP
+    certain: Action = Action.DROP
+    doubtful: Action = Action.REVIEW
+    toxic: Action = Action.REVIEW
+    undecided: Action = Action.DROP
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{where} is no TOML: {error}") from None
+        raise DatasetError(f"{where} is not TOML: {error}") from None
     known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration"}
     _only(content, known, where)
     calibration = _record(Calibration, content.get("calibration", {}), f"{where}, [calibration]")
@@ -160,11 +160,11 @@ def parse_recipe(text: str, where: str) -> Recipe:
     if recipe.reviewers < 1:
         raise DatasetError(f"{where}: reviewers is at least 1, not {recipe.reviewers}")
     for key, value, choices in (
-        ("masks.undecided", recipe.masks.undecided, (KEEP, DROP)),
-        ("language.certain", recipe.language.certain, (KEEP, DROP, REVIEW)),
-        ("language.doubtful", recipe.language.doubtful, (KEEP, DROP, REVIEW)),
-        ("language.toxic", recipe.language.toxic, (KEEP, DROP, REVIEW)),
-        ("language.undecided", recipe.language.undecided, (KEEP, DROP)),
+        ("masks.undecided", recipe.masks.undecided, (Action.KEEP, Action.DROP)),
+        ("language.certain", recipe.language.certain, (Action.KEEP, Action.DROP, Action.REVIEW)),
+        ("language.doubtful", recipe.language.doubtful, (Action.KEEP, Action.DROP, Action.REVIEW)),
+        ("language.toxic", recipe.language.toxic, (Action.KEEP, Action.DROP, Action.REVIEW)),
+        ("language.undecided", recipe.language.undecided, (Action.KEEP, Action.DROP)),
     ):
         if value not in choices:
             raise DatasetError(f"{where}: {key} is one of {', '.join(choices)}, not {value!r}")
@@ -213,6 +213,9 @@ def _field(kind: Any, value: Any, where: str) -> Any:
         return tuple(_typed(v, dict, where) for v in _typed(value, list, where))
     if text.startswith("Mapping"):
         return _typed(value, dict, where)
+    if text == "Action":
+        # Which of them a field may hold is checked once the recipe is whole.
+        return Action(value) if value in set(Action) else _typed(value, str, where)
     if text == "float":
         return _number(value, where)
     return _typed(value, {"str": str, "int": int}[text], where)
@@ -243,7 +246,9 @@ def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
 def _check_knots(calibration: Calibration, where: str) -> None:
     x, y = calibration.agreement, calibration.boundary_iou
     if len(x) != len(y) or len(x) < 2 or not _rising(x, strictly=True) or not _rising(y, strictly=False):
-        raise DatasetError(f"{where}, [calibration]: agreement and boundary_iou are equally long and rise")
+        raise DatasetError(
+            f"{where}, [calibration]: agreement and boundary_iou must have the same length, and their values must rise"
+        )
     for name, weight in calibration.better.items():
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from refbench.curation.ledger import LEDGER_FILE, apply_ledger, read_ledger
 from refbench.datasets.builders.base import Built, source_of, staging_folder, write_dataset
 from refbench.errors import DatasetError
 from refbench.plugins.loading import available
-from refbench.storage.manifest import dataset_folder, parse_address, read_manifest, split_fingerprint
+from refbench.storage.manifest import Manifest, dataset_folder, parse_address, read_manifest, split_fingerprint
 from refbench.storage.samples import load_objects, load_samples
 
 BUILDER, BUILDER_VERSION = "curated", 1
@@ -18,7 +17,7 @@ BUILDER, BUILDER_VERSION = "curated", 1
 
 def apply(
     address: str, ledger_path: Path, name: str = "", *, accept_edits: bool = False, replace: bool = False
-) -> dict[str, Any]:
+) -> Manifest:
     """Build the split that a ledger makes of its source; returns the manifest of the new dataset.
 
     Needs neither model nor image nor network, and gives the same bytes from the same source and ledger.
@@ -45,7 +44,7 @@ def apply(
     if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
         raise DatasetError(
             f"{ledger_path} is a ledger of {ledger.address} (fingerprint {ledger.fingerprint[:12]}...), not of this "
-            f"build of {address} ({split_fingerprint(address)[:12]}...); build that source, or decide anew"
+            f"build of {address} ({split_fingerprint(address)[:12]}...); build that source, or decide again"
         )
     if ledger.edited and not accept_edits:
         raise DatasetError(
@@ -62,8 +61,8 @@ def apply(
     ]
     built = Built(
         BUILDER, BUILDER_VERSION, {split: samples}, left, [source_of(ledger_path)],
-        str(source.get("licence", "")), notes,
-        str(source.get("image_ids", "coco")), str(source.get("annotation_ids", "coco")),
+        source.licence, notes,
+        source.image_ids, source.annotation_ids,
     )  # fmt: skip
     if not samples:
         raise DatasetError(
@@ -80,10 +79,8 @@ def _check_replaced(name: str, address: str, replace: bool) -> None:
     if replace or not dataset_folder(name).exists():
         return
     manifest = read_manifest(name)
-    builder = manifest.get("builder", {})
-    same = builder.get("name") == BUILDER and builder.get("options", {}).get("source") == address
-    if not same:
-        there = ", ".join(sorted(manifest["splits"])) or "no splits"
+    if manifest.builder.name != BUILDER or manifest.builder.options.get("source") != address:
+        there = ", ".join(sorted(manifest.splits)) or "no splits"
         raise DatasetError(
             f"{name} is there already ({there}) and was not made of {address}; choose another name with --as, or pass "
             "--replace to lose it"

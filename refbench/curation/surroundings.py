@@ -1,4 +1,4 @@
-"""A mask in its picture: where the picture has edges near the outline, and which pixels look like the object.
+"""A mask in its image: where the image has edges near the outline, and which pixels look like the object.
 
 Measurements in floats (powers, exponentials, weighted sums) may differ in their last bits between processors. They are
 rounded before anything is decided by them, so that findings, proposals and decisions stay the same.
@@ -40,7 +40,7 @@ def quantised(values: FloatArray, parts: float = PARTS) -> FloatArray:
 
 
 def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
-    """The picture in CIE Lab, float64 (H, W, 3)."""
+    """The image in CIE Lab, float64 (H, W, 3)."""
     return quantised(rgb2lab(picture))
 
 
@@ -64,7 +64,7 @@ def signed_distance(mask: BoolArray) -> FloatArray:
 
 
 def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
-    """Length of the gradient of a Lab picture (H, W, 3) over all channels, per pixel."""
+    """Length of the gradient of a Lab image (H, W, 3) over all channels, per pixel."""
     parts = [ndimage.gaussian_gradient_magnitude(lab[..., k], sigma_px) for k in range(3)]
     return quantised(np.sqrt(np.sum(np.square(parts), axis=0)))
 
@@ -72,7 +72,7 @@ def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
 def edge_offsets_px(
     mask: BoolArray, strength: FloatArray, frame: tuple[int, int, int, int] | None = None
 ) -> FloatArray:
-    """For points along an outline, how far outwards the nearest notable edge of the picture lies; float (N,).
+    """For points along an outline, how far outwards the nearest notable edge of the image lies; float (N,).
 
     Points without an edge in reach are left out, and those not inside `frame` (top, left, bottom, right; by default
     what is one pixel inside the array).
@@ -101,7 +101,7 @@ def edge_offsets_px(
 
 
 def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
-    """Mean distance of an outline to the picture's edges, 0 to MOST_MISFIT_PX; the latter where there are none."""
+    """Mean distance of an outline to the image's edges, 0 to MOST_MISFIT_PX; the latter where there are none."""
     offsets = edge_offsets_px(mask, strength)
     if len(offsets) < LEAST_POINTS:
         return MOST_MISFIT_PX
@@ -109,14 +109,14 @@ def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
 
 
 def strength_on_outline(strength: FloatArray, mask: BoolArray) -> float:
-    """Mean strength of the picture's edges on the pixels along the outline, clipped: how well a mask fits them."""
+    """Mean strength of the image's edges on the pixels along the outline, clipped: how well a mask fits them."""
     rim = (mask & ~ndimage.binary_erosion(mask, border_value=1)) | (~mask & ndimage.binary_dilation(mask))
     return float(np.minimum(strength[rim], CLEAR_EDGE).mean()) if rim.any() else 0.0
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The part of a picture around a mask that is not empty.
+    """The part of an image around a mask that is not empty.
 
     `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3), all of the window at
     `top`, `left` of an image of `size` (height, width).
@@ -131,7 +131,7 @@ class Surroundings:
 
     @staticmethod
     def of(picture: NDArray[np.uint8], mask: BoolArray, others: Sequence[BoolArray] = ()) -> Surroundings:
-        """Cut out of a picture, uint8 (H, W, 3); masks are bool (H, W)."""
+        """Cut out of an image, uint8 (H, W, 3); masks are bool (H, W)."""
         window = window_of(mask, MARGIN_PX)
         taken = np.zeros(mask[window].shape, bool)
         for other in others:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.errors import RefbenchError, RunError
 from refbench.masks.mask import Mask
-from refbench.records import Decision, Finding, Proposal
+from refbench.records import Action, Cause, Decision, Finding, Proposal
 from refbench.storage.files import read_table, write_table
 
 FINDINGS_FILE = "findings.parquet"
@@ -56,8 +56,11 @@ _DECISION_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("counts", pa.string()),
         ("scores", pa.string()),
+        ("cause", pa.string()),
     ]
 )
+# Files of versions before 0.1 lack it.
+_NEW_COLUMNS = {"cause"}
 
 
 def read_findings(folder: Path) -> list[Finding]:
@@ -84,9 +87,11 @@ def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of a table of this schema."""
     table = read_table(path)
     for field in schema:
+        if field.name in _NEW_COLUMNS and field.name not in table.column_names:
+            continue
         if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
-            raise RunError(f"{path} is damaged: it has no column {field.name} of {field.type}; make it anew")
-    found: list[dict[str, Any]] = table.select(schema.names).to_pylist()
+            raise RunError(f"{path} is damaged: it has no column {field.name} of {field.type}; make it again")
+    found: list[dict[str, Any]] = table.select([n for n in schema.names if n in table.column_names]).to_pylist()
     return found
 
 
@@ -137,7 +142,7 @@ def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Ma
                     "refiner": d.refiner,
                     "height": mask.height if mask else None, "width": mask.width if mask else None,
                     "counts": mask.counts.decode("ascii") if mask else "",
-                    "scores": json.dumps(d.scores, sort_keys=True),
+                    "scores": json.dumps(d.scores, sort_keys=True), "cause": d.cause,
                 }
             )  # fmt: skip
     write_table(folder / DECISIONS_FILE, pa.Table.from_pylist(rows, _DECISION_SCHEMA))
@@ -156,6 +161,7 @@ def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decisio
     for row in _rows(path, _DECISION_SCHEMA):
         mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None
         out[row["item"]][row["item_id"]] = Decision(
-            row["item_id"], row["action"], row["stage"], row["reason"], mask, row["refiner"], json.loads(row["scores"])
-        )
+            row["item_id"], Action(row["action"]), row["stage"], row["reason"], mask, row["refiner"],
+            json.loads(row["scores"]), cause=Cause(row.get("cause", "")),
+        )  # fmt: skip
     return out[MASK], out[EXPRESSION]

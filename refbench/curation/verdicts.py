@@ -8,17 +8,15 @@ from pycocotools import mask as coco_mask
 
 from refbench.curation.agreement import Agreement
 from refbench.curation.items import ImageItems, TargetMask
-from refbench.curation.language import DROP as CERTAIN
 from refbench.curation.language import flag
-from refbench.curation.recipe import DROP, KEEP, REVIEW, Recipe
-from refbench.records import Decision, Finding, Sample
+from refbench.curation.recipe import MaskRules, Recipe
+from refbench.records import Action, Cause, Decision, Finding, Sample
 
-CHANGE = "change"
 # Stages, in the order in which they have their say.
-AUDIT, PROPOSALS, LANGUAGE, REVIEWED, MASK = "audit", "proposals", "language", "review", "mask"
+AUDIT, PROPOSALS, LANGUAGE = "audit", "proposals", "language"
 TOXIC = "expression-toxic"
-# Reasons for which a mask waits whatever its agreement is worth.
-NO_PROPOSAL, TWINS, TOO_FEW = "no refiner made a proposal", "one object for two masks", "too few refiners"
+# For these a mask waits, whatever the agreement of its proposals is worth.
+NOT_JUDGED = (Cause.NO_PROPOSAL, Cause.SAME_OBJECT, Cause.TOO_FEW_REFINERS)
 
 
 def decide_masks(
@@ -35,15 +33,17 @@ def decide_masks(
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
     """What the recipe makes of an expression, its mask aside; `found` are findings on it and on its image."""
     for verdict in flag(sample.expression):
-        action = recipe.language.certain if verdict.action == CERTAIN else recipe.language.doubtful
-        if action != KEEP:
-            return Decision(sample.sample_id, action, LANGUAGE, f"{verdict.rule}: {verdict.word}")
+        action = recipe.language.certain if verdict.action == Action.DROP else recipe.language.doubtful
+        if action != Action.KEEP:
+            reason = f"{verdict.rule}: {verdict.word}"
+            return Decision(sample.sample_id, action, LANGUAGE, reason, cause=Cause.WORD)
     for finding in found:
+        reason = f"{finding.check}: {finding.message}"
         if finding.subject != "mask" and finding.check in recipe.audit.drop:
-            return Decision(sample.sample_id, DROP, AUDIT, f"{finding.check}: {finding.message}")
-        if finding.check == TOXIC and recipe.language.toxic != KEEP:
-            return Decision(sample.sample_id, recipe.language.toxic, LANGUAGE, f"{TOXIC}: {finding.message}")
-    return Decision(sample.sample_id, KEEP, LANGUAGE, "no rule objects")
+            return Decision(sample.sample_id, Action.DROP, AUDIT, reason, cause=Cause.FINDING)
+        if finding.check == TOXIC and recipe.language.toxic != Action.KEEP:
+            return Decision(sample.sample_id, recipe.language.toxic, LANGUAGE, reason, cause=Cause.CLASSIFIER)
+    return Decision(sample.sample_id, Action.KEEP, LANGUAGE, "no rule objects", cause=Cause.NO_OBJECTION)
 
 
 def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
@@ -55,41 +55,45 @@ def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequenc
 def _mask(
     target: TargetMask, found: Sequence[Finding], agreement: Agreement | None, twins: Mapping[str, str], recipe: Recipe
 ) -> Decision:
-    rules = recipe.masks
     scores = _scores(agreement, recipe)
+    for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.audit.review)):
+        for finding in found:
+            if finding.check in checks and (action == Action.REVIEW or finding.subject != "expression"):
+                reason = f"{finding.check}: {finding.message}"
+                return Decision(target.mask_id, action, AUDIT, reason, scores=scores, cause=Cause.FINDING)
+    action, cause, reason = _judged(target.mask_id, agreement, scores, twins, recipe.masks)
+    best = agreement.best if agreement is not None and action == Action.CHANGE else None
+    return Decision(
+        target.mask_id, action, PROPOSALS, reason,
+        mask=best.mask if best else None, refiner=best.refiner if best else "", scores=scores, cause=cause,
+    )  # fmt: skip
 
-    def decision(action: str, stage: str, reason: str) -> Decision:
-        changed = agreement is not None and action == CHANGE
-        return Decision(
-            target.mask_id, action, stage, reason,
-            mask=agreement.best.mask if changed and agreement else None,
-            refiner=agreement.best.refiner if changed and agreement else "",
-            scores=scores,
-        )  # fmt: skip
 
-    for finding in found:
-        if finding.check in recipe.audit.drop and finding.subject != "expression":
-            return decision(DROP, AUDIT, f"{finding.check}: {finding.message}")
-    for finding in found:
-        if finding.check in recipe.audit.review:
-            return decision(REVIEW, AUDIT, f"{finding.check}: {finding.message}")
+def _judged(
+    mask_id: str,
+    agreement: Agreement | None,
+    scores: Mapping[str, float],
+    twins: Mapping[str, str],
+    rules: MaskRules,
+) -> tuple[Action, Cause, str]:
+    """What the proposals for a mask make of it, why, and the same in words."""
     if agreement is None:
-        return decision(REVIEW, PROPOSALS, "no refiner made a proposal")
-    if target.mask_id in twins:
-        return decision(REVIEW, PROPOSALS, f"one object for two masks: {twins[target.mask_id]}")
+        return Action.REVIEW, Cause.NO_PROPOSAL, "no refiner made a proposal"
+    if mask_id in twins:
+        return Action.REVIEW, Cause.SAME_OBJECT, f"one object for two masks: {twins[mask_id]}"
     if agreement.refiners < rules.refiners:
-        return decision(REVIEW, PROPOSALS, f"too few refiners made a proposal: {agreement.refiners}")
-    expected = scores["expected_boundary_iou"]
-    if expected >= rules.accept:
-        if agreement.source_boundary_iou >= rules.keep:
-            return decision(KEEP, PROPOSALS, f"the proposals confirm it ({agreement.source_boundary_iou:.3f})")
-        better = scores["probably_better"]
-        if better >= rules.better:
-            return decision(CHANGE, PROPOSALS, f"the proposals agree ({expected:.3f} expected, {better:.3f} sure)")
-        return decision(REVIEW, PROPOSALS, f"the best proposal may not be better ({better:.3f} sure)")
-    if expected < rules.drop:
-        return decision(DROP, PROPOSALS, f"the proposals do not agree ({expected:.3f} expected)")
-    return decision(REVIEW, PROPOSALS, f"the proposals agree too little ({expected:.3f} expected)")
+        return Action.REVIEW, Cause.TOO_FEW_REFINERS, f"too few refiners made a proposal: {agreement.refiners}"
+    expected, better = scores["expected_boundary_iou"], scores["probably_better"]
+    if expected < min(rules.drop, rules.accept):
+        return Action.DROP, Cause.DISAGREED, f"the proposals do not agree ({expected:.3f} expected)"
+    if expected < rules.accept:
+        return Action.REVIEW, Cause.AGREED_TOO_LITTLE, f"the proposals agree too little ({expected:.3f} expected)"
+    confirmed = agreement.source_boundary_iou
+    if confirmed >= rules.keep:
+        return Action.KEEP, Cause.SOURCE_CONFIRMED, f"the proposals confirm it ({confirmed:.3f})"
+    if better < rules.better:
+        return Action.REVIEW, Cause.NOT_BETTER, f"the best proposal may not be better ({better:.3f} sure)"
+    return Action.CHANGE, Cause.AGREED, f"the proposals agree ({expected:.3f} expected, {better:.3f} sure)"
 
 
 def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:

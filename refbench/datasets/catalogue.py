@@ -62,7 +62,7 @@ def is_commit(revision: str) -> bool:
 
 
 def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> HubSource:
-    """The section `hub` (the dataset) or `images` (photographs alone) of `sources.toml`, or of the file `path`.
+    """The section `hub` (the dataset) or `images` (images alone) of `sources.toml`, or of the file `path`.
 
     Raises:
         DatasetError: the hub holds no copy that refbench knows, or the file is broken.
@@ -83,7 +83,7 @@ def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> Hub
         ) from None
     for file in source.files:
         if file.sha256 and not (len(file.sha256) == 64 and set(file.sha256) <= set("0123456789abcdef")):
-            raise DatasetError(f"{path}: {file.sha256!r} is no sha256")
+            raise DatasetError(f"{path}: {file.sha256!r} is not a sha256")
     return source
 
 
@@ -122,4 +122,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no valid TOML: {error}") from None
+        raise DatasetError(f"{path} is not a valid TOML: {error}") from None

@@ -6,6 +6,7 @@ reads it back to the same fingerprint.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.files import BATCH_ROWS, atomic_file, file_sha256, project_data, write_json
 from refbench.storage.images import image_bytes
-from refbench.storage.manifest import parse_address, read_manifest, split_fingerprint
+from refbench.storage.manifest import Manifest, parse_address, read_manifest, split_fingerprint
 from refbench.storage.progress import Progress
 from refbench.storage.samples import (
     EXPORT_FILE,
@@ -45,7 +46,7 @@ class _Split:
     address: str
     samples: list[Sample]
     objects: list[AnnotatedObject]
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def dataset(self) -> str:
@@ -61,17 +62,17 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
 
     Args:
         form: `hf` (a folder that `datasets.load_dataset` reads), `coco` (one JSON for pycocotools and
-            detectron-style code), `jsonl` (one object a line) or `croissant` (metadata over Parquet files).
-        with_images: `hf` only: put the photographs into the table, each once an expression.
+            detectron-style code), `jsonl` (one object per line) or `croissant` (metadata over Parquet files).
+        with_images: `hf` only: put the images into the table, each once an expression.
 
     Raises:
-        DatasetError: the split is not built, `out` holds something, or photographs are asked for that are
+        DatasetError: the split is not built, `out` holds something, or images are asked for that are
             not there.
     """
     if form not in WRITERS:
-        raise DatasetError(f"{form!r} is no form of export; there are {', '.join(WRITERS)}")
+        raise DatasetError(f"{form!r} is not a form of export; there are {', '.join(WRITERS)}")
     if with_images and form != "hf":
-        raise DatasetError("only --format hf can carry the photographs; leave --with-images out")
+        raise DatasetError("only --format hf can carry the images; leave --with-images out")
     samples = load_samples(address)
     if with_images and not all(s.image_path for s in samples):
         raise DatasetError(f"{address} was built without images; build it with --images, or leave --with-images out")
@@ -97,12 +98,12 @@ def _description(split: _Split, form: str, files: Iterable[Path], out: Path) -> 
         "dataset": split.dataset,
         "split": split.split,
         "fingerprint": split_fingerprint(split.address),
-        "builder": manifest["builder"],
+        "builder": dataclasses.asdict(manifest.builder),
         "refbench_version": __version__,
-        "licence": manifest.get("licence", ""),
-        "image_ids": manifest.get("image_ids", "coco"),
-        "annotation_ids": manifest.get("annotation_ids", "coco"),
-        "sources": manifest.get("sources", []),
+        "licence": manifest.licence,
+        "image_ids": manifest.image_ids,
+        "annotation_ids": manifest.annotation_ids,
+        "sources": [dataclasses.asdict(s) for s in manifest.sources],
         "files": {p.relative_to(out).as_posix(): file_sha256(p) for p in files},
     }
 
@@ -212,7 +213,7 @@ def _croissant(split: _Split, tables: Mapping[str, Path], out: Path) -> dict[str
         "name": f"{split.dataset}-{split.split}".replace("+", "plus"),
         "description": f"{split.address} of refbench: expressions, and the mask that each means.",
         "version": "1.0.0",
-        "license": str(split.manifest.get("licence", "")) or "unknown",
+        "license": split.manifest.licence or "unknown",
         **({"url": url} if (url := home_page(split.dataset)) else {}),
         "datePublished": date.today().isoformat(),
         "citeAs": f"fingerprint {split_fingerprint(split.address)}",
@@ -357,7 +358,7 @@ DESCRIPTIONS = {
     "polygons": "source polygons [x1, y1, x2, y2, ...] in pixels",
     "box_xywh": "[left, top, width, height] in pixels",
     "tags": "remarks of the builder",
-    "image_file": "file name of the photograph",
+    "image_file": "file name of the image",
     "image": "the photograph",
     "ann_id": "number of the annotation in its source",
     "crowd": "true for a crowd annotation",

@@ -92,16 +92,14 @@ def overlap(a: str, b: str) -> Overlap:
 def _side(address: str) -> _Side:
     dataset = address.partition("/")[0]
     manifest = read_manifest(dataset)
-    splits = [address] if "/" in address else [f"{dataset}/{s}" for s in manifest["splits"]]
+    splits = [address] if "/" in address else [f"{dataset}/{s}" for s in manifest.splits]
     rows: list[dict[str, Any]] = []
     for split in splits:
         # Listing never loads masks.
         rows += read_table(split_path(split), ["image_id", "ann_ids"]).to_pylist()
     images = {row["image_id"] for row in rows}
     folder = dataset_folder(dataset)
-    return _Side(
-        address, manifest.get("image_ids", "coco"), manifest.get("annotation_ids", "coco"), images, rows, folder
-    )
+    return _Side(address, manifest.image_ids, manifest.annotation_ids, images, rows, folder)
 
 
 def _objects(side: _Side, images: set[str]) -> set[str]:
@@ -137,7 +135,7 @@ def _masks(side: _Side, images: set[str]) -> dict[str, list[Mask]]:
 
 
 def _image_of(row: Any) -> str:
-    """The file name where it is given: ids are often numbered anew, one for each expression."""
+    """The file name where it is given: ids are often numbered again, one for each expression."""
     if not isinstance(row, dict):
         return str(row)
     return str(row.get("file_name") or row.get("image_id", row.get("id", "")))
@@ -157,7 +155,7 @@ def _listed(path: Path, numbering: str) -> _Side:
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError:
-            raise DatasetError(f"{path} is no UTF-8 text; write one image id or file name a line") from None
+            raise DatasetError(f"{path} is not UTF-8 text; write one image id or file name per line") from None
     if not names:
         raise DatasetError(f"{path} lists no images")
     images = set()

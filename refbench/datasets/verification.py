@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from refbench.datasets.builders.base import (
-    WITHOUT_SENTENCES,
     dataset_fingerprint,
     objects_fingerprint,
     questions_fingerprint,
@@ -17,7 +17,7 @@ from refbench.datasets.builders.base import (
 from refbench.datasets.catalogue import COUNTS, DIGESTS, Expected, expected, known_sha256
 from refbench.errors import DatasetError
 from refbench.records import Sample
-from refbench.storage.manifest import dataset_folder, read_manifest
+from refbench.storage.manifest import MANIFEST_FILE, Manifest, dataset_folder, read_manifest
 from refbench.storage.samples import load_samples, objects_of_file
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
@@ -66,7 +66,7 @@ def verify(dataset: str) -> Verification:
     wanted = expected(dataset)
     checks: list[Check] = []
     found: dict[str, str] = {}
-    for split, stated in manifest["splits"].items():
+    for split, stated in manifest.splits.items():
         try:
             samples = load_samples(f"{dataset}/{split}")
         except DatasetError as error:
@@ -76,11 +76,11 @@ def verify(dataset: str) -> Verification:
         checks.append(_photographs(split, samples))
         figures = _figures(samples)
         found[split] = figures["fingerprint"]
-        same = figures["fingerprint"] == stated["fingerprint"]
+        same = figures["fingerprint"] == stated.fingerprint
         remark = "" if same else "the Parquet file is not the one that was built: build the dataset again"
-        checks.append(_check(split, "file", stated["fingerprint"], figures["fingerprint"], remark))
+        checks.append(_check(split, "file", stated.fingerprint, figures["fingerprint"], remark))
         checks += _compare(split, wanted, figures, dataset)
-        silent = str(stated.get(WITHOUT_SENTENCES, 0))
+        silent = str(stated.refs_without_sentences)
         if silent != "0":
             remark = "left out, since they ask nothing; the figures above are without them"
             checks.append(Check(split, "refs without sentences", "", silent, NOTED, remark))
@@ -90,7 +90,7 @@ def verify(dataset: str) -> Verification:
         checks.append(Check("", "objects.parquet", "a table", "unreadable", DIFFERS, str(error)))
         objects = []
     whole = dataset_fingerprint(found, objects_fingerprint(objects))
-    checks.append(_check("", "dataset", manifest["fingerprint"], whole, "" if whole == manifest["fingerprint"] else
+    checks.append(_check("", "dataset", manifest.fingerprint, whole, "" if whole == manifest.fingerprint else
                          "objects.parquet or a split is not the one that was built"))  # fmt: skip
     checks += _objects(wanted, found, len(objects))
     checks += [Check(s, "split", "built", "not built here", ABSENT) for s in wanted.splits if s not in found]
@@ -100,15 +100,15 @@ def verify(dataset: str) -> Verification:
 
 def state_of(dataset: str) -> str:
     """whole, partial, differs or absent, from the manifest's counts alone: no table is opened."""
-    if not (dataset_folder(dataset) / "manifest.json").is_file():
+    if not (dataset_folder(dataset) / MANIFEST_FILE).is_file():
         return NOT_BUILT
     manifest, wanted = read_manifest(dataset), expected(dataset)
     checks: list[Check] = []
-    for split, stated in manifest["splits"].items():
-        figures = {k: str(v) for k, v in stated.items()}
+    for split, stated in manifest.splits.items():
+        figures = {k: str(v) for k, v in dataclasses.asdict(stated).items()}
         checks += _compare(split, wanted, figures, dataset)
-    checks += [Check(s, "split", "", "", ABSENT) for s in wanted.splits if s not in manifest["splits"]]
-    checks += _objects(wanted, manifest["splits"], int(manifest.get("objects", 0)))
+    checks += [Check(s, "split", "", "", ABSENT) for s in wanted.splits if s not in manifest.splits]
+    checks += _objects(wanted, manifest.splits, manifest.objects)
     return _state(checks)
 
 
@@ -128,7 +128,7 @@ def _state(checks: list[Check]) -> str:
 
 
 def _photographs(split: str, samples: list[Sample]) -> Check:
-    """Whether the photographs that the split was built with are still where they were; a zip counts as a whole."""
+    """Whether the images that the split was built with are still where they were; a zip counts as a whole."""
     paths = {Path(s.image_path) for s in samples if s.image_path}
     missing = sum(not p.is_file() and not any(q.is_file() for q in p.parents) for p in paths)
     remark = "put them back, or build again with --images" if missing else "" if paths else "built without images"
@@ -176,15 +176,15 @@ def _whose(questions: str) -> str:
 KNOWN_QUESTIONS = ("refcoco", "refcoco+", "refcocog-umd", "refcocog-google", "refcoco-m")
 
 
-def _sources(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
+def _sources(dataset: str, manifest: Manifest) -> Iterator[Check]:
     known = known_sha256(dataset)
-    for source in manifest.get("sources", []):
-        wanted = known.get(source["name"])
+    for source in manifest.sources:
+        wanted = known.get(source.name)
         if wanted is None:
             continue
-        same = wanted == source["sha256"]
-        remark = "" if same else "not the file whose sha256 is on record: a copy that was written anew, or another one"
-        yield Check("", source["name"], wanted, source["sha256"], OK if same else NOTED, remark)
+        same = wanted == source.sha256
+        remark = "" if same else "not the file whose sha256 is on record: a copy that was written again, or another one"
+        yield Check("", source.name, wanted, source.sha256, OK if same else NOTED, remark)
 
 
 def _check(split: str, what: str, wanted: str, found: str, remark: str = "") -> Check:

@@ -1,1 +1,24 @@
 """Masks as run-length codes, and what is counted of pairs of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from refbench.plugins.loading import lazy_face
+
+if TYPE_CHECKING:
+    from refbench.masks.counting import pair_counts
+    from refbench.masks.mask import Mask
+
+__all__ = [
+    "Mask",
+    "pair_counts",
+]
+
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "Mask": "refbench.masks.mask:Mask",
+        "pair_counts": "refbench.masks.counting:pair_counts",
+    },
+)

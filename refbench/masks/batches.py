@@ -8,15 +8,6 @@ from numba import njit
 from refbench.masks.kernels import decode_intervals, intervals_area, intervals_intersection, subtract_intervals
 from refbench.masks.morphology import dilate_intervals, erode_intervals, half_width_px, intersect_runs
 
-COLUMNS = (
-    "intersection",
-    "union",
-    "prediction_area",
-    "target_area",
-    "boundary_intersection",
-    "boundary_union",
-)
-
 
 @njit(nogil=True, cache=True)
 def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
@@ -24,7 +15,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
     if it is the target.
 
     Codes are uint8 characters end to end; mask i is `codes[at[i]:at[i + 1]]`. `out` is int64 (N, 6), the
-    columns in the order of COLUMNS. With E(M) the eroded mask and B = M \\ E the inner band,
+    columns in the order of `pairs.COUNTS`. With E(M) the eroded mask and B = M \\ E the inner band,
     |Bp n Bt| = |P n T| - |P n Et| - |Ep n T| + |Ep n Et|, so the bands are never built.
     """
     longest = np.int64(0)
@@ -210,7 +201,7 @@ def count_errors(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
-    """Set the pixels of intervals in a picture (h, w) whose corner lies at `top`, `left` of the image."""
+    """Set the pixels of intervals in an image (h, w) whose corner lies at `top`, `left` of the image."""
     for i in range(n):
         for position in range(starts[i], ends[i]):
             out[position % height - top, position // height - left] = 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from refbench.errors import MaskError
 from refbench.masks import batches
 from refbench.masks.mask import Mask
+from refbench.masks.pairs import COUNTS, PairCounts
 from refbench.masks.rle import MAX_PIXELS, end_to_end, intervals_of
 from refbench.masks.threads import in_chunks
 
@@ -25,7 +26,8 @@ def pair_counts(
     """Count the pixels of N pairs of masks, exactly and without decoding them.
 
     Args:
-        predictions, targets: N masks each, `Mask` or COCO run-length dicts; the two of a pair have one size.
+        predictions: N masks, `Mask` or COCO run-length dicts.
+        targets: N masks, each of the size of its prediction.
         boundary: width of the Boundary IoU band as a share of the image diagonal, in (0, 1]: the band is
             what an erosion by a (2d+1)x(2d+1) square takes off, with d = max(1, round(boundary * diagonal))
             and background outside the image.
@@ -37,6 +39,12 @@ def pair_counts(
 
     Raises:
         MaskError: the lists differ in length, a pair differs in size, or a code is broken; names the pair.
+
+    Example:
+        >>> from refbench import Mask, pair_counts
+        >>> counts = pair_counts([Mask.full(4, 6)], [Mask.from_polygons([[0, 0, 3, 0, 3, 4, 0, 4]], 4, 6)])
+        >>> counts["intersection"].tolist(), counts["union"].tolist()
+        ([12], [24])
 
     Source: Cheng et al., Boundary IoU, CVPR 2021, and bowenc0221/boundary-iou-api `mask_to_boundary`.
     """
@@ -54,7 +62,7 @@ def pair_counts(
         )
     codes = attrgetter("counts")
     counts = count_codes(list(map(codes, predictions)), list(map(codes, targets)), heights, widths, boundary, threads)
-    return {name: np.ascontiguousarray(counts[:, k]) for k, name in enumerate(batches.COLUMNS)}
+    return PairCounts.of(counts).by_name()
 
 
 def count_codes(
@@ -65,7 +73,7 @@ def count_codes(
     boundary: float = 0.02,
     threads: int | None = None,
 ) -> NDArray[np.int64]:
-    """`pair_counts` for compressed codes of known sizes; returns int64 (N, 6), columns as `batches.COLUMNS`.
+    """`pair_counts` for compressed codes of known sizes; returns int64 (N, 6), columns as `pairs.COUNTS`.
 
     Raises:
         MaskError: a code is broken or a size absurd; names the pair.
@@ -76,7 +84,7 @@ def count_codes(
     if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
         raise MaskError(f"every side must be at least 1 px and the image at most {MAX_PIXELS} pixels")
     bands = boundary_widths_px(heights, widths, boundary)
-    out = np.empty((n, len(batches.COLUMNS)), np.int64)
+    out = np.empty((n, len(COUNTS)), np.int64)
 
     codes_p, at_p = end_to_end(predictions)
     codes_t, at_t = end_to_end(targets)

@@ -30,6 +30,13 @@ class Mask:
     Raises:
         MaskError: the size is not 1..65535 a side and at most 2^28 pixels, or the code is broken. Encode
             with `pycocotools.mask.encode(np.asfortranarray(mask))` or `Mask.from_array(mask)`.
+
+    Example:
+        >>> import numpy as np
+        >>> from refbench import Mask
+        >>> mask = Mask.from_array(np.array([[0, 1, 1], [0, 1, 0]]))
+        >>> mask.area, mask.box_xywh, mask == Mask.from_rle(mask.to_rle())
+        (3, (1.0, 0.0, 2.0, 2.0), True)
     """
 
     height: int
@@ -136,7 +143,7 @@ class Mask:
             try:
                 counts = counts.encode("ascii")
             except UnicodeEncodeError:
-                raise MaskError("counts is not ASCII: this is no compressed COCO run-length code") from None
+                raise MaskError("counts is not ASCII: this is not a compressed COCO run-length code") from None
         elif isinstance(counts, (list, tuple, np.ndarray)):
             starts, ends = intervals_from_counts(counts, int(height) * int(width))
             counts = encode(starts, ends, int(height) * int(width))
@@ -207,7 +214,8 @@ class Mask:
         """The mask resized by taking pixels: pixel (i, j) is pixel (rows[i], columns[j]) of this one.
 
         Args:
-            rows, columns: int64 (h,) and (w,), the source of each row and column; they never fall.
+            rows: int64 (h,), the source of each row; they never fall.
+            columns: int64 (w,), the source of each column; they never fall.
 
         Raises:
             MaskError: an index is outside, falls, or the size is none that a mask may have.

@@ -33,6 +33,185 @@ def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, hi
 
 
 @njit(nogil=True, cache=True)
+def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):  # type: ignore[no-untyped-def]
+    """The vertical step: the runs of each column, shorter by d at both ends, and whether no column has two.
+
+    The runs of column first + c are `lows[column_at[c]:column_at[c + 1]]` and `highs` likewise.
+    """
+    column_at = np.zeros(columns + 1, np.int64)
+    lows = np.empty(n + columns, np.int64)
+    highs = np.empty(n + columns, np.int64)
+    runs = 0
+    column = np.int64(0)
+    single = True
+    for c in range(before):
+        column = np.int64(c)
+        column_at[c] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
+    for i in range(n):
+        position = starts[i]
+        end = ends[i]
+        c = position // height - first
+        while position < end:
+            top = (first + c) * height
+            stop = min(end, top + height)
+            low = np.int64(0) if framed and position == top else position - top + d
+            high = np.int64(height) if framed and stop == top + height else stop - top - d
+            if high > low:
+                while column < c:
+                    column += 1
+                    column_at[column] = runs
+                if runs > column_at[column]:
+                    single = False
+                lows[runs] = low
+                highs[runs] = high
+                runs += 1
+            position = stop
+            c += 1
+    for c in range(columns - after, columns):
+        while column < c:
+            column += 1
+            column_at[column] = runs
+        lows[runs] = 0
+        highs[runs] = height
+        runs += 1
+    column_at[column + 1 :] = runs
+    return column_at, lows, highs, single
+
+
+@njit(nogil=True, cache=True)
+def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
+    """The horizontal step where every column has at most one run."""
+    window = 2 * d + 1
+    columns = column_at.shape[0] - 1
+    low_one = np.full(columns, 1, np.int64)
+    high_one = np.zeros(columns, np.int64)
+    for c in range(columns):
+        if column_at[c + 1] > column_at[c]:
+            low_one[c] = lows[column_at[c]]
+            high_one[c] = highs[column_at[c]]
+    suffix_low = np.empty(window, np.int64)
+    suffix_high = np.empty(window, np.int64)
+    if out_starts.shape[0] < columns:
+        out_starts = np.empty(columns, np.int64)
+        out_ends = np.empty(columns, np.int64)
+    count = 0
+    for block in range(0, columns - window + 1, window):
+        low = np.int64(0)
+        high = np.int64(height)
+        for j in range(window - 1, -1, -1):
+            low = max(low, low_one[block + j])
+            high = min(high, high_one[block + j])
+            suffix_low[j] = low
+            suffix_high[j] = high
+        prefix_low = np.int64(0)
+        prefix_high = np.int64(height)
+        for j in range(min(window, columns - window + 1 - block)):
+            if j > 0:
+                prefix_low = max(prefix_low, low_one[block + window + j - 1])
+                prefix_high = min(prefix_high, high_one[block + window + j - 1])
+            low = max(suffix_low[j], prefix_low)
+            high = min(suffix_high[j], prefix_high)
+            if high > low:
+                top = (first + block + j + d) * height
+                out_starts[count] = top + low
+                out_ends[count] = top + high
+                count += 1
+    return count, out_starts, out_ends
+
+
+@njit(nogil=True, cache=True)
+def _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_highs):  # type: ignore[no-untyped-def]
+    """The intersections of the last k + 1 columns of a block, k = 0, 1, ...: entry k begins at `suffix_at[k]`."""
+    window = suffix_at.shape[0] - 1
+    used = 0
+    for k in range(window):
+        c = block + window - 1 - k
+        begin = column_at[c]
+        end = column_at[c + 1]
+        size_before = used - suffix_at[k - 1] if k > 0 else 0
+        needed = used + (end - begin) + size_before
+        if needed > suffix_lows.shape[0]:
+            suffix_lows = _grown(suffix_lows, needed)
+            suffix_highs = _grown(suffix_highs, needed)
+        suffix_at[k] = used
+        if k == 0:
+            for r in range(begin, end):
+                suffix_lows[used] = lows[r]
+                suffix_highs[used] = highs[r]
+                used += 1
+        else:
+            used = intersect_runs(
+                lows, highs, begin, end,
+                suffix_lows, suffix_highs, suffix_at[k - 1], suffix_at[k],
+                suffix_lows, suffix_highs, used,
+            )  # fmt: skip
+    suffix_at[window] = used
+    return suffix_lows, suffix_highs
+
+
+@njit(nogil=True, cache=True)
+def _intersected(low_a, high_a, a, a_end, low_b, high_b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
+    """Append runs `a..a_end`, intersected with the first `b_end` of b unless that is -1; replaces what is too short."""
+    needed = at + (a_end - a) + max(b_end, 0)
+    if needed > low_out.shape[0]:
+        low_out = _grown(low_out, needed)
+        high_out = _grown(high_out, needed)
+    if b_end >= 0:
+        return (
+            intersect_runs(low_a, high_a, a, a_end, low_b, high_b, 0, b_end, low_out, high_out, at),
+            low_out,
+            high_out,
+        )
+    for r in range(a, a_end):
+        low_out[at] = low_a[r]
+        high_out[at] = high_a[r]
+        at += 1
+    return at, low_out, high_out
+
+
+@njit(nogil=True, cache=True)
+def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
+    """The horizontal step with lists of runs. An intersection of lists with m and k runs has fewer than m + k."""
+    window = 2 * d + 1
+    columns = column_at.shape[0] - 1
+    suffix_at = np.zeros(window + 1, np.int64)
+    suffix_lows = np.empty(2 * column_at[columns] + 64, np.int64)
+    suffix_highs = np.empty(2 * column_at[columns] + 64, np.int64)
+    prefix_lows = np.empty(64, np.int64)
+    prefix_highs = np.empty(64, np.int64)
+    next_lows = np.empty(64, np.int64)
+    next_highs = np.empty(64, np.int64)
+    count = 0
+    for block in range(0, columns - window + 1, window):
+        suffix_lows, suffix_highs = _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_highs)
+        prefix = -1
+        for j in range(min(window, columns - window + 1 - block)):
+            if j > 0:
+                c = block + window + j - 1
+                prefix, next_lows, next_highs = _intersected(
+                    lows, highs, column_at[c], column_at[c + 1],
+                    prefix_lows, prefix_highs, prefix, next_lows, next_highs, 0,
+                )  # fmt: skip
+                prefix_lows, next_lows = next_lows, prefix_lows
+                prefix_highs, next_highs = next_highs, prefix_highs
+            here = count
+            # Entry k of the suffixes counts from the right.
+            k = window - 1 - j
+            count, out_starts, out_ends = _intersected(
+                suffix_lows, suffix_highs, suffix_at[k], suffix_at[k + 1],
+                prefix_lows, prefix_highs, prefix, out_starts, out_ends, count,
+            )  # fmt: skip
+            top = (first + block + j + d) * height
+            for r in range(here, count):
+                out_starts[r] += top
+                out_ends[r] += top
+    return count, out_starts, out_ends
+
+
+@njit(nogil=True, cache=True)
 def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):  # type: ignore[no-untyped-def]
     """Erode by a (2d+1)x(2d+1) square; what lies outside the image is background or, if `framed`, foreground.
 
@@ -53,172 +232,12 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, fra
     first -= before
     if columns < window:
         return 0, out_starts, out_ends
-
-    # Vertical step. column_at[c] is where the runs of column first + c begin.
-    column_at = np.zeros(columns + 1, np.int64)
-    lows = np.empty(n + columns, np.int64)
-    highs = np.empty(n + columns, np.int64)
-    runs = 0
-    column = np.int64(0)
-    single = True
-    for c in range(before):
-        column = np.int64(c)
-        column_at[c] = runs
-        lows[runs] = 0
-        highs[runs] = height
-        runs += 1
-    for i in range(n):
-        position = starts[i]
-        end = ends[i]
-        c = position // height - first
-        while position < end:
-            top = (first + c) * height
-            stop = min(end, top + height)
-            low = position - top + d
-            high = stop - top - d
-            if framed and position == top:
-                low = np.int64(0)
-            if framed and stop == top + height:
-                high = np.int64(height)
-            if high > low:
-                while column < c:
-                    column += 1
-                    column_at[column] = runs
-                if runs > column_at[column]:
-                    single = False
-                lows[runs] = low
-                highs[runs] = high
-                runs += 1
-            position = stop
-            c += 1
-    for c in range(columns - after, columns):
-        while column < c:
-            column += 1
-            column_at[column] = runs
-        lows[runs] = 0
-        highs[runs] = height
-        runs += 1
-    while column < columns:
-        column += 1
-        column_at[column] = runs
-    if runs < window:
+    column_at, lows, highs, single = _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after)
+    if column_at[columns] < window:
         return 0, out_starts, out_ends
-
-    count = 0
     if single:
-        low_one = np.full(columns, 1, np.int64)
-        high_one = np.zeros(columns, np.int64)
-        for c in range(columns):
-            if column_at[c + 1] > column_at[c]:
-                low_one[c] = lows[column_at[c]]
-                high_one[c] = highs[column_at[c]]
-        suffix_low = np.empty(window, np.int64)
-        suffix_high = np.empty(window, np.int64)
-        if out_starts.shape[0] < columns:
-            out_starts = np.empty(columns, np.int64)
-            out_ends = np.empty(columns, np.int64)
-        for block in range(0, columns - window + 1, window):
-            low = np.int64(0)
-            high = np.int64(height)
-            for j in range(window - 1, -1, -1):
-                low = max(low, low_one[block + j])
-                high = min(high, high_one[block + j])
-                suffix_low[j] = low
-                suffix_high[j] = high
-            prefix_low = np.int64(0)
-            prefix_high = np.int64(height)
-            for j in range(min(window, columns - window + 1 - block)):
-                if j > 0:
-                    prefix_low = max(prefix_low, low_one[block + window + j - 1])
-                    prefix_high = min(prefix_high, high_one[block + window + j - 1])
-                low = max(suffix_low[j], prefix_low)
-                high = min(suffix_high[j], prefix_high)
-                if high > low:
-                    top = (first + block + j + d) * height
-                    out_starts[count] = top + low
-                    out_ends[count] = top + high
-                    count += 1
-        return count, out_starts, out_ends
-
-    # The same with lists of runs. An intersection of lists with m and k runs has fewer than m + k.
-    suffix_at = np.zeros(window + 1, np.int64)
-    suffix_lows = np.empty(2 * runs + 64, np.int64)
-    suffix_highs = np.empty(2 * runs + 64, np.int64)
-    prefix_lows = np.empty(64, np.int64)
-    prefix_highs = np.empty(64, np.int64)
-    next_lows = np.empty(64, np.int64)
-    next_highs = np.empty(64, np.int64)
-    for block in range(0, columns - window + 1, window):
-        # suffix_at[k] counts from the right: entry k belongs to column block + window - 1 - k.
-        used = 0
-        for k in range(window):
-            c = block + window - 1 - k
-            begin = column_at[c]
-            end = column_at[c + 1]
-            size_before = used - suffix_at[k - 1] if k > 0 else 0
-            needed = used + (end - begin) + size_before
-            if needed > suffix_lows.shape[0]:
-                suffix_lows = _grown(suffix_lows, needed)
-                suffix_highs = _grown(suffix_highs, needed)
-            suffix_at[k] = used
-            if k == 0:
-                for r in range(begin, end):
-                    suffix_lows[used] = lows[r]
-                    suffix_highs[used] = highs[r]
-                    used += 1
-            else:
-                used = intersect_runs(
-                    lows, highs, begin, end,
-                    suffix_lows, suffix_highs, suffix_at[k - 1], suffix_at[k],
-                    suffix_lows, suffix_highs, used,
-                )  # fmt: skip
-        suffix_at[window] = used
-        prefix = -1
-        for j in range(min(window, columns - window + 1 - block)):
-            if j > 0:
-                c = block + window + j - 1
-                begin = column_at[c]
-                end = column_at[c + 1]
-                needed = (end - begin) + max(prefix, 0)
-                if needed > next_lows.shape[0]:
-                    next_lows = _grown(next_lows, needed)
-                    next_highs = _grown(next_highs, needed)
-                if prefix < 0:
-                    prefix = 0
-                    for r in range(begin, end):
-                        next_lows[prefix] = lows[r]
-                        next_highs[prefix] = highs[r]
-                        prefix += 1
-                else:
-                    prefix = intersect_runs(
-                        lows, highs, begin, end, prefix_lows, prefix_highs, 0, prefix, next_lows, next_highs, 0
-                    )
-                prefix_lows, next_lows = next_lows, prefix_lows
-                prefix_highs, next_highs = next_highs, prefix_highs
-            k = window - 1 - j
-            begin = suffix_at[k]
-            end = suffix_at[k + 1]
-            needed = count + (end - begin) + max(prefix, 0)
-            if needed > out_starts.shape[0]:
-                out_starts = _grown(out_starts, needed)
-                out_ends = _grown(out_ends, needed)
-            here = count
-            if prefix < 0:
-                for r in range(begin, end):
-                    out_starts[count] = suffix_lows[r]
-                    out_ends[count] = suffix_highs[r]
-                    count += 1
-            else:
-                count = intersect_runs(
-                    suffix_lows, suffix_highs, begin, end,
-                    prefix_lows, prefix_highs, 0, prefix,
-                    out_starts, out_ends, count,
-                )  # fmt: skip
-            top = (first + block + j + d) * height
-            for r in range(here, count):
-                out_starts[r] += top
-                out_ends[r] += top
-    return count, out_starts, out_ends
+        return _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_ends)
+    return _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends)
 
 
 @njit(nogil=True, cache=True)

@@ -31,7 +31,7 @@ def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
 
 
 def check_code(counts: bytes, height: int, width: int) -> None:
-    """Raise MaskError if `counts` is no run-length code of a mask of this size."""
+    """Raise MaskError if `counts` is not a run-length code of a mask of this size."""
     check_size(height, width)
     intervals_of(counts, height, width)
 

@@ -1,1 +1,25 @@
 """Plug-ins: where builders, adapters, protocols, checks and refiners are found, and how their options are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from refbench.plugins.loading import lazy_face
+
+if TYPE_CHECKING:
+    from refbench.plugins.loading import available, load, load_adapter
+
+__all__ = [
+    "available",
+    "load",
+    "load_adapter",
+]
+
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "available": "refbench.plugins.loading:available",
+        "load": "refbench.plugins.loading:load",
+        "load_adapter": "refbench.plugins.loading:load_adapter",
+    },
+)

@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _family(name: str) -> tuple[str, list[float] | None]:
         numbers = [float(n) for n in match[2].split(",")] if match else []
     except ValueError:
         return name, None
-    # Widths and numbers of pixels: what is larger than any image is no name of a protocol.
+    # Widths and numbers of pixels: what is larger than any image is not a name of a protocol.
     return (match[1], numbers) if match and max(map(abs, numbers)) < LARGEST_NUMBER else (name, None)
 
 
@@ -108,6 +108,22 @@ def load_attribute(place: str) -> Any:
         raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error
     except (ImportError, AttributeError) as error:
         raise RefbenchError(f"{place} cannot be loaded: {error}; mend or uninstall its package") from error
+
+
+def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
+
+    `places` says where each name is, "module:attribute".
+    """
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = load_attribute(places[name])
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *places})
 
 
 def summary_of(place: str) -> str:

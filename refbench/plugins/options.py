@@ -22,7 +22,7 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
     try:
         parameters = dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"{name} is no class that can be called: {error}") from error
+        raise AdapterError(f"{name} is not a class that can be called: {error}") from error
     try:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (TypeError, NameError, AttributeError):

@@ -17,7 +17,7 @@ from refbench.reports.pages import write_index, write_report
 from refbench.runs.runner import default_folder, run
 from refbench.scoring.scorer import score
 from refbench.storage.files import home, project_data
-from refbench.storage.manifest import dataset_folder, read_manifest
+from refbench.storage.manifest import MANIFEST_FILE, dataset_folder, read_manifest
 from refbench.storage.progress import Progress
 
 DATASETS = {"scenes": scenes, "snapshots": snapshots}
@@ -78,6 +78,6 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
 
 
 def _is_built(dataset: str, version: int) -> bool:
-    if not (dataset_folder(dataset) / "manifest.json").is_file():
+    if not (dataset_folder(dataset) / MANIFEST_FILE).is_file():
         return False
-    return bool(read_manifest(dataset)["builder"]["version"] == version)
+    return read_manifest(dataset).builder.version == version

@@ -19,7 +19,7 @@ from refbench.scoring.counting import count
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.scoring.scorer import address_of
+from refbench.scoring.scorer import open_source
 from refbench.scoring.statistics.bootstrap import intervals
 from refbench.scoring.statistics.paired import standard_errors
 from refbench.scoring.statistics.power import smallest_detectable, standard_error_against
@@ -79,14 +79,13 @@ def diagnose(
 
     Args:
         source, dataset: as for `score`.
-        out: where errors.parquet goes, one row a sample; a run folder by default keeps it itself.
+        out: where errors.parquet goes, one row per sample; a run folder by default keeps it itself.
 
     Raises:
         as `score`.
     """
-    source = Path(source)
-    address, info = address_of(source, dataset)
-    counted = count(source, address, info, [], [ERRORS], progress)
+    address, answers = open_source(source, dataset)
+    counted = count(answers, address, [], [ERRORS], progress)
     scores = counted.scores
     errors = attribute(scores, counted.measured)
     everything = np.ones(len(scores), bool)
@@ -99,7 +98,7 @@ def diagnose(
     for done, part in enumerate(found):
         slices.append(_scored(part, scores, errors))
         progress("slices", done + 1, len(found))
-    folder = Path(out) if out else source if counted.is_run else None
+    folder = Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:
         write_table(folder / ERRORS_FILE, errors_to_table(errors, scores))
     evidence = Evidence(scores)
@@ -117,7 +116,7 @@ def diagnose(
 
 
 def errors_to_table(errors: ErrorTable, scores: ScoreTable) -> pa.Table:
-    """One row a sample: its own kind, and its wrong pixels by kind."""
+    """One row per sample: its own kind, and its wrong pixels by kind."""
     pixels = {f"{kind}_px": errors.pixels[:, k] for k, kind in enumerate(KINDS)}
     return pa.table({"sample_id": scores.sample_id, "kind": errors.names(), **pixels})
 

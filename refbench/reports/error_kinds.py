@@ -3,7 +3,7 @@
 The kinds, with the rule that decides:
 
 * `failed`: the model crashed, or gave no answer.
-* `false_alarm`: nothing is meant, something is answered.
+* `false_alarm`: there is no target, something is answered.
 * `missed`: less than a tenth of the target is covered.
 * `wrong_object`: another object of the image fits the answer better than the target does, and than both together.
 * of all other samples, pixel by pixel: `boundary`, inside a band along the target's outline; `part`, of the target and
@@ -37,7 +37,7 @@ MEANING = {
     "part": "pixels of the target not answered",
     "boundary": "pixels along the outline",
     "spill": "pixels of no object answered",
-    "false_alarm": "something answered where nothing is meant",
+    "false_alarm": "something answered where there is no target",
 }
 
 
@@ -97,7 +97,7 @@ def attribute(scores: ScoreTable, measured: Mapping[str, NDArray[np.int64]]) -> 
     for kind, counts in parts.items():
         pixels[undecided, at[kind]] = counts[undecided]
     kinds = np.where(lost > 0, pixels.argmax(axis=1), -1)
-    # A crash where nothing is meant costs no pixel, but a sample.
+    # A crash where there is no target costs no pixel, but a sample.
     return ErrorTable(pixels, np.where(scores.failed, at["failed"], kinds))
 
 
@@ -124,7 +124,7 @@ def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.b
 def mean_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Points of mean IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
     shares = errors.pixels[rows] / np.maximum(scores.union[rows], 1)[:, None]
-    # A crash where nothing is meant loses the sample without a wrong pixel.
+    # A crash where there is no target loses the sample without a wrong pixel.
     shares[scores.failed[rows] & (scores.union[rows] == 0), KINDS.index("failed")] = 1.0
     losses: NDArray[np.float64] = 100 * shares.sum(axis=0) / max(int(rows.sum()), 1)
     return losses

@@ -1,12 +1,13 @@
 """Leaderboard tables: runs scored here, and published figures beside them, never in one column.
 
 Measured figures follow one protocol on one fingerprint and can be ranked. Published ones follow the rule of
-their paper: they are listed as printed, a column a metric, with source and evidence on every row.
+their paper: they are listed as printed, a column per metric, with source and evidence on every row.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ import pandas as pd
 
 from refbench.errors import RefbenchError, RunError
 from refbench.plugins.loading import available
+from refbench.records import Estimate, RunInfo
+from refbench.runs.folder import RUN_FILE
+from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, read_result
 from refbench.storage.files import atomic_file
 
@@ -59,7 +63,7 @@ MODES = {"forced": "answer forced", "generate": "answer generated"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scored run: who, on what, and `metrics` (name -> value, low, high in percent)."""
+    """One scored run under one protocol; `metrics` in percent with their intervals."""
 
     adapter: str
     address: str
@@ -67,46 +71,48 @@ class Row:
     protocol: str
     samples: int
     failures: int
-    metrics: dict[str, tuple[float, float, float]]
+    metrics: Mapping[str, Estimate]
     folder: Path
 
 
 def read_rows(folders: Iterable[Path]) -> list[Row]:
-    """Every scored run at or below the given folders: run.json and summary.json side by side.
+    """Every scored run at or below the given folders, once for each protocol that it was scored under.
 
     Raises:
-        RunError: a summary is damaged; names the file.
+        RunError: a run.json or summary.json is damaged; names the file.
     """
-    rows = []
-    for folder in folders:
-        for path in sorted(folder.rglob("run.json")):
-            if path.with_name(SUMMARY_FILE).is_file():
-                rows.append(_row(path.parent))
-    return rows
+    return [
+        row
+        for folder in folders
+        for path in sorted(folder.rglob(RUN_FILE))
+        if path.with_name(SUMMARY_FILE).is_file()
+        for row in _rows(path.parent)
+    ]
 
 
-def _row(folder: Path) -> Row:
+def _rows(folder: Path) -> list[Row]:
     result = read_result(folder)
-    path = folder / SUMMARY_FILE
-    try:
-        info = result.info
-        options = ",".join(f"{k}={v}" for k, v in sorted(info["adapter_options"].items()))
-        name = f"{info['adapter']} ({options})" if options else info["adapter"]
-        # A model that is given its answer's text and one that writes it are not the same system.
-        if info.get("mode"):
-            name += f" [{MODES.get(info['mode'], info['mode'])}]"
-        if info.get("limit") is not None:
-            name += f" [first {info['limit']}]"
-    except (KeyError, AttributeError) as error:
-        raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {folder}` again") from None
-    metrics = dict(result.metrics or {})
-    return Row(
-        name, result.address, result.fingerprint, result.protocol, result.samples, result.failures, metrics, folder
-    )
+    if result.run is None:
+        raise RunError(f"{folder} holds no {RUN_FILE}")
+    name = system_name(result.run)
+    return [
+        Row(name, result.address, result.fingerprint, s.protocol, s.samples, s.failures, s.metrics, folder)
+        for s in result.summaries.values()
+    ]
+
+
+def system_name(info: RunInfo) -> str:
+    """The adapter and what tells two of its runs apart: options, mode, a limit."""
+    options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
+    name = f"{info.adapter} ({options})" if options else info.adapter
+    # A model that is given its answer's text and one that writes it are not the same system.
+    if info.mode:
+        name += f" [{MODES.get(info.mode, info.mode)}]"
+    return name if info.limit is None else f"{name} [first {info.limit}]"
 
 
 def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a run and metric: the long form, with intervals."""
+    """One line per run and metric: the long form, with intervals."""
     lines = [
         {
             "dataset": row.address.split("/")[0],
@@ -115,14 +121,14 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
             "system": row.adapter,
             "protocol": row.protocol,
             "metric": metric,
-            "value": value,
-            "low": low,
-            "high": high,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
             "samples": row.samples,
             "failures": row.failures,
         }
         for row in rows
-        for metric, (value, low, high) in row.metrics.items()
+        for metric, estimate in row.metrics.items()
     ]
     columns = [
         "dataset",
@@ -142,7 +148,7 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 def ranked(rows: Sequence[Row], by: str = "cumulative_iou") -> list[Row]:
     """Best first; equal values keep the order of their names."""
-    return sorted(rows, key=lambda r: (-r.metrics.get(by, (float("-inf"), 0, 0))[0], r.adapter))
+    return sorted(rows, key=lambda r: (-r.metrics[by].value if by in r.metrics else float("inf"), r.adapter))
 
 
 def read_published(folder: Path) -> pd.DataFrame:
@@ -171,7 +177,7 @@ def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> st
     try:
         float(row["value"])
     except ValueError:
-        return f"the value {row['value']!r} is no number"
+        return f"the value {row['value']!r} is not a number"
     if row["evidence"] not in EVIDENCE:
         return f"evidence must be one of {', '.join(EVIDENCE)}, not {row['evidence']!r}"
     if not row["source"]:
@@ -184,7 +190,7 @@ def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> st
 
 
 def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> list[Path]:
-    """Write `measured.csv`, `published.csv` and one Markdown page a dataset and split; returns the files."""
+    """Write `measured.csv`, `published.csv` and one Markdown page per dataset and split; returns the files."""
     files = [
         _write(out / "measured.csv", _csv(measured_frame(rows))),
         _write(out / "published.csv", _csv(published)),
@@ -209,23 +215,57 @@ def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> lis
     return files
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Runs of one split and build under one protocol, best first by the first of `metrics`."""
+
+    protocol: str
+    fingerprint: str
+    metrics: tuple[str, ...]
+    rows: list[Row]
+
+    def head(self) -> list[str]:
+        """The metrics as columns."""
+        return [SHORT_NAMES.get(m, m) for m in self.metrics]
+
+    def cells(self, row: Row) -> list[str]:
+        """The figures of a row in these columns."""
+        return [format_interval(row.metrics[m]) if m in row.metrics else "" for m in self.metrics]
+
+
+def rankings(rows: Sequence[Row]) -> list[Ranking]:
+    """The runs of one split, apart by protocol and fingerprint, since others cannot be compared."""
+    found = []
+    for protocol, fingerprint in sorted({(r.protocol, r.fingerprint) for r in rows}, key=_own_protocol_first):
+        group = [r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)]
+        known = dict.fromkeys(m for row in group for m in row.metrics)
+        metrics = [m for m in SHORT_NAMES if m in known] if protocol == REFBENCH.name else list(known)
+        found.append(Ranking(protocol, fingerprint, tuple(metrics), ranked(group, metrics[0] if metrics else "")))
+    return found
+
+
+def _own_protocol_first(key: tuple[str, str]) -> tuple[bool, str, str]:
+    protocol, fingerprint = key
+    return protocol != REFBENCH.name, protocol, fingerprint
+
+
 def measured_markdown(rows: Sequence[Row]) -> str:
-    """Runs of one split, ranked by cumulative IoU, with 95 % intervals; one table a fingerprint and protocol."""
+    """Runs of one split with 95 % intervals, a table for each of their `rankings`."""
     text = ""
-    for protocol, fingerprint in sorted({(r.protocol, r.fingerprint) for r in rows}):
-        group = ranked([r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)])
-        shown = [m for m in SHORT_NAMES if any(m in r.metrics for r in group)]
-        text += f"Measured: protocol `{protocol}`, fingerprint `{fingerprint[:12]}`, 95 % intervals by image.\n\n"
-        lines = [["#", "system", *(SHORT_NAMES[m] for m in shown), "samples", "failures"]]
-        for rank, row in enumerate(group, start=1):
-            cells = [format_interval(row.metrics[m]) if m in row.metrics else "" for m in shown]
-            lines.append([str(rank), row.adapter, *cells, str(row.samples), str(row.failures)])
-        text += _markdown_table(lines)
-    return text
+    for ranking in rankings(rows):
+        text += (
+            f"Measured: protocol `{ranking.protocol}`, fingerprint `{ranking.fingerprint[:12]}`, "
+            "95 % intervals by image.\n\n"
+        )
+        lines = [["#", "system", *ranking.head(), "samples", "failures"]]
+        for rank, row in enumerate(ranking.rows, start=1):
+            lines.append([str(rank), row.adapter, *ranking.cells(row), str(row.samples), str(row.failures)])
+        text += _markdown_table(lines) + "\n"
+    return text.removesuffix("\n")
 
 
 def published_markdown(figures: pd.DataFrame) -> str:
-    """Figures as printed: a row a system and source, a column a metric."""
+    """Figures as printed: a row per system and source, a column per metric."""
     metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
     lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
     keys = ["system", "variant", "evidence", "source"]
@@ -246,10 +286,11 @@ def published_markdown(figures: pd.DataFrame) -> str:
     return head + _markdown_table(lines)
 
 
-def format_interval(estimate: tuple[float, float, float]) -> str:
-    """`71.3 [69.8, 72.9]`: percent with one decimal, and its interval."""
-    value, low, high = estimate
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def format_interval(estimate: Estimate) -> str:
+    """`71.3 [69.8, 72.9]`: percent with one decimal, and its interval; `-` for NaN."""
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def _markdown_table(lines: Sequence[Sequence[str]]) -> str:

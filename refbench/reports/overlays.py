@@ -1,4 +1,4 @@
-"""Masks drawn over their picture, for pages and contact sheets."""
+"""Masks drawn over their image, for pages and contact sheets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Layer:
 
 
 def picture_of(image_path: str, height: int, width: int) -> NDArray[np.uint8]:
-    """The picture, uint8 (H, W, 3); plain grey where there is none or it cannot be read."""
+    """The image, uint8 (H, W, 3); plain grey where there is none or it cannot be read."""
     try:
         if image_path:
             return np.asarray(load_image(image_path, height, width))
@@ -47,7 +47,7 @@ def picture_of(image_path: str, height: int, width: int) -> NDArray[np.uint8]:
 def overlay(
     picture: NDArray[np.uint8], layers: Sequence[Layer], longest_px: int, box: Box | None = None
 ) -> Image.Image:
-    """Draw masks over a picture, scaled so that its longer side has `longest_px`.
+    """Draw masks over an image, scaled so that its longer side has `longest_px`.
 
     `box` (left, top, right, bottom) cuts a part out first; where it is smaller than `longest_px`, pixels stay squares.
     """
@@ -79,7 +79,7 @@ def box_around(mask: Mask, margin: float = 0.35, least_px: int = 24) -> Box:
 
 
 def contact_sheet(cells: Sequence[tuple[Sequence[Image.Image], str]], columns: int, path: Path) -> None:
-    """A sheet of cells, each some pictures side by side over a line of text; written as a JPEG or PNG by its name."""
+    """A sheet of cells, each some images side by side over a line of text; written as a JPEG or PNG by its name."""
     if not cells:
         return
     side = max(max(p.size) for pictures, _ in cells for p in pictures)
@@ -98,7 +98,7 @@ def contact_sheet(cells: Sequence[tuple[Sequence[Image.Image], str]], columns: i
 
 
 def data_uri(image: Image.Image, kind: str) -> str:
-    """The picture as a `data:` address; `kind` is "JPEG" or "PNG"."""
+    """The image as a `data:` address; `kind` is "JPEG" or "PNG"."""
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=82)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

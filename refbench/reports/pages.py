@@ -24,17 +24,14 @@ from refbench.errors import DatasetError, RunError
 from refbench.records import Prediction, Sample
 from refbench.reports.comparison import Comparison, SliceDifference
 from refbench.reports.diagnosis import Loss, SliceScore, diagnose
-from refbench.reports.leaderboard import SHORT_NAMES, Row, format_interval, ranked
+from refbench.reports.leaderboard import SHORT_NAMES, Row, format_interval, rankings
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_uri, overlay, picture_of
-from refbench.runs.plan import shard_paths
-from refbench.runs.runner import read_run
+from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE
 from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import Result, read_result
-from refbench.scoring.scorer import check_run
 from refbench.scoring.statistics.power import SIGNIFICANCE
-from refbench.storage.files import atomic_file, read_table
-from refbench.storage.predictions import predictions_from_table
+from refbench.storage.files import atomic_file
 from refbench.storage.samples import load_samples
 
 SHOWN_PER_GROUP = 12
@@ -49,22 +46,22 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a scored run folder; returns its path.
 
     Raises:
-        RunError: the folder is no scored run.
+        RunError: the folder is not a scored run.
     """
-    info = read_run(folder)
-    check_run(folder, info)
+    run = RunFolder(folder)
+    run.check_complete()
     result = read_result(folder) if (folder / SCORES_FILE).is_file() else None
-    if result is None or result.scores is None or result.metrics is None:
+    if result is None or result.scores is None or not result.summaries:
         raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
     scores = result.scores
     diagnosis = diagnose(folder)
     # In the order of the rows, which another program may have changed.
-    by_id = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}", scores.sample_ids())}
+    by_id = {s.sample_id: s for s in load_samples(run.info.address, scores.sample_ids())}
     samples = [by_id[sample_id] for sample_id in scores.sample_ids()]
     iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
     groups = _choose(iou, scores.no_target, scores.failed)
     chosen = {samples[row].sample_id for rows in groups.values() for row in rows}
-    predictions = _read_predictions(folder, chosen)
+    predictions = _read_predictions(run, chosen)
     figures: dict[str, list[dict[str, Any]]] = {}
     for title, rows in groups.items():
         figures[title] = [
@@ -79,11 +76,14 @@ def write_report(folder: Path) -> Path:
             for row in rows
         ]
     page = _PAGES.get_template("report.html.j2").render(
-        info=info,
+        info=run.info,
         result=result,
         metrics=[
-            (SHORT_NAMES.get(name, name), *(f"{v:.2f}" for v in figures)) for name, figures in result.metrics.items()
+            (protocol, SHORT_NAMES.get(name, name), f"{e.value:.2f}", f"{e.low:.2f}", f"{e.high:.2f}")
+            for protocol, summary in result.summaries.items()
+            for name, e in summary.metrics.items()
         ],
+        caveats=[(protocol, c) for protocol, summary in result.summaries.items() for c in summary.notes],
         histogram=_histogram(iou, boundary_iou),
         losses=_losses_chart(diagnosis.losses),
         slices=_slice_rows(diagnosis.slices),
@@ -104,7 +104,7 @@ def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path:
         samples = {s.sample_id: s for s in load_samples(found.address, names)} if names else {}
     except DatasetError:
         samples = {}
-    both = [_read_predictions(r.folder, names) for r in (found.first, found.second)] if samples else [{}, {}]
+    both = [_read_predictions(RunFolder(r.folder), names) for r in (found.first, found.second)] if samples else [{}, {}]
     for change in found.changed:
         sample = samples.get(change.sample_id)
         pictures = [_overlay(sample, masks[change.sample_id]) for masks in both if sample and change.sample_id in masks]
@@ -123,7 +123,7 @@ def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path:
 
 
 def _system(result: Result) -> str:
-    return str(result.info.get("adapter", result.folder))
+    return result.run.adapter if result.run else str(result.folder)
 
 
 def _forest(slices: Sequence[SliceDifference]) -> str:
@@ -145,22 +145,10 @@ def _forest(slices: Sequence[SliceDifference]) -> str:
 
 
 def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
-    """Write a page that ranks runs a split, with links to the reports that were written."""
-    tables = {
-        address: [
-            {
-                "system": row.adapter,
-                "cells": [format_interval(row.metrics[m]) if m in row.metrics else "" for m in SHORT_NAMES],
-                "samples": row.samples,
-                "failures": row.failures,
-                "report": _link(row.folder / "report.html", path.parent),
-            }
-            for row in ranked(group)
-        ]
-        for address, group in rows.items()
-    }
+    """Write a page that ranks runs a split and protocol, with links to the reports that were written."""
+    reports = {row.folder: _link(row.folder / "report.html", path.parent) for group in rows.values() for row in group}
     page = _PAGES.get_template("index.html.j2").render(
-        tables=tables, metrics=list(SHORT_NAMES.values()), version=__version__
+        tables={address: rankings(group) for address, group in rows.items()}, reports=reports, version=__version__
     )
     return _write(path, page)
 
@@ -187,14 +175,9 @@ def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, 
     return {title: rows for title, rows in groups.items() if rows}
 
 
-def _read_predictions(folder: Path, wanted: set[str]) -> dict[str, Prediction]:
-    found = {}
-    for path in shard_paths(folder):
-        table = read_table(path)
-        keep = [sample_id in wanted for sample_id in table["sample_id"].to_pylist()]
-        for prediction in predictions_from_table(table.filter(keep)):
-            found[prediction.sample_id] = prediction
-    return found
+def _read_predictions(run: RunFolder, wanted: set[str]) -> dict[str, Prediction]:
+    """Those of the samples `wanted`; none where the folder does not hold all predictions of a run."""
+    return {p.sample_id: p for p in run.predictions(wanted)} if run.is_there and run.is_whole else {}
 
 
 def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]:
@@ -202,12 +185,12 @@ def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]
     rows = []
     for part in slices:
         e = part.metrics["mean_iou"]
-        rows.append((part.dimension, part.label, part.samples, format_interval((e.value, e.low, e.high))))
+        rows.append((part.dimension, part.label, part.samples, format_interval(e)))
     return rows
 
 
 def _overlay(sample: Sample, prediction: Prediction | None) -> str:
-    """A data URI: the picture, the target outlined green, the prediction filled and outlined pink."""
+    """A data URI: the image, the target outlined green, the prediction filled and outlined pink."""
     layers = [Layer(prediction.mask, PREDICTION_RGB, filled=True)] if prediction is not None else []
     layers.append(Layer(sample.target, TARGET_RGB, thick=True))
     picture = picture_of(sample.image_path, sample.height, sample.width)

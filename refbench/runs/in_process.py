@@ -1,4 +1,4 @@
-"""A crew of one: this process."""
+"""The in-process pool: one worker, which is this process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable
 
 from refbench.runs.plan import Job, Task
-from refbench.runs.scheduler import Event
+from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import ShardRunner
 
 
-class Here:
+class InProcess:
     """Computes in this process; the adapter may be any object."""
 
     size = 1
@@ -19,7 +19,7 @@ class Here:
         self._job = job
         self._runner: ShardRunner | None = None
         self._tasks: deque[Task] = deque()
-        self._told = False
+        self._announced = False
 
     def start(self, worker: int) -> None:
         self._runner = ShardRunner(self._job)
@@ -30,9 +30,9 @@ class Here:
     def wait(self, seconds: float, step: Callable[[int], None]) -> list[Event]:
         if self._runner is None:
             return []
-        if not self._told:
-            self._told = True
-            return [Event(0, "ready", self._runner.facts)]
+        if not self._announced:
+            self._announced = True
+            return [Event(0, EventKind.READY, self._runner.facts)]
         if not self._tasks:
             return []
         task = self._tasks.popleft()
@@ -45,9 +45,9 @@ class Here:
             step(done)
 
         try:
-            return [Event(0, "done", self._runner.run(task, following, count))]
-        except Exception as error:  # noqa: BLE001 (told as the other crews tell it; it is raised again)
-            return [Event(0, "failed", error)]
+            return [Event(0, EventKind.DONE, self._runner.run(task, following, count))]
+        except Exception as error:  # noqa: BLE001 (reported as the other pools do; the scheduler raises it)
+            return [Event(0, EventKind.FAILED, error)]
 
     def stop(self, log: Callable[[str], None]) -> None:
         if self._runner is not None:

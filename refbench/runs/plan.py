@@ -14,7 +14,7 @@ from typing import Any
 from refbench.records import Sample
 
 SHARD_SAMPLES = 256
-# What `--batch-size auto` holds at most for each expression that it allows: larger pictures make smaller batches.
+# What `--batch-size auto` holds at most for each expression that it allows: larger images make smaller batches.
 AUTO_PIXELS = 2**20
 
 
@@ -22,7 +22,7 @@ AUTO_PIXELS = 2**20
 class Job:
     """All that a worker needs to know, wherever it runs.
 
-    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None asks the adapter; then large pictures
+    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None asks the adapter; then large images
     make smaller batches. `home` is $REFBENCH_HOME, `started_in` the folder that relative paths
     begin at.
     """
@@ -100,7 +100,7 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
-    """A shard in order, at most `size` expressions a batch and, where given, `pixels` of pictures; at least one."""
+    """A shard in order, at most `size` expressions a batch and, where given, `pixels` of images; at least one."""
     batches: list[list[Sample]] = []
     held = 0
     for sample in shard:
@@ -111,23 +111,3 @@ def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) 
         batches[-1].append(sample)
         held += area
     return batches
-
-
-def planned_path(folder: Path, number: int) -> Path:
-    """Where a shard of a run goes."""
-    return folder / "predictions" / f"part-{number:05d}.parquet"
-
-
-def planned_paths(folder: Path, shards: int) -> list[Path]:
-    """Where the shards of a run go."""
-    return [planned_path(folder, k) for k in range(shards)]
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards that are there."""
-    return sorted((folder / "predictions").glob("part-*.parquet"))
-
-
-def journal_path(folder: Path, number: int) -> Path:
-    """Where a worker writes down which samples it is about to ask about, so that its death tells which they were."""
-    return folder / "working" / f"part-{number:05d}.json"

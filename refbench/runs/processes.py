@@ -1,4 +1,4 @@
-"""A crew of processes of this machine. One that dies takes nothing along but the shard that it was computing."""
+"""A pool of processes on this machine. One that dies loses only the shard that it was computing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from refbench.errors import AdapterError, RefbenchError
 from refbench.runs.plan import Job, Task
-from refbench.runs.scheduler import Event
+from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import CLOSE_SECONDS, ShardRunner
 
 PATIENCE_SECONDS = CLOSE_SECONDS + 2.0
@@ -80,7 +80,7 @@ class Processes:
                 process.join(PATIENCE_SECONDS)
                 why = _how_it_ended(process.exitcode)
                 self._forget(worker)
-                events.append(Event(worker, "died", why))
+                events.append(Event(worker, EventKind.DIED, why))
         return events
 
     def stop(self, log: Callable[[str], None]) -> None:
@@ -139,24 +139,24 @@ def _serve(pipe: Connection, job: Job, visible: str | None, parent: int) -> None
     try:
         runner = ShardRunner(job, journal=True)
     except Exception as error:  # noqa: BLE001 (told to the parent, who raises it)
-        _tell(pipe, "failed", _portable(error))
+        _tell(pipe, EventKind.FAILED, _portable(error))
         return
     tasks: deque[Task] = deque()
     try:
-        pipe.send(("ready", runner.facts))
+        pipe.send((EventKind.READY, runner.facts))
         while True:
             while not tasks or pipe.poll():
                 tasks.append(pipe.recv())
             task = tasks.popleft()
-            pipe.send(("done", runner.run(task, tasks[0].number if tasks else None)))
+            pipe.send((EventKind.DONE, runner.run(task, tasks[0].number if tasks else None)))
     except (EOFError, BrokenPipeError):
         pass
     except Exception as error:  # noqa: BLE001 (a full disk, a bug: told to the parent, who raises it)
-        _tell(pipe, "failed", _portable(error))
+        _tell(pipe, EventKind.FAILED, _portable(error))
     runner.close(lambda _: None)
 
 
-def _tell(pipe: Connection, kind: str, content: Any) -> None:
+def _tell(pipe: Connection, kind: EventKind, content: Any) -> None:
     # Another worker may have failed the same way before, and the parent be gone.
     with contextlib.suppress(OSError):
         pipe.send((kind, content))

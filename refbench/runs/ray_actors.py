@@ -1,6 +1,6 @@
-"""A crew of Ray actors, on this machine or on a cluster: Ray starts them, and nothing else.
+"""A pool of Ray actors, on this machine or on a cluster: Ray starts them, and nothing else.
 
-Only numbers of shards travel; pictures, masks and results stay with the actors and the shared folder. An actor that
+Only numbers of shards travel; images, masks and results stay with the actors and the shared folder. An actor that
 dies, or whose node leaves, is replaced by another one wherever there is room; while there is none, the others go on.
 """
 
@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from refbench.errors import RunError
 from refbench.runs.plan import Facts, Job, ShardReport, Task
-from refbench.runs.scheduler import Event
+from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import ShardRunner
 
 # Actors that claim every core would leave none for others on the cluster.
@@ -71,7 +71,7 @@ class RayActors:
     def __init__(self, job: Job, workers: int, address: str | None) -> None:
         self.size = workers
         self._job = job
-        # Neither reports to Ray's makers nor an environment made anew on every worker.
+        # Neither reports to Ray's makers nor an environment made again on every worker.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         place = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -90,7 +90,7 @@ class RayActors:
                     f"no Ray cluster answers at {place}: {error}; start one with `ray start --head`"
                 ) from error
         self._actors: dict[int, Any] = {}
-        self._running: dict[Any, tuple[int, str]] = {}
+        self._running: dict[Any, tuple[int, EventKind]] = {}
 
     def start(self, worker: int) -> None:
         self._forget(worker)
@@ -102,10 +102,10 @@ class RayActors:
         )
         actor: Any = kind.remote(job)
         self._actors[worker] = actor
-        self._running[actor.load.remote()] = worker, "ready"
+        self._running[actor.load.remote()] = worker, EventKind.READY
 
     def send(self, worker: int, task: Task) -> None:
-        self._running[self._actors[worker].run.remote(task)] = worker, "done"
+        self._running[self._actors[worker].run.remote(task)] = worker, EventKind.DONE
 
     def wait(self, seconds: float, step: Callable[[int], None]) -> list[Event]:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=seconds) if self._running else ([], [])
@@ -117,11 +117,11 @@ class RayActors:
             except RayTaskError as error:
                 # Raised by our own code inside the actor: as it is, where Ray could carry it here.
                 cause = error.cause if isinstance(error.cause, Exception) else RunError(str(error))
-                events.append(Event(worker, "failed", cause))
+                events.append(Event(worker, EventKind.FAILED, cause))
             except RayError as error:
                 self._forget(worker)
                 why = str(error).strip().partition("\n")[0]
-                events.append(Event(worker, "died", why or "its node left"))
+                events.append(Event(worker, EventKind.DIED, why or "its node left"))
         return events
 
     def stop(self, log: Callable[[str], None]) -> None:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from refbench._version import __version__
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
 from refbench.plugins.loading import load_attribute
 from refbench.records import RunInfo
-from refbench.runs.in_process import Here
-from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards, planned_paths, shard_paths
+from refbench.runs.folder import RunFolder
+from refbench.runs.in_process import InProcess
+from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards
 from refbench.runs.processes import Processes
-from refbench.runs.scheduler import Crew, Foreman, Outcome
-from refbench.runs.timings import TIMINGS_SCHEMA, stage_table
-from refbench.storage.files import home, read_json, read_table, write_json, write_table
+from refbench.runs.scheduler import Outcome, Scheduler, WorkerPool
+from refbench.runs.timings import stage_table
+from refbench.storage.files import home
 from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import git_state, now
@@ -80,7 +77,7 @@ def run(
         address: the split, e.g. "refcoco/testA"; build it first.
         options: constructor options of a named adapter, as texts.
         device: where the model computes; "cuda" with several workers gives each a GPU in turn.
-        batch_size: expressions a call; None asks the adapter, and makes batches of large pictures smaller.
+        batch_size: expressions per call; None asks the adapter, and makes batches of large images smaller.
         limit: only the first so many samples.
         out: run folder; by default below `$REFBENCH_HOME/runs`.
         max_failures: more failed samples than this raise, once everything is written.
@@ -93,8 +90,13 @@ def run(
         AdapterError: the adapter cannot be loaded, or has failed on every sample of the first shard.
         RunError: the folder belongs to another run, or cannot be written; finished shards stay.
         TooManyFailures: see max_failures.
+
+    Example:
+        >>> from refbench import run
+        >>> result = run("center", "snapshots/test")
+        >>> result.samples, result.failures
+        (87, 0)
     """
-    dataset, split = parse_address(address)
     fingerprint = split_fingerprint(address)
     samples = load_samples(address)[:limit]
     if not samples:
@@ -112,54 +114,64 @@ def run(
         home=home().absolute(),
         started_in=Path.cwd(),
     )
-    crew = _crew(job, engine, workers, ray_address)
+    pool = _worker_pool(job, engine, workers, ray_address)
     try:
-        foreman = Foreman(crew, log)
-        facts = foreman.muster()
-        folder = out or default_folder(facts.name, facts.options, address, limit)
-        info = _claim_folder(
-            folder,
-            RunInfo(
-                adapter=facts.name,
-                adapter_options=facts.options,
-                code_sha256=facts.code_sha256,
-                weights_sha256=facts.weights_sha256,
-                dataset=dataset,
-                split=split,
+        scheduler = Scheduler(pool, log)
+        facts = scheduler.start_workers()
+        folder = RunFolder(out or default_folder(facts.name, facts.options, address, limit))
+        info = folder.claim(
+            dataclasses.replace(
+                _info(job, facts, deterministic),
                 fingerprint=fingerprint,
                 samples=len(samples),
                 shards=len(shards),
-                limit=limit,
-                batch_size=facts.batch_size,
-                batch_pixels=None if batch_size else facts.batch_size * AUTO_PIXELS,
-                device=device,
-                seed=facts.seed,
-                refbench_version=__version__,
-                git=git_state(Path(__file__).parents[2]),
-                packages=facts.packages,
-                device_name=facts.device_name,
                 arguments=list(arguments),
-                started=now(),
-                mode=facts.mode,
-                deterministic=deterministic,
                 engine=engine,
                 workers=workers,
-            ),
+            )
         )
-        return _compute(foreman, facts, folder, info, [len(s) for s in shards], max_failures, progress)
+        return _compute(scheduler, folder, info, [len(s) for s in shards], max_failures, progress)
     finally:
-        crew.stop(log)
+        pool.stop(log)
 
 
-def _crew(job: Job, engine: str, workers: int, ray_address: str | None) -> Crew:
+def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:
+    """What is known of a run before it begins, its samples aside."""
+    dataset, split = parse_address(job.address)
+    return RunInfo(
+        adapter=facts.name,
+        adapter_options=facts.options,
+        code_sha256=facts.code_sha256,
+        weights_sha256=facts.weights_sha256,
+        dataset=dataset,
+        split=split,
+        fingerprint="",
+        samples=0,
+        shards=0,
+        limit=job.limit,
+        batch_size=facts.batch_size,
+        batch_pixels=None if job.batch_size else facts.batch_size * AUTO_PIXELS,
+        device=job.device,
+        seed=facts.seed,
+        refbench_version=__version__,
+        git=git_state(Path(__file__).parents[2]),
+        packages=facts.packages,
+        device_name=facts.device_name,
+        started=now(),
+        mode=facts.mode,
+        deterministic=deterministic,
+    )
+
+
+def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -> WorkerPool:
     if engine not in ENGINES:
         raise RunError(f"there is no engine {engine!r}; known: {', '.join(ENGINES)}")
     if workers < 1:
         raise RunError(f"a run needs at least one worker, not {workers}")
     if engine == "ray":
-        crew: Crew = load_attribute("refbench.runs.ray_actors:RayActors")(job, workers, ray_address)
-        return crew
-    return Here(job) if workers == 1 else Processes(job, workers)
+        pool: WorkerPool = load_attribute("refbench.runs.ray_actors:RayActors")(job, workers, ray_address)
+        return pool
+    return InProcess(job) if workers == 1 else Processes(job, workers)
 
 
 def _absolute(adapter: Any) -> Any:
@@ -169,55 +181,47 @@ def _absolute(adapter: Any) -> Any:
 
 
 def _compute(
-    foreman: Foreman,
-    facts: Facts,
-    folder: Path,
+    scheduler: Scheduler,
+    folder: RunFolder,
     info: RunInfo,
     sizes: Sequence[int],
     max_failures: int,
     progress: Progress,
 ) -> RunResult:
     began = time.monotonic()
-    paths = planned_paths(folder, len(sizes))
-    numbers = [k for k, path in enumerate(paths) if not path.exists()]
+    numbers = [k for k in range(len(sizes)) if not folder.shard_path(k).exists()]
     there = sorted(set(range(len(sizes))) - set(numbers))
     resumed = sum(sizes[k] for k in there)
-    before = [_found_in(paths[k]) for k in there]
+    before = {k: folder.tally(k) for k in there}
     total = sum(sizes)
-    task = f"{info.adapter} on {info.dataset}/{info.split}"
-    timings = [row for row in _read_timings(folder) if row["shard"] not in set(numbers)]
+    task = f"{info.adapter} on {info.address}"
+    timings = [row for row in folder.timings() if row["shard"] not in set(numbers)]
 
     def keep_usage() -> None:
-        if foreman.outcome.usage:
-            used = _added(info.usage, foreman.outcome.usage)
-            write_json(folder / "run.json", dataclasses.asdict(dataclasses.replace(info, usage=used)))
+        if scheduler.outcome.usage:
+            folder.write_info(dataclasses.replace(info, usage=_added(info.usage, scheduler.outcome.usage)))
 
     def keep_timings(outcome: Outcome) -> None:
         keep_usage()
-        rows = sorted([*timings, *outcome.timings], key=lambda row: row["shard"])
-        write_table(folder / "timings.parquet", pa.Table.from_pylist(rows, schema=TIMINGS_SCHEMA))
+        folder.write_timings([*timings, *outcome.timings])
 
     progress(task, resumed, total)
     try:
-        outcome = foreman.dispatch(
-            folder,
+        outcome = scheduler.dispatch(
+            folder.path,
             numbers,
             max_failures,
-            nothing_done=not any(failures < sizes[k] for k, (failures, _) in zip(there, before, strict=True)),
+            nothing_done=not any(tally.failures < sizes[k] for k, tally in before.items()),
             on_shard=keep_timings,
             step=lambda done: progress(task, resumed + done, total),
         )
-    except AdapterError:
+    except (AdapterError, KeyboardInterrupt) as stopped:
+        if isinstance(stopped, KeyboardInterrupt):
+            scheduler.outcome.usage.update(getattr(stopped, "usage", {}))
         keep_usage()
         raise
-    except KeyboardInterrupt as interrupt:
-        foreman.outcome.usage.update(getattr(interrupt, "usage", {}))
-        keep_usage()
-        raise
-    failures = outcome.failures + sum(found for found, _ in before)
-    notes = outcome.notes.copy()
-    for _, earlier in before:
-        notes.update(earlier)
+    failures = outcome.failures + sum(tally.failures for tally in before.values())
+    notes = sum((tally.notes for tally in before.values()), outcome.notes.copy())
     if numbers or not info.finished:
         finished = dataclasses.replace(
             info,
@@ -226,23 +230,24 @@ def _compute(
             answer_notes=dict(sorted(notes.items())),
             usage=_added(info.usage, outcome.usage),
         )
-        write_json(folder / "run.json", dataclasses.asdict(finished))
+        folder.write_info(finished)
     seconds = time.monotonic() - began
-    stages, bottleneck = stage_table(outcome.timings, seconds, foreman.crew.size)
-    result = RunResult(folder, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck)
+    stages, bottleneck = stage_table(outcome.timings, seconds, scheduler.pool.size)
+    result = RunResult(
+        folder.path, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck
+    )
     if failures > max_failures:
-        error = TooManyFailures(
-            f"{failures} of {total} samples failed, {max_failures} are allowed (--max-failures); "
-            f"all predictions are in {folder}, the reasons in the column 'error': {_first_error(paths)}"
-        )
-        error.result = result
-        raise error
+        raise _too_many(result, folder, max_failures)
     return result
 
 
-def _short(value: Any) -> str:
-    """As it is told; of a hash the beginning does."""
-    return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
+def _too_many(result: RunResult, folder: RunFolder, allowed: int) -> TooManyFailures:
+    error = TooManyFailures(
+        f"{result.failures} of {result.samples} samples failed, {allowed} are allowed (--max-failures); "
+        f"all predictions are in {folder}, the reasons in the column 'error': {folder.first_error()}"
+    )
+    error.result = result
+    return error
 
 
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
@@ -261,81 +266,3 @@ def default_folder(name: str, options: Mapping[str, str], address: str, limit: i
         # Paths make long names; what is cut off would be what tells two of them apart.
         safe = f"{safe[: LONGEST_NAME - 9]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
     return home() / "runs" / safe / f"{dataset}-{split}{end}"
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The content of a run's run.json."""
-    info = read_json(folder / "run.json", RunError)
-    if not isinstance(info, dict) or not {"adapter", "dataset", "split", "fingerprint"} <= info.keys():
-        raise RunError(f"{folder / 'run.json'} was not written by `refbench run`")
-    return info
-
-
-# What a run folder of an earlier version means where it says nothing.
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(RunInfo)}
-
-
-def _claim_folder(folder: Path, info: RunInfo) -> RunInfo:
-    """Write run.json, or check that the one that is there belongs to the same run, and return it."""
-    path = folder / "run.json"
-    if not path.exists():
-        if shard_paths(folder):
-            raise RunError(f"{folder} holds predictions but no run.json; choose another folder with --out")
-        write_json(path, dataclasses.asdict(info))
-        return info
-    before = read_run(folder)
-    for leftover in (folder / "predictions").glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-    same = {
-        "adapter": info.adapter,
-        "adapter_options": info.adapter_options,
-        "code_sha256": info.code_sha256,
-        "weights_sha256": info.weights_sha256,
-        "dataset": info.dataset,
-        "split": info.split,
-        "fingerprint": info.fingerprint,
-        "limit": info.limit,
-        "shards": info.shards,
-        "device": info.device,
-        "batch_size": info.batch_size,
-        "batch_pixels": info.batch_pixels,
-        "deterministic": info.deterministic,
-        "mode": info.mode,
-        "refbench_version": info.refbench_version,
-    }
-    there = {k: before.get(k, _DEFAULTS.get(k)) for k in same}
-    other = [f"{k} {_short(there[k])} there, {_short(v)} now" for k, v in same.items() if there[k] != v]
-    if other:
-        if there["code_sha256"] != info.code_sha256:
-            other.append("the code of the adapter has changed since")
-        raise RunError(
-            f"{folder} belongs to another run ({'; '.join(other)}); choose another folder with --out, or remove it"
-        )
-    try:
-        return RunInfo(**before)
-    except TypeError as error:
-        raise RunError(f"{path} was written by another refbench ({error}); choose another folder with --out") from None
-
-
-def _read_timings(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "timings.parquet"
-    rows: list[dict[str, Any]] = read_table(path).to_pylist() if path.exists() else []
-    return rows
-
-
-def _found_in(path: Path) -> tuple[int, Counter[str]]:
-    """Failures and notes of a shard that is there."""
-    try:
-        table = read_table(path, ["error", "note"])
-        errors, notes = table["error"].to_pylist(), table["note"].to_pylist()
-    except (DatasetError, KeyError):
-        raise RunError(f"{path} is damaged; remove it and run the same command again") from None
-    return sum(1 for error in errors if error), Counter(n for n in notes if n)
-
-
-def _first_error(paths: Sequence[Path]) -> str:
-    for path in paths:
-        for row in read_table(path, ["sample_id", "error"]).to_pylist():
-            if row["error"]:
-                return f"{row['sample_id']}: {row['error']}"
-    return "none"

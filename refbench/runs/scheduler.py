@@ -1,8 +1,8 @@
-"""Hands shards to a crew of workers until all are there: in any order, again when a worker dies, never twice at once.
+"""The scheduler: hands shards to a pool of workers until all are computed, and starts workers that die again.
 
-A crew is a set of workers (`Crew`): this process, processes, or actors of Ray. A worker that dies over a shard is
-started again. What it was asking about stands in its journal; a batch over which two have died is taken apart, and a
-sample over which two more die, alone, is a failed one. The rest of the shard is computed to its end.
+Workers are this process, processes of this machine, or Ray actors (`WorkerPool`). A batch that kills two workers is
+retried sample by sample; a sample that kills two more counts as failed, and the rest of its shard is computed. Which
+samples a worker was asked about when it died stands in the shard's journal.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from refbench.errors import AdapterError, RunError
-from refbench.runs.plan import Facts, ShardReport, Task, journal_path
+from refbench.runs.folder import RunFolder
+from refbench.runs.plan import Facts, ShardReport, Task
 
 # One is computed, the next one waits with the worker, so that it never waits for us.
 IN_FLIGHT = 2
@@ -30,18 +32,26 @@ WAIT_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 8.0
 
 
+class EventKind(Enum):
+    """What happened, and what comes with it."""
+
+    READY = "the adapter is loaded: its Facts"
+    DONE = "a shard is computed: a ShardReport"
+    DIED = "the worker is gone: why, in words"
+    FAILED = "an exception that every worker would meet: the exception"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to a worker: "ready" (its `Facts`), "done" (a `ShardReport`), "died" (why, in words), or
-    "failed" (an exception that another worker would meet too)."""
+    """Something that happened to a worker; `EventKind` tells what `content` is."""
 
     worker: int
-    kind: str
+    kind: EventKind
     content: Any = None
 
 
-class Crew(Protocol):
-    """Workers by number. `start` begins one (again); `send` gives one a task, `wait` tells what happened."""
+class WorkerPool(Protocol):
+    """Numbered workers: `start` starts one, or starts it again; `send` gives it a task; `wait` returns events."""
 
     size: int
 
@@ -64,17 +74,17 @@ class Outcome:
     timings: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Foreman:
-    """Musters a crew, then has shards computed by it."""
+class Scheduler:
+    """Starts the workers of a pool and has them compute shards."""
 
-    def __init__(self, crew: Crew, log: Callable[[str], None]) -> None:
-        self.crew = crew
+    def __init__(self, pool: WorkerPool, log: Callable[[str], None]) -> None:
+        self.pool = pool
         self.log = log
         self.facts: Facts | None = None
         self.outcome = Outcome()
         self.finished = 0
         self._ready: set[int] = set()
-        self._flying: dict[int, list[int]] = {k: [] for k in range(crew.size)}
+        self._in_flight: dict[int, list[int]] = {k: [] for k in range(pool.size)}
         self._again_at: dict[int, float] = {}
         self._deaths_in_a_row = 0
         self._loading_deaths: Counter[int] = Counter()
@@ -83,16 +93,16 @@ class Foreman:
         self._singly: dict[int, set[str]] = {}
         self._crashing: dict[int, set[str]] = {}
 
-    def muster(self) -> Facts:
+    def start_workers(self) -> Facts:
         """Start every worker and wait until the first is ready.
 
         Raises:
             AdapterError: workers die while they load. What a worker raises while it loads is raised here.
         """
-        for worker in range(self.crew.size):
-            self.crew.start(worker)
+        for worker in range(self.pool.size):
+            self.pool.start(worker)
         while self.facts is None:
-            for event in self.crew.wait(WAIT_SECONDS, lambda _: None):
+            for event in self.pool.wait(WAIT_SECONDS, lambda _: None):
                 self._take(event)
             self._restart()
         return self.facts
@@ -122,13 +132,13 @@ class Foreman:
         self._nothing_done = nothing_done
         left = len(numbers)
         # Journals of a run that was killed tell nothing about this one.
-        for journal in (folder / "working").glob("part-*.json"):
+        for journal in RunFolder(folder).journals():
             journal.unlink(missing_ok=True)
         while left:
-            if len(self._retired) == self.crew.size:
+            if len(self._retired) == self.pool.size:
                 raise AdapterError("no worker is left that can load the adapter")
-            self._give_out()
-            for event in self.crew.wait(WAIT_SECONDS, lambda count: step(self.finished + count)):
+            self._hand_out()
+            for event in self.pool.wait(WAIT_SECONDS, lambda count: step(self.finished + count)):
                 if self._take(event):
                     left -= 1
                     on_shard(self.outcome)
@@ -136,14 +146,14 @@ class Foreman:
             self._restart()
         return self.outcome
 
-    def _give_out(self) -> None:
-        """Fill the hands of those who are there, round by round, so that few shards spread over all."""
+    def _hand_out(self) -> None:
+        """Give every ready worker its next shard, round by round, so that few shards spread over all workers."""
         for depth in range(IN_FLIGHT):
-            for worker in range(self.crew.size):
-                if self._waiting and len(self._flying[worker]) == depth and worker in self._ready:
+            for worker in range(self.pool.size):
+                if self._waiting and len(self._in_flight[worker]) == depth and worker in self._ready:
                     number = self._waiting.popleft()
-                    self._flying[worker].append(number)
-                    self.crew.send(worker, self._task(number))
+                    self._in_flight[worker].append(number)
+                    self.pool.send(worker, self._task(number))
 
     def _task(self, number: int) -> Task:
         return Task(
@@ -156,25 +166,25 @@ class Foreman:
 
     def _take(self, event: Event) -> bool:
         """Note what happened; True if a shard is done."""
-        if event.kind == "failed":
+        if event.kind == EventKind.FAILED:
             self._fail(event)
             return False
-        if event.kind == "ready":
+        if event.kind == EventKind.READY:
             self._ready.add(event.worker)
             self._loading_deaths[event.worker] = 0
             self._check_facts(event.content)
             return False
-        if event.kind == "died":
-            self._bury(event)
+        if event.kind == EventKind.DIED:
+            self._handle_death(event)
             return False
         report: ShardReport = event.content
         facts = cast(Facts, self.facts)
-        self._flying[event.worker].remove(report.number)
+        self._in_flight[event.worker].remove(report.number)
         for line in report.log:
             self.log(line)
         self.outcome.usage.update(report.usage)
         if not report.kept and not self._nothing_done:
-            # It was given out before another shard had shown that the adapter works: compute it for good.
+            # It was handed out before another shard had shown that the adapter works: compute it for good.
             self._waiting.appendleft(report.number)
             return False
         if not report.kept:
@@ -213,8 +223,8 @@ class Foreman:
                     f"workers have different adapters: {name} {here!r} and {there!r}; give all the same files"
                 )
 
-    def _bury(self, event: Event) -> None:
-        lost, self._flying[event.worker] = self._flying[event.worker], []
+    def _handle_death(self, event: Event) -> None:
+        lost, self._in_flight[event.worker] = self._in_flight[event.worker], []
         if event.worker in self._retired:
             # Its process ends after it has said why it could not load.
             return
@@ -226,7 +236,7 @@ class Foreman:
         if lost:
             self._waiting.extendleft(reversed(lost))
         for number in lost:
-            self._learn(number)
+            self._suspect(number)
         if loading and self.facts is None and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:
             raise AdapterError(
                 f"workers die while they load the adapter: {event.content} (a script of yours that calls run() with "
@@ -244,16 +254,16 @@ class Foreman:
         delay = min(LONGEST_BACK_OFF_SECONDS, 0.25 * 2 ** min(self._deaths_in_a_row - 1, 10))
         self._again_at[event.worker] = time.monotonic() + delay
 
-    def _learn(self, number: int) -> None:
-        """What the journal of a shard, if it was begun, says about a death.
+    def _suspect(self, number: int) -> None:
+        """Suspect the samples that a worker was asked about when it died, as the journal of its shard says.
 
-        Machines fail and people kill: only deaths over the very same samples, one after the other, are held against
-        them. After two a batch is asked about one by one; a sample with which it then ends twice more is given up.
+        Machines fail and people kill, so only deaths over the same samples, one after the other, count. After two, the
+        batch is retried sample by sample; a sample that kills two more workers counts as failed.
         """
         journal = _read_journal(self._folder, number)
         if journal is None:
             return
-        journal_path(self._folder, number).unlink(missing_ok=True)
+        RunFolder(self._folder).journal_path(number).unlink(missing_ok=True)
         asking = tuple(journal["asking"])
         before, deaths = self._last_death.get(number, ((), 0))
         deaths = deaths + 1 if asking == before else 1
@@ -284,18 +294,18 @@ class Foreman:
         for worker, when in list(self._again_at.items()):
             if time.monotonic() >= when:
                 del self._again_at[worker]
-                self.crew.start(worker)
+                self.pool.start(worker)
 
     def _done_in_journals(self) -> int:
         """Samples of the shards that are being computed, as far as their journals tell."""
-        numbers = [n for flying in self._flying.values() for n in flying]
+        numbers = [n for flying in self._in_flight.values() for n in flying]
         return sum((_read_journal(self._folder, n) or {}).get("done", 0) for n in numbers)
 
 
 def _read_journal(folder: Path, number: int) -> dict[str, Any] | None:
     """The journal of a shard, None if there is none or it is being written this moment."""
     try:
-        found = json.loads(journal_path(folder, number).read_text())
+        found = json.loads(RunFolder(folder).journal_path(number).read_text())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and {"done", "asking"} <= found.keys() else None

@@ -1,4 +1,4 @@
-"""Computes shards with one adapter: pictures decoded ahead, batches, memory that runs out, samples that fail."""
+"""Computes shards with one adapter: images decoded ahead, batches, memory that runs out, samples that fail."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refbench.adapters.base import DEFAULT_BATCH_SIZE, answers_of, to_predictions
+from refbench.adapters.base import AdapterExtras, answers_of, has_contract, to_predictions
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
 from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
+from refbench.runs.folder import RunFolder
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
     Job,
     ShardReport,
     Task,
-    journal_path,
     plan_batches,
     plan_shards,
-    planned_path,
 )
 from refbench.runs.timings import StageClock
 from refbench.storage.files import write_table
@@ -79,7 +78,8 @@ class ShardRunner:
         self.adapter: Any = job.adapter
         if isinstance(job.adapter, str):
             self.adapter = load_adapter(job.adapter, job.options, device=job.device, deterministic=job.deterministic)
-        self.facts = _facts(self.adapter, job)
+        self.extras = AdapterExtras.of(self.adapter)
+        self.facts = _facts(self.adapter, self.extras, job)
         if self.facts.needs_images and not samples[0].image_path:
             dataset = job.address.partition("/")[0]
             raise DatasetError(
@@ -87,7 +87,7 @@ class ShardRunner:
             )
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
         # Some adapters open the files themselves, in another process; then decoding them here would be for nothing.
-        decode = self.facts.needs_images and not getattr(self.adapter, "opens_images", False)
+        decode = self.facts.needs_images and not self.extras.opens_images
         self._pictures = _Pictures() if decode else None
         self._most = self.facts.batch_size
         self._adapter_failures = 0
@@ -101,7 +101,7 @@ class ShardRunner:
         close_adapter(self.adapter, log)
 
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
-        """Compute a shard and write it. `following` is the one that comes next, whose pictures are decoded meanwhile;
+        """Compute a shard and write it. `following` is the one that comes next, whose images are decoded meanwhile;
         `step` is called with the number of samples after every batch."""
         try:
             return self._run(task, following, step)
@@ -117,9 +117,8 @@ class ShardRunner:
             # What another shard did must not matter: neither its memory nor its random numbers.
             self._most = self.facts.batch_size
             _seed(self.facts.seed + task.number)
-            begin_shard = getattr(self.adapter, "begin_shard", None)
-            if begin_shard is not None:
-                begin_shard(self.facts.seed + task.number)
+            if self.extras.begin_shard is not None:
+                self.extras.begin_shard(self.facts.seed + task.number)
         self._adapter_failures = 0
         _for_torch("reset_peak_memory", self.job.device)
         if self._pictures:
@@ -137,9 +136,9 @@ class ShardRunner:
         kept = not (hopeless and task.give_up_above is not None and len(failed) > task.give_up_above)
         if kept:
             with clock.stage("write"):
-                write_table(planned_path(task.folder, task.number), predictions_table(predictions))
+                write_table(RunFolder(task.folder).shard_path(task.number), predictions_table(predictions))
         if self._journal:
-            journal_path(task.folder, task.number).unlink(missing_ok=True)
+            RunFolder(task.folder).journal_path(task.number).unlink(missing_ok=True)
         said, self._said = (*self._said, *self._remarks()), []
         return ShardReport(
             number=task.number,
@@ -209,19 +208,17 @@ class ShardRunner:
         return [p for one in batch for p in self._ask_piece([one], clock)]
 
     def _usage(self) -> dict[str, float]:
-        usage = getattr(self.adapter, "usage", None)
-        if usage is None:
+        if self.extras.usage is None:
             return {}
         try:
-            return {str(name): float(value) for name, value in dict(usage()).items()}
+            return {str(name): float(value) for name, value in dict(self.extras.usage()).items()}
         except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
             self._said.append(f"the adapter cannot tell what it used: {type(error).__name__}: {error}")
             return {}
 
     def _remarks(self) -> list[str]:
-        """What an adapter has to say that is no sample's: since the last shard."""
-        remarks = getattr(self.adapter, "remarks", None)
-        return list(map(str, remarks())) if callable(remarks) else []
+        """What an adapter has to say that is not a sample's: since the last shard."""
+        return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
 
     def _look_at_device(self) -> None:
         if self._busy is not None:
@@ -234,31 +231,30 @@ class ShardRunner:
         return {"device_busy_percent": sum(busy) / len(busy) if busy else None}
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
-        path = journal_path(task.folder, task.number)
+        path = RunFolder(task.folder).journal_path(task.number)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"done": done, "asking": [s.sample_id for s in batch]}))
 
 
-def _facts(adapter: Any, job: Job) -> Facts:
-    name = getattr(adapter, "name", None)
-    if not isinstance(name, str) or not (hasattr(adapter, "segment") or hasattr(adapter, "segment_samples")):
+def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
+    if not has_contract(adapter):
         raise AdapterError(
-            f"{job.adapter} is no adapter: it needs a `name` and a method `segment(images, expressions)`"
+            f"{job.adapter} is not an adapter: it needs a `name` and a method `segment(images, expressions)`"
         )
-    size = job.batch_size if job.batch_size is not None else getattr(adapter, "batch_size", DEFAULT_BATCH_SIZE)
-    if not isinstance(size, int) or size < 1:
-        raise AdapterError(f"the batch size of {name} must be a whole number above 0, not {size!r}")
+    size = extras.batch_size if job.batch_size is None else job.batch_size
+    if size < 1:
+        raise AdapterError(f"the batch size must be above 0, not {size}")
     return Facts(
-        name=name,
+        name=adapter.name,
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
-        code_sha256=str(getattr(adapter, "code_sha256", "") or code_sha256(adapter)),
-        weights_sha256=str(getattr(adapter, "weights_sha256", "")),
+        code_sha256=extras.code_sha256 or code_sha256(adapter),
+        weights_sha256=str(extras.weights_sha256),
         batch_size=size,
-        seed=int(getattr(adapter, "seed", 0)),
-        needs_images=bool(getattr(adapter, "needs_images", True)),
-        mode=str(getattr(adapter, "mode", "")),
+        seed=extras.seed,
+        needs_images=bool(extras.needs_images),
+        mode=str(extras.mode),
         device_name=str(_for_torch("name_of", job.device) or device_name(job.device)),
-        packages=package_versions() | dict(getattr(adapter, "packages", {})),
+        packages=package_versions() | dict(extras.packages),
     )
 
 
@@ -278,7 +274,7 @@ def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
 
 
 class _Pictures:
-    """Decodes the pictures of the samples that are expected, ahead and each once."""
+    """Decodes the images of the samples that are expected, ahead and each once."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max(2, min(8, available_cores())), "decode")
@@ -294,7 +290,7 @@ class _Pictures:
                 self._waiting.append(sample)
 
     def of(self, sample: Sample) -> Picture:
-        """The picture of an expected sample, the same object for all expressions about it in a row."""
+        """The image of an expected sample, the same object for all expressions about it in a row."""
         if self._current[0] != sample.image_id:
             self._fill()
             if sample.image_id in self._decoding:
@@ -374,7 +370,7 @@ def _memory(device: str) -> dict[str, int]:
 
 def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:
     """Close the adapter, but do not wait for ever: the results are on disk already."""
-    close = getattr(adapter, "close", None)
+    close = AdapterExtras.of(adapter).close
     if close is None:
         return
 

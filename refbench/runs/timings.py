@@ -11,7 +11,7 @@ import pyarrow as pa
 
 # In the order in which a sample passes them.
 STAGES = {
-    "pictures": "waiting for pictures to be decoded",
+    "pictures": "waiting for images to be decoded",
     "model": "the adapter: preparing, computing, thresholding",
     "encode": "masks to run-length codes",
     "write": "writing shards",

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from refbench.errors import MaskError, PredictionError, RunError
-from refbench.masks.batches import COLUMNS
+from refbench.errors import MaskError, PredictionError
 from refbench.masks.counting import count_codes
 from refbench.masks.mask import Mask
+from refbench.masks.pairs import COUNTS, PairCounts
 from refbench.masks.rle import check_code
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, WHOLE_NUMBERS_TAG, AnnotatedObject
-from refbench.runs.plan import planned_paths
+from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import Batch, Measure, ScoreTable, check_scores
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
@@ -31,7 +31,6 @@ from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_objects
 
 BATCH_PAIRS = 4096
-RUN_COLUMNS = ["sample_id", "height", "width", "counts", "no_target", "instances", "error"]
 
 
 class Drawing(NamedTuple):
@@ -52,7 +51,10 @@ STORED = Drawing(UNION, ORIGINAL)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
-    """The masks of a source, counted under several drawings of the targets: all that protocols need."""
+    """The masks of a source, counted under several drawings of the targets: all that protocols need.
+
+    `missing` counts the samples without an answer, `answers` is a digest of those that were given.
+    """
 
     address: str
     fingerprint: str
@@ -64,6 +66,8 @@ class Counted:
     expressions: Sequence[str]
     several: NDArray[np.bool_]
     ignored: int
+    missing: int
+    answers: str
     notes: tuple[str, ...]
 
     @property
@@ -85,17 +89,17 @@ class Counted:
 
 
 def count(
-    source: Path,
+    source: Path | RunFolder,
     address: str,
-    info: Mapping[str, Any],
     drawings: Iterable[Drawing],
     measures: Sequence[Measure],
     progress: Progress = silent,
 ) -> Counted:
-    """One pass over the masks of a run (its `info` is not empty) or of a predictions file."""
-    targets = _Targets(address, info.get("limit"))
-    given = None if info else Claims(source, targets.index)
-    claims = _claims_of_run(source, info, targets.index) if given is None else iter(given)
+    """One pass over the masks of a run or of a predictions file."""
+    run = source if isinstance(source, RunFolder) else None
+    targets = _Targets(address, run.info.limit if run else None)
+    given = None if isinstance(source, RunFolder) else Claims(source, targets.index)
+    claims = run.claims(targets.index) if run else iter(given or ())
     if not targets.ignored:
         drawings = [d._replace(leaves_out_ignored=True) for d in drawings]
     counter = _Counter(targets, [d for d in dict.fromkeys(drawings) if d != STORED], measures)
@@ -104,7 +108,7 @@ def count(
     return Counted(
         address,
         split_fingerprint(address),
-        bool(info),
+        run is not None,
         tables,
         counter.measured,
         targets.refs,
@@ -112,6 +116,8 @@ def count(
         targets.expressions,
         targets.one_object & (targets.polygon_numbers > 1),
         len(targets.ignored),
+        counter.missing,
+        counter.answers(),
         () if given is None else given.notes(),
     )
 
@@ -133,7 +139,7 @@ class _Targets:
         self.counts = table["target_counts"]
         self.refs = table["ref_id"].to_pylist()
         self.expressions = table["expression"].to_pylist()
-        # What nobody annotated is its ref's own: two refs that mean nothing do not mean the same.
+        # What nobody annotated is its ref's own: two refs without a target do not mean the same.
         self.ann_ids = table["ann_ids"].to_pylist()
         self.objects = [",".join(a) if a else f"ref {r}" for a, r in zip(self.ann_ids, self.refs, strict=True)]
         self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
@@ -256,26 +262,6 @@ class _Targets:
         return [o.mask.counts for o in objects], others
 
 
-def _claims_of_run(folder: Path, info: Mapping[str, Any], index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    for path in planned_paths(folder, int(info["shards"])):
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=BATCH_PAIRS, columns=RUN_COLUMNS):
-                    yield from _claims_of_batch(path, batch, index)
-        except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
-            raise RunError(f"{path} is damaged ({error}); remove it and run the same command again") from None
-
-
-def _claims_of_batch(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    columns = (batch.column(name).to_pylist() for name in RUN_COLUMNS)
-    for sample_id, height, width, counts, no_target, instances, error in zip(*columns, strict=True):
-        where = f"{path} sample {sample_id}"
-        row = index.row(where, sample_id)
-        index.check_size(where, row, height, width)
-        several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
-        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
-
-
 class _Counter:
     """Counts the claims of a source, a batch at a time, under every drawing; the stored one always."""
 
@@ -286,9 +272,11 @@ class _Counter:
         self.measures = measures
         self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
         self.needs_boxes = any(m.needs_boxes for m in measures)
-        self.counts = {drawing: np.zeros((n, len(COLUMNS)), np.int64) for drawing in self.others}
+        self.counts = {drawing: np.zeros((n, len(COUNTS)), np.int64) for drawing in self.others}
         self.measured: dict[str, NDArray[Any]] = {}
         self.failed = np.ones(n, bool)
+        self.missing = 0
+        self._answers = 0
         # 0 and 1 as predicted, 2 if the mask has to tell, -1 before a prediction came.
         self.flags = np.full(n, -1, np.int8)
         # A mask is resized once, whatever the number of expressions and drawings that want it.
@@ -300,6 +288,9 @@ class _Counter:
         done = 0
         for item in claims:
             batch.append(item)
+            # A sum, so that the order of a file does not matter.
+            said = repr(item[1:]).encode()
+            self._answers += int.from_bytes(blake2b(said, digest_size=16).digest(), "little")
             if len(batch) == BATCH_PAIRS:
                 self._count_batch(batch)
                 done += len(batch)
@@ -307,13 +298,14 @@ class _Counter:
                 batch.clear()
         self._count_batch(batch)
         missing = np.flatnonzero(self.flags == -1)
+        self.missing = len(missing)
         for first in range(0, len(missing), BATCH_PAIRS):
             # A missing sample is a failure with an empty mask: its target still counts in the union.
             rows = missing[first : first + BATCH_PAIRS].tolist()
             empty = [("missing", r, Claim(_empty_code(targets, r), error="missing from the predictions")) for r in rows]
             self._count_batch(empty)
         progress("scoring", n, n)
-        empty_mask = self.counts[STORED][:, COLUMNS.index("prediction_area")] == 0
+        empty_mask = PairCounts.of(self.counts[STORED]).prediction_area == 0
         predicted_no_target = np.where(self.flags == 2, empty_mask, self.flags == 1) & ~self.failed
         return {
             drawing: ScoreTable(
@@ -322,10 +314,14 @@ class _Counter:
                 failed=self.failed,
                 no_target=targets.no_target,
                 predicted_no_target=predicted_no_target,
-                **{name: np.ascontiguousarray(table[:, k]) for k, name in enumerate(COLUMNS)},
+                **PairCounts.of(table).by_name(),
             )
             for drawing, table in self.counts.items()
         }
+
+    def answers(self) -> str:
+        """A digest of all answers that were given, whatever their order."""
+        return f"{self._answers % 2**128:032x}"
 
     def _count_batch(self, batch: list[tuple[str, int, Claim]]) -> None:
         if not batch:

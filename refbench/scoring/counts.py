@@ -1,4 +1,4 @@
-"""The score table: one row a sample with its integer counts, its file, and the identities that it satisfies.
+"""The score table: one row per sample with its integer counts, its file, and the identities that it satisfies.
 
 Beside it, what else can be counted on pairs of masks (`Measure`). Everything that is said of a run, under our own
 protocol, is a fold over this table: no masks, no model.
@@ -16,10 +16,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from refbench.errors import RunError
+from refbench.masks.pairs import COUNTS
 from refbench.storage.files import read_table, write_table
 
 SCORES_FILE = "scores.parquet"
-COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_intersection", "boundary_union")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,12 +9,10 @@ from typing import Any
 
 from refbench.errors import PredictionError
 from refbench.records import Instance, Prediction, Sample
-from refbench.runs.plan import planned_paths
-from refbench.runs.runner import read_run
+from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.coco_files import Annotations
 from refbench.storage.coco_rows import Key
-from refbench.storage.files import read_table, write_json
-from refbench.storage.predictions import predictions_from_table
+from refbench.storage.files import write_json
 from refbench.storage.samples import load_samples
 
 SETS_OF_SGINW = "sginw-"
@@ -42,18 +40,18 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
     """Write the instances of a run as COCO results into its folder.
 
     It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
-    Instances of a sample belong to its class, in a file of SA-Co to its pair of picture and phrase; in a run that has
+    Instances of a sample belong to its class, in a file of SA-Co to its pair of image and phrase; in a run that has
     none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
 
     Raises:
         PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
         RunError: the run is not there, or not whole.
     """
-    info = read_run(folder)
-    places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, str(info["split"]))
-    samples = {s.sample_id: s for s in load_samples(f"{info['dataset']}/{info['split']}")}
-    paths = planned_paths(folder, int(info["shards"]))
-    predictions = [p for path in paths for p in predictions_from_table(read_table(path))]
+    run = RunFolder(folder)
+    info = run.info
+    places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, info.split)
+    samples = {s.sample_id: s for s in load_samples(info.address)}
+    predictions = list(run.predictions())
     bare = not any(p.instances for p in predictions)
     rows: list[dict[str, Any]] = []
     for prediction in predictions:
@@ -65,7 +63,7 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
                 f"image {sample.image_id}"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
-    name = str(info["dataset"])
+    name = info.dataset
     is_set = name.startswith(SETS_OF_SGINW)
     path = folder / (f"seginw_{name.removeprefix(SETS_OF_SGINW)}_val.json" if is_set else "coco-results.json")
     write_json(path, rows)
@@ -91,7 +89,7 @@ class _Classes:
 
 
 class _Pairs:
-    """The same in a file of SA-Co, where an "image" is a pair of a picture and a phrase, all of one class."""
+    """The same in a file of SA-Co, where an "image" is a pair of an image and a phrase, all of one class."""
 
     def __init__(self, truth: Annotations) -> None:
         self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}

@@ -1,25 +1,26 @@
-"""A scored folder read back: its run.json, summary.json and scores.parquet, as far as they are there, audited."""
+"""A scored folder: summary.json written and read back, beside run.json and scores.parquet, and what must agree."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refbench._version import __version__
 from refbench.errors import RefbenchError, RunError
 from refbench.plugins.loading import load
-from refbench.records import Summary
-from refbench.runs.runner import read_run
+from refbench.records import Count, Estimate, RunInfo, Summary
+from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE, ScoreTable, read_scores
-from refbench.scoring.protocols.audit import Figures, check_metrics
+from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.protocols.base import Evidence, Protocol, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, intervals
-from refbench.storage.files import read_json
+from refbench.storage.files import checked_record, read_json, write_json
+from refbench.storage.manifest import parse_address
 
 SUMMARY_FILE = "summary.json"
 # What a figure may be away from the same one, computed with another numpy.
@@ -27,46 +28,155 @@ SLACK_PERCENT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
+class StatedFigure:
+    """A metric in summary.json, in percent; null stands for one that the original leaves without a value."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatedProtocol:
+    """What summary.json says by one protocol. `samples` are those that the protocol counts."""
+
+    metrics: dict[str, StatedFigure]
+    samples: Count
+    interval: str = ""
+    refbench_version: str = ""
+    caveats: list[str] = field(default_factory=list)
+
+    def summary(self, name: str, failures: int) -> Summary:
+        """The same with NaN for null."""
+        metrics = {
+            metric: Estimate(*(math.nan if v is None else v for v in (f.value, f.low, f.high)))
+            for metric, f in self.metrics.items()
+        }
+        return Summary(name, metrics, self.samples, failures, tuple(self.caveats))
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryFile:
+    """The content of summary.json: a split, and what every protocol that was applied says about one set of answers.
+
+    `failures` are the samples without a usable answer, `missing` those of them that have no answer at all. `sums` are
+    the totals of the counts in scores.parquet. `answers` is a digest of what was scored: protocols that are scored
+    later join those of the same answers.
+    """
+
+    dataset: str
+    split: str
+    fingerprint: str
+    samples: Count
+    failures: Count
+    protocols: dict[str, StatedProtocol]
+    missing: Count = 0
+    sums: dict[str, int] = field(default_factory=dict)
+    answers: str = ""
+
+    @property
+    def address(self) -> str:
+        """The split, e.g. "refcoco/testA"."""
+        return f"{self.dataset}/{self.split}"
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What a scored folder says. `metrics` and `scores` are None where their file is not there."""
+    """What a scored folder says. `summaries` is empty and `scores` None where their file is not there."""
 
     folder: Path
-    info: Mapping[str, Any]
-    protocol: str
+    run: RunInfo | None
     address: str
     fingerprint: str
     samples: int
     failures: int
-    metrics: Mapping[str, Figures] | None
+    missing: int
+    summaries: Mapping[str, Summary]
     scores: ScoreTable | None
 
 
-def summary_json(
-    summaries: Mapping[str, Summary], scores: ScoreTable, address: str, fingerprint: str, interval: str
-) -> dict[str, Any]:
-    """The content of summary.json: the first summary, and below it all of them if there are several.
+def stated(summary: Summary, interval: str) -> StatedProtocol:
+    """A summary as summary.json holds it."""
 
-    `sums` are the totals of the counts in scores.parquet.
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return StatedProtocol(
+        metrics={n: StatedFigure(number(e.value), number(e.low), number(e.high)) for n, e in summary.metrics.items()},
+        samples=summary.samples,
+        interval=interval,
+        refbench_version=__version__,
+        caveats=[*_caveats(summary.protocol), *summary.notes],
+    )
+
+
+def write_summary(folder: Path, now: SummaryFile) -> SummaryFile:
+    """Write summary.json into a folder; protocols that were scored there before on the same answers stay.
+
+    Neither the order of the calls nor that of the protocols shows in the file.
     """
-    entries = {name: _entry(summary, address, fingerprint, interval) for name, summary in summaries.items()}
-    content = {**next(iter(entries.values())), "sums": scores.sums()}
-    return {**content, "protocols": entries} if len(entries) > 1 else content
+    path = folder / SUMMARY_FILE
+    try:
+        before = read_summary(path) if path.is_file() else None
+    except RunError:
+        # A damaged file is what scoring again mends.
+        before = None
+    kept = before.protocols if before is not None and _same_answers(before, now) else {}
+    protocols = {**kept, **now.protocols}
+    ordered = sorted(protocols, key=lambda name: (name != REFBENCH.name, name))
+    whole = dataclasses.replace(now, protocols={name: protocols[name] for name in ordered})
+    write_json(path, dataclasses.asdict(whole))
+    return whole
 
 
-def _entry(summary: Summary, address: str, fingerprint: str, interval: str) -> dict[str, Any]:
-    figures = {name: dataclasses.asdict(estimate) for name, estimate in summary.metrics.items()}
-    entry = {
-        "protocol": summary.protocol,
-        "dataset": address,
-        "fingerprint": fingerprint,
-        "refbench_version": __version__,
-        "samples": summary.samples,
-        "failures": summary.failures,
-        "interval": interval,
-        # JSON has no NaN: null stands for a metric that the original leaves without a value.
-        "metrics": {n: {k: None if math.isnan(v) else v for k, v in f.items()} for n, f in figures.items()},
+def _same_answers(before: SummaryFile, now: SummaryFile) -> bool:
+    same = ("dataset", "split", "fingerprint", "samples", "failures", "sums")
+    if any(getattr(before, name) != getattr(now, name) for name in same):
+        return False
+    # Files of versions before 0.1 hold no digest: their sums have to do.
+    return before.answers in ("", now.answers)
+
+
+def read_summary(path: Path) -> SummaryFile:
+    """The content of summary.json, in the form of this version or of those before 0.1.
+
+    Raises:
+        RunError: it is not there, or not of either form; names the field.
+    """
+    again = f"run `refbench score {path.parent}` again"
+    content = read_json(path, RunError)
+    if isinstance(content, dict) and "protocol" in content:
+        content = _from_before_0_1(content)
+    return checked_record(content, path, SummaryFile, RunError, again)
+
+
+def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The first protocol stood at the top, all of them under `protocols` if there were several."""
+    entries = content.get("protocols") or {content["protocol"]: content}
+    dataset, _, split = str(content.get("dataset")).partition("/")
+    names = ("metrics", "samples", "interval", "refbench_version")
+    return {
+        **{name: content[name] for name in ("fingerprint", "samples", "failures", "sums") if name in content},
+        "dataset": dataset,
+        "split": split,
+        "protocols": {
+            name: {
+                **{n: entry[n] for n in names if n in entry},
+                "caveats": [*_caveats(name), *entry.get("notes", [])],
+            }
+            if isinstance(entry, dict)
+            else entry
+            for name, entry in (entries.items() if isinstance(entries, dict) else ())
+        },
     }
-    return {**entry, "notes": list(summary.notes)} if summary.notes else entry
+
+
+def _caveats(protocol: str) -> tuple[str, ...]:
+    try:
+        return tuple(load("protocols", protocol).caveats)
+    except RefbenchError:
+        # Of a package that is not installed here.
+        return ()
 
 
 def read_result(place: Path, *, with_scores: bool = True) -> Result:
@@ -75,118 +185,110 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
     Raises:
         RunError: nothing is there, a file is damaged, or an identity is broken: of the counts, of the metrics, between
             the sums of summary.json and the rows of scores.parquet, or between its fingerprint and the run's.
-        DatasetError: scores.parquet is no Parquet file.
+        DatasetError: scores.parquet is not a Parquet file.
     """
     if place.is_file() and place.suffix == ".json":
         raise RunError(f"{place} holds no counts; pass the run folder, or its {SCORES_FILE}")
     folder = place if place.is_dir() else place.parent
     scores_path = place if place.is_file() else folder / SCORES_FILE
-    if not place.exists() or not (scores_path.is_file() or (folder / SUMMARY_FILE).is_file()):
+    path = folder / SUMMARY_FILE
+    if not place.exists() or not (scores_path.is_file() or path.is_file()):
         raise RunError(
             f"{place} is not scored: it holds neither {SCORES_FILE} nor {SUMMARY_FILE}; run `refbench score`"
         )
     scores = read_scores(scores_path) if with_scores and scores_path.is_file() else None
     beside = place.is_dir() or place.name == SCORES_FILE
-    info = read_run(folder) if beside and (folder / "run.json").is_file() else {}
-    path = folder / SUMMARY_FILE
+    run = RunFolder(folder)
+    info = run.info if beside and run.is_there else None
     if not (beside and path.is_file()):
         count = 0 if scores is None else len(scores)
         failures = 0 if scores is None else int(scores.failed.sum())
-        return Result(folder, info, "", _address_in(scores), "", count, failures, None, scores)
-    content = read_json(path, RunError)
-    try:
-        result = _checked(folder, path, content, info, scores)
-    except KeyError as error:
-        raise RunError(f"{path} or its run.json lacks {error}; run `refbench score {folder}` again") from None
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise RunError(f"{path} is not as refbench writes it ({error}); run `refbench score {folder}` again") from None
-    return result
-
-
-def _checked(
-    folder: Path, path: Path, content: Mapping[str, Any], info: Mapping[str, Any], scores: ScoreTable | None
-) -> Result:
-    again = f"run `refbench score {folder}` again"
-    fingerprint, address = str(content["fingerprint"]), str(content["dataset"])
-    samples = int(content["samples"])
-    for entry in [content, *content.get("protocols", {}).values()]:
-        check_metrics(_figures(entry), f"{path}, protocol {entry['protocol']}", _signed(entry["protocol"]))
-        for name in ("fingerprint", "dataset", "failures"):
-            if entry[name] != content[name]:
-                raise RunError(f"{path} breaks an identity: its parts have two values of {name}; {again}")
-        if not int(entry["samples"]) >= 0 or not int(entry["failures"]) >= 0:
-            raise RunError(f"{path} breaks an identity: samples and failures are counts; {again}")
-        if entry["protocol"] == REFBENCH.name and any(math.isnan(v) for f in _figures(entry).values() for v in f):
-            raise RunError(f"{path} breaks an identity: no metric of {REFBENCH.name} is without a value; {again}")
-        if entry["protocol"] == REFBENCH.name and set(entry["metrics"]) not in (set(), set(REFBENCH.metrics)):
-            raise RunError(f"{path} breaks an identity: its metrics are not those of {REFBENCH.name}; {again}")
-    if info and info["fingerprint"] != fingerprint:
-        raise RunError(
-            f"{path} breaks an identity: its fingerprint {fingerprint[:12]}... is not that of the run, "
-            f"{str(info['fingerprint'])[:12]}...; {again}"
-        )
-    if info and content["protocol"] == REFBENCH.name and int(info.get("samples", samples)) != samples:
-        raise RunError(f"{path} breaks an identity: {samples} samples, {info['samples']} in the run; {again}")
+        return Result(folder, info, _address_in(scores), "", count, failures, 0, {}, scores)
+    content = read_summary(path)
+    summaries = {name: entry.summary(name, content.failures) for name, entry in content.protocols.items()}
+    _check_alone(path, content, summaries)
+    if info is not None:
+        _check_against_run(path, content, info)
     if scores is not None:
         _check_against_rows(path, content, scores)
     return Result(
         folder,
         info,
-        str(content["protocol"]),
-        address,
-        fingerprint,
-        samples,
-        int(content["failures"]),
-        _figures(content),
+        content.address,
+        content.fingerprint,
+        content.samples,
+        content.failures,
+        content.missing,
+        summaries,
         scores,
     )
 
 
-def _check_against_rows(path: Path, content: Mapping[str, Any], scores: ScoreTable) -> None:
+def _broken(path: Path, identity: str) -> RunError:
+    return RunError(f"{path} breaks an identity: {identity}; run `refbench score {path.parent}` again")
+
+
+def _check_alone(path: Path, content: SummaryFile, summaries: Mapping[str, Summary]) -> None:
+    """What the parts of summary.json owe each other."""
+    parse_address(content.address)
+    if not content.missing <= content.failures <= content.samples:
+        raise _broken(path, "missing <= failures <= samples")
+    for name, summary in summaries.items():
+        check_summary(summary, f"{path}, protocol {name}", _signed(name))
+        if summary.samples > content.samples:
+            raise _broken(path, f"{summary.samples} samples by {name}, {content.samples} in all")
+        if name != REFBENCH.name:
+            continue
+        if summary.samples != content.samples:
+            raise _broken(path, f"{name} counts all {content.samples} samples, not {summary.samples}")
+        if any(math.isnan(v) for e in summary.metrics.values() for v in dataclasses.astuple(e)):
+            raise _broken(path, f"no metric of {name} is without a value")
+        if set(summary.metrics) not in (set(), set(REFBENCH.metrics)):
+            raise _broken(path, f"its metrics are not those of {name}")
+
+
+def _check_against_run(path: Path, content: SummaryFile, info: RunInfo) -> None:
+    if info.fingerprint != content.fingerprint:
+        raise _broken(
+            path,
+            f"its fingerprint {content.fingerprint[:12]}... is not that of the run, {info.fingerprint[:12]}...",
+        )
+    if info.samples != content.samples:
+        raise _broken(path, f"{content.samples} samples, {info.samples} in the run")
+
+
+def _check_against_rows(path: Path, content: SummaryFile, scores: ScoreTable) -> None:
     """Sums and failures must be those of the rows, and so must what our own protocol makes of them."""
-    again = f"run `refbench score {path.parent}` again"
     for name, total in scores.sums().items():
-        # Summaries of an older refbench have no sums.
-        said = content.get("sums", {}).get(name, total)
-        if said != total:
-            raise RunError(
-                f"{path} breaks an identity: sums.{name} is {said}, but the rows of {SCORES_FILE} add up to {total}; "
-                f"{again}"
-            )
+        # Files of versions before 0.1 may have no sums.
+        if content.sums.get(name, total) != total:
+            raise _broken(path, f"sums.{name} is {content.sums[name]}, but the rows of {SCORES_FILE} add up to {total}")
     failures = int(scores.failed.sum())
-    if content["failures"] != failures:
-        raise RunError(f"{path} breaks an identity: {content['failures']} failures, {failures} in the rows; {again}")
+    if content.failures != failures:
+        raise _broken(path, f"{content.failures} failures, {failures} in the rows")
     address = _address_in(scores)
-    if address and content["dataset"] != address:
-        raise RunError(f"{path} breaks an identity: its dataset is {content['dataset']}, the rows are of {address}")
-    for entry in (content, *content.get("protocols", {}).values()):
-        if int(entry["samples"]) > len(scores) or (
-            entry["protocol"] == REFBENCH.name and int(entry["samples"]) != len(scores)
-        ):
-            raise RunError(f"{path} breaks an identity: {entry['samples']} samples, {len(scores)} rows; {again}")
-        if entry["protocol"] == REFBENCH.name and entry["metrics"]:
-            _check_refbench(path, entry, Evidence(scores), again)
+    if address and content.address != address:
+        raise _broken(path, f"it is of {content.address}, the rows are of {address}")
+    if content.samples != len(scores):
+        raise _broken(path, f"{content.samples} samples, {len(scores)} rows")
+    entry = content.protocols.get(REFBENCH.name)
+    if entry is not None and entry.metrics:
+        _check_refbench(path, entry, Evidence(scores))
 
 
-def _check_refbench(path: Path, entry: Mapping[str, Any], evidence: Evidence, again: str) -> None:
+def _check_refbench(path: Path, entry: StatedProtocol, evidence: Evidence) -> None:
     """What our own protocol says, values and intervals, is what it makes of the rows."""
     # Summaries of an older refbench do not tell the kind of their intervals.
-    kind = entry.get("interval")
+    kind = entry.interval
     limits = intervals(sums_of(REFBENCH, evidence), kind) if kind in (PERCENTILE, BCA) else None
+    summary = entry.summary(REFBENCH.name, 0)
     for k, (name, metric) in enumerate(REFBENCH.metrics.items()):
         expected = [value_of(REFBENCH, metric, evidence)]
         if limits is not None:
             expected += [100 * float(limit[k]) for limit in limits]
-        for said, now in zip(_figures(entry)[name], expected, strict=False):
+        for said, now in zip(dataclasses.astuple(summary.metrics[name]), expected, strict=False):
             if not abs(now - said) <= SLACK_PERCENT:
-                raise RunError(f"{path} breaks an identity: {name} is {said}, the rows make it {now}; {again}")
-
-
-def _figures(entry: Mapping[str, Any]) -> dict[str, Figures]:
-    def number(value: float | None) -> float:
-        return math.nan if value is None else float(value)
-
-    return {k: (number(v["value"]), number(v["low"]), number(v["high"])) for k, v in entry["metrics"].items()}
+                raise _broken(path, f"{name} is {said}, the rows make it {now}")
 
 
 def _signed(name: str) -> tuple[str, ...]:

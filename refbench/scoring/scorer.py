@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,16 @@ from typing import Any
 from refbench.errors import PredictionError, RunError
 from refbench.plugins.loading import available, load
 from refbench.records import Summary
-from refbench.runs.plan import planned_paths
-from refbench.runs.runner import read_run
-from refbench.scoring.counting import Drawing, count
+from refbench.runs.folder import RunFolder
+from refbench.scoring.counting import Counted, Drawing, count
 from refbench.scoring.counts import SCORES_FILE, ScoreTable, write_scores
 from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.protocols.base import Protocol, summarise
 from refbench.scoring.protocols.explain import Walk, hybrids, walk
 from refbench.scoring.protocols.targets import OPENCV
-from refbench.scoring.results import SUMMARY_FILE, summary_json
+from refbench.scoring.results import SummaryFile, stated, write_summary
 from refbench.scoring.statistics.bootstrap import PERCENTILE
-from refbench.storage.files import write_json
-from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.manifest import parse_address
 from refbench.storage.progress import Progress, silent
 
 ALL = "all"
@@ -59,31 +57,51 @@ def score(
         source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
         dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
         protocols: names from `refbench list protocols`; "all" stands for every one that applies.
-        out: where scores.parquet and summary.json go; a run folder by default keeps them itself.
+        out: where scores.parquet and summary.json go; a run folder by default keeps them itself. Protocols that were
+            scored there before, on the same answers, stay in summary.json.
         interval: "percentile" or "bca".
 
     Raises:
         PredictionError: the predictions do not fit the split; names file, entry and cure.
         RunError: the run is unfinished, or was made on another version of the dataset.
         DatasetError: the split is not built.
+
+    Example:
+        >>> from refbench import run, score
+        >>> scored = score(run("everything", "snapshots/test").folder, protocols=["refbench", "cris"])
+        >>> sorted(scored.summaries), scored.summaries["refbench"].samples
+        (['cris', 'refbench'], 87)
     """
-    source = Path(source)
-    address, info = address_of(source, dataset)
+    address, answers = open_source(source, dataset)
     rules, left_out = choose_protocols(protocols, address)
     drawings = [Drawing.of(rule) for rule in rules]
     measures = {m.name: m for rule in rules for m in rule.measures}
-    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    counted = count(answers, address, drawings, list(measures.values()), progress)
     summaries = {}
     for done, rule in enumerate(rules):
         summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
         check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
         progress("protocols", done + 1, len(rules))
-    folder = Path(out) if out else source if counted.is_run else None
+    folder = Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:
         write_scores(folder / SCORES_FILE, counted.scores)
-        content = summary_json(summaries, counted.scores, address, counted.fingerprint, interval)
-        write_json(folder / SUMMARY_FILE, content)
+        write_summary(folder, _summary_file(counted, summaries, interval))
     return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes)
+
+
+def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: str) -> SummaryFile:
+    dataset, split = parse_address(counted.address)
+    return SummaryFile(
+        dataset=dataset,
+        split=split,
+        fingerprint=counted.fingerprint,
+        samples=len(counted.scores),
+        failures=int(counted.scores.failed.sum()),
+        missing=counted.missing,
+        sums=counted.scores.sums(),
+        answers=counted.answers,
+        protocols={name: stated(summary, interval) for name, summary in summaries.items()},
+    )
 
 
 def explain(
@@ -98,14 +116,13 @@ def explain(
     Raises:
         PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
     """
-    source = Path(source)
-    address, info = address_of(source, dataset)
+    address, answers = open_source(source, dataset)
     (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
     rule, other = (choose_protocols([n], address)[0][0] for n in (name, other_name))
     versions = [*(version for _, version in hybrids(rule, other)), other]
     measures = {m.name: m for version in (rule, other) for m in version.measures}
     drawings = [Drawing.of(v) for v in versions]
-    counted = count(source, address, info, drawings, list(measures.values()), progress)
+    counted = count(answers, address, drawings, list(measures.values()), progress)
     return address, walk(rule, other, counted.evidence, metric, other_metric)
 
 
@@ -151,33 +168,24 @@ def _reason_against(rule: Any, address: str) -> str:
     return ""
 
 
-def address_of(source: Path, dataset: str | None) -> tuple[str, dict[str, Any]]:
-    """The split that a source answers, and the run.json of a run folder."""
+def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
+    """The split that a source answers, and the source: a run folder, whole and of this build, or a predictions file.
+
+    Raises:
+        PredictionError: it is not there, or nothing says which split it answers.
+        RunError: the run is of another split, unfinished, or of another version of the dataset.
+    """
+    source = Path(source)
     if not source.exists():
         raise PredictionError(f"{source} does not exist")
-    if not (source / "run.json").is_file():
+    run = RunFolder(source)
+    if not run.is_there:
         if dataset is None:
-            raise PredictionError(f"{source} is no run folder: say which split it answers with --dataset DATASET/SPLIT")
-        return dataset, {}
-    info = read_run(source)
-    address = f"{info['dataset']}/{info['split']}"
-    if dataset is not None and dataset != address:
-        raise RunError(f"{source} is a run on {address}, not on {dataset}")
-    check_run(source, info)
-    return address, info
-
-
-def check_run(folder: Path, info: dict[str, Any]) -> None:
-    """Raise RunError unless a run is finished, whole, and made on the dataset as it is built now."""
-    address = f"{info['dataset']}/{info['split']}"
-    now = split_fingerprint(address)
-    if info["fingerprint"] != now:
-        raise RunError(
-            f"{folder} was made on another version of {address} (fingerprint {str(info['fingerprint'])[:12]}..., "
-            f"built now: {now[:12]}...); build that version again, or run the model on this one"
-        )
-    if not info.get("finished"):
-        raise RunError(f"{folder} is not finished; run the same `refbench run` command again to complete it")
-    missing = [p.name for p in planned_paths(folder, int(info.get("shards", 0))) if not p.is_file()]
-    if missing:
-        raise RunError(f"{folder} lacks {', '.join(missing)}; run the same `refbench run` command again to complete it")
+            raise PredictionError(
+                f"{source} is not a run folder: say which split it answers with --dataset DATASET/SPLIT"
+            )
+        return dataset, source
+    if dataset is not None and dataset != run.info.address:
+        raise RunError(f"{source} is a run on {run.info.address}, not on {dataset}")
+    run.check_complete()
+    return run.info.address, run

@@ -10,16 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError, RefbenchError, RunError
-
-if TYPE_CHECKING:
-    # pyarrow imports pandas when a table is made of one; most verbs need none.
-    pass
 
 Row = TypeVar("Row")
 BATCH_ROWS = 20_000
@@ -79,7 +76,7 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
     except OSError as error:
         raise wanted(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise wanted(f"{path} is not UTF-8 text, so it is no JSON file") from None
+        raise wanted(f"{path} is not UTF-8 text, so it is not JSON file") from None
     except json.JSONDecodeError as error:
         raise wanted(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
@@ -89,6 +86,23 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
         raise wanted(f"{path} holds a number that cannot be read ({error})") from None
     except RecursionError:
         raise wanted(f"{path} nests too deeply to be an annotation file") from None
+
+
+def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: str) -> Row:
+    """A JSON file as the dataclass `kind`: every field there, of its type and in its range; others are ignored.
+
+    Raises:
+        wanted: the file is not there, no JSON, or not of this form; names the field and the cure.
+    """
+    return checked_record(read_json(path, wanted), path, kind, wanted, cure)
+
+
+def checked_record(content: Any, path: Path, kind: type[Row], wanted: type[RefbenchError], cure: str) -> Row:
+    """Parsed JSON as the dataclass `kind`; see `read_record`."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise wanted(f"{path} is not as refbench writes it: {error}; {cure}") from None
 
 
 def write_table(path: Path, table: pa.Table) -> None:

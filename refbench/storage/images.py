@@ -1,6 +1,6 @@
-"""Opening photographs the one way that masks are drawn on: upright, 8-bit RGB, at the size the dataset says.
+"""Opening images the one way that masks are drawn on: upright, 8-bit RGB, at the size the dataset says.
 
-A photograph in a zip is read where it lies: its path goes through the archive,
+An image in a zip is read where it lies: its path goes through the archive,
 `/data/train2014.zip/train2014/COCO_train2014_000000000009.jpg`.
 """
 
@@ -22,12 +22,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from refbench.errors import DatasetError
 
 EXIF_ORIENTATION = 0x0112
-# No photograph of these datasets comes near; what claims more is no photograph.
+# No image of these datasets comes near; what claims more is not an image.
 MAX_FILE_BYTES = 2**28
 MAX_NAME_LENGTH = 200
 NAME_OF_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 NAME_OF_2017 = re.compile(r"\d{12}\.jpg")
-# Below the folder that a user names, where releases and people keep COCO's photographs.
+# Below the folder that a user names, where releases and people keep COCO's images.
 PLACES = (
     "",
     *(f"{above}{folder}" for above in ("", "images/", "images/mscoco/images/") for folder in
@@ -36,19 +36,19 @@ PLACES = (
 
 
 class Photographs:
-    """A folder of photographs, a folder of zips, or one zip, which is never unpacked."""
+    """A folder of images, a folder of zips, or one zip, which is never unpacked."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self._zips = [place] if place.is_file() else sorted(p for p in place.glob("*.zip") if p.is_file())
         self._members: dict[str, list[str]] | None = None
         if place.is_file() and place.suffix.lower() != ".zip":
-            raise DatasetError(f"{place} is no folder, and its name does not end in .zip")
+            raise DatasetError(f"{place} is not a folder, and its name does not end in .zip")
         if place.is_file() and not zipfile.is_zipfile(place):
             raise DatasetError(f"{place} is neither a folder nor a whole zip; copy or download it again")
 
     def find(self, file_name: str, height: int, width: int) -> str:
-        """Absolute path of the photograph, whose header must tell this size (upright, in pixels).
+        """Absolute path of the image, whose header must tell this size (upright, in pixels).
 
         Raises:
             DatasetError: it is not there, cannot be read or has another size.
@@ -61,7 +61,7 @@ class Photographs:
         return os.path.abspath(path)
 
     def locate(self, file_name: str) -> Path:
-        """Where the photograph lies, unopened; DatasetError if it is not there."""
+        """Where the image lies, unopened; DatasetError if it is not there."""
         path = self._locate(file_name)
         if path is None:
             raise DatasetError(f"the image {file_name} is not in {self.place}")
@@ -96,10 +96,10 @@ class Photographs:
 
 
 def _names_of(file_name: str) -> list[str]:
-    """The names below a folder under which a photograph may lie: as it is given, its last part, and COCO's other name.
+    """The names below a folder under which an image may lie: as it is given, its last part, and COCO's other name.
 
     Windows writes back-slashes, and people put `train2014/` before a name, or a path of their own machine. COCO 2017
-    holds the photographs of 2014 under their numbers alone.
+    holds the images of 2014 under their numbers alone.
     """
     parts = PurePosixPath(file_name.replace("\\", "/")).parts
     names = ["/".join(parts)] if parts and all(map(is_plain_name, parts)) else []
@@ -127,11 +127,11 @@ def is_plain_name(name: Any) -> TypeGuard[str]:
 
 @lru_cache(maxsize=8)
 def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
-    """Kept open: the table of contents of COCO's 82,783 photographs takes a second to read."""
+    """Kept open: the table of contents of COCO's 82,783 images takes a second to read."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DatasetError(f"{path} is no whole zip ({error}); copy or download it again") from None
+        raise DatasetError(f"{path} is not a whole zip ({error}); copy or download it again") from None
 
 
 def read_through_zip(path: Path) -> bytes | None:
@@ -149,12 +149,12 @@ def read_through_zip(path: Path) -> bytes | None:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise DatasetError(f"{member} cannot be read from {archive} ({error}); copy or download it again") from None
     if len(content) > MAX_FILE_BYTES:
-        raise DatasetError(f"{member} in {archive} is more than {MAX_FILE_BYTES} bytes: no photograph is")
+        raise DatasetError(f"{member} in {archive} is more than {MAX_FILE_BYTES} bytes: no image is")
     return content
 
 
 def load_image(path: str | Path, height: int, width: int) -> Image.Image:
-    """The picture as RGB, turned upright by its EXIF tag; `height` and `width` are what it must measure.
+    """The image as RGB, turned upright by its EXIF tag; `height` and `width` are what it must measure.
 
     The size is read from the header and compared before any pixel is decoded, so a decompression bomb is
     refused for its size. 16-bit grey becomes 8-bit by dropping the low byte; alpha is dropped.
@@ -178,7 +178,7 @@ def load_image(path: str | Path, height: int, width: int) -> Image.Image:
 
 
 def image_bytes(path: str | Path, height: int, width: int) -> bytes:
-    """The content of a picture's file, which was decoded to be sure that it is one, of this size.
+    """The content of an image's file, which was decoded to be sure that it is one, of this size.
 
     Raises:
         DatasetError: as `load_image`.
@@ -192,7 +192,7 @@ def image_bytes(path: str | Path, height: int, width: int) -> bytes:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture, from its header alone; raises DatasetError like `load_image`."""
+    """(height, width) of the upright image, from its header alone; raises DatasetError like `load_image`."""
     with _opened(path) as image:
         try:
             turned = _orientation(image) in (5, 6, 7, 8)
@@ -207,7 +207,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Upright 8-bit RGB, as `load_image` hands it out."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit values at 255, which turns the picture white.
+        # Pillow's own conversion clips 16-bit values at 255, which turns the image white.
         deep = np.asarray(upright).astype(np.int64)
         upright = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
     return upright.convert("RGB")

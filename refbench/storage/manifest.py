@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refbench.errors import DatasetError
+from refbench.records import Count
+from refbench.storage.files import home, read_record
 
-if TYPE_CHECKING:
-    # pyarrow imports pandas when a table is made of one; most verbs need none.
-    pass
-from refbench.storage.files import home, read_json
+MANIFEST_FILE = "manifest.json"
 
-SPLIT_KEYS = {"images", "refs", "expressions", "fingerprint"}
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file that went into a dataset."""
+
+    name: str
+    sha256: str
+    bytes: Count
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderInfo:
+    """Which builder made a dataset, and with which options."""
+
+    name: str
+    version: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """The counts of a split and its digests; `refs_without_sentences` ask nothing and are in no row."""
+
+    images: Count
+    refs: Count
+    expressions: Count
+    fingerprint: str
+    no_target: Count = 0
+    questions: str = ""
+    refs_without_sentences: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of manifest.json. Fields with a default are missing in manifests of earlier versions."""
+
+    splits: dict[str, SplitInfo]
+    fingerprint: str
+    dataset: str = ""
+    builder: BuilderInfo = BuilderInfo("", 0)
+    refbench_version: str = ""
+    licence: str = ""
+    image_ids: str = "coco"
+    annotation_ids: str = "coco"
+    sources: list[Source] = field(default_factory=list)
+    objects: Count = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written; a split without refs that ask nothing does not mention them."""
+        content = dataclasses.asdict(self)
+        for split in content["splits"].values():
+            if not split["refs_without_sentences"]:
+                del split["refs_without_sentences"]
+        return content
 
 
 def dataset_folder(dataset: str) -> Path:
     if not dataset or "/" in dataset or "\\" in dataset or dataset.startswith("."):
-        raise DatasetError(f"{dataset!r} is no dataset name; `refbench list datasets` shows the names")
+        raise DatasetError(f"{dataset!r} is not a dataset name; `refbench list datasets` shows the names")
     return home() / "datasets" / dataset
 
 
@@ -25,20 +80,21 @@ def parse_address(address: str) -> tuple[str, str]:
     """`refcoco/testA` -> ("refcoco", "testA")."""
     dataset, slash, split = address.partition("/")
     if not slash or not dataset or not split or "/" in split or "\\" in split or ".." in split:
-        raise DatasetError(f"{address!r} is no split; write DATASET/SPLIT, for example refcoco/testA")
+        raise DatasetError(f"{address!r} is not a split; write DATASET/SPLIT, for example refcoco/testA")
     return dataset, split
 
 
-def read_manifest(dataset: str) -> dict[str, Any]:
-    path = dataset_folder(dataset) / "manifest.json"
+def read_manifest(dataset: str) -> Manifest:
+    """The manifest of a built dataset.
+
+    Raises:
+        DatasetError: the dataset is not built, or its manifest is damaged.
+    """
+    path = dataset_folder(dataset) / MANIFEST_FILE
+    again = f"run `refbench build {dataset}`"
     if not path.exists():
-        raise DatasetError(f"{dataset} is not built here ({path} does not exist); run `refbench build {dataset}`")
-    manifest = read_json(path)
-    splits = manifest.get("splits") if isinstance(manifest, dict) else None
-    if not isinstance(splits, dict) or not all(isinstance(s, dict) and set(s) >= SPLIT_KEYS for s in splits.values()):
-        raise DatasetError(f"{path} is no manifest of refbench; run `refbench build {dataset}` again")
-    found: dict[str, Any] = manifest
-    return found
+        raise DatasetError(f"{dataset} is not built here ({path} does not exist); {again}")
+    return read_record(path, Manifest, DatasetError, f"{again} again")
 
 
 def split_path(address: str) -> Path:
@@ -46,8 +102,8 @@ def split_path(address: str) -> Path:
     dataset, split = parse_address(address)
     manifest = read_manifest(dataset)
     path = dataset_folder(dataset) / f"{split}.parquet"
-    if split not in manifest["splits"] or not path.exists():
-        there = ", ".join(sorted(manifest["splits"])) or "none"
+    if split not in manifest.splits or not path.exists():
+        there = ", ".join(sorted(manifest.splits)) or "none"
         raise DatasetError(f"{dataset} has no split {split!r} here; built: {there}")
     return path
 
@@ -56,4 +112,4 @@ def split_fingerprint(address: str) -> str:
     """sha256 over the canonical content of a split; image files and Parquet details don't count."""
     dataset, split = parse_address(address)
     split_path(address)
-    return str(read_manifest(dataset)["splits"][split]["fingerprint"])
+    return read_manifest(dataset).splits[split].fingerprint

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +27,6 @@ from refbench.records import Instance, Prediction
 from refbench.storage.coco_rows import read_mask
 from refbench.storage.files import read_json
 from refbench.storage.images import image_size
-
-if TYPE_CHECKING:
-    # pyarrow imports pandas when a table is made of one; most verbs need none.
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +185,7 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                     entry = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise PredictionError(
-                        f"{where} is not JSON ({error}); expected one object a line, "
+                        f"{where} is not JSON ({error}); expected one object per line, "
                         '{"sample_id": ..., "size": [h, w], "counts": ...}, or COCO results: one list'
                     ) from None
                 row, claim = _claim_of(where, entry, index)
@@ -244,7 +240,7 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
     """PNG masks named `<sample_id>.png` (in subfolders) or with `__` for every `/`; non-zero is foreground."""
     files = sorted(path.rglob("*.png"))
     if not files:
-        raise PredictionError(f"{path} holds no *.png and is no run folder either")
+        raise PredictionError(f"{path} holds no *.png and is not a run folder either")
     for file in files:
         where = str(file)
         name = file.relative_to(path).with_suffix("").as_posix().replace("__", "/")
@@ -253,7 +249,7 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
             index.check_size(where, row, *image_size(file))
             with Image.open(file) as image:
                 if image.mode not in ("1", "L", "P", "I", "I;16"):
-                    raise PredictionError(f"{where} is a {image.mode} picture; a mask has one channel")
+                    raise PredictionError(f"{where} is a {image.mode} image; a mask has one channel")
                 pixels = _brightness(image) if image.mode == "P" else np.asarray(image)
         except (DatasetError, OSError, SyntaxError, ValueError) as error:
             raise PredictionError(f"{where}: {error}") from None
@@ -267,7 +263,7 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
 
 
 def _brightness(image: Image.Image) -> NDArray[np.int64]:
-    """A palette picture by its colours, 0 for black: which positions they have in the palette means nothing.
+    """A palette image by its colours, 0 for black: which positions they have in the palette means nothing.
 
     Raises:
         ValueError: two of the positions that are used have one colour, so that what they stand for is lost.

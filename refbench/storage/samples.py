@@ -105,6 +105,12 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
     Raises:
         DatasetError: the dataset or split is not built (`refbench build`), its file is damaged, or it has no
             sample of an id.
+
+    Example:
+        >>> from refbench import load_samples
+        >>> samples = load_samples("snapshots/test")
+        >>> len(samples), samples[0].target.size == (samples[0].height, samples[0].width)
+        (87, True)
     """
     path = split_path(address)
     if sample_ids is None:
@@ -122,13 +128,19 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
 
 
 def sample_table(address: str) -> DataFrame:
-    """What a split asks, without masks or polygons, for listing and filtering; one row a sample, in order.
+    """What a split asks, without masks or polygons, for listing and filtering; one row per sample, in order.
 
     Columns: those of a Sample but `target`, `polygons` and `image_path`. Of the file only these are read, so it
     takes milliseconds; pass the `sample_id`s of the rows you want to `load_samples`.
 
     Raises:
         DatasetError: as `load_samples`.
+
+    Example:
+        >>> from refbench import sample_table
+        >>> table = sample_table("snapshots/test")
+        >>> int(table["no_target"].sum()), table["image_id"].nunique()
+        (4, 8)
     """
     names = [n for n in SAMPLE_SCHEMA.names if n not in ("target_counts", "polygons", "image_path")]
     frame: DataFrame = read_table(split_path(address), names).to_pandas()
@@ -176,7 +188,7 @@ def _samples_of_columns(table: pa.Table, path: Path) -> list[Sample]:
 
 
 def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """One record a row. The slots are filled a column at a time, by the descriptors that the constructor of a frozen
+    """One record per row. The slots are filled a column at a time, by the descriptors that the constructor of a frozen
     dataclass uses too: three times as fast as calling it."""
     made: list[Row] = [kind.__new__(kind) for _ in next(iter(columns.values()))]
     for name in kind.__slots__:  # type: ignore[attr-defined]
@@ -185,7 +197,7 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
 
 
 def _image_place(image_path: str, table: Path) -> str:
-    """Where a picture lies: relative places begin at the table's folder and stay among the datasets."""
+    """Where an image lies: relative places begin at the table's folder and stay among the datasets."""
     if not image_path:
         return ""
     place = Path(table.parent, image_path)

@@ -1,7 +1,7 @@
 """A real pretrained model: DeepLab v3 (Pascal VOC), quantised, through LiteRT.
 
 It knows 21 classes and no words: the expression is searched for a word that means one of the classes, and
-the class map answers. That is far from understanding, but the masks are a real model's on real photographs.
+the class map answers. That is far from understanding, but the masks are a real model's on real images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SIDE_PX = 513
 
 
 class DeepLab:
-    """One forward pass a picture; expressions of one picture share its class map."""
+    """One forward pass per image; expressions of one image share its class map."""
 
     name = "deeplab"
 
@@ -78,7 +78,7 @@ class DeepLab:
         return np.asarray(Image.fromarray(found).resize((image.width, image.height), Image.Resampling.NEAREST))
 
     def wanted_class(self, expression: str, classes: np.ndarray) -> int:
-        """The class that a word names; without one, the class that covers most of the picture; 0 if none."""
+        """The class that a word names; without one, the class that covers most of the image; 0 if none."""
         words = set(re.findall(r"[a-z]+", expression.lower()))
         words |= {w[:-1] for w in words if w.endswith("s")}
         for name, known in WORDS.items():

@@ -21,7 +21,7 @@ LAST_CALL = "REFBENCH_TEST_LAST_CALL"
 
 
 class Threshold:
-    """Bright pixels of the picture, more or less of them by the length of the expression: exact integers."""
+    """Bright pixels of the image, more or less of them by the length of the expression: exact integers."""
 
     name = "threshold"
 
@@ -87,7 +87,7 @@ class Misbehaving(Threshold):
 
 
 class Counting(Threshold):
-    """Writes down how many pictures each call got."""
+    """Writes down how many images each call got."""
 
     name = "counting"
 
@@ -137,7 +137,7 @@ class Stillborn(Threshold):
 
 
 class Late(Threshold):
-    """Fails from the picture `first` on, in the order of names."""
+    """Fails from the image `first` on, in the order of names."""
 
     name = "late"
     opens_images = True

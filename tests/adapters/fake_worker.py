@@ -94,7 +94,7 @@ def without_sdk(mode):
             if mode == "nan":
                 result["score"] = float("nan")
             if mode == "garbage":
-                say("this is no JSON\n")
+                say("this is not JSON\n")
             if mode == "truncated":
                 say('{"type": "result", "id"')
                 return

@@ -1,8 +1,8 @@
-"""Makes a small random checkpoint by an official repository's own code, and what that code makes of a picture.
+"""Makes a small random checkpoint by an official repository's own code, and what that code makes of an image.
 
     python official_checkpoints.py lavt|lavt_one|magnet|mllmseg|mllmseg_gres REPOSITORY FOLDER
 
-writes into FOLDER the checkpoint in the layout of the released ones, `picture.png`, `expression.txt` and
+writes into FOLDER the checkpoint in the layout of the released ones, `image.png`, `expression.txt` and
 `expected.npy`. Run by an interpreter that has what the repository needs, with worker_sdk's folder on PYTHONPATH.
 """
 
@@ -120,7 +120,7 @@ def _lavt(model, kind, image):
 
 
 def lisa(kind, repository, folder):
-    """In both modes what the repository's own chat and validation make of the picture; here only its files are read."""
+    """In both modes what the repository's own chat and validation make of the image; here only its files are read."""
     sys.path.insert(0, os.path.join(WORKERS, "lisa"))
     sys.path.insert(0, repository)
     from research_code import cuda_is, for_torchvision
@@ -657,7 +657,7 @@ SMALLER_EVF = {
 
 
 def evfsam(kind, repository, folder):
-    """A copy with smaller numbers takes the repository's place; what the official steps make of the picture is kept."""
+    """A copy with smaller numbers takes the repository's place; what the official steps make of the image is kept."""
     import shutil
 
     which = {"evfsam_first": "sam2"}.get(kind, kind.partition("_")[2])

@@ -28,12 +28,13 @@ from refbench.adapters.tiny.model import MIRRORED, swap_words
 from refbench.adapters.tiny.train import UPSIDE_DOWN
 from refbench.errors import AdapterError
 from refbench.plugins.loading import load_adapter
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table
 from refbench.storage.samples import load_objects
 
 
+@pytest.mark.slow
 def test_floors(embedded: Path) -> None:
     samples = load_samples("snapshots/test")[:5]
     images = [None] * 5
@@ -45,6 +46,7 @@ def test_floors(embedded: Path) -> None:
     assert [m.area for m in Everything().segment_samples(samples, images)] == [s.height * s.width for s in samples]
 
 
+@pytest.mark.slow
 def test_noisy_oracle_spoils_by_what_it_is_told(embedded: Path) -> None:
     samples = [s for s in load_samples("scenes/val") if not s.no_target]
     images = [None] * len(samples)
@@ -70,17 +72,19 @@ def test_noisy_oracle_spoils_by_what_it_is_told(embedded: Path) -> None:
             NoisyOracle(**wrong)
 
 
+@pytest.mark.slow
 def test_tiny_reaches_what_is_promised(embedded: Path, tmp_path: Path) -> None:
     scored = score(run("tiny", "scenes/test", out=tmp_path / "run").folder)
     assert scored.summaries["refbench"].metrics["cumulative_iou"].value >= 70
     assert WEIGHTS.stat().st_size <= 2_000_000
 
 
+@pytest.mark.slow
 def test_tiny_in_batches_differs_by_float_noise_only(embedded: Path, tmp_path: Path) -> None:
     masks = {}
     for size in (1, 7, 32):
         folder = run("tiny", "scenes/val", batch_size=size, out=tmp_path / str(size)).folder
-        rows = [p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))]
+        rows = [p for path in RunFolder(folder).written for p in predictions_from_table(read_table(path))]
         masks[size] = [p.mask.to_array() for p in rows]
     for size in (1, 7):
         differing = sum(int((a != b).sum()) for a, b in zip(masks[size], masks[32], strict=True))
@@ -184,6 +188,7 @@ def test_the_baselines_keep_the_contract(name: str) -> None:
     assert {c.verdict for c in check_adapter(load_adapter(name, {}))} == {OK}
 
 
+@pytest.mark.slow
 def test_tiny_keeps_the_contract() -> None:
     verdicts = {c.name: c.verdict for c in check_adapter(Tiny())}
     assert FAILED not in verdicts.values()
@@ -197,8 +202,8 @@ def test_tiny_keeps_the_contract() -> None:
     [
         (Threshold(), set()),
         (Leaky(), {"batch independence: alone, by 7 and by 32"}),
-        (Misbehaving("float"), {"masks: number, dtype and size", "picture: 1 x 1", "expression: empty"}),
-        (Misbehaving("size"), {"masks: number, dtype and size", "picture: grey"}),
+        (Misbehaving("float"), {"masks: number, dtype and size", "image: 1 x 1", "expression: empty"}),
+        (Misbehaving("size"), {"masks: number, dtype and size", "image: grey"}),
         (Misbehaving("few"), {"order: each answer belongs to its expression"}),
         (Misbehaving("raise", "man"), {"expression: 2,000 words"}),
     ],

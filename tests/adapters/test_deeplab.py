@@ -1,4 +1,4 @@
-"""A real pretrained model on real photographs, through path/to/file.py:Class."""
+"""A real pretrained model on real images, through path/to/file.py:Class."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def test_its_own_photographs(test_data: Path, animal: str, foreground: int, igno
 
 
 # It knows people, but no zebras, beds or cups: where they are asked for, only a whole run is expected.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "samples", "knows"),
     [
@@ -51,6 +52,7 @@ def test_real_photographs_end_to_end(
     assert page.count("data:image/jpeg") == samples
 
 
+@pytest.mark.slow
 def test_the_contract(test_data: Path) -> None:
     checks = check_adapter(DeepLab(test_data / "deeplab"))
     assert [c for c in checks if c.verdict == FAILED] == []

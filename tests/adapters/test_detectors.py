@@ -1,4 +1,4 @@
-"""Detectors with SAM, and SAM 3: loaded as users load them, run on photographs, and their rules restated in numpy."""
+"""Detectors with SAM, and SAM 3: loaded as users load them, run on images, and their rules restated in numpy."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
+
+pytestmark = pytest.mark.slow  # networks
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import pytest
 from refbench.adapters.environments import MARK, build_environment, built_environments, environment_folder, interpreter
 from refbench.errors import AdapterError
 
+pytestmark = pytest.mark.slow  # builds environments
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

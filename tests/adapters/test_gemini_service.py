@@ -1,4 +1,4 @@
-"""Gemini against a server on loopback: a run from picture to mask, and a key that goes nowhere."""
+"""Gemini against a server on loopback: a run from image to mask, and a key that goes nowhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refbench import run, score
 from refbench.adapters.contract import FAILED, check_adapter
 from refbench.errors import RunStopped
 from refbench.plugins.loading import load_adapter
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table
 
@@ -70,7 +70,7 @@ def test_a_run(
     assert result.failures == 0
     assert result.notes == {"mask as PNG": 6}
     score(result.folder)
-    rows = [p for path in shard_paths(result.folder) for p in predictions_from_table(read_table(path))]
+    rows = [p for path in RunFolder(result.folder).written for p in predictions_from_table(read_table(path))]
     assert all(abs(p.mask.area / (p.mask.height * p.mask.width) - 0.25) < 0.02 for p in rows)
     assert {a["path"] for a in asked} == {"/v1beta/models/gemini-test:generateContent"}
     body = asked[0]["body"]

@@ -16,7 +16,7 @@ from refbench import load_samples, run, score
 from refbench.adapters.moondream import Moondream, to_answer
 from refbench.errors import AdapterError, RunStopped, TooManyFailures
 from refbench.plugins.loading import load_adapter
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table
 
@@ -38,7 +38,7 @@ def start(service: Service, tmp_path: Path, **more: str):  # type: ignore[no-unt
 
 
 def rows(folder: Path) -> list:  # type: ignore[type-arg]
-    return [p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))]
+    return [p for path in RunFolder(folder).written for p in predictions_from_table(read_table(path))]
 
 
 def test_a_run(embedded: Path, service: Service, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_what_was_paid_for_is_not_asked_again(embedded: Path, service: Service, 
     service.next = ["", "", "", "", "402"]
     with pytest.raises(RunStopped, match="402: the account has no credit left"):
         start(service, tmp_path, concurrency="1")
-    assert not shard_paths(tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").written
     asked = len(service.expressions)
     service.expressions.clear()
     result = start(service, tmp_path, concurrency="1")
@@ -100,6 +100,7 @@ def test_answers_without_an_outline(embedded: Path, service: Service, tmp_path: 
     assert json.loads((result.folder / "run.json").read_text())["answer_notes"] == {note: 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["500", "503", "429", "wait", "truncated", "html", "slow"])
 def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: Path, how: str) -> None:
     service.next = [how]
@@ -118,7 +119,7 @@ def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: P
         ("404", "404: there is no such service"),
         ("redirect", "307: it points elsewhere, where the key is not sent"),
         ("500", "500 .*3 samples in a row: the service is down"),
-        ("html", "no JSON object .*3 samples in a row"),
+        ("html", "not with a JSON object.*3 samples in a row"),
         ("truncated", "no answer from .*3 samples in a row"),
     ],
 )
@@ -129,7 +130,7 @@ def test_what_does_not_pass_ends_the_run(
     with pytest.raises(RunStopped, match=message) as caught:
         start(service, tmp_path, retries="0", concurrency="2")
     assert service.key not in str(caught.value)
-    assert not shard_paths(tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").written
     service.always = ""
     assert start(service, tmp_path, retries="0", concurrency="2").failures == 0
 
@@ -154,7 +155,7 @@ def test_questions_that_the_service_cannot_take_do_not_end_the_run(
     for _ in range(2):
         with pytest.raises(TooManyFailures, match=f"{expected} of 12 samples failed"):
             start(service, tmp_path, retries="0", concurrency="1")
-        for path in shard_paths(tmp_path / "run"):
+        for path in RunFolder(tmp_path / "run").written:
             path.unlink()
 
 
@@ -163,7 +164,7 @@ def test_an_error_in_a_200_is_neither_kept_nor_an_answer(embedded: Path, service
     with pytest.raises(TooManyFailures, match=r"answers 200 without an answer .*overloaded"):
         start(service, tmp_path, concurrency="1")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["usage"]["requests answered"] == TOTAL - 1
-    for path in shard_paths(tmp_path / "run"):
+    for path in RunFolder(tmp_path / "run").written:
         path.unlink()
     assert start(service, tmp_path, concurrency="1").failures == 0
 
@@ -213,6 +214,7 @@ def test_nobody_there(embedded: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         start(gone, tmp_path, retries="0")
 
 
+@pytest.mark.slow
 def test_the_key_is_in_no_file_and_no_log(
     refbench: Cli, embedded: Path, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +246,7 @@ def test_options_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"api_key": "x"}, "has no option 'api_key'"),
         ({"endpoint": "http://example.org/v1"}, "in the open; use https"),
         ({"endpoint": "https://me:secret@example.org/v1"}, "may hold no user, password or query"),
-        ({"endpoint": "ftp://example.org"}, "is no endpoint"),
+        ({"endpoint": "ftp://example.org"}, "is not an endpoint"),
         ({"endpoint": "http://localhost:1/v1", "concurrency": "0"}, "must be above 0"),
     ):
         with pytest.raises(AdapterError, match=message):
@@ -258,7 +260,7 @@ def test_a_kept_answer_that_is_damaged_is_asked_for_again(embedded: Path, servic
     kept = sorted((tmp_path / "cache").rglob("*.json"))
     assert len(kept) == TOTAL
     kept[0].write_text('{"path": "M')
-    for path in shard_paths(tmp_path / "run"):
+    for path in RunFolder(tmp_path / "run").written:
         path.unlink()
     service.expressions.clear()
     start(service, tmp_path)

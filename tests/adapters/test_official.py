@@ -27,6 +27,8 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
 from refbench.records import Answer, Sample
 
+pytestmark = pytest.mark.slow  # official code
+
 MAKER = Path(__file__).parent / "official_checkpoints.py"
 
 
@@ -123,7 +125,7 @@ def test_the_answer_is_the_official_one(kind: str, tmp_path: Path) -> None:
             return worker.segment_samples(samples, [None] * len(samples))
 
         answer = ask(sample)[0]
-        # Neither the company nor the order of questions matters, nor what was kept of the picture before.
+        # Neither the company nor the order of questions matters, nor what was kept of the image before.
         alone = [answer, ask(other)[0], ask(sibling)[0]]
         for together in (ask(sample, other, sibling), ask(sample, sibling, other)):
             order = [0, 1, 2] if together[1].mask.height == other.height else [0, 2, 1]

@@ -46,6 +46,7 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [OUTER, OUTER + HOLE, OUTER + HOLE + ISLAND, LEAF, STAR, ARCS])
 @pytest.mark.parametrize(
     ("height", "width", "box"),
@@ -72,6 +73,7 @@ def test_holes_are_empty_and_islands_full() -> None:
     assert not pixels[5, 5]
 
 
+@pytest.mark.slow
 @given(st.integers(3, 9), st.integers(0, 2**32 - 1), st.integers(20, 90), st.integers(20, 90))
 @settings(max_examples=60, deadline=None)
 def test_random_polygons_that_cross_themselves(corners: int, seed: int, height: int, width: int) -> None:
@@ -115,5 +117,5 @@ def test_broken_paths_are_refused(path: str) -> None:
 
 def test_boxes_that_are_none() -> None:
     for box in ((0.5, 0, 0.4, 1), (0, 0, float("nan"), 1), (0, 0, 1e9, 1)):
-        with pytest.raises(MaskError, match="is no box"):
+        with pytest.raises(MaskError, match="is not a box"):
             fill_path("M0 0H1V1Z", box, 10, 10)

@@ -17,6 +17,7 @@ from refbench.records import Answer, Sample
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(shapes, st.floats(0, 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_the_codes_are_those_of_the_pixels(drawn: list[tuple[tuple[int, int], float, int]]) -> None:

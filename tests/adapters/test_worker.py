@@ -26,17 +26,19 @@ from refbench.errors import AdapterError, RunStopped
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
 from refbench.storage.files import read_table
 from refbench.storage.images import to_rgb
 from refbench.storage.predictions import predictions_from_table
+
+pytestmark = pytest.mark.slow  # many processes
 
 FAKE = Path(__file__).parent / "fake_worker.py"
 SPLIT = "scenes/val"
 
 
 def predictions(folder: Path) -> dict[str, object]:
-    return {p.sample_id: p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))}
+    return {p.sample_id: p for path in RunFolder(folder).written for p in predictions_from_table(read_table(path))}
 
 
 def options(mode: str, **more: str) -> dict[str, str]:
@@ -116,7 +118,7 @@ def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path)
         ("unknown", "answered what was not asked: .*nobody/asked"),
         ("size", "mask cannot be read: ValueError: it is "),
         ("missing", "gave no answer for scenes/val"),
-        ("garbage", "sent a line that is no message: b'this is no JSON"),
+        ("garbage", "sent a line that is not a message: b'this is not JSON"),
         ("truncated", "the worker ended with exit code 0"),
         ("bomb", r"it has not the \d+ bytes"),
         ("encoding", "unknown encoding 'telepathy'"),
@@ -140,7 +142,7 @@ def test_workers_that_do_not_start(embedded: Path, tmp_path: Path) -> None:
         ({"script": str(tmp_path / "none.py")}, r"none.py does not exist; give its script with -o script=FILE"),
         (options("ok", python="/no/python"), r"/no/python .* cannot be started: No such file"),
         (options("ok", env="none"), r"there is no environment 'none' .*refbench env build none"),
-        (options("ok", env="../up"), "is no name of an environment"),
+        (options("ok", env="../up"), "is not a name of an environment"),
     ):
         with pytest.raises(AdapterError, match=message):
             load_adapter("worker", chosen)

@@ -38,6 +38,7 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(path) for name, path in made.items()}
 
 
+@pytest.mark.slow
 def test_florence2_on_photographs(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
     options = {"model": writers["florence2"], "max_new_tokens": "12"}
     result = run("florence2", "refcoco/testB", options=options, limit=5, out=tmp_path / "run")
@@ -93,6 +94,7 @@ class Says:
         return torch.cat([input_ids, ids], dim=1)
 
 
+@pytest.mark.slow
 def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
     adapter = load_adapter("qwen-vl-sam", {"model": writers["qwen"], "sam": writers["sam"]})
     # The real network runs too; random weights write no JSON, which is an error and no empty mask.
@@ -110,7 +112,7 @@ def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_
     expected = sam.decode(sam.embed(np.asarray(image)), Prompts(corners), False)[0][0]
     assert torch.equal(answer.mask, expected)
     assert answer.no_target is False
-    # The picture's places differ along its rows and columns, which text alone would not.
+    # The image's places differ along its rows and columns, which text alone would not.
     positions = said.positions[0]
     assert (positions[1] != positions[2]).any()
     assert (positions[0] != positions[1]).any()
@@ -214,13 +216,13 @@ def test_gemini_tokens_need_their_decoder() -> None:
     [
         ({}, "there is no answer in the response"),
         ({"promptFeedback": {"blockReason": "SAFETY"}}, "SAFETY"),
-        (said("I cannot do this."), "no JSON, perhaps cut short"),
-        (said('[{"box_2d": [1, 2'), "no JSON, perhaps cut short"),
+        (said("I cannot do this."), "not JSON, perhaps cut short"),
+        (said('[{"box_2d": [1, 2'), "not JSON, perhaps cut short"),
         (said([{"box_2d": [1, 2, 3, 4]}]), "has no mask"),
         (said([{"mask": png(np.zeros((2, 2), np.uint8))}]), "no box_2d of four numbers"),
         (said([{"box_2d": [0, 0, 9, 9], "mask": "a cat"}]), "in no form that is known"),
         (said([{"box_2d": [0, 0, 9, 9], "mask": [[1, 2], [3, 4]]}]), "cannot be drawn"),
-        (said(3), "no list of objects"),
+        (said(3), "not a list of objects"),
         (said([], finishReason="MAX_TOKENS"), "cut off at the limit of tokens"),
     ],
 )
@@ -235,7 +237,7 @@ def test_gemini_says_that_nothing_is_meant() -> None:
 
 
 def decoded_by_hand(path: str, tokens: list[int]) -> np.ndarray:
-    """The decoder in plain numpy: convolutions as sums over shifted pictures, transposed ones as scattered kernels."""
+    """The decoder in plain numpy: convolutions as sums over shifted images, transposed ones as scattered kernels."""
     arrays = dict(np.load(path))
 
     def conv(x: np.ndarray, name: str) -> np.ndarray:
@@ -289,13 +291,14 @@ def test_the_decoder_of_tokens_by_hand(writers: dict[str, str], tmp_path: Path) 
     np.savez(tmp_path / "pickled.npz", **{"_vq_vae._embedding": np.array([{}], dtype=object)})
     for name, message in (
         ("short", "does not fit the decoder"),
-        ("none", "is no readable"),
-        ("pickled", "is no readable"),
+        ("none", "is not a readable"),
+        ("pickled", "is not a readable"),
     ):
         with pytest.raises(AdapterError, match=message):
             TokenDecoder(tmp_path / f"{name}.npz")
 
 
+@pytest.mark.slow
 def test_paligemma_on_photographs(writers: dict[str, str], photos: Path, tmp_path: Path) -> None:
     options = {"model": writers["paligemma"], "decoder": writers["decoder"]}
     result = run("paligemma", "refcoco/testB", options=options, limit=4, out=tmp_path / "run")

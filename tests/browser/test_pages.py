@@ -1,4 +1,4 @@
-"""The pages in a real browser: pictures load, links lead somewhere, nothing is fetched from outside."""
+"""The pages in a real browser: images load, links lead somewhere, nothing is fetched from outside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from refbench.reports.comparison import compare
 from refbench.reports.diagnosis import slice_differences
 from refbench.reports.leaderboard import read_rows
 from refbench.reports.pages import write_comparison, write_index, write_report
+
+pytestmark = pytest.mark.slow  # a browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

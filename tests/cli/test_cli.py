@@ -12,7 +12,9 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import PROJECT
 
+from refbench.cli.curate import VERBS as VERBS_OF_CURATE
 from refbench.cli.main import VERBS, LazyGroup, main
 from refbench.cli.main import refbench as group
 from refbench.plugins.loading import load_attribute
@@ -59,11 +61,13 @@ def test_the_table_says_what_the_commands_say() -> None:
     assert isinstance(group, LazyGroup)
 
 
-def test_every_verb_stands_in_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    contributing = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+def test_every_command_stands_in_the_docs() -> None:
+    pages = [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md", PROJECT / "CONTRIBUTING.md"]
+    text = "\n".join(p.read_text() for p in pages)
     for name in VERBS:
-        assert f"refbench {name}" in readme + contributing, name
+        assert f"refbench {name}" in text, name
+    for name in VERBS_OF_CURATE:
+        assert f"refbench curate {name}" in text, name
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -84,6 +88,7 @@ def test_importing_refbench_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     calls = {
@@ -109,6 +114,7 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
     assert all(isinstance(v, float) for v in metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -160,6 +166,7 @@ def test_exit_codes(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_whole_way_in_three_commands(refbench: Cli, test_data: Path, tmp_path: Path) -> None:
     home = {"REFBENCH_HOME": str(tmp_path / "home")}
     photos = test_data / "photos"
@@ -190,6 +197,7 @@ def test_main_returns_codes_in_process(capsys: pytest.CaptureFixture[str]) -> No
     assert "version" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scoring_works_without_torch(embedded: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -49,7 +49,7 @@ def test_slivers_and_parts_far_apart() -> None:
     samples = [sample(k, 0, k, Mask.from_array(m)) for k, m in (("speck", speck), ("hole", hole), ("two", two))]
     samples.append(sample("whole", 0, "whole", Mask.from_array(whole)))
     assert found("mask-slivers", samples) == ["speck", "hole"]
-    # 60 - 29 = 31 px away, and the largest part is 20 px long; a speck is no part.
+    # 60 - 29 = 31 px away, and the largest part is 20 px long; a speck is not a part.
     assert found("mask-parts-apart", samples) == ["two"]
 
 
@@ -124,7 +124,7 @@ def test_an_expression_that_is_right_and_wrong_at_once() -> None:
     [
         ("left square", False), ("the square on the left", False), ("leftmost square", False),
         ("right square", True), ("rightmost square", True), ("square on the right", True),
-        # A side of something else, or of the thing itself, is none of the picture.
+        # A side of something else, or of the thing itself, is none of the image.
         ("right of the tree", False), ("the right arm", False), ("square to the right of the man", False),
         ("square with the right hat", False),
     ],
@@ -144,7 +144,7 @@ def test_words_of_size() -> None:
 
 
 def painted(tmp_path: Path, colour: tuple[int, int, int], mask: Mask) -> str:
-    """A picture of grey noise with a mask in a colour."""
+    """An image of grey noise with a mask in a colour."""
     random = np.random.default_rng(3)
     pixels = np.full((*mask.size, 3), 128, np.uint8) + random.integers(0, 5, (*mask.size, 1)).astype(np.uint8)
     pixels[mask.to_array()] = colour

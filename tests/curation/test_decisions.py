@@ -36,6 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_steps_agree_with_each_other(curation: Path) -> None:
     images = load_items("scenes-hurried/val")
     proposals = read_proposals(curation)
@@ -56,11 +57,12 @@ def test_the_steps_agree_with_each_other(curation: Path) -> None:
     assert {d.action for d in masks.values()} >= {"keep", "change", "review"}
 
 
+@pytest.mark.slow
 def test_again_and_resumed_give_the_same_files(hurried: Path, curation: Path, tmp_path: Path) -> None:
     before = contents(curation)
     decide(curation)
     assert contents(curation) == before
-    # A folder made anew, with two processes, after an interruption that left half of it.
+    # A folder made again, with two processes, after an interruption that left half of it.
     other = tmp_path / "other"
     audit("scenes-hurried/val", SMALL, out=other, workers=2)
     propose(other, limit=SMALL_IMAGES, refiners=["grabcut"], workers=2)
@@ -96,7 +98,7 @@ def test_what_people_say_comes_before_the_recipe(curation: Path) -> None:
 
 
 def test_folders_that_are_not_this_one(hurried: Path, curation: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no folder of a curation"):
+    with pytest.raises(RunError, match="not a folder of a curation"):
         propose(tmp_path / "nothing")
     with pytest.raises(RunError, match="belongs to another curation"):
         audit("scenes-hurried/val", dataclasses.replace(SMALL, text=SMALL.text + "#"), out=curation)
@@ -125,6 +127,7 @@ def test_folders_that_are_not_this_one(hurried: Path, curation: Path, tmp_path: 
         decide(curation)
 
 
+@pytest.mark.slow
 def test_an_audit_by_some_checks_keeps_what_others_found(hurried: Path, curation: Path) -> None:
     before = (curation / "findings.parquet").read_bytes()
     audit("scenes-hurried/val", SMALL, out=curation, checks=["mask-tiny"], workers=1)
@@ -151,6 +154,7 @@ def test_options_of_the_command_line_are_what_a_refiner_takes(hurried: Path, tmp
         propose(tmp_path, limit=2, refiners=["grabcut"], options={"grabcut": {"rounds": "many"}}, workers=1)
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_half_way(hurried_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     shutil.copytree(hurried_home / "datasets", home / "datasets")
@@ -190,6 +194,7 @@ def test_shared_images_are_findings(photos: Path) -> None:
         audit("refcoco/val", recipe, checks=["mask-emty"])
 
 
+@pytest.mark.slow
 def test_what_the_recipe_does_where_the_truth_is_known(hurried: Path, tmp_path: Path) -> None:
     """The committed recipe on scenes that it was not fitted on; the figures on the test split are in measured.md."""
     recipe = read_recipe(PROJECT / "datasets" / "refcoco-m" / "recipe.toml")
@@ -219,6 +224,7 @@ def test_the_measured_page_is_of_this_recipe() -> None:
     assert f"fitted on {recipe.calibration.on}" in page
 
 
+@pytest.mark.slow
 def test_the_command_line(hurried: Path, refbench: Cli, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(SMALL_RECIPE)

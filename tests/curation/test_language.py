@@ -56,7 +56,7 @@ def test_words_that_offend_are_flagged(text: str, rule: str, action: str) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rules = 1", "holds no"), ("[[rules]]\nname = 'x'", "needs a text"), ("not toml", "no readable list"),
+        ("rules = 1", "holds no"), ("[[rules]]\nname = 'x'", "needs a text"), ("not toml", "not a readable list"),
         ("[[rules]]\nname='x'\naction='burn'\nsays='y'\nwords='z'", "the action is"),
         ("[[rules]]\nname='x'\naction='drop'\nsays='y'\nwords='z'\nwith_words_of='q'", "no group"),
     ],
@@ -99,6 +99,7 @@ def test_a_classifier_of_the_users(tmp_path: Path) -> None:
         list(Toxic().find_in_split(items))
 
 
+@pytest.mark.slow
 def test_real_expressions(test_data: Path, home: Path) -> None:
     """How many of the real ones are flagged; all of them were read, see the changelog."""
     counts = {}

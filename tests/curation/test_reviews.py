@@ -101,8 +101,8 @@ def test_a_file_that_is_locked_or_none(tmp_path: Path) -> None:
     holder.execute("ROLLBACK")
     holder.close()
     assert reviews.add(answer())
-    path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(RunError, match="no database of reviews"):
+    path.write_bytes(b"this is not a database" * 100)
+    with pytest.raises(RunError, match="not a database of reviews"):
         Reviews(path)
 
 
@@ -169,9 +169,9 @@ JSON = {**ORIGIN, "content-type": "application/json"}
 def test_a_disk_that_fails_is_no_fault_of_the_answer(client: TestClient, curation: Path) -> None:
     item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
     good = {"key": "k", "item_id": item, "reviewer": "anna", "action": "keep"}
-    (curation / REVIEW_FILE).write_bytes(b"this is no database" * 100)
+    (curation / REVIEW_FILE).write_bytes(b"this is not a database" * 100)
     refused = client.post("/secret/api/answer", json=good, headers=ORIGIN)
-    assert (refused.status_code, "no database" in refused.json()["error"]) == (503, True)
+    assert (refused.status_code, "not a database" in refused.json()["error"]) == (503, True)
     assert client.get("/secret/api/queue").status_code == 503
     half = {**good, "note": "\ud800"}
     assert client.post("/secret/api/answer", content=json.dumps(half), headers=JSON).status_code == 400
@@ -259,7 +259,7 @@ def test_codes_that_are_broken() -> None:
         unpack_label_studio(packed[: len(packed) // 2], HEIGHT, WIDTH)
     with pytest.raises(MaskError, match="not 4 x"):
         unpack_label_studio(packed, HEIGHT, WIDTH + 1)
-    # What Label Studio's own package writes for a picture of 2 x 1, by hand: 8 values of 8 bits, runs of 3, 4, 8, 16.
+    # What Label Studio's own package writes for an image of 2 x 1, by hand: 8 values of 8 bits, runs of 3, 4, 8, 16.
     bits = f"{8:032b}{7:05b}{2:04b}{3:04b}{7:04b}{15:04b}" + f"1{0:02b}{3:03b}{0:08b}" + f"1{0:02b}{3:03b}{255:08b}"
     bits += "0" * (-len(bits) % 8)
     found = unpack_label_studio([int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)], 1, 2)
@@ -349,13 +349,13 @@ BRUSHED = {"data": {"item_id": "{item}"}, "annotations": [{"result": [{"type": "
     ("form", "content", "message"),
     [
         ("label-studio", '[{"data": {"item_id": "{item}"}, "annotations": [{"result": ["text"]}]}]', "cannot be read"),
-        ("cvat", "<annotations><image", "is no XML"), ("cvat", "<html/>", "no export of CVAT"),
+        ("cvat", "<annotations><image", "is not XML"), ("cvat", "<html/>", "not an export of CVAT"),
         ("cvat", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares entities"),
         ("cvat", cvat(), "cannot be read"), ("cvat", cvat("nowhere", left="inf"), "has no such item"),
         ("cvat", cvat(size="1000000"), "cannot be read"),
         ("label-studio", "{}", "no list of tasks"), ("label-studio", "[{}]", "has no data.item_id"),
         ("label-studio", json.dumps([BRUSHED]), "cannot be read"),
-        ("word", "", "no form of exchange"),
+        ("word", "", "not a form of exchange"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_change_nothing(

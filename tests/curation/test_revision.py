@@ -50,6 +50,7 @@ def ledger(hurried_home: Path) -> Path:
     return hurried_home / "curation" / "scenes-hurried-val" / "ledger.parquet"
 
 
+@pytest.mark.slow
 def test_the_same_bytes_without_torch_or_opencv(own: Path, ledger: Path) -> None:
     manifest = apply(SOURCE, ledger, "cleaned")
     first = files(dataset_folder("cleaned"))
@@ -63,13 +64,13 @@ def test_the_same_bytes_without_torch_or_opencv(own: Path, ledger: Path) -> None
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert files(dataset_folder("cleaned")) == first
-    assert read_manifest("cleaned")["fingerprint"] == manifest["fingerprint"]
+    assert read_manifest("cleaned").fingerprint == manifest.fingerprint
     rows = read_ledger(ledger).by_id()
     samples = load_samples("cleaned/val")
     assert {s.sample_id.split("/", 1)[1] for s in samples} == {
         i.split("/", 1)[1] for i, r in rows.items() if r.item == "expression" and r.action == "kept"
     }
-    # Pictures are those of the source, found from wherever the home lies.
+    # Images are those of the source, found from wherever the home lies.
     assert all(Path(s.image_path).is_file() for s in samples)
 
 
@@ -78,7 +79,7 @@ def test_what_apply_refuses(own: Path, ledger: Path, tmp_path: Path) -> None:
         apply("scenes/val", ledger, "cleaned")
     with pytest.raises(DatasetError, match="the name of a published dataset"):
         apply(SOURCE, ledger, "refcoco-m")
-    with pytest.raises(DatasetError, match="is no dataset name"):
+    with pytest.raises(DatasetError, match="is not a dataset name"):
         apply(SOURCE, ledger, "../cleaned")
     table = pq.read_table(ledger)
     actions = ["dropped" if a == "changed" else a for a in table["action"].to_pylist()]
@@ -89,20 +90,21 @@ def test_what_apply_refuses(own: Path, ledger: Path, tmp_path: Path) -> None:
         apply(SOURCE, edited, "cleaned")
     assert not dataset_folder("cleaned").exists()
     manifest = apply(SOURCE, edited, "cleaned", accept_edits=True)
-    assert "the ledger was edited by hand" in manifest["notes"]
+    assert "the ledger was edited by hand" in manifest.notes
     build_dataset("snapshots", load("builders", "snapshots"), Sources(), silent)
     (own / "datasets" / "snapshots").rename(own / "datasets" / "mine")
     with pytest.raises(DatasetError, match="is there already"):
         apply(SOURCE, ledger, "mine")
     with pytest.raises(DatasetError, match="is the source itself"):
         apply(SOURCE, ledger, "scenes-hurried")
-    assert apply(SOURCE, ledger, "mine", replace=True)["dataset"] == "mine"
+    assert apply(SOURCE, ledger, "mine", replace=True).dataset == "mine"
     nothing = table.set_column(place, table.schema.field("action"), [["dropped"] * table.num_rows])
     pq.write_table(nothing, edited)
     with pytest.raises(DatasetError, match="drops every expression"):
         apply(SOURCE, edited, "empty", accept_edits=True)
 
 
+@pytest.mark.slow
 def test_diff_tells_masks_and_ranking(own: Path, ledger: Path, tmp_path: Path, refbench: Cli) -> None:
     apply(SOURCE, ledger, "cleaned")
     folders = []

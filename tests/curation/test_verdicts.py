@@ -154,7 +154,7 @@ def test_words_decide_about_expressions() -> None:
     ("text", "message"),
     [
         ("nonsense = 1", "there is no 'nonsense'"), ("[masks]\naccpet = 1", "there is no 'accpet'"),
-        ("[", "is no TOML"),
+        ("[", "is not TOML"),
         ("[masks]\naccept = 'high'", "accept is a number"), ("[masks]\naccept = nan", "accept is a number"),
         ("[masks]\nundecided = 'burn'", "masks.undecided is one of"), ("reviewers = 0", "at least 1"),
         ("reviewers = true", "of type int"), ("[[refiners]]\nvariants = 2", "lacks name"),

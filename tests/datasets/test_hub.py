@@ -17,6 +17,8 @@ import pytest
 import refer_release
 from hub_server import COMMIT, Hub, serving
 
+pytestmark = pytest.mark.slow  # servers and downloads
+
 constants = pytest.importorskip("huggingface_hub.constants", reason="downloads need pip install 'refbench[hub]'")
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -317,8 +319,8 @@ def test_what_the_hub_does_not_hold(refbench: Call, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('revision = "', 'version = "'), "'revision' is missing or wrong"),
-        (('sha256 = "', 'sha256 = "xyz'), "is no sha256"),
-        (("[hub]", "[hub"), "is no valid TOML"),
+        (('sha256 = "', 'sha256 = "xyz'), "is not a sha256"),
+        (("[hub]", "[hub"), "is not a valid TOML"),
         (("[[hub.files]]", "[[hub.file]]"), "'files' is missing or wrong"),
     ],
 )

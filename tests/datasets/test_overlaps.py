@@ -25,6 +25,7 @@ def build(dataset: str, annotations: Path | None = None, **options: Any) -> None
     build_dataset(dataset, load("builders", dataset), Sources(annotations), silent, **options)
 
 
+@pytest.mark.slow
 def test_refcoco_val_and_refcocog_val_share_62_images(test_data: Path, home: Path, refbench: Call) -> None:
     refer = test_data / "whole-splits" / "refer"
     build("refcoco", refer)
@@ -53,14 +54,14 @@ def test_a_list_of_training_images(test_data: Path, home: Path, tmp_path: Path) 
     found = [overlap("refcoco", str(p)) for p in (by_name, by_id, as_json)]
     assert [f.images for f in found] == [6, 6, 6]
     assert all(f.objects is None and f.expressions == 47 for f in found)
-    by_name.write_text("not a picture\n")
-    with pytest.raises(DatasetError, match="entry 1: 'not a picture' is neither an image id nor a COCO file name"):
+    by_name.write_text("not an image\n")
+    with pytest.raises(DatasetError, match="entry 1: 'not an image' is neither an image id nor a COCO file name"):
         overlap("refcoco", str(by_name))
     by_name.write_text("")
     with pytest.raises(DatasetError, match="lists no images"):
         overlap("refcoco", str(by_name))
     by_name.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DatasetError, match="no UTF-8 text"):
+    with pytest.raises(DatasetError, match="not UTF-8 text"):
         overlap("refcoco", str(by_name))
 
 
@@ -69,7 +70,7 @@ def test_file_names_of_refs_and_rows_that_are_numbered_anew(test_data: Path, hom
     build("refcoco", release)
     refs = read_plain_pickle(release / "refcoco" / "refs(unc).p")
     listed = tmp_path / "train.txt"
-    # As REFER's refs name them: the photograph, then the object.
+    # As REFER's refs name them: the image, then the object.
     listed.write_text("\n".join(f"COCO_train2014_{r['image_id']:012d}_{k}.jpg" for k, r in enumerate(refs)))
     assert overlap("refcoco", str(listed)).images == 6
     rows = [{"id": k, "file_name": f"COCO_train2014_{r['image_id']:012d}.jpg"} for k, r in enumerate(refs)]

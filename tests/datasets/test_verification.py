@@ -31,6 +31,7 @@ def build(dataset: str, annotations: Path | None = None) -> None:
     build_dataset(dataset, load("builders", dataset), Sources(annotations), silent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["refcoco", "refcocog-umd"])
 def test_published_splits_are_confirmed(test_data: Path, home: Path, dataset: str) -> None:
     build(dataset, test_data / "whole-splits" / "refer")
@@ -59,6 +60,7 @@ def test_the_hurried_scenes_are_those_that_are_described(hurried: Path) -> None:
     assert not [c for c in found.checks if c.status == "differs"]
 
 
+@pytest.mark.slow
 def test_the_command_and_its_exit_codes(test_data: Path, home: Path, refbench: Call) -> None:
     missing = refbench("verify", "refcoco")
     assert missing.returncode == 3
@@ -91,6 +93,7 @@ def test_expressions_of_another_dataset_are_recognised(test_data: Path, tmp_path
     assert "these are the expressions of refcocog-umd/val" in remarks
 
 
+@pytest.mark.slow
 def test_a_damaged_table_is_found(test_data: Path, home: Path) -> None:
     build("refcoco", test_data / "whole-splits" / "refer")
     path = dataset_folder("refcoco") / "val.parquet"
@@ -105,6 +108,7 @@ def test_a_damaged_table_is_found(test_data: Path, home: Path) -> None:
     assert not verify("refcoco").holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_flipped_bit_is_found_or_harmless(
     embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -8,10 +8,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from conftest import SMALL_IMAGES
 from events import cpu_seconds, kill, wait_until
 
 from refbench.curation.review.answers import REVIEW_FILE, Reviews
+
+pytestmark = pytest.mark.slow  # kills
 
 KILLS = 20
 

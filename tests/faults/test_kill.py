@@ -12,7 +12,9 @@ import pytest
 from adapters.exact_adapters import CALLS
 from events import calls, kill, wait_until
 
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
+
+pytestmark = pytest.mark.slow  # kills
 
 PROJECT = Path(__file__).parent.parent.parent
 ADAPTER = f"{PROJECT / 'tests' / 'adapters' / 'exact_adapters.py'}:Threshold"
@@ -29,7 +31,7 @@ def test_twenty_kills_leave_no_trace(embedded: Path, tmp_path: Path, monkeypatch
     seconds = 0.001
     monkeypatch.setenv(CALLS, str(told))
     subprocess.run(command(undisturbed, seconds), check=True, capture_output=True)
-    of_one_shard = calls(told) // len(shard_paths(undisturbed))
+    of_one_shard = calls(told) // len(RunFolder(undisturbed).written)
     moments = random.Random(20_261_121)
     kills = mid_run = 0
     while kills < 20:
@@ -42,16 +44,16 @@ def test_twenty_kills_leave_no_trace(embedded: Path, tmp_path: Path, monkeypatch
             kills += 1
             mid_run += (killed / "run.json").exists()
         else:
-            assert len(shard_paths(killed)) == len(shard_paths(undisturbed)), "it ended without finishing"
+            assert len(RunFolder(killed).written) == len(RunFolder(undisturbed).written), "it ended without finishing"
             # It finished before the 20th kill: take the last shard away, so that there is work left to kill.
-            shard_paths(killed)[-1].unlink()
+            RunFolder(killed).written[-1].unlink()
     assert mid_run >= 10
     subprocess.run(command(killed, seconds), check=True, capture_output=True)
     assert not list(killed.rglob("*.tmp"))
     for folder in (undisturbed, killed):
         subprocess.run([sys.executable, "-m", "refbench", "score", str(folder)], check=True, capture_output=True)
-    names = [p.relative_to(undisturbed) for p in shard_paths(undisturbed)]
-    assert names == [p.relative_to(killed) for p in shard_paths(killed)]
+    names = [p.relative_to(undisturbed) for p in RunFolder(undisturbed).written]
+    assert names == [p.relative_to(killed) for p in RunFolder(killed).written]
     for name in [*names, "scores.parquet", "summary.json"]:
         assert (undisturbed / name).read_bytes() == (killed / name).read_bytes(), name
 
@@ -74,14 +76,14 @@ def test_a_disk_that_fills_during_a_run(embedded: Path, small_disk: Path, tmp_pa
     assert full.stderr.count("error:") == 1
     assert "No space left on device; what was finished before is intact" in full.stderr
     assert "Traceback" not in full.stderr
-    finished = {p.name: p.read_bytes() for p in shard_paths(out)}
+    finished = {p.name: p.read_bytes() for p in RunFolder(out).written}
     assert not list(out.rglob("*.tmp"))
     # With space again, the same command goes on from there.
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     subprocess.run(command(out, 0.0), check=True, capture_output=True)
     subprocess.run(command(tmp_path / "whole", 0.0), check=True, capture_output=True)
-    assert {p.name: p.read_bytes() for p in shard_paths(out)} == {
-        p.name: p.read_bytes() for p in shard_paths(tmp_path / "whole")
+    assert {p.name: p.read_bytes() for p in RunFolder(out).written} == {
+        p.name: p.read_bytes() for p in RunFolder(tmp_path / "whole").written
     }
     assert all((out / "predictions" / name).read_bytes() == content for name, content in finished.items())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -13,6 +14,7 @@ from refbench import Mask
 from refbench.errors import MaskError
 
 
+@pytest.mark.slow
 @settings(max_examples=3000, deadline=None, derandomize=True)
 @given(st.integers(1, 70000), st.integers(1, 70000), st.binary(max_size=40))
 def test_random_bytes(height: int, width: int, counts: bytes) -> None:
@@ -24,6 +26,7 @@ def test_random_bytes(height: int, width: int, counts: bytes) -> None:
     assert mask.area == coco_mask.area({"size": [height, width], "counts": counts})
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_mutated_codes(seed: int, data: st.DataObject) -> None:

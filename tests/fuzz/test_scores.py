@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow  # fuzzing
+
 CASES = int(os.environ.get("REFBENCH_FUZZ_CASES", "600"))
 
 

@@ -1,4 +1,4 @@
-"""Masks: every way in, every way out, and everything that is no mask."""
+"""Masks: every way in, every way out, and everything that is not a mask."""
 
 from __future__ import annotations
 
@@ -146,6 +146,7 @@ def is_canonical(mask: Mask) -> bool:
     return Mask(mask.height, mask.width, mask.counts).counts == mask.counts
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(SIDES, SIDES, POLYGONS, st.randoms(use_true_random=False))
 def test_codes_that_are_not_checked_again_are_canonical(height: int, width: int, polygons: Any, rng: Any) -> None:

@@ -204,6 +204,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 def test_every_rule_on_all_cases(cases: list[Case], home: Path, tmp_path: Path) -> None:
     found = refbench_says(cases, tmp_path, list(RULES))
     for name, rule in RULES.items():
@@ -244,6 +245,7 @@ def test_boxes_of_grec_are_of_instances_that_score(home: Path, tmp_path: Path) -
     assert says([], [], True) == 0
 
 
+@pytest.mark.slow
 def test_papers_that_follow_a_known_rule_are_found_by_their_names(home: Path, tmp_path: Path) -> None:
     rules = {name: load("protocols", name) for name in available("protocols")}
     same = {n: r.same_as for n, r in rules.items() if isinstance(r, Protocol) and r.same_as}

@@ -42,6 +42,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / either) if either else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("view", "rule"), [("instance", "lvis-instance"), ("category", "lvis-category-union")])
 def test_lvis_mean_iou(test_data: Path, home: Path, tmp_path: Path, view: str, rule: str) -> None:
     source = test_data / "lvis" / "lvis_val_100.json"

@@ -1,6 +1,6 @@
 """What the published evaluators print: their own loaders, targets and loops were run on `originals/` of the test data.
 
-`printed.json` there holds one object a protocol and split. The originals that sum in float32 are good to 1e-5 percent.
+`printed.json` there holds one object per protocol and split. Originals that sum in float32 are good to 1e-5 percent.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def printed(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
+@pytest.mark.slow
 def test_every_figure_that_an_original_printed(
     originals: Path, found: dict[tuple[str, str], dict[str, float]], record_property: Any
 ) -> None:

@@ -31,6 +31,7 @@ def coco128_masks(test_data: Path) -> dict[int, list[Mask]]:
     return masks
 
 
+@pytest.mark.slow
 def test_every_pair_of_real_masks(test_data: Path) -> None:
     pairs = 0
     for masks in coco128_masks(test_data).values():
@@ -39,7 +40,7 @@ def test_every_pair_of_real_masks(test_data: Path) -> None:
         counts = pair_counts(first, second)
         arrays = [m.to_array() for m in masks]
         bands = [boundary_band(a) for a in arrays]
-        # One matrix product a picture counts all intersections of its masks exactly (sums below 2^53).
+        # One matrix product per image counts all intersections of its masks exactly (sums below 2^53).
         flat = np.stack([a.ravel() for a in arrays]).astype(np.float64)
         flat_bands = np.stack([b.ravel() for b in bands]).astype(np.float64)
         both, both_bands = (flat @ flat.T).astype(int), (flat_bands @ flat_bands.T).astype(int)
@@ -79,6 +80,7 @@ def check_pairs(seed: int, pairs: int, largest_height: int, largest_width: int) 
         assert {name: int(values[k]) for name, values in counts.items()} == expected, (seed, k, p.shape)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 90), st.integers(1, 90))
 def test_random_pairs(seed: int, largest_height: int, largest_width: int) -> None:

@@ -496,6 +496,7 @@ LISA_FAMILY = ("lisa", "evf-sam", "sa2va", "psalm", "hyperseg", "instructseg", "
 TOLERANCE = {"samtok-bench": 1e-6}
 
 
+@pytest.mark.slow
 def test_every_published_rule(cases: list[Case], home: Path, tmp_path: Path) -> None:
     found = refbench_says(cases, tmp_path, list(RULES))
     for name, rule in RULES.items():
@@ -549,7 +550,7 @@ def test_three_random_sentences_of_each_image(cases: list[Case], home: Path, tmp
     """glamm-3 draws, so it is tried on what it drew: at most three of each image, all if there are no more."""
     refbench_says(cases, tmp_path, ["glamm-3"])
     rule = load("protocols", "glamm-3")
-    counted = count(tmp_path / "predictions.jsonl", "cases/val", {}, [Drawing.of(rule)], [])
+    counted = count(tmp_path / "predictions.jsonl", "cases/val", [Drawing.of(rule)], [])
     summary = summarise(rule, counted.evidence(rule))
     chosen = rule.units.choose(counted.evidence(rule))
     drawn_of = Counter(c.image for c, here in zip(cases, chosen, strict=True) if here)
@@ -612,6 +613,7 @@ def test_the_thresholds_of_cris_are_those_of_float32(home: Path, tmp_path: Path)
     assert found["cris"]["Pr@90"] == pytest.approx(100 * 2 / 6)
 
 
+@pytest.mark.slow
 def test_targets_of_real_annotations(test_data: Path) -> None:
     content = json.loads((test_data / "coco128" / "annotations" / "instances_train2017.json").read_text())
     sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}

@@ -210,6 +210,7 @@ def same(found: dict[str, float], expected: dict[str, float], name: str) -> bool
     return found == pytest.approx(expected, abs=TOLERANCE.get(name, 1e-9), nan_ok=True)
 
 
+@pytest.mark.slow
 def test_every_rule_on_all_cases(cases: list[Case], home: Path, tmp_path: Path) -> None:
     found = refbench_says(cases, tmp_path, list(RULES))
     for name, rule in RULES.items():
@@ -228,6 +229,7 @@ def test_each_corner_alone(name: str, home: Path, tmp_path: Path) -> None:
         assert same(refbench_says(group, tmp_path, [name])[name], RULES[name](group), name), image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caris-448", "oneref"])
 def test_without_empty_pairs_the_means_have_a_value(name: str, cases: list[Case], home: Path, tmp_path: Path) -> None:
     some = [c for c in cases if c.polygons]

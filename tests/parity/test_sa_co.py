@@ -31,6 +31,7 @@ def scored(folder: Path, truths: list[dict[str, Any]], rows: list[dict[str, Any]
     return score_detections(read, folder / "results.json", [SA_CO])["sa-co"].metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("annotators", [1, 2, 3])
 def test_random_files(tmp_path: Path, annotators: int) -> None:
     """200 of each: 600 in all."""
@@ -118,6 +119,7 @@ def test_files_that_are_not_of_sa_co(tmp_path: Path) -> None:
         scored(tmp_path, files([pair(1, exhaustive=0)], []), [])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, refbench: Cli) -> None:
     truths, rows = detection_files(7, 3)
     scored(tmp_path, truths, [*rows, rows[0]])

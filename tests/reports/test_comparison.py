@@ -90,6 +90,7 @@ def test_the_page_shows_both_masks(embedded: Path, tmp_path: Path) -> None:
     assert "noisy-oracle (B) against noisy-oracle (A)" in page
 
 
+@pytest.mark.slow
 def test_compare_on_the_command_line(embedded: Path, tmp_path: Path, refbench: Call) -> None:
     a, b = scored(tmp_path / "a", "scenes/val"), scored(tmp_path / "b", "scenes/val", dilate="1", part="0.1")
     shown = refbench("compare", a, b, "--json", "--page", tmp_path / "page.html")
@@ -138,6 +139,7 @@ def baseline(embedded: Path, tmp_path: Path) -> Path:
     return scored(tmp_path / "baseline", "scenes/val", dilate="2")
 
 
+@pytest.mark.slow
 def test_better_equal_and_slightly_worse_pass(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     better = scored(tmp_path / "better", "scenes/val", dilate="1")
     slightly = rewritten(baseline, tmp_path / "slightly", worse_by(1))
@@ -149,6 +151,7 @@ def test_better_equal_and_slightly_worse_pass(baseline: Path, tmp_path: Path, re
     assert verdicts["mean_iou"].startswith("worse, within its margin")
 
 
+@pytest.mark.slow
 def test_clearly_worse_fails_and_says_how(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     worse = scored(tmp_path / "worse", "scenes/val", dilate="4")
     files = tmp_path / "gate.xml", tmp_path / "gate.md"
@@ -166,6 +169,7 @@ def test_clearly_worse_fails_and_says_how(baseline: Path, tmp_path: Path, refben
     assert text.count("| ❌ worse by more than its margin, and not by chance |") == 3
 
 
+@pytest.mark.slow
 def test_a_wide_margin_or_chance_lets_it_pass(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     worse = scored(tmp_path / "worse", "scenes/val", dilate="4")
     wide = refbench("gate", worse, "--baseline", baseline, "--metric", "mean_iou", "--margin", "90")
@@ -189,12 +193,13 @@ def one_sample_lost(s: ScoreTable) -> ScoreTable:
     return ScoreTable(**columns)
 
 
+@pytest.mark.slow
 def test_missing_samples_and_new_failures_fail(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     fewer = rewritten(baseline, tmp_path / "fewer", lambda s: s.take(np.arange(7, len(s))))
     done = refbench("gate", fewer, "--baseline", baseline)
     assert done.returncode == 1
     assert "7 are missing (the first: scenes/val/" in done.stdout
-    # More than the baseline has is no comparison either.
+    # More than the baseline has is not a comparison either.
     assert refbench("gate", baseline, "--baseline", fewer).returncode == 1
 
     def crashed(s: ScoreTable) -> ScoreTable:
@@ -209,6 +214,7 @@ def test_missing_samples_and_new_failures_fail(baseline: Path, tmp_path: Path, r
     assert "1 new ones, the first: scenes/val/" in done.stdout
 
 
+@pytest.mark.slow
 def test_other_datasets_and_damaged_files_are_bad_input(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     other = scored(tmp_path / "other")
     done = refbench("gate", other, "--baseline", baseline)
@@ -226,7 +232,7 @@ def test_other_datasets_and_damaged_files_are_bad_input(baseline: Path, tmp_path
     done = refbench("gate", damaged, "--baseline", baseline)
     assert (done.returncode, "not a readable Parquet file" in done.stderr) == (3, True)
     edited = shutil.copytree(baseline, tmp_path / "edited")
-    summary["metrics"]["mean_iou"]["value"] += 1
+    summary["protocols"]["refbench"]["metrics"]["mean_iou"]["value"] += 1
     (edited / "summary.json").write_text(json.dumps(summary))
     done = refbench("gate", edited, "--baseline", baseline)
     assert (done.returncode, "breaks an identity: " in done.stderr) == (3, True)
@@ -237,6 +243,7 @@ def test_other_datasets_and_damaged_files_are_bad_input(baseline: Path, tmp_path
     assert refbench("gate", baseline, "--baseline", baseline, "--metric", "mean_iou", *margins).returncode == 2
 
 
+@pytest.mark.slow
 def test_scores_alone_are_enough(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     lone = shutil.copy(baseline / "scores.parquet", tmp_path / "lone.parquet")
     home = {"REFBENCH_HOME": str(tmp_path / "empty")}
@@ -247,6 +254,7 @@ def test_scores_alone_are_enough(baseline: Path, tmp_path: Path, refbench: Call)
     assert set(REFBENCH.metrics) >= {c["name"] for c in json.loads(done.stdout)["checks"][2:]}
 
 
+@pytest.mark.slow
 def test_margins_are_numbers(baseline: Path, refbench: Call) -> None:
     for margin in ("nan", "inf", "-1", "x"):
         assert refbench("gate", baseline, "--baseline", baseline, "--margin", margin).returncode == 2
@@ -255,12 +263,14 @@ def test_margins_are_numbers(baseline: Path, refbench: Call) -> None:
     assert refbench("gate", baseline, "--baseline", baseline, *twice).returncode == 2
 
 
+@pytest.mark.slow
 def test_images_must_agree(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     moved = rewritten(baseline, tmp_path / "moved", lambda s: dataclasses.replace(s, image_id=list(s.image_id)[::-1]))
     done = refbench("gate", moved, "--baseline", baseline)
     assert (done.returncode, "is of the image" in done.stderr) == (3, True)
 
 
+@pytest.mark.slow
 def test_of_a_few_images_the_margin_decides(baseline: Path, tmp_path: Path, refbench: Call) -> None:
     def first_image(s: ScoreTable) -> ScoreTable:
         return s.take(np.flatnonzero(np.array(s.image_id) == s.image_id[0]))
@@ -273,6 +283,7 @@ def test_of_a_few_images_the_margin_decides(baseline: Path, tmp_path: Path, refb
     assert json.loads(done.stdout)["checks"][-1]["figures"]["detectable"] is None
 
 
+@pytest.mark.slow
 def test_a_report_of_rows_in_another_order_shows_the_same(embedded: Path, tmp_path: Path) -> None:
     folder = scored(tmp_path / "run", shift="9")
     page = write_report(folder).read_text()

@@ -35,6 +35,7 @@ def check_sums(found: Diagnosis) -> None:
         assert sum(part.losses.values()) == pytest.approx(100 - part.metrics["mean_iou"].value, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [EVERYTHING, {**EVERYTHING, "dilate": "1"}, {"dilate": "2"}, {"dilate": "3"}])
 def test_the_injected_kind_is_the_attributed_kind(embedded: Path, tmp_path: Path, options: dict[str, str]) -> None:
     found = diagnose(run("noisy-oracle", "scenes/test", options=options, out=tmp_path / "run").folder)

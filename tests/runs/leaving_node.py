@@ -17,20 +17,30 @@ import ray
 from ray.cluster_utils import Cluster
 
 from refbench import run
-from refbench.runs.plan import shard_paths
+from refbench.runs.folder import RunFolder
+
+# On a busy machine a node answers late, which is no reason to take it for dead; one that is gone refuses at once.
+PATIENT = {
+    "health_check_initial_delay_ms": 60_000,
+    "health_check_period_ms": 1_000,
+    "health_check_timeout_ms": 60_000,
+    "health_check_failure_threshold": 15,
+}
 
 
 def main(adapter: str, address: str, out: Path) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": PATIENT}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
 
     def leave() -> None:
-        while not shard_paths(out):
+        while not RunFolder(out).written:
             time.sleep(0.05)
         cluster.remove_node(other, allow_graceful=False)
 
-    leaving = threading.Thread(target=leave)
+    # A daemon: if the run fails before its first shard, this process ends all the same.
+    leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
     options = {"seconds": "0.006"}
     result = run(adapter, address, options=options, engine="ray", workers=2, out=out, log=print)

@@ -19,7 +19,8 @@ from refbench.adapters.baselines import Nothing
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.refer import build as build_refer
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
-from refbench.runs.plan import plan_shards, shard_paths
+from refbench.runs.folder import RunFolder
+from refbench.runs.plan import plan_shards
 from refbench.runs.runner import default_folder
 from refbench.runs.shard import CLOSE_SECONDS
 from refbench.storage import manifest
@@ -32,12 +33,12 @@ ADAPTERS = Path(__file__).parents[1] / "adapters" / "exact_adapters.py"
 
 
 def errors_of(folder: Path) -> dict[str, str]:
-    rows = [p for path in shard_paths(folder) for p in predictions_from_table(read_table(path))]
+    rows = [p for path in RunFolder(folder).written for p in predictions_from_table(read_table(path))]
     return {p.sample_id: p.error for p in rows if p.error}
 
 
 def prediction_bytes(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in shard_paths(folder)]
+    return [path.read_bytes() for path in RunFolder(folder).written]
 
 
 def test_shards_keep_images_whole_and_every_sample_once(embedded: Path) -> None:
@@ -151,6 +152,7 @@ class Printing:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_stdout_is_json_whatever_a_model_prints(embedded: Path, tmp_path: Path, workers: str, refbench: Cli) -> None:
     script = tmp_path / "printing.py"
@@ -222,24 +224,26 @@ def test_a_folder_of_another_run_is_refused(embedded: Path, tmp_path: Path) -> N
 
 def test_a_damaged_shard_is_named(embedded: Path, tmp_path: Path) -> None:
     folder = run("nothing", "scenes/val", out=tmp_path / "run").folder
-    path = shard_paths(folder)[0]
+    path = RunFolder(folder).written[0]
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(RunError, match=r"part-00000.parquet is damaged .*remove it and run the same command again"):
+    with pytest.raises(
+        RunError, match=r"part-00000.parquet is damaged .*remove it and run the same `refbench run` command again"
+    ):
         score(folder)
 
 
 def test_a_missing_shard_is_noticed_and_made_again(embedded: Path, tmp_path: Path) -> None:
     folder = run("center", "scenes/val", out=tmp_path / "run").folder
     before = prediction_bytes(folder)
-    shard_paths(folder)[1].unlink()
+    RunFolder(folder).written[1].unlink()
     with pytest.raises(RunError, match=r"lacks part-00001.parquet; run the same"):
         score(folder)
     assert run("center", "scenes/val", out=folder).resumed == len(load_samples("scenes/val")) - len(
         plan_shards(load_samples("scenes/val"))[1]
     )
     assert prediction_bytes(folder) == before
-    shard_paths(folder)[0].write_bytes(b"PAR1")
-    with pytest.raises(RunError, match="is damaged; remove it and run the same command again"):
+    RunFolder(folder).written[0].write_bytes(b"PAR1")
+    with pytest.raises(RunError, match="is damaged; remove it and run the same `refbench run` command again"):
         run("center", "scenes/val", out=folder)
 
 
@@ -294,7 +298,7 @@ def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path
     assert info["fingerprint"] == manifest.split_fingerprint("scenes/val")
     assert {"numpy", "python", "pycocotools"} <= info["packages"].keys()
     assert info["finished"] >= info["started"]
-    assert read_table(folder / "timings.parquet").num_rows == len(shard_paths(folder))
+    assert read_table(folder / "timings.parquet").num_rows == len(RunFolder(folder).written)
 
 
 def test_unfinished_runs_are_not_scored(embedded: Path, tmp_path: Path) -> None:
@@ -328,7 +332,7 @@ def test_addresses_that_lead_nowhere(embedded: Path, address: str, message: str)
 
 
 def test_what_is_no_adapter(embedded: Path, tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="is no adapter"):
+    with pytest.raises(AdapterError, match="is not an adapter"):
         run(object(), "scenes/val")
     (tmp_path / "broken.py").write_text("import does_not_exist\n")
     (tmp_path / "empty.py").write_text("")
@@ -351,7 +355,7 @@ def test_no_permission_or_space_is_one_message(embedded: Path, tmp_path: Path, m
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("refbench.storage.samples.pq.write_table", full)
+    monkeypatch.setattr("refbench.storage.files.pq.write_table", full)
     with pytest.raises(RunError, match=r"cannot write .*No space left on device; what was finished before is intact"):
         run("nothing", "scenes/val", out=tmp_path / "run")
     (tmp_path / "file").write_text("")

@@ -12,9 +12,10 @@ import pytest
 
 from refbench import run, score
 from refbench.errors import RunError
+from refbench.records import Estimate, Summary
 from refbench.reports.leaderboard import read_rows
 from refbench.scoring.counts import check_scores, read_scores, scores_to_table
-from refbench.scoring.protocols.audit import check_metrics
+from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.results import read_result
 from refbench.storage.files import write_table
 
@@ -82,18 +83,27 @@ def test_a_summary_that_breaks_one_is_refused(
     path = scored / "summary.json"
     summary = json.loads(path.read_text())
     if metric.startswith("precision"):
-        summary["metrics"]["precision_at_0.6"]["value"] = 1.0
-    summary["metrics"][metric] = dict(zip(("value", "low", "high"), figures, strict=True))
+        summary["protocols"]["refbench"]["metrics"]["precision_at_0.6"]["value"] = 1.0
+    summary["protocols"]["refbench"]["metrics"][metric] = dict(zip(("value", "low", "high"), figures, strict=True))
     path.write_text(json.dumps(summary))
     with pytest.raises(RunError, match=message):
         read_rows([scored])
 
 
 def test_series_are_told_apart() -> None:
-    one = (50.0, 40.0, 60.0)
-    check_metrics({"Pr@50": one, "Pr@60": one, "seg_prec@0.50": (9.0, 8.0, 10.0), "seg_prec@0.95": (1.0, 0.0, 2.0)}, "")
+    one, little = Estimate(50.0, 40.0, 60.0), Estimate(1.0, 0.0, 2.0)
+    series = {"Pr@50": one, "Pr@60": one, "seg_prec@0.50": Estimate(9.0, 8.0, 10.0), "seg_prec@0.95": little}
+    check_summary(Summary("any", series, 3, 0), "")
     with pytest.raises(RunError, match="rises"):
-        check_metrics({"Pr@0.7": (1.0, 0.0, 2.0), "Pr@0.8": one}, "here")
+        check_summary(Summary("any", {"Pr@0.7": little, "Pr@0.8": one}, 3, 0), "here")
+
+
+def own(summary: dict[str, Any]) -> dict[str, Any]:
+    return summary["protocols"]["refbench"]
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
+    return own(summary)["metrics"]
 
 
 def edited(scored: Path, change: Any) -> Path:
@@ -109,17 +119,20 @@ def edited(scored: Path, change: Any) -> Path:
     [
         (lambda s: s["sums"].update(union=s["sums"]["union"] + 1), "sums.union is"),
         (lambda s: s.update(failures=3), "3 failures, 0 in the rows"),
-        (lambda s: s["metrics"]["mean_iou"].update(value=s["metrics"]["mean_iou"]["low"]), "the rows make it"),
-        (lambda s: s.update(dataset="snapshots/other"), "the rows are of snapshots/test"),
+        (lambda s: figures(s)["mean_iou"].update(value=figures(s)["mean_iou"]["low"]), "the rows make it"),
+        (lambda s: s.update(split="other"), "the rows are of snapshots/test"),
         (lambda s: s.update(fingerprint="f" * 64), "is not that of the run"),
-        (lambda s: s["metrics"]["mean_iou"].update(value=None, low=None, high=None), "is without a value"),
-        (lambda s: s["metrics"]["mean_iou"].update(low=s["metrics"]["mean_iou"]["value"]), "the rows make it"),
-        (lambda s: s["metrics"].pop("mean_iou"), "its metrics are not those of refbench"),
-        (lambda s: s.update(samples=7), "7 samples, 87 in the run"),
+        (lambda s: figures(s)["mean_iou"].update(value=None, low=None, high=None), "is without a value"),
+        (lambda s: figures(s)["mean_iou"].update(low=figures(s)["mean_iou"]["value"]), "the rows make it"),
+        (lambda s: figures(s).pop("mean_iou"), "its metrics are not those of refbench"),
+        (lambda s: s.update(samples=7), "87 samples by refbench, 7 in all"),
+        (lambda s: (s.update(samples=7), own(s).update(samples=7)), "7 samples, 87 in the run"),
+        (lambda s: s.update(missing=2), "missing <= failures <= samples"),
         (lambda s: s.update(samples=float("inf")), "not as refbench writes it"),
-        (lambda s: s.update(protocols={"lisa": {**s, "protocol": "lisa", "failures": 9}}), "two values of failures"),
-        (lambda s: s.pop("metrics"), "lacks 'metrics'"),
-        (lambda s: s.update(metrics=[]), "run `refbench score"),
+        (lambda s: s["protocols"].update(lisa={**own(s), "samples": 99}), "99 samples by lisa, 87 in all"),
+        (lambda s: own(s).pop("metrics"), "missing required field `metrics`"),
+        (lambda s: s.pop("protocols"), "missing required field `protocols`"),
+        (lambda s: own(s).update(metrics=[]), "run `refbench score"),
     ],
 )
 def test_a_summary_that_contradicts_its_neighbours_is_refused(scored: Path, change: Any, message: str) -> None:
@@ -161,7 +174,6 @@ def test_metrics_without_a_value_survive_the_file(scored: Path) -> None:
     score(scored / "nothing", protocols=["biou-hqsam", "samtok-bench"])
     text = (scored / "nothing" / "summary.json").read_text()
     assert "NaN" not in text
-    metrics = read_result(scored / "nothing").metrics
-    assert metrics is not None
-    assert all(np.isnan(v) for v in metrics["val_iou_0"])
-    assert len(read_rows([scored / "nothing"])) == 1
+    metrics = read_result(scored / "nothing").summaries["biou-hqsam"].metrics
+    assert all(np.isnan(v) for v in dataclasses.astuple(metrics["val_iou_0"]))
+    assert [r.protocol for r in read_rows([scored / "nothing"])] == ["biou-hqsam", "samtok-bench"]

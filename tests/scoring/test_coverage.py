@@ -6,6 +6,7 @@ With 1,000 a share of 95 % would be known to 0.7 points, and the test would be o
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from simulated_studies import simulate, truth
 
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, limits, replicates_of
@@ -16,6 +17,8 @@ from refbench.scoring.statistics.paired import (
     equivalence_p_values,
     permutation_p_values,
 )
+
+pytestmark = pytest.mark.slow  # statistics
 
 STUDIES, REPLICATES = 3000, 1000
 GAIN = 0.05

@@ -64,6 +64,7 @@ def average_precision(refbench: Cli, source: Path, ground_truth: Path, protocol:
     return metrics
 
 
+@pytest.mark.slow
 def test_instances_of_a_run_are_scored_by_ap(refbench: Cli, fruits: Path, tmp_path: Path) -> None:
     truth = fruits / "Fruits" / "valid" / "_annotations_min1cat.coco.json"
     folder = run(Exact(), "sginw-Fruits/valid", out=tmp_path / "run").folder

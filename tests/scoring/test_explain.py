@@ -43,6 +43,7 @@ RULES = (
 )
 
 
+@pytest.mark.slow
 def test_every_way_adds_up(predictions: Path) -> None:
     scored = score(predictions, "cases/val", protocols=RULES).summaries
     for first, second in itertools.permutations(RULES, 2):
@@ -76,6 +77,7 @@ def test_other_metrics_than_the_headline(predictions: Path) -> None:
         explain(predictions, "cases/val", "cris:mIoU", "lisa")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(predictions: Path, refbench: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     call = ("score", predictions, "--dataset", "cases/val", "--explain", "lavt-480", "mllmseg-res:giou")
     found = json.loads(refbench(*call, "--json").stdout)["explain"]
@@ -89,6 +91,7 @@ def test_on_the_command_line(predictions: Path, refbench: Callable[..., subproce
     assert refbench(*call, "--protocol", "lisa").returncode == 2
 
 
+@pytest.mark.slow
 def test_protocols_are_listed_with_their_choices(refbench: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     found = {p["name"]: p for p in json.loads(refbench("list", "protocols", "--json").stdout)["protocols"]}
     lavt = found["lavt-480"]

@@ -198,7 +198,7 @@ def test_wrong_lines_are_named(embedded: Path, tmp_path: Path, changes: dict[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json\n", r"line 1 is not JSON .*expected one object a line"),
+        ("not json\n", r"line 1 is not JSON .*expected one object per line"),
         ('{"sample_id": \n', "line 1 is not JSON"),
         ("5\n", "line 1: expected an object with sample_id"),
         ("[5]\n", "entry 0: expected an object with sample_id"),
@@ -339,6 +339,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
         score(tmp_path / "text", "scenes/val")
 
 
+@pytest.mark.slow
 def test_mutated_archives_never_escape(embedded: Path, tmp_path: Path) -> None:
     sample = load_samples("scenes/val")[0]
     np.savez_compressed(tmp_path / "good.npz", **{sample.sample_id: sample.target.to_array()})
@@ -390,6 +391,7 @@ def test_scoring_a_run_against_another_split_is_refused(embedded: Path, tmp_path
         score(folder, "scenes/test")
 
 
+@pytest.mark.slow
 def test_golden_figures_of_the_floors_and_the_ruler(embedded: Path, tmp_path: Path) -> None:
     golden = json.loads((Path(__file__).parents[1] / "golden" / "figures.json").read_text())
     found: dict[str, dict[str, float]] = {}
@@ -399,5 +401,5 @@ def test_golden_figures_of_the_floors_and_the_ruler(embedded: Path, tmp_path: Pa
         folder = run(adapter, "scenes/val", options=options, out=tmp_path / key.replace(" ", ",")).folder
         score(folder)
         (row,) = read_rows([folder])
-        found[key] = {name: round(value, 6) for name, (value, _, _) in row.metrics.items()}
+        found[key] = {name: round(e.value, 6) for name, e in row.metrics.items()}
     assert found == golden

@@ -40,7 +40,7 @@ def test_against_a_plain_cluster_bootstrap() -> None:
 
 @pytest.mark.parametrize("method", [PERCENTILE, BCA])
 def test_against_scipy(method: str) -> None:
-    # One sample an image and a mean: the case that scipy's bootstrap knows. Skewed, so that BCa has something to mend.
+    # One sample per image and a mean: the case that scipy's bootstrap knows. Skewed, so that BCa has something to mend.
     values = np.random.default_rng(4).exponential(1.0, 60)
     low, high = intervals(sums(values, np.ones(60), np.arange(60)), method, replicates=20_000)
     theirs = stats.bootstrap((values,), np.mean, method=method, n_resamples=20_000, rng=np.random.default_rng(5))

@@ -1,4 +1,4 @@
-"""Photographs are opened one way: upright, 8-bit RGB, at the expected size, or not at all."""
+"""Images are opened one way: upright, 8-bit RGB, at the expected size, or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ramp(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / f"picture.{'tiff' if mode == 'CMYK' else 'png'}"
+    path = tmp_path / f"image.{'tiff' if mode == 'CMYK' else 'png'}"
     ramp(mode).save(path)
     picture = load_image(path, 40, 60)
     assert (picture.mode, picture.size) == ("RGB", (60, 40))

@@ -46,7 +46,7 @@ class Tiny:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        # Expressions of one picture arrive one after another: the trunk sees each picture once.
+        # Expressions of one image arrive one after another: the trunk sees each image once.
         different: list[Image.Image] = []
         counts: list[int] = []
         for image in images:

@@ -1,6 +1,6 @@
-"""The network of `tiny`, and how pictures and words enter it.
+"""The network of `tiny`, and how images and words enter it.
 
-A convolutional trunk sees each picture once. Each expression is read by a GRU, then tokens of the coarse
+A convolutional trunk sees each image once. Each expression is read by a GRU, then tokens of the coarse
 grid and words look at each other in a few attention layers, which decide *where*; a dot product with the
 trunk's fine features draws *what shape*, so the part that depends on the expression stays cheap.
 """
@@ -27,7 +27,7 @@ def split_words(expression: str) -> list[str]:
 
 
 def swap_words(expression: str, swaps: dict[str, str]) -> str:
-    """The expression with some words exchanged, e.g. for the picture seen in a mirror (MIRRORED)."""
+    """The expression with some words exchanged, e.g. for the image seen in a mirror (MIRRORED)."""
     return " ".join(swaps.get(word, word) for word in split_words(expression))
 
 

@@ -87,7 +87,7 @@ class ObjectHead(nn.Module):
 
 
 def object_maps(objects: list[AnnotatedObject], classes: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """The targets of ObjectHead for one picture, lengths as shares of the picture."""
+    """The targets of ObjectHead for one image, lengths as shares of the image."""
     width, height = INPUT_WIDTH_PX // 8, INPUT_HEIGHT_PX // 8
     labels = np.zeros((height, width), np.int64)
     places = np.zeros((3, height, width), np.float32)
@@ -105,7 +105,7 @@ def object_maps(objects: list[AnnotatedObject], classes: dict[str, int]) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with its expressions, their targets (N, h, w), and the maps of `object_maps`."""
+    """An image with its expressions, their targets (N, h, w), and the maps of `object_maps`."""
 
     picture: Tensor
     expressions: list[str]

@@ -8,20 +8,23 @@ from refbench.cli.lazy import LazyGroup
 
 VERBS: dict[str, tuple[str, str]] = {
     "audit": ("refbench.cli.curate.audit:audit", "Find what is wrong with masks, expressions and images."),
-    "propose": ("refbench.cli.curate.propose:propose", "Let refiners draw every mask anew; resumes."),
-    "decide": ("refbench.cli.curate.decide:decide", "Keep, change, drop or review, by the recipe; writes the ledger."),
-    "review": ("refbench.cli.curate.review:review", "A local page on which people decide what is in doubt."),
-    "apply": ("refbench.cli.curate.apply:apply", "Source and ledger become the next version of the dataset."),
-    "diff": ("refbench.cli.curate.diff:diff", "Two versions, mask by mask, and what they do to a ranking."),
-    "why": ("refbench.cli.curate.why:why", "The story of one mask or expression."),
-    "export": ("refbench.cli.curate.export:export", "A curated split in the features of moondream/refcoco-m."),
-    "calibrate": ("refbench.cli.curate.calibrate:calibrate", "What a recipe is worth where the truth is known."),
+    "propose": ("refbench.cli.curate.propose:propose", "Let refiners redraw every mask; the same command resumes."),
+    "decide": ("refbench.cli.curate.decide:decide", "Keep, change, drop or review, by the recipe; write the ledger."),
+    "review": ("refbench.cli.curate.review:review", "Open a local page on which people decide what is in doubt."),
+    "apply": ("refbench.cli.curate.apply:apply", "Build the next version of a dataset from its source and a ledger."),
+    "diff": ("refbench.cli.curate.diff:diff", "Compare two versions of a split, mask by mask, and how they rank runs."),
+    "why": ("refbench.cli.curate.why:why", "Tell the story of one mask or expression."),
+    "export": ("refbench.cli.curate.export:export", "Write a curated split as moondream/refcoco-m is published."),
+    "calibrate": (
+        "refbench.cli.curate.calibrate:calibrate",
+        "Fit a recipe and measure it on scenes whose true masks are known.",
+    ),
 }
 
 
 @click.group(cls=LazyGroup, verbs=VERBS)
 def curate() -> None:
-    """From a coarse split to a boundary-accurate one, traceably.
+    """Turn a coarse split into a cleaned one, with a ledger.
 
     \b
     Example:

@@ -14,13 +14,13 @@ from refbench.curation import revision
 @click.argument("address", metavar="DATASET/SPLIT")
 @click.argument("ledger", metavar="LEDGER", type=click.Path(path_type=Path))
 @click.option("--as", "name", default="", metavar="DATASET", help="Name of the new dataset [default: DATASET-curated].")
-@click.option("--accept-edits", is_flag=True, help="Take a ledger that was changed by hand; the manifest says so.")
-@click.option("--replace", is_flag=True, help="Also in the place of a dataset that was made of something else.")
+@click.option("--accept-edits", is_flag=True, help="Accept a ledger that was edited by hand; the manifest says so.")
+@click.option("--replace", is_flag=True, help="Replace a dataset of that name even if it was made of another source.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def apply(address: str, ledger: Path, name: str, accept_edits: bool, replace: bool, as_json: bool) -> None:
-    """Build the split that a ledger makes of its source.
+    """Build the next version of a dataset from its source and a ledger.
 
-    Needs no model, no image, no network, and gives the same bytes every time.
+    Needs no model, no images and no network, and gives the same bytes every time.
 
     \b
     Example:
@@ -29,16 +29,16 @@ def apply(address: str, ledger: Path, name: str, accept_edits: bool, replace: bo
     """
     manifest = revision.apply(address, ledger, name, accept_edits=accept_edits, replace=replace)
     if as_json:
-        print_json(manifest)
+        print_json(manifest.to_json())
         return
     rows = [
         [
-            f"{manifest['dataset']}/{split}",
-            str(s["images"]),
-            str(s["refs"]),
-            str(s["expressions"]),
-            s["fingerprint"][:12],
+            f"{manifest.dataset}/{split}",
+            str(s.images),
+            str(s.refs),
+            str(s.expressions),
+            s.fingerprint[:12],
         ]
-        for split, s in manifest["splits"].items()
+        for split, s in manifest.splits.items()
     ]
     print_table("", ["split", "images", "refs", "expressions", "fingerprint"], rows)

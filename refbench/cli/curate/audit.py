@@ -31,14 +31,16 @@ def recipe_of(path: Path | None) -> Recipe:
 @click.argument("address", metavar="DATASET/SPLIT")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; by default that of refcoco-m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; by default below $REFBENCH_HOME/curation.")
-@click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; may be given several times.")
-@click.option("--no-images", is_flag=True, help="Leave out the checks that look at pictures.")
-@click.option("--against", multiple=True, metavar="SPLIT|LIST", help="Find images that this split or list has too.")
+@click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable.")
+@click.option("--no-images", is_flag=True, help="Skip the checks that need images.")
+@click.option(
+    "--against", multiple=True, metavar="SPLIT|LIST", help="Also find images that this split or list of images shares."
+)
 @click.option(
     "--fail-on", type=click.Choice((*SEVERITIES, NEVER)), default="error", show_default=True,
-    help="Exit 1 if there is a finding this grave.",
+    help="Exit 1 if there is a finding of this severity.",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; by default one for each core.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(
     address: str,
@@ -51,10 +53,10 @@ def audit(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Find what is wrong with the masks, expressions and images of a split.
+    """Find what is wrong with masks, expressions and images.
 
-    Writes findings.parquet, one row a finding, and audit.md into the folder of the curation. `refbench list checks`
-    tells the rules.
+    Runs the checks and writes findings.parquet, with one row for each finding, and audit.md into the curation
+    folder. `refbench list checks` describes the checks.
 
     \b
     Example:
@@ -67,6 +69,13 @@ def audit(
             address, recipe_of(recipe), out=out, checks=checks, with_images=not no_images, against=against,
             workers=workers, progress=progress,
         )  # fmt: skip
+    _show(address, found, as_json)
+    worst = findings.worst_severity(found.findings)
+    if fail_on != NEVER and worst and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
+        sys.exit(1)
+
+
+def _show(address: str, found: findings.Audited, as_json: bool) -> None:
     counts = Counter(f.check for f in found.findings)
     severities = {f.check: f.severity for f in found.findings}
     if as_json:
@@ -88,8 +97,5 @@ def audit(
             f"{address}: {found.masks} masks, {found.expressions} expressions", ["check", "severity", "findings"], rows
         )
         if found.left_out:
-            remark(f"left out, since they need the pictures: {', '.join(found.left_out)}")
+            remark(f"left out, since they need the images: {', '.join(found.left_out)}")
         remark(f"findings.parquet and audit.md are in {found.folder}; next: refbench curate propose {found.folder}")
-    worst = findings.worst_severity(found.findings)
-    if fail_on != NEVER and worst and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
-        sys.exit(1)

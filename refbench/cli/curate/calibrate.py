@@ -13,14 +13,17 @@ from refbench.storage.files import home
 
 
 @click.command()
-@click.option("--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file, which is written to.")
+@click.option(
+    "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the fit is written into it."
+)
 @click.option("--tune", default="train", show_default=True, help="Split of scenes-hurried to fit on.")
 @click.option("--test", default="test", show_default=True, help="Split of scenes-hurried to measure on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(recipe: Path, tune: str, test: str, as_json: bool) -> None:
-    """Fit what agreement is worth and measure a recipe, on scenes whose true masks are known.
+    """Fit a recipe and measure it on scenes whose true masks are known.
 
-    Writes the section [calibration] of the recipe, and measured.md beside it. Build scenes and scenes-hurried first.
+    Writes the section [calibration] of the recipe, and measured.md beside it. Build scenes and scenes-hurried
+    first.
 
     \b
     Example:

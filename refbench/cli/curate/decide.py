@@ -14,10 +14,10 @@ from refbench.curation import decisions
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def decide(folder: Path, as_json: bool) -> None:
-    """Keep, change, drop or review every mask and expression, by the recipe; write the ledger.
+    """Keep, change, drop or review, by the recipe; write the ledger.
 
-    What people have answered in the meantime comes before the recipe. What still waits for a person is treated as the
-    recipe's `undecided` says.
+    Answers from people take precedence over the recipe. Items that still wait for a person are treated as
+    `undecided` in the recipe says.
 
     \b
     Example:

@@ -16,14 +16,20 @@ STEPS = {"first": "first version", "left": "what is left of it", "second": "seco
 @click.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="A run on A, to be rescored on B.")
-@click.option("--csv", type=click.Path(path_type=Path), help="Write one row a mask to this file.")
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A run on A, which is scored again on B; repeatable.",
+)
+@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV with one row for each mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_json: bool) -> None:
-    """Compare two versions of a split, mask by mask, and what they do to the ranking of runs.
+    """Compare two versions of a split, mask by mask, and how they rank runs.
 
-    A run is scored three times: on all of A; on A's masks, for the expressions that B has too; and on B's masks. The
-    first step is what the selection does, the second what the masks do.
+    Each run is scored three times: on all of A; on A's masks, for the expressions that B has too; and on B's masks.
+    The first difference comes from the selection of expressions, the second from the new masks.
 
     \b
     Example:

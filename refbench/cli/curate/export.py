@@ -17,7 +17,8 @@ from refbench.curation.publication import export_curated
 def export(address: str, out: Path, as_json: bool) -> None:
     """Write a curated split as moondream/refcoco-m is published.
 
-    Parquet with the images inside, a card with the figures, the ledger, and contact sheets of masks before and after.
+    Writes Parquet files that contain the images, a card with the figures, the ledger, and contact sheets of masks
+    before and after.
 
     \b
     Example:

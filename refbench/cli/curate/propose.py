@@ -12,11 +12,15 @@ from refbench.curation import proposals
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--refiner", "refiners", multiple=True, metavar="NAME", help="Only this one of the recipe.")
+@click.option("--refiner", "refiners", multiple=True, metavar="NAME", help="Only this refiner; repeatable.")
 @click.option("-o", "options", multiple=True, metavar="REFINER.KEY=VALUE", help="Option of a refiner.")
-@click.option("--device", default="cpu", show_default=True, help="For refiners that are networks: cpu, cuda, cuda:1.")
-@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; by default one a core, and one on a GPU.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Device for refiners that are networks: cpu, cuda, cuda:1."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Number of processes; by default one for each core, or 1 on a GPU."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def propose(
     folder: Path,
@@ -27,10 +31,9 @@ def propose(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Let the refiners of the recipe draw every mask anew.
+    """Let refiners redraw every mask; the same command resumes.
 
-    DIR is the folder that `refbench curate audit` wrote. The same command again goes on where an interrupted one
-    stopped; what is done is kept.
+    DIR is the folder that `refbench curate audit` wrote. What is done is kept when the command is interrupted.
 
     \b
     Example:

@@ -21,16 +21,23 @@ LOOPBACK = "127.0.0.1"
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; by default one that belongs to DIR.")
-@click.option("--all", "everything", is_flag=True, help="Show also what the recipe has decided.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port; by default the same one for the same DIR."
+)
+@click.option("--all", "everything", is_flag=True, help="Also show what the recipe has decided.")
 @click.option(
     "--export",
     "export_to",
     metavar="FORM=FILE",
     help="Write the queue for another program: cvat=FILE, label-studio=FILE.",
 )
-@click.option("--import", "import_from", metavar="FORM=FILE", help="Read the answers that another program wrote.")
-@click.option("--reviewer", default="", help="With --import: whose answers these are.")
+@click.option(
+    "--import",
+    "import_from",
+    metavar="FORM=FILE",
+    help="Read answers from another program: cvat=FILE, label-studio=FILE.",
+)
+@click.option("--reviewer", default="", help="Name of the person whose answers --import reads.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def review(
     folder: Path,
@@ -41,11 +48,11 @@ def review(
     reviewer: str,
     as_json: bool,
 ) -> None:
-    """A local page on which people decide what is in doubt.
+    """Open a local page on which people decide what is in doubt.
 
-    Prints the page's address, which only this machine can open, and serves it until Ctrl-C. Every answer is on the disk
-    before the page goes on; `refbench curate decide` takes them up. With several reviewers (`reviewers` of the recipe)
-    items on which they disagree come back.
+    Prints the page's address, which only this machine can open, and serves it until Ctrl-C. Every answer is saved
+    before the next item is shown; `refbench curate decide` uses the answers. If the recipe asks for several
+    reviewers, items on which they disagree come back.
 
     \b
     Example:

@@ -19,9 +19,10 @@ from refbench.curation.history import Story
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the mask before and after into this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
-    """Tell the story of one mask (DATASET/SPLIT/ANNOTATION) or expression (its sample id).
+    """Tell the story of one mask or expression.
 
-    From a folder of a curation all of it, findings, proposals and answers; from a ledger alone its row.
+    ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). A curation folder tells everything:
+    findings, proposals, answers. A ledger alone tells its row.
 
     \b
     Example:
@@ -36,7 +37,7 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
             try:
                 drawn.save(picture)
             except ValueError as error:
-                message = f"{picture} has no ending of a picture, such as .png"
+                message = f"{picture} has no ending of an image, such as .png"
                 raise click.BadParameter(message, param_hint="'--picture'") from error
             remark(f"{picture}: green is the source, pink what became of it")
     if as_json:

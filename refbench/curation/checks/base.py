@@ -41,7 +41,7 @@ class ImageView:
 
     @cached_property
     def picture_error(self) -> str:
-        """Why the picture cannot be used; "" if it can, or is not wanted."""
+        """Why the image cannot be used; "" if it can, or is not wanted."""
         return self._loaded[1] if self._with_picture else ""
 
     @cached_property
@@ -59,7 +59,7 @@ class ImageView:
         return self._arrays[target.mask_id]
 
     def surroundings(self, target: TargetMask) -> Surroundings | None:
-        """A mask in its picture; None without a picture, or where there is nothing to see or to compare with."""
+        """A mask in its image; None without an image, or where there is nothing to see or to compare with."""
         if self.picture is None or target.mask.area == 0:
             return None
         if target.mask_id not in self._surroundings:

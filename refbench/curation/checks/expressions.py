@@ -25,7 +25,7 @@ RELATIONS = frozenset(
     "of next to beside behind between under underneath beneath above below over near by with without in on at from "
     "holding wearing carrying riding touching facing against around inside outside across along that who which".split()
 )
-# "left arm": a side of a thing, not of the picture.
+# "left arm": a side of a thing, not of the image.
 SIDED = frozenset("of arm hand leg foot shoulder side wing ear eye half part shoe sleeve wheel knee".split())
 PERSONS = frozenset(
     "man men woman women guy guys lady ladies girl girls boy boys kid kids dude dudes person people male female "
@@ -60,7 +60,7 @@ class Shared(Reporter):
         by_text: dict[str, list[Sample]] = {}
         for sample in image.items.samples:
             if sample.no_target:
-                continue  # nothing that is there is meant, so nothing is meant twice
+                continue  # nothing that is there is meant, so there is no target twice
             by_text.setdefault(_normal(sample.expression), []).append(sample)
         for text, samples in by_text.items():
             if len({mask_id_of(s) for s in samples}) < 2:

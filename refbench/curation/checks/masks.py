@@ -1,4 +1,4 @@
-"""Checks of masks that need no picture."""
+"""Checks of masks that need no image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that look at the picture: whether it is there, and whether the mask fits it."""
+"""Checks that look at the image: whether it is there, and whether the mask fits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refbench.storage.images import load_image
 
 @dataclass(frozen=True)
 class BrokenImage(Reporter):
-    """A picture that is missing, cannot be decoded, or has another size than its annotations say."""
+    """An image that is missing, cannot be decoded, or has another size than its annotations say."""
 
     code: ClassVar[str] = "image-broken"
     severity: ClassVar[str] = ERROR
@@ -36,7 +36,7 @@ class BrokenImage(Reporter):
 
 @dataclass(frozen=True)
 class OffEdges(Reporter):
-    """An outline beside the edges of the picture: all of it is shifted by `most_px` or more, or too many points miss.
+    """An outline beside the edges of the image: all of it is shifted by `most_px` or more, or too many points miss.
 
     A point misses if the nearest notable edge lies `from_px` to `to_px` away; farther ones are of something else.
     """
@@ -60,10 +60,10 @@ class OffEdges(Reporter):
             if abs(shift) >= self.most_px:
                 side = "inside" if shift < 0 else "outside"
                 yield self.on_mask(
-                    target, f"the picture's edge lies {abs(shift):.1f} px {side} the outline (median)", shift
+                    target, f"the image's edge lies {abs(shift):.1f} px {side} the outline (median)", shift
                 )
             elif missing > self.most_missing:
-                yield self.on_mask(target, f"{missing:.0%} of the outline miss the picture's edge", missing)
+                yield self.on_mask(target, f"{missing:.0%} of the outline miss the image's edge", missing)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class LacksPart(Reporter):
 
 @dataclass(frozen=True)
 class ImageTwice(Reporter):
-    """A picture that the split holds twice, byte by byte, or so alike that it is the same photograph.
+    """An image that the split holds twice, byte by byte, or so alike that it is the same image.
 
     Alike: the signs of 63 low frequencies of the brightness (a perceptual hash) differ in at most `most_bits`.
     """

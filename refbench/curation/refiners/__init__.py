@@ -1,1 +1,1 @@
-"""Refiners: what draws a mask anew, given the picture and the coarse mask."""
+"""Refiners: what draws a mask again, given the image and the coarse mask."""

@@ -39,7 +39,7 @@ class Refined:
 
 
 class Refiner(Protocol):
-    """Draws a mask anew: `refine(image, mask, box)` is the whole contract.
+    """Draws a mask again: `refine(image, mask, box)` is the whole contract.
 
     `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
     height]. One that can do several masks of an image at once (a network that embeds the image first) offers
@@ -113,7 +113,7 @@ def _proposal(
     try:
         mask = Mask.from_array(np.asarray(answer.mask))
         confidence = float(answer.confidence)
-    except Exception as error:  # noqa: BLE001 (a tensor, a lazy property: whatever it is, it is no answer)
+    except Exception as error:  # noqa: BLE001 (a tensor, a lazy property: whatever it is, it is not an answer)
         return failed(f"no mask and confidence: {error}")
     if mask.size != source.size:
         return failed(f"its mask is {mask.height} x {mask.width}, the image {source.height} x {source.width}")

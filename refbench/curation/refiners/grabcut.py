@@ -36,7 +36,7 @@ class GrabCut:
         picture = np.ascontiguousarray(image[window][..., ::-1])
         found, moved = self._cut(picture, labels)
         if not found.any():
-            # In a busy photograph everything can become ground: then what is deep inside is the object for certain. Not
+            # In a busy image everything can become ground: then what is deep inside is the object for certain. Not
             # at first, since a hole that was filled may be deep inside.
             labels[core_of(inside, reach)] = cv2.GC_FGD
             found, moved = self._cut(picture, labels)

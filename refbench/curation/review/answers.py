@@ -16,10 +16,10 @@ from refbench.curation.agreement import boundary_ious
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.errors import MaskError, RunError
 from refbench.masks.mask import Mask
-from refbench.records import Decision
+from refbench.records import Action, Cause, Decision
 
 REVIEW_FILE = "review.sqlite"
-ACTIONS = {MASK: ("keep", "change", "drop"), EXPRESSION: ("keep", "drop")}
+ACTIONS = {MASK: (Action.KEEP, Action.CHANGE, Action.DROP), EXPRESSION: (Action.KEEP, Action.DROP)}
 STAGE = "review"
 # Two drawn masks are one opinion where their boundary IoU is at least this.
 SAME_MASK = 0.9
@@ -72,7 +72,7 @@ class Reviews:
     """The answers of a folder. Opens the file for every call: processes and threads may share it.
 
     Raises:
-        RunError: the file is no SQLite database, or another program holds it for longer than `busy_seconds`.
+        RunError: the file is not an SQLite database, or another program holds it for longer than `busy_seconds`.
     """
 
     def __init__(self, path: Path, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -100,7 +100,9 @@ class Reviews:
                 ) from error
             raise RunError(f"{self.path} cannot be used: {error}; free space or permissions, then try again") from error
         except sqlite3.DatabaseError as error:
-            raise RunError(f"{self.path} is no database of reviews ({error}); restore it, or move it away") from error
+            raise RunError(
+                f"{self.path} is not a database of reviews ({error}); restore it, or move it away"
+            ) from error
 
     def add(self, answer: Answer) -> bool:
         """Append an answer; False if it is there already, sent before under the same key.
@@ -200,7 +202,7 @@ def check_answer(answer: Answer) -> None:
         raise AnswerError(f"a reviewer has a name of at most {_LONGEST_NAME} characters")
     if not answer.key or len(answer.note) > _LONGEST_NOTE:
         raise AnswerError("an answer has a key, and a note of at most 2000 characters")
-    if (answer.action == "change") != (answer.mask is not None):
+    if (answer.action == Action.CHANGE) != (answer.mask is not None):
         raise AnswerError("an answer that changes a mask brings one, and no other does")
     if answer.mask is not None and answer.mask.area == 0:
         raise AnswerError("the new mask is empty; drop the item instead")
@@ -221,11 +223,11 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     agreed = [a for a, o in zip(answers, opinions, strict=True) if o == best]
     first = next((a for a in agreed if a.mask is not None and best.endswith(a.mask.counts.decode("ascii"))), agreed[0])
     notes = "; ".join(a.note for a in agreed if a.note)
-    told = first.origin if first.action == "change" else first.action
+    told = first.origin if first.action == Action.CHANGE else first.action
     return Decision(
-        first.item_id, first.action, STAGE, f"{told}: {notes}" if notes else told, mask=first.mask,
-        refiner=first.origin if first.action == "change" else "",
-        reviewer=", ".join(a.reviewer for a in agreed), time=max(a.time for a in agreed),
+        first.item_id, Action(first.action), STAGE, f"{told}: {notes}" if notes else told, mask=first.mask,
+        refiner=first.origin if first.action == Action.CHANGE else "",
+        reviewer=", ".join(a.reviewer for a in agreed), time=max(a.time for a in agreed), cause=Cause.PERSON,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from refbench.curation.tables import read_decisions, read_findings
 from refbench.errors import DatasetError, MaskError, RefbenchError
 from refbench.masks.mask import Mask
 from refbench.masks.rle import run_lengths
+from refbench.records import Action
 from refbench.storage.images import load_image
 from refbench.storage.provenance import now
 
@@ -55,7 +56,7 @@ Handler = Callable[[Request], Response]
 
 
 class ReviewData:
-    """What the page shows of a folder: read once; what people answer is read anew each time."""
+    """What the page shows of a folder: read once; what people answer is read again each time."""
 
     def __init__(self, folder: Path, everything: bool) -> None:
         curation = open_curation(folder)
@@ -150,7 +151,7 @@ class ReviewData:
         if item_id not in self.targets and item_id not in self.of_sample:
             raise DatasetError(f"there is no item {item_id!r}")
         mask = None
-        if texts["action"] == "change":
+        if texts["action"] == Action.CHANGE:
             size = self.targets[item_id].mask.size if item_id in self.targets else (0, 0)
             mask = Mask.from_rle({"size": list(size), "counts": content.get("counts")})
         added = self.reviews.add(
@@ -273,7 +274,7 @@ async def _posted(
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
-            raise DatasetError("that is no JSON") from None
+            raise DatasetError("that is not JSON") from None
         return work(content)
 
     # SQLite waits for its turn: not in the loop that serves everybody else.

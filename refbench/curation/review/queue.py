@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.review.answers import Answer, disagreements, settle
-from refbench.records import Decision
+from refbench.records import Action, Decision
 
 WAITING, SETTLED, DISAGREED = "waiting", "settled", "disagreed"
 
@@ -41,7 +41,7 @@ def queue_of(
     for item, decisions in ((MASK, masks), (EXPRESSION, expressions)):
         for item_id, decision in decisions.items():
             answers = standing.get(item_id, ())
-            if decision.action != "review" and not answers and not everything:
+            if decision.action != Action.REVIEW and not answers and not everything:
                 continue
             settled = settle(answers, needed) is not None
             state = SETTLED if settled else DISAGREED if item_id in torn else WAITING
@@ -53,7 +53,7 @@ def queue_of(
 def doubt_of(decision: Decision) -> float:
     """How unsure the recipe is, 0..1: of what the audit holds back, or no refiner could draw, nothing is known."""
     scores = decision.scores
-    if decision.action != "review":
+    if decision.action != Action.REVIEW:
         return 0.0
     if not scores or decision.stage == "audit":
         return 1.0

@@ -1,1 +1,1 @@
-"""Dataset builders: from original files, or from nothing, to one Parquet table a split."""
+"""Dataset builders: from original files, or from nothing, to one Parquet table per split."""

@@ -17,7 +17,15 @@ from refbench._version import __version__
 from refbench.errors import DatasetError, summarise_problems
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.files import file_sha256, in_batches, without_garbage_collection, write_json, write_rows
-from refbench.storage.manifest import dataset_folder, read_manifest
+from refbench.storage.manifest import (
+    MANIFEST_FILE,
+    BuilderInfo,
+    Manifest,
+    Source,
+    SplitInfo,
+    dataset_folder,
+    read_manifest,
+)
 from refbench.storage.progress import Progress
 from refbench.storage.samples import OBJECT_SCHEMA, SAMPLE_SCHEMA, objects_table, samples_table
 
@@ -34,15 +42,6 @@ class Sources:
     images: Path | None = None
     downloads: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file that went into a dataset."""
-
-    name: str
-    sha256: str
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,6 @@ class Built:
     refs_without_sentences: Mapping[str, int] = field(default_factory=dict)
 
 
-# In the manifest, beside a split's counts.
-WITHOUT_SENTENCES = "refs_without_sentences"
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
 Polygons = tuple[tuple[float, ...], ...]
 LEFTOVER_SECONDS = 24 * 3600.0
@@ -90,7 +87,7 @@ class Builder(Protocol):
 
 def build_dataset(
     dataset: str, builder: Callable[..., Built], sources: Sources, progress: Progress, **options: Any
-) -> dict[str, Any]:
+) -> Manifest:
     """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
 
     `builder` is called as a `Builder`.
@@ -124,7 +121,7 @@ def _keep_wanted(dataset: str, built: Built, wanted: Sequence[str]) -> None:
 
 def _splits_built(dataset: str) -> set[str]:
     try:
-        return set(read_manifest(dataset)["splits"])
+        return set(read_manifest(dataset).splits)
     except DatasetError:
         return set()
 
@@ -236,43 +233,40 @@ def staging_folder(dataset: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_dataset(
-    dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None) -> Manifest:
     """Write the tables and the manifest to `staging` and swap it in for the dataset's folder.
 
-    Returns the manifest. A reader sees the old dataset or the new one, never a mixture.
+    A reader sees the old dataset or the new one, never a mixture.
     """
     _check_unique(dataset, built)
-    splits: dict[str, dict[str, Any]] = {}
+    splits: dict[str, SplitInfo] = {}
     for split, samples in built.splits.items():
         write_rows(staging / f"{split}.parquet", SAMPLE_SCHEMA, in_batches(samples, samples_table))
-        splits[split] = {
-            "images": len({s.image_id for s in samples}),
-            "refs": len({s.ref_id for s in samples}),
-            "expressions": len(samples),
-            "no_target": sum(s.no_target for s in samples),
-            "fingerprint": samples_fingerprint(samples),
-            "questions": questions_fingerprint(samples),
-        }
-        if built.refs_without_sentences.get(split):
-            splits[split][WITHOUT_SENTENCES] = built.refs_without_sentences[split]
+        splits[split] = SplitInfo(
+            images=len({s.image_id for s in samples}),
+            refs=len({s.ref_id for s in samples}),
+            expressions=len(samples),
+            no_target=sum(s.no_target for s in samples),
+            fingerprint=samples_fingerprint(samples),
+            questions=questions_fingerprint(samples),
+            refs_without_sentences=built.refs_without_sentences.get(split, 0),
+        )
     write_rows(staging / "objects.parquet", OBJECT_SCHEMA, in_batches(built.objects, objects_table))
-    of_splits = {split: s["fingerprint"] for split, s in splits.items()}
-    manifest = {
-        "dataset": dataset,
-        "builder": {"name": built.builder, "version": built.version, "options": {**built.options, **(options or {})}},
-        "refbench_version": __version__,
-        "licence": built.licence,
-        "image_ids": built.image_ids,
-        "annotation_ids": built.annotation_ids,
-        "sources": [{"name": s.name, "sha256": s.sha256, "bytes": s.bytes} for s in built.sources],
-        "splits": splits,
-        "objects": len(built.objects),
-        "notes": built.notes,
-        "fingerprint": dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
-    }
-    write_json(staging / "manifest.json", manifest)
+    of_splits = {split: s.fingerprint for split, s in splits.items()}
+    manifest = Manifest(
+        dataset=dataset,
+        builder=BuilderInfo(built.builder, built.version, {**built.options, **(options or {})}),
+        refbench_version=__version__,
+        licence=built.licence,
+        image_ids=built.image_ids,
+        annotation_ids=built.annotation_ids,
+        sources=built.sources,
+        splits=splits,
+        objects=len(built.objects),
+        notes=built.notes,
+        fingerprint=dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
+    )
+    write_json(staging / MANIFEST_FILE, manifest.to_json())
     _publish(staging, dataset_folder(dataset))
     return manifest
 

@@ -33,7 +33,7 @@ SUPERCATEGORIES = {name: group for group, names in _GROUPS.items() for name in n
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image that is asked about; `path` is "" without photographs."""
+    """An image that is asked about; `path` is "" without images."""
 
     image_id: str
     path: str

@@ -116,9 +116,9 @@ class CocoInstances:
 
 
 class CheckedImages:
-    """Where the photographs of a COCO file lie, each compared with the file's size once.
+    """Where the images of a COCO file lie, each compared with the file's size once.
 
-    `place` is a folder, a zip, or a folder of the hub's Parquet files, whose photographs go to `folder`.
+    `place` is a folder, a zip, or a folder of the hub's Parquet files, whose images go to `folder`.
     """
 
     def __init__(self, coco: CocoInstances, place: Path | None, folder: Path) -> None:
@@ -131,19 +131,19 @@ class CheckedImages:
             wanted = {name for _, image in coco.images.values() if (name := _name_or_none(image))}
             self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
-        # By name and size: in SA-Co a photograph is there once for each of its phrases.
+        # By name and size: in SA-Co an image is there once for each of its phrases.
         self._paths: dict[tuple[str, int, int], str | DatasetError] = {}
         self._names: dict[str, str] = {}
-        # How many photographs were found under the name of another release: those of 2014 and 2017 are the same.
+        # How many images were found under the name of another release: those of 2014 and 2017 are the same.
         self.renamed = 0
 
     def notes(self) -> list[str]:
-        """What is odd about where the photographs were found."""
+        """What is odd about where the images were found."""
         if self.place is None:
             return [NO_IMAGES]
         if not self.renamed:
             return []
-        return [f"{self.renamed} photographs were found under their names in another COCO release (the same pictures)"]
+        return [f"{self.renamed} images were found under their names in another COCO release (the same images)"]
 
     def path_of(self, image_id: int) -> str:
         """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
@@ -170,7 +170,7 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} was found for two names, {other} and {file_name}; keep the photographs in the folders "
+                    f"{path} was found for two names, {other} and {file_name}; keep the images in the folders "
                     "that these names give"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
@@ -184,7 +184,7 @@ class CheckedImages:
 def file_name_of(image: Mapping[str, Any]) -> str:
     """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
 
-    LVIS v0.5 gives both, and there `file_name` is the 2014 name of a picture that is shipped under its 2017
+    LVIS v0.5 gives both, and there `file_name` is the 2014 name of an image that is shipped under its 2017
     name (lvis-api `lvis/vis.py` loads by coco_url). People's files in LVIS's form have `file_name` alone.
     """
     by_url = "neg_category_ids" in image and image.get("coco_url") is not None
@@ -205,7 +205,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask,
     """A COCO `segmentation` as a mask, and its polygons if it has them.
 
     Raises:
-        MaskError: it is no segmentation, or its polygons leave the image.
+        MaskError: it is not a segmentation, or its polygons leave the image.
     """
     mask = read_mask(segmentation, height, width)
     if isinstance(segmentation, dict):

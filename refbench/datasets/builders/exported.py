@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refbench.datasets.builders.base import NO_IMAGES, Built, Source, Sources, samples_fingerprint, source_of
+from refbench.datasets.builders.base import NO_IMAGES, Built, Sources, samples_fingerprint, source_of
 from refbench.datasets.builders.coco import read_segmentation
 from refbench.datasets.builders.tables import unpack_images
 from refbench.errors import DatasetError, MaskError
@@ -18,6 +18,7 @@ from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_id, is_text, read_box
 from refbench.storage.files import file_sha256, read_json, read_table
 from refbench.storage.images import Photographs, is_plain_name
+from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
 from refbench.storage.samples import (
     EXPORT_FILE,
@@ -94,7 +95,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path} does not describe an export that this version of refbench reads")
     for key, value in builder.get("options", {}).items():
         if not is_text(key) or not (is_text(value) or value is None or isinstance(value, (bool, int, float))):
-            raise DatasetError(f"{path}: the option {key!r} of the builder is no plain value")
+            raise DatasetError(f"{path}: the option {key!r} of the builder is not a plain value")
     return about
 
 
@@ -122,7 +123,7 @@ def _source(root: Path, name: str) -> Source:
 def _with_images(
     samples: list[Sample], root: Path, files: Iterable[str], sources: Sources, folder: Path
 ) -> list[Sample]:
-    """`image_path` holds the bare file name so far; it becomes the place of the photograph.
+    """`image_path` holds the bare file name so far; it becomes the place of the image.
 
     They come from --images, or out of the export itself if it carries them.
     """
@@ -131,7 +132,7 @@ def _with_images(
         photographs = Photographs(sources.images)
         for s in samples:
             if not s.image_path:
-                raise DatasetError(f"{root} names no photographs: it was built without images; leave --images out")
+                raise DatasetError(f"{root} names no images: it was built without images; drop --images")
             if s.image_path not in places:
                 places[s.image_path] = photographs.find(s.image_path, s.height, s.width)
     else:

@@ -1,7 +1,7 @@
-"""gRefCOCO: expressions that mean any number of objects, none included, on RefCOCO's photographs.
+"""gRefCOCO: expressions that mean any number of objects, none included, on RefCOCO's images.
 
 Layout (github.com/henghuiding/gRefCOCO): `grefcoco/grefs(unc).json` (or the same as a pickle, `.p`), whose
-`ann_id` is a list, `[-1]` where nothing is meant, and `grefcoco/instances.json` in COCO format.
+`ann_id` is a list, `[-1]` where there is no target, and `grefcoco/instances.json` in COCO format.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
 
 VERSION = 2
-LICENCE = "annotations: CC BY-NC-SA 4.0 as stated by henghuiding/gRefCOCO; photographs: their Flickr licences, see COCO"
+LICENCE = "annotations: CC BY-NC-SA 4.0 as stated by henghuiding/gRefCOCO; images: their Flickr licences, see COCO"
 SPLITS = ("train", "val", "testA", "testB")
 NAMES = ("grefs(unc).json", "grefs(unc).p")
 CROWDS = ("skip", "use")

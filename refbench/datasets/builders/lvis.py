@@ -2,7 +2,7 @@
 
 Files: `lvis_v1_val.json` of the release (also v0.5 and train), in COCO format plus, for each image, the classes
 that are known to be absent (`neg_category_ids`) and those whose instances are not all drawn
-(`not_exhaustive_category_ids`). Source of the fields: lvis-api and lvisdataset.org. Photographs are those of
+(`not_exhaustive_category_ids`). Source of the fields: lvis-api and lvisdataset.org. Images are those of
 COCO 2017, train and val, named by `coco_url`.
 """
 
@@ -23,7 +23,7 @@ from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
 
 VERSION = 1
-LICENCE = "annotations: CC BY 4.0 (lvisdataset.org); photographs: their Flickr licences, see COCO"
+LICENCE = "annotations: CC BY 4.0 (lvisdataset.org); images: their Flickr licences, see COCO"
 NAME = re.compile(r"lvis_(?:v[0-9.]+_)?(train|val|minival)\w*\.json")
 RELEASES = {1203: "lvis-v1", 1230: "lvis-v0.5"}
 NOT_EXHAUSTIVE = ("drop", "keep")
@@ -75,6 +75,13 @@ def build(
     refuse(dataset, problems)
     if not reader.instances:
         raise DatasetError(f"{path} holds no annotations; refbench builds LVIS train and val, test has none")
+    notes = [*_notes(reader, split, len(coco.images)), *images.notes()]
+    splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}
+    numbering = RELEASES.get(len(coco.category_names), "lvis")
+    return Built("lvis", VERSION, splits, reader.objects, [source_of(path)], LICENCE, notes, annotation_ids=numbering)
+
+
+def _notes(reader: _Reader, split: str, images: int) -> list[str]:
     notes = []
     if reader.empty:
         notes.append(
@@ -84,12 +91,9 @@ def build(
     if reader.dropped:
         notes.append(f"{reader.dropped} pairs of image and class are not exhaustively drawn: not in {split}-category")
     asked = {s.image_id for s in (*reader.instances, *reader.categories)}
-    if len(asked) < len(coco.images):
-        notes.append(f"{len(coco.images) - len(asked)} of {len(coco.images)} images have nothing to ask about")
-    notes += images.notes()
-    splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}
-    numbering = RELEASES.get(len(coco.category_names), "lvis")
-    return Built("lvis", VERSION, splits, reader.objects, [source_of(path)], LICENCE, notes, annotation_ids=numbering)
+    if len(asked) < images:
+        notes.append(f"{images - len(asked)} of {images} images have nothing to ask about")
+    return notes
 
 
 def _find(dataset: str, sources: Sources) -> tuple[Path, str]:
@@ -126,7 +130,7 @@ class _Reader:
                 ids = image.get(key)
                 if not isinstance(ids, list) or not all(is_id(i) and i in self.coco.category_names for i in ids):
                     self.coco.problems.append(
-                        f"{self.coco.path.name} images[{position}] (id {image_id}): {key} is no list of categories "
+                        f"{self.coco.path.name} images[{position}] (id {image_id}): {key} is not a list of categories "
                         "of the file; is this a COCO file instead of an LVIS one?"
                     )
 

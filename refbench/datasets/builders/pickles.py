@@ -51,7 +51,7 @@ def read_plain_pickle(path: Path) -> Any:
             f"{path} has Windows line ends: a text-mode copy damaged the pickle; copy it again as a binary file"
         )
     try:
-        # Python 2 wrote the published files, with byte strings as text: ASCII in all of them. What is no UTF-8 comes
+        # Python 2 wrote the published files, with byte strings as text: ASCII in all of them. What is not UTF-8 comes
         # out as halves of UTF-16 pairs, which `is_text` refuses, so that the row is named.
         return _PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="surrogateescape").load()
     except KeyError as error:

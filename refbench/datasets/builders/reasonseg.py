@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from refbench.datasets.builders.base import Built, Source, Sources, refuse
+from refbench.datasets.builders.base import Built, Sources, refuse
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_text
 from refbench.storage.files import path_sha256
 from refbench.storage.images import Photographs, image_size
+from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
 
 VERSION = 2
-LICENCE = "as stated by dvlab-research/LISA; photographs: from OpenImages and ScanNetv2, their own licences"
+LICENCE = "as stated by dvlab-research/LISA; images: from OpenImages and ScanNetv2, their own licences"
 SPLITS = ("train", "val", "test")
 NOT_DRAWN = "flag"
 
@@ -100,14 +101,7 @@ def _read(
         category = IGNORED_CATEGORY if ignored else ""
         found = AnnotatedObject(f"{image_id}-{k}", image_id, category, ignored, mask, (tuple(polygon),), mask.box_xywh)
         drawn.append((mask.area, found))
-    # Backwards, as LISA sorts; of shapes of one size the later comes first. numpy's default sort, which LISA uses, is
-    # stable for up to 16 shapes, and on processors with AVX-512 it is not.
-    order = np.argsort([area for area, _ in drawn], kind="stable")[::-1].tolist() if drawn else []
-    target = np.zeros((height, width), bool)
-    for k in order:
-        found = drawn[k][1]
-        target[found.mask.to_array()] = not found.crowd
-    mask = Mask.from_array(target)
+    mask = _target(drawn, height, width)
     meant = [found for _, found in drawn if not found.crowd]
     kind = "sentence" if content.get("is_sentence") else "phrase"
     tags = (kind, IGNORED_TAG) if len(meant) < len(drawn) else (kind,)
@@ -133,6 +127,18 @@ def _read(
         for k, text in enumerate(texts)
     ]
     return samples, [found for _, found in drawn]
+
+
+def _target(drawn: list[tuple[int, AnnotatedObject]], height: int, width: int) -> Mask:
+    """The shapes with their areas, painted over each other from the largest to the smallest."""
+    # Backwards, as LISA sorts; of shapes of one size the later comes first. numpy's default sort, which LISA uses, is
+    # stable for up to 16 shapes, and on processors with AVX-512 it is not.
+    order = np.argsort([area for area, _ in drawn], kind="stable")[::-1].tolist() if drawn else []
+    target = np.zeros((height, width), bool)
+    for k in order:
+        found = drawn[k][1]
+        target[found.mask.to_array()] = not found.crowd
+    return Mask.from_array(target)
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], bool]:

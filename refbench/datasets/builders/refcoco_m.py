@@ -1,6 +1,6 @@
 """RefCOCO-M: RefCOCO's UNC val with re-drawn masks, from the published Parquet files.
 
-Source of the columns: the dataset card of `moondream/refcoco-m` (features block): one row an image with its
+Source of the columns: the dataset card of `moondream/refcoco-m` (features block): one row per image with its
 bytes, and in it a list of samples with sentences and a COCO run-length mask.
 """
 
@@ -18,7 +18,7 @@ from refbench.storage.coco_rows import is_id, is_text, read_box
 from refbench.storage.progress import Progress
 
 VERSION = 1
-LICENCE = "MIT (card of moondream/refcoco-m); photographs: their Flickr licences, see COCO"
+LICENCE = "MIT (card of moondream/refcoco-m); images: their Flickr licences, see COCO"
 ORIGIN = "moondream/refcoco-m"
 COLUMNS = ("image", "image_id", "file_name", "samples")
 SPLIT_NAMES = {"validation": "val"}
@@ -33,7 +33,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     if sources.annotations is None:
         raise DatasetError(f"{dataset} is read from its Parquet files: pass --annotations FOLDER")
     if sources.images is not None:
-        raise DatasetError(f"{dataset} carries its images in the Parquet files; leave --images out")
+        raise DatasetError(f"{dataset} carries its images in the Parquet files; drop --images")
     tables = find_tables(sources.annotations)
     if not tables:
         raise DatasetError(
@@ -47,7 +47,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     for number, path in enumerate(tables):
         split = SPLIT_NAMES.get(split_word(path))
         if split is None:
-            raise DatasetError(f"{path} is no split of {ORIGIN}, which has {', '.join(SPLIT_NAMES)}")
+            raise DatasetError(f"{path} is not a split of {ORIGIN}, which has {', '.join(SPLIT_NAMES)}")
         reader = _RowReader(dataset, split, files, seen, problems)
         for row, content in enumerate(table_rows(path, dataset, COLUMNS, ORIGIN)):
             samples, found = reader.read(f"{path.name} row {row}", content)

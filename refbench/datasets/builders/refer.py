@@ -2,7 +2,7 @@
 
 Layout (github.com/lichengunc/refer): `<root>/refcoco/refs(unc).p`, a Python 2 pickle with one dict a ref,
 and `instances.json` beside it, in COCO format with the polygons. Images: any folder or zip that holds COCO's
-train2014 photographs. The Parquet files of the hub's jxu124/refcoco-benchmark are read as well.
+train2014 images. The Parquet files of the hub's jxu124/refcoco-benchmark are read as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
 
 VERSION = 2
-LICENCE = "annotations: Apache-2.0 (lichengunc/refer); photographs: their Flickr licences, see COCO"
+LICENCE = "annotations: Apache-2.0 (lichengunc/refer); images: their Flickr licences, see COCO"
 UNC = RefStyle(("train", "val", "testA", "testB"))
 UMD = RefStyle(("train", "val", "test"))
 

@@ -1,4 +1,4 @@
-"""The RefCOCO family from jxu124/refcoco-benchmark: one row an image, with its refs, polygons and photograph.
+"""The RefCOCO family from jxu124/refcoco-benchmark: one row per image, with its refs, polygons and image.
 
 Of the hub's copies this one keeps all polygons and tells the split authors apart (features and split names as
 on its dataset card). It holds evaluation splits only, and of each image only the annotations that are named.
@@ -24,11 +24,11 @@ PREFIXES = {
     "refcocog-umd": "refcocog_umd_",
     "refcocog-google": "refcocog_google_",
 }
-LICENCE = "annotations: Apache-2.0 (lichengunc/refer), the hub's copy states none; photographs: their Flickr licences"
+LICENCE = "annotations: Apache-2.0 (lichengunc/refer), the hub's copy states none; images: their Flickr licences"
 
 
 class _Unpacked:
-    """The photographs that came with the tables."""
+    """The images that came with the tables."""
 
     def __init__(self, paths: dict[int, str]) -> None:
         self._paths = paths
@@ -43,13 +43,13 @@ class _Unpacked:
 def build_from_tables(
     dataset: str, style: RefStyle, version: int, tables: list[Path], sources: Sources, folder: Path, progress: Progress
 ) -> Built:
-    """Every split of this dataset among the tables, its photographs unpacked.
+    """Every split of this dataset among the tables, its images unpacked.
 
     Raises:
         DatasetError: tables of another set, or rows that cannot be used, each named.
     """
     if sources.images is not None:
-        raise DatasetError(f"{ORIGIN} carries its images in the Parquet files; leave --images out")
+        raise DatasetError(f"{ORIGIN} carries its images in the Parquet files; drop --images")
     mine = [t for t in tables if split_word(t).startswith(PREFIXES[dataset])]
     if not mine:
         # Says what they are, if they can be told.

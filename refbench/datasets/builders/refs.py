@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from refbench.datasets.builders.base import Built, Source, refuse
+from refbench.datasets.builders.base import Built, refuse
 from refbench.datasets.builders.coco import CocoInstances
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
 from refbench.records import WHOLE_NUMBERS_TAG, AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_id, is_text
+from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
 
 NO_OBJECTS: tuple[list[int], ...] = ([], [-1])
@@ -25,7 +26,7 @@ class RefStyle:
     """How a release writes its refs.
 
     `splits` are the names that its author published. With `several`, `ann_id` is a list of any length, and
-    `[]` or `[-1]` means that nothing is meant. `skip_crowds` leaves crowd annotations out of the union. With
+    `[]` or `[-1]` means that there is no target. `skip_crowds` leaves crowd annotations out of the union. With
     `sources`, as in Ref-ZOM, a bare integer is allowed too, and `source` is kept as a tag.
     """
 
@@ -46,7 +47,7 @@ class _Target:
 
 
 class PathsOfImages(Protocol):
-    """Where photographs lie: `path_of` an image id, "" without photographs; `notes` on where they were found."""
+    """Where images lie: `path_of` an image id, "" without images; `notes` on where they were found."""
 
     def path_of(self, image_id: int) -> str: ...
     def notes(self) -> list[str]: ...
@@ -90,23 +91,7 @@ class RefReader:
             self.problems.append(f"{where}: needs integer ref_id and {kind}, a split and a list of sentences")
             return
         where = f"{where} (ref_id {ref_id})"
-        if ref_id in self._ref_ids:
-            self.problems.append(f"{where}: this ref_id was given before")
-            return
-        self._ref_ids.add(ref_id)
-        if split not in self.style.splits:
-            self.problems.append(
-                f"{where}: {split[:40]!r} is no name of a split of {self.dataset}, which has "
-                f"{', '.join(self.style.splits)}; these may be the refs of another dataset or split author"
-            )
-            return
-        if self.only and split not in self.only:
-            # Before its photograph is looked for: the hub holds those of the evaluation splits alone.
-            self.left_out += 1
-            return
-        if not sentences:
-            # gRefCOCO is published with some, and its authors say to skip them: they ask nothing.
-            self.without_sentences[split] += 1
+        if not self._asks(where, ref):
             return
         image_id = self._image_id(where, ref, ann_ids)
         target = None if image_id is None else self._target(where, ann_ids, image_id)
@@ -125,16 +110,10 @@ class RefReader:
         if self.style.sources and is_text(ref.get("source")):
             tags = (*tags, f"source-{ref['source']}")
         for k, sentence in enumerate(sentences):
-            if not isinstance(sentence, dict) or not is_id(sentence.get("sent_id")) or "sent" not in sentence:
-                self.problems.append(f"{where}: sentences[{k}] needs 'sent_id' and 'sent'")
+            found = self._sentence(f"{where}: sentences[{k}]", sentence)
+            if found is None:
                 continue
-            sent_id, text = sentence["sent_id"], sentence["sent"]
-            raw = sentence.get("raw", text)
-            if not is_text(text) or not is_text(raw):
-                wrong = next(v for v in (text, raw) if not is_text(v))
-                problem = "is not text" if not isinstance(wrong, str) else f"is not in UTF-8: {wrong[:60]!r}"
-                self.problems.append(f"{where}: sentences[{k}] {problem}")
-                continue
+            sent_id, text, raw = found
             yield (
                 split,
                 Sample(
@@ -156,6 +135,43 @@ class RefReader:
                     tags=tags,
                 ),
             )
+
+    def _asks(self, where: str, ref: dict[str, Any]) -> bool:
+        """Whether a ref, its fields being of their types, belongs to this build and asks something."""
+        ref_id, split = ref["ref_id"], ref["split"]
+        if ref_id in self._ref_ids:
+            self.problems.append(f"{where}: this ref_id was given before")
+            return False
+        self._ref_ids.add(ref_id)
+        if split not in self.style.splits:
+            self.problems.append(
+                f"{where}: {split[:40]!r} is no name of a split of {self.dataset}, which has "
+                f"{', '.join(self.style.splits)}; these may be the refs of another dataset or split author"
+            )
+            return False
+        if self.only and split not in self.only:
+            # Before its image is looked for: the hub holds those of the evaluation splits alone.
+            self.left_out += 1
+            return False
+        if not ref["sentences"]:
+            # gRefCOCO is published with some, and its authors say to skip them: they ask nothing.
+            self.without_sentences[split] += 1
+            return False
+        return True
+
+    def _sentence(self, where: str, sentence: Any) -> tuple[int, str, str] | None:
+        """(sent_id, text, raw text) of a sentence; None, with a problem, if it cannot be used."""
+        if not isinstance(sentence, dict) or not is_id(sentence.get("sent_id")) or "sent" not in sentence:
+            self.problems.append(f"{where} needs 'sent_id' and 'sent'")
+            return None
+        text = sentence["sent"]
+        raw = sentence.get("raw", text)
+        if is_text(text) and is_text(raw):
+            return sentence["sent_id"], text, raw
+        wrong = next(v for v in (text, raw) if not is_text(v))
+        problem = "is not text" if not isinstance(wrong, str) else f"is not in UTF-8: {wrong[:60]!r}"
+        self.problems.append(f"{where} {problem}")
+        return None
 
     def _ann_ids(self, ref: dict[str, Any]) -> tuple[int, ...] | None:
         value = ref.get("ann_id")

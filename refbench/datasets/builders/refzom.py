@@ -1,7 +1,7 @@
 """Ref-ZOM: expressions for one object, for many and for none, on COCO train2014 and val2014.
 
 Layout (github.com/toggle1995/RIS-DMMI, and the loaders of GSVA and MLLMSeg): `refzom/Ref_ZOM.p`, a pickle with
-one dict a ref, whose `ann_id` is an integer or a list and whose `source` is `zero` where nothing is meant, and
+one dict a ref, whose `ann_id` is an integer or a list and whose `source` is `zero` where there is no target, and
 `refzom/instances.json` in COCO format.
 """
 
@@ -18,7 +18,7 @@ from refbench.storage.files import read_json
 from refbench.storage.progress import Progress
 
 VERSION = 2
-LICENCE = "annotations: as stated by toggle1995/RIS-DMMI; photographs: their Flickr licences, see COCO"
+LICENCE = "annotations: as stated by toggle1995/RIS-DMMI; images: their Flickr licences, see COCO"
 NAMES = ("Ref_ZOM.p", "refs(final).p", "Ref-ZOM(final).p")
 FOLDERS = ("refzom", "ref-zom", "")
 STYLE = RefStyle(("train", "val", "test"), several=True, sources=True)

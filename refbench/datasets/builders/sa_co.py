@@ -1,8 +1,8 @@
 """SA-Co (Segment Anything with Concepts), Gold and Silver: noun phrases, each meaning every instance that fits it.
 
 Layout (facebookresearch/sam3, `scripts/eval/{gold,silver}/README.md`, 99d02f2): COCO files in which an "image" is a
-picture with a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven subsets,
-Silver one for each of ten domains. A pair without annotations is a phrase that nothing in the picture fits.
+image with a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven subsets,
+Silver one for each of ten domains. A pair without annotations is a phrase that nothing in the image fits.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from refbench.datasets.builders.base import Built, Source, Sources, refuse, source_of
+from refbench.datasets.builders.base import Built, Sources, refuse, source_of
 from refbench.datasets.builders.categories import Picture, category_sample
 from refbench.datasets.builders.coco import CheckedImages, CocoInstances, file_name_of
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_text, shown
 from refbench.storage.files import read_json
+from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
 
 VERSION = 1
-LICENCE = "SAM License for the annotations; the photographs keep their own"
+LICENCE = "SAM License for the annotations; the images keep their own"
 GOLD_SUBSETS = ("metaclip", "sa1b", "attributes", "crowded", "wiki_common", "fg_food", "fg_sports_equipment")
 ANNOTATORS = ("a", "b", "c")
 SILVER_DOMAINS = (
@@ -78,12 +79,12 @@ def build(
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:
-        raise DatasetError(f"{dataset}: the files hold no pair of a picture and a phrase")
+        raise DatasetError(f"{dataset}: the files hold no pair of an image and a phrase")
     return Built("sa_co", VERSION, splits, objects, files, LICENCE, notes, image_ids=dataset, annotation_ids=dataset)
 
 
 def _images_of(split: str, place: Path | None) -> Path | None:
-    """The folder of a split's photographs: as SAM 3's own configuration has them, or the given one."""
+    """The folder of a split's images: as SAM 3's own configuration has them, or the given one."""
     if place is None:
         return None
     domain = split.rpartition("-")[0] or split
@@ -101,7 +102,7 @@ def _find(dataset: str, sources: Sources) -> dict[str, Path]:
     if path.is_file():
         splits = {name: split for split, name in names.items()}
         if path.name not in splits:
-            raise DatasetError(f"{path} is no file of {dataset}, which are named like {example}")
+            raise DatasetError(f"{path} is not a file of {dataset}, which are named like {example}")
         return {splits[path.name]: path}
     places = [path, *sorted(p for p in path.glob("*") if p.is_dir())]
     wanted = [s for s in names if s in sources.splits] if sources.splits else list(names)
@@ -172,7 +173,7 @@ def _objects(
         if pair_id not in pairs:
             continue
         try:
-            # `bbox` and `area` are shares of the picture here, not pixels: the mask tells both.
+            # `bbox` and `area` are shares of the image here, not pixels: the mask tells both.
             found = coco.read_object(ann_id, may_be_empty=True)
         except MaskError as error:
             coco.problems.append(f"{coco.where(ann_id)}: {error}")

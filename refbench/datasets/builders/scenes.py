@@ -1,10 +1,10 @@
-"""`scenes`: rendered pictures with exact masks, made from a seed alone, so nothing is downloaded.
+"""`scenes`: rendered images with exact masks, made from a seed alone, so nothing is downloaded.
 
 Made to tell segmenters apart cheaply: look-alikes, thin parts, holes, occlusion, and expressions by class,
-colour, pattern, size, position, relation and order, plus some that name nothing in the picture. Beside each
+colour, pattern, size, position, relation and order, plus some that name nothing in the image. Beside each
 exact target lies the polygon that a hurried annotator would draw, as a model of coarse ground truth.
 
-`scenes-hurried`: the same pictures and expressions, with masks as an annotator draws them who errs in known ways.
+`scenes-hurried`: the same images and expressions, with masks as an annotator draws them who errs in known ways.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _Rendered = tuple[list[Sample], list[AnnotatedObject]]
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture, uint8 (H, W, 3) RGB, its objects, their hurried outlines, and expressions about them."""
+    """An image, uint8 (H, W, 3) RGB, its objects, their hurried outlines, and expressions about them."""
 
     picture: NDArray[np.uint8]
     objects: list[DrawnObject]

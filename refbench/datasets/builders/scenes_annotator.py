@@ -1,7 +1,7 @@
 """The outlines that annotators draw around the objects of `scenes`: with care, in a hurry, or around another object.
 
 A model of the faults of coarse ground truth, each of which is known: corners left out, borders drawn 1 to 4 px too
-wide, holes filled, thin parts left out, another object outlined. Nothing here looks at the picture.
+wide, holes filled, thin parts left out, another object outlined. Nothing here looks at the image.
 """
 
 from __future__ import annotations

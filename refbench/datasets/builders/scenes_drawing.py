@@ -1,8 +1,8 @@
-"""Draws the pictures of the `scenes` dataset: textured shapes on a cluttered ground, with exact masks.
+"""Draws the images of the `scenes` dataset: textured shapes on a cluttered ground, with exact masks.
 
 Every shape is a signed distance (negative inside) evaluated at pixel centres, in whole numbers of 1/256 pixel. The mask
-is the set of centres inside; the picture blends over one pixel at the outline. So the mask is not an annotation of the
-picture: both come from the same formula.
+is the set of centres inside; the image blends over one pixel at the outline. So the mask is not an annotation of the
+image: both come from the same formula.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ SHAPES: dict[str, Callable[[IntArray, IntArray, int], IntArray]] = {
 def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDArray[np.uint8], list[DrawnObject]]:
     """Paint up to `count` objects, back to front.
 
-    Returns the picture, uint8 (H, W, 3) RGB, and the objects with the masks that are left in sight. An
+    Returns the image, uint8 (H, W, 3) RGB, and the objects with the masks that are left in sight. An
     object that would hide too much of another is tried elsewhere, and left out after some attempts.
     """
     picture = _ground(draws, height, width)

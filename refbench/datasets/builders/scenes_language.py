@@ -1,6 +1,6 @@
 """Expressions for the `scenes` dataset, each with exactly one answer (or, for no-target ones, none).
 
-A property of an object is true, false or borderline (None): an object in the middle of the picture is
+A property of an object is true, false or borderline (None): an object in the middle of the image is
 neither clearly left nor clearly not. An expression is used only if one object fits it and every other
 clearly does not, so that nobody can argue with the answer.
 """

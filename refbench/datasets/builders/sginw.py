@@ -1,7 +1,7 @@
 """SGinW (Segmentation in the Wild): 25 small sets, every class of a set asked of every image.
 
 Layout (microsoft/X-Decoder, branch seginw): `<Name>/{train,train_10shot,valid}/_annotations_min1cat.coco.json` in
-COCO format with the photographs beside it. Results are published on `valid`, by AP over all classes of a set on
+COCO format with the images beside it. Results are published on `valid`, by AP over all classes of a set on
 all its images, so a class that an image lacks is a question too: one without a target.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from refbench.datasets.builders.base import Built, Source, Sources, refuse, source_of
+from refbench.datasets.builders.base import Built, Sources, refuse, source_of
 from refbench.datasets.builders.categories import Picture, category_sample
 from refbench.datasets.builders.coco import CheckedImages, CocoInstances, file_name_of
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.files import read_json
 from refbench.storage.images import Photographs
+from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
 
 VERSION = 1
@@ -53,7 +54,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         files.append(Source(f"{name}/{split}/{FILE}", source_of(path).sha256, path.stat().st_size))
         notes += [f"{split}: {note}" for note in images.notes()]
         if names and not beside and not sources.images:
-            notes.append(f"{split}: none of its photographs is in {place}; the first is named {names[0]}")
+            notes.append(f"{split}: none of its images is in {place}; the first is named {names[0]}")
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:

@@ -1,6 +1,6 @@
-"""`snapshots`: photographs that come inside scikit-image and matplotlib, with masks drawn for refbench.
+"""`snapshots`: images that come inside scikit-image and matplotlib, with masks drawn for refbench.
 
-Small and real: a check on photographs that needs no download. The outlines and expressions are in
+Small and real: a check on images that needs no download. The outlines and expressions are in
 `datasets/snapshots/annotations.json`; the pixels come from the installed packages, and are compared with the
 sha256 that the outlines were drawn on.
 """
@@ -23,11 +23,11 @@ from refbench.storage.images import load_image
 from refbench.storage.progress import Progress
 
 VERSION = 1
-LICENCE = "annotations: CC0-1.0; photographs: as stated by scikit-image (skimage/data/README) and matplotlib"
+LICENCE = "annotations: CC0-1.0; images: as stated by scikit-image (skimage/data/README) and matplotlib"
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Read the outlines and copy the photographs as PNG; see `refbench.datasets.builders.base.Builder`."""
+    """Read the outlines and copy the images as PNG; see `refbench.datasets.builders.base.Builder`."""
     if sources.annotations or sources.images:
         raise DatasetError(f"{dataset} comes with refbench; it takes neither --annotations nor --images")
     path = project_data("datasets") / "snapshots" / "annotations.json"
@@ -75,7 +75,7 @@ def _copy_image(image: dict[str, Any], folder: Path) -> str:
     found = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
     if found != image["pixels_sha256"]:
         raise DatasetError(
-            f"{source} is not the photograph that the masks were drawn on (pixels sha256 {found}); "
+            f"{source} is not the image that the masks were drawn on (pixels sha256 {found}); "
             "install the versions of constraints.txt"
         )
     name = f"images/{source.stem}.png"

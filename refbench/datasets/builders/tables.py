@@ -13,7 +13,7 @@ from refbench.errors import DatasetError
 from refbench.storage.images import image_size, is_plain_name
 
 ROWS_AT_ONCE = 32
-# Columns that name the photograph of a row.
+# Columns that name the image of a row.
 NAMES = ("file_name", "image_file")
 # The columns of lmms-lab/RefCOCO, RefCOCOplus and RefCOCOg.
 FLAT_SETS = {"question_id", "answer", "segmentation"}
@@ -60,7 +60,7 @@ def table_rows(
 
 
 class ImageFiles:
-    """Writes the bytes of image columns to `<folder>/images`, one file an image."""
+    """Writes the bytes of image columns to `<folder>/images`, one file per image."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class ImageFiles:
             DatasetError: the name could leave the folder or is taken, or the bytes are no image.
         """
         if not is_plain_name(name):
-            raise DatasetError(f"{str(name)[:80]!r} is no plain file name")
+            raise DatasetError(f"{str(name)[:80]!r} is not a plain file name")
         content = column.get("bytes") if isinstance(column, dict) else None
         if not isinstance(content, bytes) or not content:
             raise DatasetError(f"the image {name} is missing: its column holds no bytes")
@@ -90,16 +90,14 @@ class ImageFiles:
 
 
 def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
-    """Write the photographs of these names out of hub tables; name -> path relative to the dataset's folder.
+    """Write the images of these names out of hub tables; name -> path relative to the dataset's folder.
 
-    A table names a photograph in `file_name`, `image_file` or `image_info.file_name`.
+    A table names an image in `file_name`, `image_file` or `image_info.file_name`.
     """
     files = ImageFiles(folder)
     found: dict[str, str] = {}
     for table in tables:
-        for row in table_rows(
-            table, "", ("image",), "a table of photographs", ("file_name", "image_file", "image_info")
-        ):
+        for row in table_rows(table, "", ("image",), "a table of images", ("file_name", "image_file", "image_info")):
             info = row.get("image_info")
             name = (
                 row.get("file_name")

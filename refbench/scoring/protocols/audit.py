@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from refbench.errors import RunError
 from refbench.records import Summary
@@ -16,19 +16,14 @@ from refbench.records import Summary
 # Sums of a float series in another order may end a hair above or below.
 SLACK_PERCENT = 1e-9
 PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
-Figures = tuple[float, float, float]
 
 
 def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) -> None:
-    """Raise RunError unless the metrics of a summary satisfy the identities of `check_metrics`."""
-    check_metrics({m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}, where, signed)
-
-
-def check_metrics(metrics: Mapping[str, Figures], where: str, signed: Collection[str] = ()) -> None:
     """Raise RunError unless values and intervals (value, low, high) are percentages and P@X falls with X.
 
     Those of `signed` lie in -100..100. A metric without a value (0 / 0 in the original) is NaN in all three places.
     """
+    metrics = {m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}
     for name, figures in metrics.items():
         if all(math.isnan(v) for v in figures):
             continue

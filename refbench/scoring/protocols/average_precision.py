@@ -105,7 +105,7 @@ def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
     fields = ("neg_category_ids", "not_exhaustive_category_ids")
     if not all(name in image.row for image in images for name in fields):
         raise DatasetError(
-            f"{truth.path} is no annotation file of LVIS: lvis-ap needs neg_category_ids and "
+            f"{truth.path} is not an annotation file of LVIS: lvis-ap needs neg_category_ids and "
             "not_exhaustive_category_ids of every image; for a COCO file use --protocol coco-ap"
         )
     listed = {

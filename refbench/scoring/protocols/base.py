@@ -211,7 +211,7 @@ class Judgement:
 
 
 class BothEmpty(Interface):
-    """What a sample is worth where nothing is meant, nothing is found, or a flag says so."""
+    """What a sample is worth where there is no target, nothing is found, or a flag says so."""
 
     @property
     def words(self) -> str: ...

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import PredictionError
-from refbench.masks.batches import COLUMNS
 from refbench.masks.counting import count_bands, count_codes, count_outlines
+from refbench.masks.pairs import PairCounts
 from refbench.scoring.counts import Batch, Measure
 from refbench.scoring.protocols.base import (
     BOUNDARY,
@@ -59,8 +59,8 @@ def boundary_iou(*ratios: float) -> Protocol:
 def _band(ratio: float, name: str) -> Measure:
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         counts = count_codes(batch.predictions, batch.targets, batch.heights, batch.widths, ratio)
-        columns = {c: counts[:, k] for k, c in enumerate(COLUMNS)}
-        return {"intersection": columns["boundary_intersection"], "union": columns["boundary_union"]}
+        columns = PairCounts.of(counts)
+        return {"intersection": columns.boundary_intersection, "union": columns.boundary_union}
 
     return Measure(name, ("intersection", "union"), count)
 
@@ -168,7 +168,7 @@ def trimap(k: float = 5) -> Protocol:
     """IoU inside a band of k pixels to both sides of the target's outline.
 
     Raises:
-        PredictionError: k is no positive number of pixels.
+        PredictionError: k is not a positive number of pixels.
     """
     if k < 1 or k != int(k):
         raise PredictionError(f"trimap(k) takes a width of 1, 2, ... pixels, not {k:g}")
@@ -177,12 +177,12 @@ def trimap(k: float = 5) -> Protocol:
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         codes = batch.predictions, batch.targets, batch.heights, batch.widths
         eroded, dilated, in_eroded, in_dilated = count_bands(*codes, np.full(len(batch.heights), width)).T
-        pair = dict(zip(COLUMNS, count_codes(*codes).T, strict=True))
+        pair = PairCounts.of(count_codes(*codes))
         # The prediction takes no part in drawing the band: (P | T) in it is what lies in the dilated target and
         # not in the eroded one.
         return {
-            "intersection": pair["intersection"] - in_eroded,
-            "union": in_dilated + pair["target_area"] - pair["intersection"] - eroded,
+            "intersection": pair.intersection - in_eroded,
+            "union": in_dilated + pair.target_area - pair.intersection - eroded,
             "band": dilated - eroded,
         }
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from refbench.masks.batches import COLUMNS
 from refbench.masks.counting import count_codes
+from refbench.masks.pairs import PairCounts
 from refbench.scoring.counts import Batch, Measure
 from refbench.scoring.protocols.base import Cumulative, FloatArray, Judged, Mean, Own, Protocol, Terms, Worth
 from refbench.scoring.protocols.caveats import STORED_MASK
@@ -169,9 +169,9 @@ def _f1(judged: Judged) -> Terms:
 def _sets(batch: Batch) -> Mapping[str, FloatArray]:
     """What is made of all masks of an answer: their union, the best of them, their number."""
     counts = count_codes(batch.predictions, batch.targets, batch.heights, batch.widths)
-    table = dict(zip(COLUMNS, counts.T, strict=True))
-    iou = _share(table["intersection"], table["union"])
-    same = (table["prediction_area"] > 0) == (table["target_area"] > 0)
+    table = PairCounts.of(counts)
+    iou = _share(table.intersection, table.union)
+    same = (table.prediction_area > 0) == (table.target_area > 0)
     out = {"union_iou": iou.copy(), "best_match_iou": iou.copy(), "n_acc": same.astype(np.float64)}
     for k in (k for k, several in enumerate(batch.instances) if several):
         size = [int(batch.heights[k]), int(batch.widths[k])]
@@ -192,7 +192,7 @@ SETS = Measure("sets", ("union_iou", "best_match_iou", "n_acc"), _sets)
 
 def _of_set(column: str, words: str) -> Own:
     def terms(judged: Judged) -> Terms:
-        # A crash answers nothing, which the original would count as right where nothing is meant.
+        # A crash answers nothing, which the original would count as right where there is no target.
         values = np.where(judged.evidence.scores.failed, 0.0, judged.evidence.measured[f"{SETS.name}.{column}"])
         return values, np.ones(len(values))
 
@@ -314,7 +314,7 @@ def _grec(name: str, generalised: bool, source: str, caveats: tuple[str, ...]) -
 
     return Protocol(
         name=name,
-        summary=f"share of sentences whose boxes have an F1 of 1 at {overlap} >= 0.5; no-target is no box",
+        summary=f"share of sentences whose boxes have an F1 of 1 at {overlap} >= 0.5; no-target is not a box",
         source=source,
         text="the expression, lower case",
         binarisation="boxes that score at least 0.7",

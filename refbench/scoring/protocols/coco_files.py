@@ -1,4 +1,4 @@
-"""Annotation files and results of COCO as the evaluators of detections get them: checked, typed and numbered anew.
+"""Annotation files and results of COCO as the evaluators of detections get them: checked, typed and numbered again.
 
 The evaluators take an id of 0 for "no match", let a later row replace an earlier one of the same id, take sizes from a
 `bbox` that nobody checked, and stop with an error of their own at much else. So none of them sees a file: images,
@@ -93,7 +93,7 @@ def read_annotations(path: Path) -> Annotations:
     content = read_json(path)
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in parts):
-        raise DatasetError(f"{path} is no COCO annotation file: it needs images, annotations and categories")
+        raise DatasetError(f"{path} is not a COCO annotation file: it needs images, annotations and categories")
     problems: list[str] = []
     images = _numbered(content["images"], "images", _image, problems)
     categories = _numbered(content["categories"], "categories", Category, problems)
@@ -120,7 +120,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
     """COCO results: a list of {image_id, category_id, segmentation, score}; other keys are not looked at.
 
     Raises:
-        PredictionError: it is no list, or entries cannot be scored; lists every one.
+        PredictionError: it is not a list, or entries cannot be scored; lists every one.
     """
     rows = read_json(path, PredictionError)
     if not isinstance(rows, list):

@@ -36,7 +36,7 @@ def _shares(top: np.ndarray, bottom: np.ndarray, failed: np.ndarray) -> FloatArr
 REFBENCH = Protocol(
     name="refbench",
     summary="original size, union of polygons, every expression, both empty = 1, failures = 0, >=",
-    source="refbench; the choices are those of section 1 of the README's 'How numbers are made'",
+    source="refbench, docs/explanation/numbers.md",
     text="the expression as built",
     binarisation="by the adapter",
     resampling="by the adapter, to the original size",

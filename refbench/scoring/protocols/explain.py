@@ -15,7 +15,7 @@ from decimal import Decimal
 from refbench.errors import PredictionError
 from refbench.scoring.protocols.base import MASK, Evidence, Metric, Precision, Protocol, everyone, value_of
 
-# In the order of a scorer's work; the metric, which is the last, is no field of a protocol.
+# In the order of a scorer's work; the metric, which is the last, is not a field of a protocol.
 REPLAYED = ("units", "target", "canvas", "sample_iou", "both_empty")
 # Fields of a protocol that are part of a choice.
 GOES_WITH = {"target": ("leaves_out_ignored",), "both_empty": ("when_empty",)}
@@ -128,7 +128,7 @@ def _words(rule: Protocol, choice: str) -> str:
 def _rounded(value: float) -> Decimal:
     if math.isnan(value):
         raise PredictionError(
-            "one of the numbers has no value here: its rule divides 0 by 0 where nothing is meant and nothing found; "
+            "one of the numbers has no value here: its rule divides 0 by 0 where there is no target and nothing found; "
             "explain it on a split whose expressions all have a target"
         )
     return Decimal(value).quantize(DECIMALS)

@@ -49,11 +49,11 @@ class ByFlag:
         return "by the flag for no target" if self.pixels is None else f"by fewer than {self.pixels} pixels"
 
     def nothing(self, scores: ScoreTable) -> BoolArray:
-        """Where nothing is meant."""
+        """Where there is no target."""
         return scores.no_target
 
     def said(self, scores: ScoreTable) -> BoolArray:
-        """Which predictions say that nothing is meant."""
+        """Which predictions say that there is no target."""
         if self.pixels is None:
             return scores.predicted_no_target
         return (scores.prediction_area < self.pixels) & ~scores.failed
@@ -69,7 +69,7 @@ class ByFlag:
 
 @dataclass(frozen=True, slots=True)
 class ByRejection:
-    """GSVA and MLLMSeg: a token decides where nothing is meant; a rejected target keeps the credit of its mask.
+    """GSVA and MLLMSeg: a token decides where there is no target; a rejected target keeps the credit of its mask.
 
     What is answered where there is no target adds to the cumulative union on the datasets of `missed_count_on`; on all
     of them for None.
@@ -89,7 +89,7 @@ class ByRejection:
         return empty
 
     def said(self, scores: ScoreTable) -> BoolArray:
-        """Which predictions say that nothing is meant."""
+        """Which predictions say that there is no target."""
         return scores.predicted_no_target
 
     def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
@@ -101,7 +101,7 @@ class ByRejection:
 
 
 def _flags(judged: Judged) -> tuple[BoolArray, BoolArray]:
-    """Where nothing is meant, and where a prediction says so."""
+    """Where there is no target, and where a prediction says so."""
     rule, scores = judged.protocol.both_empty, judged.evidence.scores
     # Under another rule (a step of an explanation) the prediction's own flag is all there is.
     known = rule if isinstance(rule, (ByFlag, ByRejection)) else ByFlag()
@@ -125,7 +125,7 @@ def _gres_target_accuracy(judged: Judged) -> Terms:
 
 
 def _legacy(beside_said: bool) -> Own:
-    """TP / (TP + FP + 1) or, beside what nothing is meant by, TP / (TP + FN + 1); positive is "nothing is meant"."""
+    """TP / (TP + FP + 1) if `beside_said`, else TP / (TP + FN + 1); positive means no-target."""
 
     def terms(judged: Judged) -> Terms:
         nothing, said = _flags(judged)
@@ -191,16 +191,16 @@ GRES_LEGACY_TACC = _gres(
 
 
 def gres_mask_empty(k: float = 50) -> Protocol:
-    """gres for models without a flag: fewer than k pixels on the canvas say that nothing is meant.
+    """gres for models without a flag: fewer than k pixels on the canvas say that there is no target.
 
     Raises:
-        PredictionError: k is no number of pixels.
+        PredictionError: k is not a number of pixels.
     """
     if k < 0 or k != int(k):
         raise PredictionError(f"gres-mask-empty(k) takes a number of pixels, not {k:g}")
     return _gres(
         f"gres-mask-empty({int(k)})",
-        summary="gres for models without a flag: fewer than k pixels on the canvas say that nothing is meant",
+        summary="gres for models without a flag: fewer than k pixels on the canvas say that there is no target",
         source="Liu et al., GRES, CVPR 2023 (the rule is in no code that was read)",
         pixels=int(k),
         caveats=(RESIZED, WITHOUT_CROWDS, WHOLE_NUMBERS),

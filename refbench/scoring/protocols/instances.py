@@ -19,7 +19,7 @@ def _count(batch: Batch) -> Mapping[str, NDArray[Any]]:
         size = [int(batch.heights[k]), int(batch.widths[k])]
         target = [{"size": size, "counts": batch.targets[k]}]
         answers = [{"size": size, "counts": code} for code in batch.instances[k]]
-        # Two empty masks are 0 / 0 to pycocotools, which is no number.
+        # Two empty masks are 0 / 0 to pycocotools, which is not a number.
         iou_sum[k] = float(np.nan_to_num(coco_mask.iou(answers, target, [0])).sum())
     return {"number": number, "iou_sum": iou_sum}
 

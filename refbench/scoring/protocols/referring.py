@@ -188,7 +188,7 @@ GLAMM_3 = Protocol(
     headline="ciou",
     caveats=(
         STORED_MASK,
-        "not deterministic in the original, which draws sentences and question templates anew each time; here the "
+        "not deterministic in the original, which draws sentences and question templates again each time; here the "
         "draw of the seed 0, without the templates",
         "the sentences of an image share one prompt in the original",
         PADDED,

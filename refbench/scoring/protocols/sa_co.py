@@ -1,6 +1,6 @@
 """SA-Co (Segment Anything with Concepts): cgF1 of all instances of a noun phrase, against one annotator or several.
 
-An "image" of its files is a picture with a noun phrase. cgF1 is the F1 of matched instances over the pairs that have
+An "image" of its files is an image with a noun phrase. cgF1 is the F1 of matched instances over the pairs that have
 some (`positive_micro_F1`) times the correlation of "is it there?" over all pairs (`IL_MCC`).
 Source: facebookresearch/sam3 `sam3/eval/cgf1_eval.py` (99d02f2).
 """

@@ -15,7 +15,7 @@ Others do not use pycocotools' rasteriser, or use it elsewhere:
 * `scaled`: ReLA moves the corners of the polygons to its canvas and rasterises them there, as their union. A polygon
   that the file gives in whole numbers is an array of integers there, so its moved corners lose their fractions.
 
-On a canvas (`refbench.scoring.protocols.canvases`) `scaled` is rasterised anew, and everything else is resized.
+On a canvas (`refbench.scoring.protocols.canvases`) `scaled` is rasterised again, and everything else is resized.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def drawn(
     Args:
         objects: the polygons of each object that is meant.
         mask: the stored target. It stays as it is (on a canvas: is resized) where the polygons do not tell it: holes,
-            crowds, masks that were drawn anew.
+            crowds, masks that were redrawn.
         whole_numbers: which polygons, counted over all objects, the annotation file gives in whole numbers.
     """
     if target == SCALED and canvas.side is not None and _tell(objects, mask):
@@ -105,7 +105,7 @@ def _filled_by_opencv(polygons: Polygons, mask: Mask) -> Mask:
     corners = np.concatenate(outlines)
     low, high = corners.min(axis=0), corners.max(axis=0) + 1
     if low.min() < 0 or high[0] > mask.width or high[1] > mask.height:
-        # OpenCV draws a line that leaves the picture a little otherwise than the same line in a larger one.
+        # OpenCV draws a line that leaves the image a little otherwise than the same line in a larger one.
         low, high = np.zeros(2, np.int64), np.array([mask.width, mask.height])
     picture: NDArray[np.uint8] = np.zeros((int(high[1] - low[1]), int(high[0] - low[0])), np.uint8)
     for outline in outlines:

@@ -23,8 +23,8 @@ from refbench.storage.samples import load_objects
 
 def test_scenes_have_the_promised_size_and_kinds(embedded: Path) -> None:
     manifest = read_manifest("scenes")
-    assert manifest["splits"]["test"]["expressions"] >= 1000
-    assert set(manifest["splits"]) == {"train", "val", "test"}
+    assert manifest.splits["test"].expressions >= 1000
+    assert set(manifest.splits) == {"train", "val", "test"}
     kinds = Counter(s.tags[0] for s in load_samples("scenes/test"))
     assert set(kinds) == {*KINDS, "no_target"}
     assert min(kinds.values()) >= 60
@@ -33,7 +33,7 @@ def test_scenes_have_the_promised_size_and_kinds(embedded: Path) -> None:
 def test_scenes_are_the_same_everywhere(embedded: Path) -> None:
     # Golden: whoever renders `scenes` gets this test split, or has another dataset.
     golden = json.loads((Path(__file__).parents[2] / "golden" / "fingerprints.json").read_text())
-    assert {d: read_manifest(d)["fingerprint"] for d in golden} == golden
+    assert {d: read_manifest(d).fingerprint for d in golden} == golden
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
@@ -112,7 +112,7 @@ def test_snapshots_refuse_other_pixels(home: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir(parents=True)
     (folder / "annotations.json").write_text(json.dumps(content))
     monkeypatch.setattr(snapshots, "project_data", lambda name: tmp_path / "data")
-    with pytest.raises(DatasetError, match="is not the photograph that the masks were drawn on"):
+    with pytest.raises(DatasetError, match="is not the image that the masks were drawn on"):
         build_dataset("snapshots", snapshots.build, Sources(), silent)
 
 
@@ -125,5 +125,5 @@ def test_embedded_datasets_take_no_files(home: Path, tmp_path: Path, builder: ob
 def test_fingerprint_feels_content_and_ignores_places(embedded: Path) -> None:
     samples = load_samples("snapshots/test")
     # Loading makes image paths absolute: the fingerprint must not notice.
-    assert samples_fingerprint(samples) == read_manifest("snapshots")["splits"]["test"]["fingerprint"]
+    assert samples_fingerprint(samples) == read_manifest("snapshots").splits["test"].fingerprint
     assert samples_fingerprint(samples[::-1]) != samples_fingerprint(samples)

@@ -13,12 +13,13 @@ from refbench import load_samples
 from refbench.datasets.builders import refcoco_m
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
+from refbench.storage.manifest import Manifest
 from refbench.storage.progress import silent
 
 FILE = "validation-00000-of-00001.parquet"
 
 
-def build(folder: Path) -> dict[str, Any]:
+def build(folder: Path) -> Manifest:
     return build_dataset("refcoco-m", refcoco_m.build, Sources(folder), silent)
 
 
@@ -30,12 +31,12 @@ def rows(test_data: Path) -> tuple[list[dict[str, Any]], pa.Schema]:
 
 def test_the_published_schema(test_data: Path, home: Path) -> None:
     manifest = build(test_data / "photos" / "refcoco-m-schema")
-    assert manifest["splits"]["val"]["images"] == 6
-    assert manifest["splits"]["val"]["expressions"] == 47
+    assert manifest.splits["val"].images == 6
+    assert manifest.splits["val"].expressions == 47
     sample = load_samples("refcoco-m/val")[0]
     assert (sample.expression, sample.category, sample.ann_ids) == ("zebra at the bottom", "zebra", ("590410",))
     assert Path(sample.image_path).is_file()
-    assert build(test_data / "photos" / "refcoco-m-schema")["fingerprint"] == manifest["fingerprint"]
+    assert build(test_data / "photos" / "refcoco-m-schema").fingerprint == manifest.fingerprint
 
 
 def set_mask(key: str, value: Any) -> Any:
@@ -50,7 +51,7 @@ def set_mask(key: str, value: Any) -> Any:
     [
         (set_mask("counts", "zz"), r"row 1, samples\[0\]: broken run-length code"),
         (set_mask("size", [5, 5]), r"row 1, samples\[0\]: "),
-        (lambda rows: rows[1].update(file_name="../up.jpg"), r"row 1: '../up.jpg' is no plain file name"),
+        (lambda rows: rows[1].update(file_name="../up.jpg"), r"row 1: '../up.jpg' is not a plain file name"),
         (lambda rows: rows[1].update(image={"bytes": b"text", "path": ""}), r"row 1: the bytes of .* are no readable"),
         (lambda rows: rows[1].update(image=None), r"row 1: the image .* is missing"),
         (lambda rows: rows[1]["samples"].append(rows[1]["samples"][0]), r"row 1, samples\[\d+\]: the sample id"),

@@ -1,4 +1,4 @@
-"""The REFER release: published counts, real photographs, and files that are broken or forged."""
+"""The REFER release: published counts, real images, and files that are broken or forged."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from refbench import load_samples
 from refbench.datasets.builders import pickles, refer
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError
-from refbench.storage.manifest import dataset_folder
+from refbench.storage.manifest import Manifest, dataset_folder
 from refbench.storage.progress import silent
 from refbench.storage.samples import load_objects
 
 
-def build(annotations: Path, images: Path | None = None, dataset: str = "refcoco") -> dict[str, Any]:
+def build(annotations: Path, images: Path | None = None, dataset: str = "refcoco") -> Manifest:
     return build_dataset(dataset, refer.build, Sources(annotations, images), silent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "counts"),
     [
@@ -42,9 +43,9 @@ def test_published_counts_and_one_fingerprint(
 ) -> None:
     first = build(test_data / "whole-splits" / "refer", dataset=dataset)
     second = build(test_data / "whole-splits" / "refer", dataset=dataset)
-    assert {k: first["splits"]["val"][k] for k in counts} == counts
-    assert list(first["splits"]) == ["val"]
-    assert first["fingerprint"] == second["fingerprint"]
+    assert {k: getattr(first.splits["val"], k) for k in counts} == counts
+    assert list(first.splits) == ["val"]
+    assert first.fingerprint == second.fingerprint
     assert len(load_samples(f"{dataset}/val")) == counts["expressions"]
 
 
@@ -65,14 +66,14 @@ def test_the_file_itself_and_any_image_folder_are_taken(test_data: Path, home: P
     base = test_data / "photos"
     whole = build(base / "refer", base / "images")
     alone = build(base / "refer" / "refcoco" / "refs(unc).p", base / "images" / "train2014")
-    assert whole["fingerprint"] == alone["fingerprint"] == build(base / "refer")["fingerprint"]
+    assert whole.fingerprint == alone.fingerprint == build(base / "refer").fingerprint
     assert load_samples("refcoco/val")[0].image_path == ""
 
 
 @pytest.mark.parametrize("protocol", range(5))
 def test_every_pickle_protocol(tmp_path: Path, home: Path, protocol: int) -> None:
     manifest = build(refer_release.write(tmp_path, *refer_release.content(), protocol=protocol), tmp_path / "images")
-    assert manifest["splits"]["val"]["expressions"] == 3
+    assert manifest.splits["val"].expressions == 3
     sample = load_samples("refcoco/val")[0]
     assert (sample.expression, sample.raw_expression) == ("left square", "LEFT SQUARE")
 
@@ -146,15 +147,15 @@ def test_all_problems_are_told_at_once(tmp_path: Path, home: Path) -> None:
 def test_a_broken_distractor_is_a_note_not_an_error(tmp_path: Path, home: Path) -> None:
     refs, instances = break_("refs.pop(1); annotation['segmentation'] = [[1, 1, 2, 2]]")
     manifest = build(refer_release.write(tmp_path, refs, instances), tmp_path / "images")
-    assert any("annotations[1] (id 12)" in note for note in manifest["notes"])
-    assert manifest["objects"] == 2
+    assert any("annotations[1] (id 12)" in note for note in manifest.notes)
+    assert manifest.objects == 2
 
 
 def test_an_older_build_survives_a_failed_one(tmp_path: Path, home: Path) -> None:
     good = build(refer_release.write(tmp_path / "good", *refer_release.content()))
     with pytest.raises(DatasetError):
         build(refer_release.write(tmp_path / "bad", *break_("annotation['segmentation'] = []")))
-    assert len(load_samples("refcoco/val")) == good["splits"]["val"]["expressions"]
+    assert len(load_samples("refcoco/val")) == good.splits["val"].expressions
     assert [p.name for p in dataset_folder("refcoco").parent.iterdir()] == ["refcoco"]
 
 

@@ -1,4 +1,4 @@
-"""Files as people really have them: gaps that their authors know of, text in old encodings, photographs elsewhere."""
+"""Files as people really have them: gaps that their authors know of, text in old encodings, images elsewhere."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
 from refbench.plugins.loading import load
+from refbench.storage.manifest import Manifest
 from refbench.storage.progress import silent
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def build(dataset: str, annotations: Path, images: Path | None = None) -> dict[str, Any]:
+def build(dataset: str, annotations: Path, images: Path | None = None) -> Manifest:
     return build_dataset(dataset, load("builders", dataset), Sources(annotations, images), silent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["grefcoco", "refzom", "refcoco"])
 def test_refs_without_sentences_are_left_out_and_counted(
     tmp_path: Path, home: Path, refbench: Cli, dataset: str
@@ -47,10 +49,10 @@ def test_refs_without_sentences_are_left_out_and_counted(
             ref["ann_id"] = [4711] if isinstance(ref["ann_id"], list) else 4711
         silent_ones.append(ref)
     manifest = build(dataset, write(tmp_path / "gaps", [*silent_ones[:2], *refs, silent_ones[2]], instances))
-    assert manifest["fingerprint"] == whole["fingerprint"]
-    assert manifest["splits"][split]["refs_without_sentences"] == 3
-    assert f"3 refs have no sentences and are left out: {split} 3" in manifest["notes"]
-    assert "refs_without_sentences" not in whole["splits"][split]
+    assert manifest.fingerprint == whole.fingerprint
+    assert manifest.splits[split].refs_without_sentences == 3
+    assert f"3 refs have no sentences and are left out: {split} 3" in manifest.notes
+    assert "refs_without_sentences" not in whole.to_json()["splits"][split]
     told = json.loads(refbench("verify", dataset, "--json").stdout)["checks"]
     assert [c["found"] for c in told if c["what"] == "refs without sentences"] == ["3"]
 
@@ -84,8 +86,8 @@ def test_text_in_another_encoding_is_refused_with_its_row(tmp_path: Path, home: 
 def test_a_code_page_is_told(tmp_path: Path, home: Path) -> None:
     content = {**mini.reasonseg(), "text": ["the caf\u00e9\u2019s cup"]}
     manifest = build("reasonseg", mini.write_reasonseg(tmp_path / "a", content, "cp1252"))
-    assert manifest["notes"] == ["2 files are not in UTF-8 and were read in code page 1252, as LISA reads them"]
-    assert build("reasonseg", mini.write_reasonseg(tmp_path / "b", content))["notes"] == []
+    assert manifest.notes == ["2 files are not in UTF-8 and were read in code page 1252, as LISA reads them"]
+    assert build("reasonseg", mini.write_reasonseg(tmp_path / "b", content)).notes == []
 
 
 def with_names(rename: Callable[[str], str]) -> tuple[Any, Any]:
@@ -117,7 +119,7 @@ def test_photographs_are_found_where_their_names_lead(
         path.rename(images / place / path.name)
     manifest = build("refcoco", annotations, images)
     assert all(Path(s.image_path).parent == images / place for s in load_samples("refcoco/val"))
-    assert manifest["notes"] == []
+    assert manifest.notes == []
 
 
 def test_photographs_under_their_names_of_2017(tmp_path: Path, home: Path) -> None:
@@ -128,11 +130,11 @@ def test_photographs_under_their_names_of_2017(tmp_path: Path, home: Path) -> No
         path.rename(images / path.name.removeprefix("COCO_train2014_"))
     manifest = build("refcoco", annotations, tmp_path / "coco")
     assert load_samples("refcoco/val")[0].image_path == str(images / "000000000001.jpg")
-    said = "2 photographs were found under their names in another COCO release (the same pictures)"
-    assert manifest["notes"] == [said]
+    said = "2 images were found under their names in another COCO release (the same images)"
+    assert manifest.notes == [said]
     # And the other way round.
     back = refer_release.write(tmp_path / "back", *with_names(lambda n: n.removeprefix("COCO_train2014_")))
-    assert build("refcoco", back, tmp_path / "back" / "images")["notes"] == [said]
+    assert build("refcoco", back, tmp_path / "back" / "images").notes == [said]
 
 
 def test_one_photograph_is_not_taken_for_two(tmp_path: Path, home: Path) -> None:
@@ -168,7 +170,7 @@ def test_sets_with_folders_in_their_names(tmp_path: Path, home: Path, flat: bool
         (place / plain).rename(target)
     (place / "_annotations_min1cat.coco.json").write_text(json.dumps(content))
     manifest = build("sginw-Fruits", root)
-    assert manifest["notes"] == []
+    assert manifest.notes == []
     assert all(Path(s.image_path).is_file() for s in load_samples("sginw-Fruits/valid"))
 
 
@@ -176,9 +178,9 @@ def test_photographs_that_are_not_there_are_told(tmp_path: Path, home: Path) -> 
     root = mini.write_sginw(tmp_path, mini.sginw())
     for path in root.rglob("*.jpg"):
         path.unlink()
-    notes = build("sginw-Fruits", root)["notes"]
+    notes = build("sginw-Fruits", root).notes
     place = root / "Fruits" / "valid"
-    assert f"valid: none of its photographs is in {place}; the first is named fruit-1.jpg" in notes
+    assert f"valid: none of its images is in {place}; the first is named fruit-1.jpg" in notes
 
 
 def test_lvis_without_addresses(tmp_path: Path, home: Path) -> None:

@@ -35,9 +35,9 @@ def build(annotations: Path, dataset: str = "sa-co-gold", splits: tuple[str, ...
 def test_pairs_become_samples(tmp_path: Path, home: Path) -> None:
     file = mini.write_sa_co(tmp_path, mini.sa_co())
     manifest = build(file)
-    split = manifest["splits"]["crowded-a"]
-    # Two phrases of one picture are no independent evidence: they share its image.
-    assert (split["expressions"], split["no_target"], split["images"]) == (4, 1, 2)
+    split = manifest.splits["crowded-a"]
+    # Two phrases of one image are no independent evidence: they share its image.
+    assert (split.expressions, split.no_target, split.images) == (4, 1, 2)
     square, nothing, thing, crowd = load_samples("sa-co-gold/crowded-a")
     assert square.sample_id == "sa-co-gold/crowded-a/10/0"
     assert square.image_id == nothing.image_id == "crowded-a-1/1001/metaclip_1.jpeg"
@@ -46,20 +46,20 @@ def test_pairs_become_samples(tmp_path: Path, home: Path) -> None:
     objects = {o.ann_id: o for o in load_objects("sa-co-gold")}
     both = [objects[i] for i in square.ann_ids]
     assert square.target == both[0].mask.union(both[1].mask)
-    # The file's boxes are shares of the picture.
+    # The file's boxes are shares of the image.
     assert [o.box_xywh for o in both] == [o.mask.box_xywh for o in both]
     assert (nothing.expression, nothing.no_target, nothing.target.area) == ("a fish_ball", True, 0)
     assert thing.tags == ()
     assert crowd.tags == ("not-exhaustive", "not-pixel-exhaustive")
     assert objects["crowded-a-4"].crowd
-    assert any("1 of 4 pairs are not annotated exhaustively; they are kept" in note for note in manifest["notes"])
+    assert any("1 of 4 pairs are not annotated exhaustively; they are kept" in note for note in manifest.notes)
 
 
 def test_what_is_not_exhaustive_can_be_skipped(tmp_path: Path, home: Path) -> None:
     manifest = build(mini.write_sa_co(tmp_path, mini.sa_co()), not_exhaustive="skip")
-    assert manifest["splits"]["crowded-a"]["expressions"] == 3
+    assert manifest.splits["crowded-a"].expressions == 3
     assert len(load_objects("sa-co-gold")) == 3
-    assert any("1 of 4 pairs are not annotated exhaustively; they are skipped" in n for n in manifest["notes"])
+    assert any("1 of 4 pairs are not annotated exhaustively; they are skipped" in n for n in manifest.notes)
 
 
 def test_annotators_stand_apart(tmp_path: Path, home: Path) -> None:
@@ -67,10 +67,10 @@ def test_annotators_stand_apart(tmp_path: Path, home: Path) -> None:
         content = mini.sa_co()
         content["annotations"] = content["annotations"][: 1 + "abc".index(annotator)]
         mini.write_sa_co(tmp_path, content, f"gold_crowded_merged_{annotator}_release_test.json")
-    assert list(build(tmp_path)["splits"]) == ["crowded-a", "crowded-b", "crowded-c"]
+    assert list(build(tmp_path).splits) == ["crowded-a", "crowded-b", "crowded-c"]
     assert [len(load_samples(f"sa-co-gold/crowded-{a}")[0].ann_ids) for a in "abc"] == [1, 2, 2]
     assert len({o.ann_id for o in load_objects("sa-co-gold")}) == 1 + 2 + 3
-    assert list(build(tmp_path, splits=("crowded-b",))["splits"]) == ["crowded-b"]
+    assert list(build(tmp_path, splits=("crowded-b",)).splits) == ["crowded-b"]
     # What is published of the whole does not fit a miniature.
     assert verify("sa-co-gold").state == "differs"
 
@@ -79,7 +79,7 @@ def test_silver_has_one_file_a_domain(tmp_path: Path, home: Path) -> None:
     assert (len(FILES["sa-co-gold"]), len(FILES["sa-co-silver"])) == (21, 10)
     mini.write_sa_co(tmp_path, mini.sa_co(), "silver_droid_merged_test.json")
     mini.write_sa_co(tmp_path, mini.sa_co(), "silver_fathomnet_test.json")
-    assert set(build(tmp_path, "sa-co-silver")["splits"]) == {"droid", "fathomnet"}
+    assert set(build(tmp_path, "sa-co-silver").splits) == {"droid", "fathomnet"}
     with pytest.raises(DatasetError, match="hold no file of sa-co-gold"):
         build(tmp_path, "sa-co-gold")
 
@@ -103,7 +103,7 @@ def test_broken_rows_are_told(tmp_path: Path, home: Path) -> None:
 
 def test_files_are_told_apart_by_their_names(tmp_path: Path, home: Path) -> None:
     file = mini.write_sa_co(tmp_path, mini.sa_co())
-    with pytest.raises(DatasetError, match=r"is no file of sa-co-silver, which are named like silver_bdd100k"):
+    with pytest.raises(DatasetError, match=r"is not a file of sa-co-silver, which are named like silver_bdd100k"):
         build(file, "sa-co-silver")
     (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(DatasetError, match="two files for the split crowded-a"):
@@ -114,7 +114,7 @@ def test_an_annotation_without_a_pixel_is_counted(tmp_path: Path, home: Path) ->
     content = mini.sa_co()
     height, width = mini.SIZES[1]
     content["annotations"][1]["segmentation"] = {"size": [height, width], "counts": [height * width]}
-    notes = build(mini.write_sa_co(tmp_path, content))["notes"]
+    notes = build(mini.write_sa_co(tmp_path, content)).notes
     assert any("annotations without a pixel, which are left out: 1" in note for note in notes)
     assert load_samples("sa-co-gold/crowded-a")[0].ann_ids == ("crowded-a-1",)
 
@@ -149,6 +149,7 @@ def cgf1(refbench: Cli, folder: Path, *truths: Path) -> dict[str, float]:
     return metrics
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_against_each_annotator(refbench: Cli, tmp_path: Path, home: Path) -> None:
     truths = []
     for annotator in "abc":
@@ -183,6 +184,7 @@ class Failing(Exact):
         return super().segment_samples(samples, images)
 
 
+@pytest.mark.slow
 def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_path: Path, home: Path) -> None:
     truth = mini.write_sa_co(tmp_path, mini.sa_co())
     build(tmp_path)

@@ -22,9 +22,12 @@ from events import GIVE_UP_SECONDS, calls, wait_until
 
 from refbench import load_samples, run, score
 from refbench.errors import AdapterError, RunError, TooManyFailures
-from refbench.runs.plan import plan_batches, plan_shards, shard_paths
+from refbench.runs.folder import RunFolder
+from refbench.runs.plan import plan_batches, plan_shards
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table
+
+pytestmark = pytest.mark.slow  # kills and clusters
 
 ADAPTERS = Path(__file__).parent.parent / "adapters" / "exact_adapters.py"
 SLOW, SLOWER = {"seconds": "0.002"}, {"seconds": "0.004"}
@@ -33,7 +36,7 @@ SLOW, SLOWER = {"seconds": "0.002"}, {"seconds": "0.004"}
 def content(folder: Path) -> dict[str, bytes]:
     """What must not depend on who computed it."""
     score(folder)
-    names = [*shard_paths(folder), folder / "scores.parquet", folder / "summary.json"]
+    names = [*RunFolder(folder).written, folder / "scores.parquet", folder / "summary.json"]
     return {p.name: p.read_bytes() for p in names}
 
 
@@ -105,7 +108,7 @@ class Killer(threading.Thread):
             self._let_pass(self.moments.randrange(1, 30))
             asking = self._asking()
             fresh = asking and all(died_over.get(shard) != batch for shard, batch in asking.items())
-            if not fresh or before - self.left >= 3 * (1 + len(shard_paths(self.folder))):
+            if not fresh or before - self.left >= 3 * (1 + len(RunFolder(self.folder).written)):
                 continue
             workers = [p for p in psutil.Process().children(recursive=True) if self.is_worker in _command(p)]
             if workers:
@@ -152,7 +155,7 @@ def test_workers_killed_at_random_leave_no_trace(
         killer.join()
         assert result.failures == 0
         kills = killer.left
-        for path in shard_paths(folder) if kills else []:
+        for path in RunFolder(folder).written if kills else []:
             path.unlink()
     assert content(folder) == reference
 
@@ -170,12 +173,14 @@ def test_a_sample_that_kills_its_process_is_a_failed_one(
         f"{ADAPTERS}:Deadly", "scenes/val", options={"word": poison}, engine=engine, workers=workers,
         out=tmp_path / "run", max_failures=len(poisoned), log=said.append,
     )  # fmt: skip
-    rows = {p.sample_id: p for path in shard_paths(result.folder) for p in predictions_from_table(read_table(path))}
+    rows = {
+        p.sample_id: p for path in RunFolder(result.folder).written for p in predictions_from_table(read_table(path))
+    }
     failed = {key: p.error for key, p in rows.items() if p.error}
     assert failed.keys() == poisoned
     assert all("the process of the adapter died over this sample" in error for error in failed.values())
     fine = run(Threshold(), "scenes/val", out=tmp_path / "fine").folder
-    expected = {p.sample_id: p for path in shard_paths(fine) for p in predictions_from_table(read_table(path))}
+    expected = {p.sample_id: p for p in RunFolder(fine).predictions()}
     assert {k: p.mask for k, p in rows.items() if k not in poisoned} == {
         k: p.mask for k, p in expected.items() if k not in poisoned
     }
@@ -195,7 +200,7 @@ def test_adapters_that_cannot_start_in_workers(embedded: Path, cluster: None, tm
         options = {"how": "raise"}
         with pytest.raises(AdapterError, match=r"failed on each of the first \d+ samples: ValueError: no thanks"):
             run(f"{ADAPTERS}:Misbehaving", "scenes/val", options=options, engine=engine, workers=2, out=tmp_path / "d")
-    assert not shard_paths(tmp_path / "d")
+    assert not RunFolder(tmp_path / "d").written
     with pytest.raises(RunError, match="there is no engine 'slurm'; known: local, ray"):
         run("nothing", "scenes/val", engine="slurm")
 
@@ -208,7 +213,7 @@ def test_a_later_shard_that_fails_as_a_whole_is_kept(embedded: Path, tmp_path: P
     options = {"first": Path(min(first)).name}
     with pytest.raises(TooManyFailures, match=f"{len(second)} of 500 samples failed, 0 are allowed"):
         run(f"{ADAPTERS}:Late", "scenes/val", options=options, workers=workers, out=tmp_path / "run")
-    assert len(shard_paths(tmp_path / "run")) == 2
+    assert len(RunFolder(tmp_path / "run").written) == 2
 
 
 def test_one_worker_that_cannot_load_does_not_stop_the_others(
@@ -256,13 +261,13 @@ def test_a_killed_driver_takes_its_workers_along_and_others_go_on(
     # Both workers wait in their third shard at the latest.
     environment = {**os.environ, CALLS: str(told), LAST_CALL: str(100)}
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert wait_until(lambda: calls(told) >= 100 and shard_paths(folder), driver)
+    assert wait_until(lambda: calls(told) >= 100 and RunFolder(folder).written, driver)
     children = psutil.Process(driver.pid).children(recursive=True)
     workers = [p for p in children if any(kind in _command(p) for kind in ("multiprocessing.spawn", "ray::Actor"))]
     assert len(workers) == 2
     driver.kill()
     driver.wait()
-    assert 0 < len(shard_paths(folder)) < 5
+    assert 0 < len(RunFolder(folder).written) < 5
     assert psutil.wait_procs(workers, timeout=GIVE_UP_SECONDS)[1] == []
     result = run(f"{ADAPTERS}:Threshold", "scenes/test", options=SLOWER, workers=3, out=folder)
     assert result.resumed >= 256

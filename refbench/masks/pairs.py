@@ -1,0 +1,31 @@
+"""The six counts of a pair of masks, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_intersection", "boundary_union")
+
+
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """Counts of N pairs of masks in pixels, int64 (N,) each; the boundary ones are of the bands of Boundary IoU."""
+
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    prediction_area: NDArray[np.int64]
+    target_area: NDArray[np.int64]
+    boundary_intersection: NDArray[np.int64]
+    boundary_union: NDArray[np.int64]
+
+    @staticmethod
+    def of(table: NDArray[np.int64]) -> PairCounts:
+        """From a table, int64 (N, 6), whose columns are in the order of COUNTS."""
+        return PairCounts(*(np.ascontiguousarray(column) for column in table.T))
+
+    def by_name(self) -> dict[str, NDArray[np.int64]]:
+        """Name -> counts."""
+        return {name: getattr(self, name) for name in COUNTS}

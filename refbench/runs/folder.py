@@ -1,0 +1,238 @@
+"""The folder of a run: where its files lie, and their content, checked where it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refbench.errors import DatasetError, MaskError, RunError
+from refbench.records import Prediction, RunInfo
+from refbench.runs.timings import TIMINGS_SCHEMA
+from refbench.storage.files import read_record, read_table, write_json, write_table
+from refbench.storage.manifest import split_fingerprint
+from refbench.storage.predictions import Claim, SampleIndex, predictions_from_table
+
+RUN_FILE = "run.json"
+BATCH_ROWS = 4096
+CLAIM_COLUMNS = ("sample_id", "height", "width", "counts", "no_target", "instances", "error")
+# What two calls must have in common to be one run.
+IDENTITY = (
+    "adapter", "adapter_options", "code_sha256", "weights_sha256", "dataset", "split", "fingerprint", "limit",
+    "shards", "device", "batch_size", "batch_pixels", "deterministic", "mode", "refbench_version",
+)  # fmt: skip
+AGAIN = "run the same `refbench run` command again"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardTally:
+    """Samples of a written shard that failed, and the notes of its answers."""
+
+    failures: int
+    notes: Counter[str]
+
+
+class RunFolder:
+    """The folder of a run.
+
+    A shard file that is there is done. Nothing is read before it is asked for; what a stranger may have written is
+    checked then, and a RunError names the file at fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it holds a run."""
+        return self.info_path.is_file()
+
+    @property
+    def info_path(self) -> Path:
+        """Where run.json lies."""
+        return self.path / RUN_FILE
+
+    @property
+    def timings_path(self) -> Path:
+        """Where the stages of each shard are kept, in seconds."""
+        return self.path / "timings.parquet"
+
+    def shard_path(self, number: int) -> Path:
+        """Where the predictions of a shard go."""
+        return self.path / "predictions" / f"part-{number:05d}.parquet"
+
+    def journal_path(self, number: int) -> Path:
+        """Where a worker writes down which samples it asks about next: if it dies, they are known."""
+        return self.path / "working" / f"part-{number:05d}.json"
+
+    def journals(self) -> list[Path]:
+        """The journals that are there."""
+        return sorted((self.path / "working").glob("part-*.json"))
+
+    @cached_property
+    def info(self) -> RunInfo:
+        """The content of run.json, checked.
+
+        Raises:
+            RunError: it is not there, or was not written by `refbench run`.
+        """
+        info = read_record(self.info_path, RunInfo, RunError, AGAIN)
+        if info.shards > info.samples:
+            raise RunError(f"{self.info_path} states {info.shards} shards of {info.samples} samples; {AGAIN}")
+        return info
+
+    @property
+    def written(self) -> list[Path]:
+        """The shards that are there, in order."""
+        return sorted((self.path / "predictions").glob("part-*.parquet"))
+
+    @property
+    def shards(self) -> list[Path]:
+        """Where all shards of the run lie, in order, whether they are there or not."""
+        return [self.shard_path(k) for k in range(self.info.shards)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every shard is there."""
+        return all(path.is_file() for path in self.shards)
+
+    def claim(self, info: RunInfo) -> RunInfo:
+        """Write run.json, or check that the one that is there is of the same run, and return it.
+
+        Raises:
+            RunError: the folder belongs to another run.
+        """
+        if not self.is_there:
+            if self.written:
+                raise RunError(f"{self} holds predictions but no {RUN_FILE}; choose another folder with --out")
+            self.write_info(info)
+            return info
+        before = self.info
+        for leftover in (self.path / "predictions").glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        changed = [
+            f"{name} {_short(there)} there, {_short(now)} now"
+            for name in IDENTITY
+            if (there := getattr(before, name)) != (now := getattr(info, name))
+        ]
+        if changed:
+            if before.code_sha256 != info.code_sha256:
+                changed.append("the code of the adapter has changed since")
+            raise RunError(
+                f"{self} belongs to another run ({'; '.join(changed)}); choose another folder with --out, or remove it"
+            )
+        return before
+
+    def write_info(self, info: RunInfo) -> None:
+        """Write run.json."""
+        write_json(self.info_path, dataclasses.asdict(info))
+        self.__dict__["info"] = info
+
+    def check_complete(self) -> None:
+        """Raise RunError unless the run is finished, whole, and made on the dataset as it is built now."""
+        info, now = self.info, split_fingerprint(self.info.address)
+        if info.fingerprint != now:
+            raise RunError(
+                f"{self} was made on another version of {info.address} (fingerprint {info.fingerprint[:12]}..., "
+                f"built now: {now[:12]}...); build that version again, or run the model on this one"
+            )
+        if not info.finished:
+            raise RunError(f"{self} is not finished; {AGAIN} to complete it")
+        missing = [path.name for path in self.shards if not path.is_file()]
+        if missing:
+            raise RunError(f"{self} lacks {', '.join(missing)}; {AGAIN} to complete it")
+
+    def tally(self, number: int) -> ShardTally:
+        """Failures and notes of a shard that is there."""
+        path = self.shard_path(number)
+        try:
+            table = read_table(path, ["error", "note"])
+            errors, notes = table["error"].to_pylist(), table["note"].to_pylist()
+        except (DatasetError, KeyError):
+            raise RunError(f"{path} is damaged; remove it and {AGAIN}") from None
+        return ShardTally(sum(1 for error in errors if error), Counter(n for n in notes if n))
+
+    def first_error(self) -> str:
+        """The first sample that failed and why, in words."""
+        for path in self.shards:
+            for row in read_table(path, ["sample_id", "error"]).to_pylist():
+                if row["error"]:
+                    return f"{row['sample_id']}: {row['error']}"
+        return "none"
+
+    def predictions(self, wanted: Collection[str] | None = None) -> Iterator[Prediction]:
+        """The predictions in order; of the samples `wanted`, if given.
+
+        Raises:
+            RunError: a shard is missing or damaged.
+        """
+        for path in self.shards:
+            try:
+                table = read_table(path)
+                if wanted is not None:
+                    table = table.filter([sample_id in wanted for sample_id in table["sample_id"].to_pylist()])
+                yield from predictions_from_table(table)
+            except (DatasetError, MaskError, pa.ArrowException, KeyError, AttributeError, TypeError) as error:
+                raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
+
+    def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+        """The predictions as `(where, row, claim)`, codes unchecked, for counting; each sample of the run once.
+
+        Raises:
+            RunError: a shard is damaged, holds a sample twice, or one of the run's samples is in none.
+            PredictionError: a sample is not in the split, or its mask has another size.
+        """
+        seen = np.zeros(len(index.sample_ids), bool)
+        for path in self.shards:
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(CLAIM_COLUMNS)):
+                        for where, row, claim in _claims(path, batch, index):
+                            if seen[row]:
+                                raise RunError(f"{where} is there twice in {self}; remove {path.name} and {AGAIN}")
+                            seen[row] = True
+                            yield where, row, claim
+            except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
+                raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
+        if not seen.all():
+            first = index.sample_ids[int(np.argmin(seen))]
+            raise RunError(
+                f"{self} has no answer to {int((~seen).sum())} of its samples, the first is {first}: its shards are "
+                f"not those of the run; remove its folder predictions and {AGAIN}"
+            )
+
+    def timings(self) -> list[dict[str, Any]]:
+        """The rows of timings.parquet, one a shard; none if it is not there."""
+        rows: list[dict[str, Any]] = read_table(self.timings_path).to_pylist() if self.timings_path.exists() else []
+        return rows
+
+    def write_timings(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write timings.parquet, by shard."""
+        ordered = sorted(rows, key=lambda row: row["shard"])
+        write_table(self.timings_path, pa.Table.from_pylist(ordered, schema=TIMINGS_SCHEMA))
+
+
+def _claims(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
+    columns = (batch.column(name).to_pylist() for name in CLAIM_COLUMNS)
+    for sample_id, height, width, counts, no_target, instances, error in zip(*columns, strict=True):
+        where = f"{path} sample {sample_id}"
+        row = index.row(where, sample_id)
+        index.check_size(where, row, height, width)
+        several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
+        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
+
+
+def _short(value: Any) -> str:
+    """Format a value for a message; shorten hashes."""
+    return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
