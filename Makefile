@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 COMPILE := $(BIN)/python -c "from refbench import Mask, pair_counts; pair_counts([Mask.full(9, 9)], [Mask.full(9, 9)])"
 
-.PHONY: help install demo test lint fuzz bench train-tiny clean
+.PHONY: help install demo test test-all test-slow coverage lint docs fuzz bench train-tiny clean
 
 help:
 	@echo "make demo        build the embedded datasets, run five segmenters, rank them (under a minute after install)"
-	@echo "make test        the whole test suite"
+	@echo "make test        the fast tests (five minutes on two cores)"
+	@echo "make test-all    all tests: statistics, kills, clusters and environments too"
+	@echo "make docs        the documentation in site/, in strict mode"
+	@echo "make coverage    all tests, and which lines they ran"
 	@echo "make lint        ruff and mypy"
 	@echo "make fuzz        24,000 mutated files over the dataset readers, 20,000 over AP (fifteen minutes)"
 	@echo "make bench       speed and memory, printed as ratios against named peers"
@@ -25,7 +28,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[models,hub,ap,dev]'
+	$(PIP) -e '.[models,hub,ap,docs,dev]'
 	@touch $@
 
 install: $(VENV)/.dev
@@ -34,7 +37,19 @@ demo: $(VENV)/.demo
 	$(BIN)/refbench demo
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n auto -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n auto -m slow
+
+test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n auto
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n auto --cov=refbench --cov-report=term:skip-covered --cov-report=html
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -53,4 +68,4 @@ train-tiny: $(VENV)/.dev
 	$(BIN)/python -m refbench.adapters.tiny.train
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site htmlcov .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
