@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Search works from the file system without a request: the theme would load its help from another host."""
-    return output.replace("https://unpkg.com/iframe-worker/shim", get_relative_url("assets/file-worker.js", page.url))
+    local = get_relative_url("assets/file-worker.js", page.url)
+    return re.sub(r"https://[^\"]+/iframe-worker/shim", local, output)
 
 
 ADAPTERS = """# Adapters
