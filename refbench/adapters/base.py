@@ -86,15 +86,20 @@ class AdapterExtras:
         """Those of an adapter.
 
         Raises:
-            AdapterError: the batch size is not a whole number above 0, or the seed not a whole number.
+            AdapterError: the seed is not a whole number, or what should be a method is none.
         """
         names = [f.name for f in dataclasses.fields(AdapterExtras)]
         found = AdapterExtras(**{n: getattr(adapter, n) for n in names if hasattr(adapter, n)})
         name = getattr(adapter, "name", type(adapter).__name__)
-        if not isinstance(found.batch_size, int) or found.batch_size < 1:
-            raise AdapterError(f"the batch size of {name} must be a whole number above 0, not {found.batch_size!r}")
         if not isinstance(found.seed, int):
             raise AdapterError(f"the seed of {name} must be a whole number, not {found.seed!r}")
+        for method in ("usage", "remarks", "begin_shard", "close"):
+            value = getattr(found, method)
+            if value is not None and not callable(value):
+                raise AdapterError(
+                    f"{name}.{method} must be a method, not {type(value).__name__}: refbench calls it. Rename the "
+                    "attribute if it means something else"
+                )
         return found
 
 

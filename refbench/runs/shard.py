@@ -242,8 +242,8 @@ def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
             f"{job.adapter} is not an adapter: it needs a `name` and a method `segment(images, expressions)`"
         )
     size = extras.batch_size if job.batch_size is None else job.batch_size
-    if size < 1:
-        raise AdapterError(f"the batch size must be above 0, not {size}")
+    if not isinstance(size, int) or size < 1:
+        raise AdapterError(f"the batch size of {adapter.name} must be a whole number above 0, not {size!r}")
     return Facts(
         name=adapter.name,
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),

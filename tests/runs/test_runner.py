@@ -370,3 +370,17 @@ def test_folders_of_runs_with_long_options_differ(home: Path) -> None:
     one, other = (default_folder("mine", {**long, "weights": w}, "d/s") for w in ("x", "y"))
     assert one != other
     assert len(one.parent.name) == 120
+
+
+def test_what_an_adapter_may_have_is_checked_when_it_is_loaded(embedded: Path, tmp_path: Path) -> None:
+    class Odd(Threshold):
+        batch_size = None
+        remarks = "a text where refbench expects a method"
+
+    with pytest.raises(AdapterError, match=r"remarks must be a method, not str: refbench calls it"):
+        run(Odd(), "snapshots/test", out=tmp_path / "a")
+    del Odd.remarks
+    with pytest.raises(AdapterError, match=r"batch size of .* must be a whole number above 0, not None"):
+        run(Odd(), "snapshots/test", out=tmp_path / "b")
+    # A size of the caller's takes its place.
+    assert run(Odd(), "snapshots/test", batch_size=4, out=tmp_path / "c").failures == 0
