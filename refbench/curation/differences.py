@@ -141,6 +141,7 @@ def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
     run = RunFolder(folder)
     if run.info.address != first:
         raise RunError(f"{folder} is a run on {run.info.address}; `diff` wants runs on {first}, the first version")
+    run.check_complete()
     counted = count(run, first, [], [])
     whole = counted.scores
     ids = whole.sample_ids()

@@ -48,6 +48,7 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         RunError: the run is not there, or not whole.
     """
     run = RunFolder(folder)
+    run.check_complete()
     info = run.info
     places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, info.split)
     samples = {s.sample_id: s for s in load_samples(info.address)}

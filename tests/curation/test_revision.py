@@ -23,6 +23,7 @@ from refbench.curation.revision import apply
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import load
+from refbench.runs.folder import RunFolder
 from refbench.storage.manifest import dataset_folder, read_manifest
 from refbench.storage.progress import silent
 
@@ -142,6 +143,9 @@ def test_diff_tells_masks_and_ranking(own: Path, ledger: Path, tmp_path: Path, r
     assert len((tmp_path / "d.csv").read_text().splitlines()) == len(found.masks) + 1
     with pytest.raises(RunError, match="wants runs on cleaned/val"):
         diff("cleaned/val", SOURCE, folders[:1])
+    RunFolder(folders[0]).written[-1].unlink()
+    with pytest.raises(RunError, match="lacks part-"):
+        diff(SOURCE, "cleaned/val", folders[:1])
     build_dataset("snapshots", load("builders", "snapshots"), Sources(), silent)
     with pytest.raises(DatasetError, match="share no expression"):
         diff(SOURCE, "snapshots/test")
