@@ -105,6 +105,7 @@ def _json_of(scored: Scored) -> dict[str, Any]:
     return {
         "dataset": scored.address,
         "fingerprint": scored.fingerprint,
+        "missing": scored.missing,
         "protocols": {
             name: {
                 "metrics": {m: _number(e.value) for m, e in summary.metrics.items()},
@@ -132,7 +133,8 @@ def _show(scored: Scored) -> None:
         for metric, e in summary.metrics.items():
             interval = f"[{e.low:.2f}, {e.high:.2f}]"
             rows.append([name, metric, f"{e.value:.2f}", interval, str(summary.samples)])
-    title = f"{scored.address}: {len(scored.scores)} samples, {whole.failures} failed"
+    missing = f" ({scored.missing} of them have no prediction)" if scored.missing else ""
+    title = f"{scored.address}: {len(scored.scores)} samples, {whole.failures} failed{missing}"
     print_table(title, ["protocol", "metric", "%", "95 % interval", "samples"], rows)
     for note in scored.notes:
         remark(note)

@@ -155,19 +155,21 @@ def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
     entries = content.get("protocols") or {content["protocol"]: content}
     dataset, _, split = str(content.get("dataset")).partition("/")
     names = ("metrics", "samples", "interval", "refbench_version")
+
+    def in_new_form(name: str, entry: Any) -> Any:
+        # What is of neither form is left to the schema to refuse.
+        if not isinstance(entry, dict) or not isinstance(entry.get("notes", []), list):
+            return entry
+        caveats = [*_caveats(name), *entry.get("notes", [])]
+        return {**{n: entry[n] for n in names if n in entry}, "caveats": caveats}
+
     return {
         **{name: content[name] for name in ("fingerprint", "samples", "failures", "sums") if name in content},
         "dataset": dataset,
         "split": split,
-        "protocols": {
-            name: {
-                **{n: entry[n] for n in names if n in entry},
-                "caveats": [*_caveats(name), *entry.get("notes", [])],
-            }
-            if isinstance(entry, dict)
-            else entry
-            for name, entry in (entries.items() if isinstance(entries, dict) else ())
-        },
+        "protocols": {name: in_new_form(name, entry) for name, entry in entries.items()}
+        if isinstance(entries, dict)
+        else entries,
     }
 
 

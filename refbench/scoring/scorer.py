@@ -28,9 +28,10 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scored:
-    """A scored split: the counts, a summary a protocol, and the folder that holds both (None: not written).
+    """A scored split: the counts, a summary for each protocol, and the folder that holds both (None: not written).
 
-    `left_out` tells why a protocol of "all" was not applied, `notes` what is odd about the predictions.
+    `left_out` tells why a protocol of "all" was not applied, `notes` what is odd about the predictions. `missing`
+    counts the failed samples that have no prediction at all.
     """
 
     address: str
@@ -40,6 +41,7 @@ class Scored:
     folder: Path | None
     left_out: dict[str, str]
     notes: tuple[str, ...] = ()
+    missing: int = 0
 
 
 def score(
@@ -86,7 +88,9 @@ def score(
     if folder is not None:
         write_scores(folder / SCORES_FILE, counted.scores)
         write_summary(folder, _summary_file(counted, summaries, interval))
-    return Scored(address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes)
+    return Scored(
+        address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing
+    )
 
 
 def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: str) -> SummaryFile:
