@@ -47,7 +47,7 @@ def test_its_commands_pass_and_fail_as_they_should(tmp_path: Path) -> None:
     write_scores(tmp_path / "better" / "scores.parquet", perfect(right))
     assert execute("Gate", BASELINE=str(tmp_path / "better")) == 1
     assert execute("Tell") == 0
-    assert "### ❌ The gate does not hold" in (tmp_path / "summary.md").read_text()
+    assert "### ❌ The gate fails" in (tmp_path / "summary.md").read_text()
 
 
 def perfect(table):  # type: ignore[no-untyped-def]

@@ -1,7 +1,7 @@
-"""Floors and a ruler: segmenters that need no weights.
+"""Baselines that need no weights.
 
-A model below `everything` or `center` has learnt nothing of the words. `noisy-oracle` sees the target and
-spoils it in a known way, which shows what each metric feels.
+`nothing`, `everything` and `center` are lower bounds: a model below them has learnt nothing from the words.
+`noisy-oracle` returns a perturbed target, to measure a metric's sensitivity.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`sam3`: SAM 3 with the expression as its concept. It does not read positions ("on the left"): a floor."""
+"""`sam3`: SAM 3 with the expression as its concept. It ignores positions ("on the left")."""
 
 from __future__ import annotations
 

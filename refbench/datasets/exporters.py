@@ -72,10 +72,10 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
     if form not in WRITERS:
         raise DatasetError(f"{form!r} is not a form of export; there are {', '.join(WRITERS)}")
     if with_images and form != "hf":
-        raise DatasetError("only --format hf can carry the images; leave --with-images out")
+        raise DatasetError("only --format hf can carry the images; drop --with-images")
     samples = load_samples(address)
     if with_images and not all(s.image_path for s in samples):
-        raise DatasetError(f"{address} was built without images; build it with --images, or leave --with-images out")
+        raise DatasetError(f"{address} was built without images; build it with --images, or drop --with-images")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out} exists and is not empty; an export goes to a new folder")
     dataset = parse_address(address)[0]

@@ -114,7 +114,7 @@ def encode_intervals(starts, ends, n, size, out):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True)
 def crop_intervals(array, top, left, height, starts, ends):  # type: ignore[no-untyped-def]
-    """The intervals of a bool image (h, w) at `top`, `left` of an image of `height` rows; returns how many.
+    """The intervals of a bool array (h, w) that lies at `top`, `left` of an image of `height` rows; returns how many.
 
     `starts` and `ends` need room for one in two pixels of each column.
     """

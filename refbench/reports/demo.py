@@ -29,7 +29,7 @@ SEGMENTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("noisy-oracle", {"dilate": "2", "swap": "0.1"}),
     ("tiny", {}),
 )
-# Floors have nothing to look at.
+# The lower bounds have nothing to look at.
 SHOWN = ("noisy-oracle", "tiny")
 
 

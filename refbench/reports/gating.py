@@ -150,7 +150,7 @@ def to_junit(result: GateResult) -> str:
 
 def to_markdown(result: GateResult) -> str:
     """A summary for a pull request, in GitHub's Markdown."""
-    verdict = "holds" if result.holds else "does not hold"
+    verdict = "passes" if result.holds else "fails"
     lines = [f"### {'✅' if result.holds else '❌'} The gate {verdict}: {result.baseline.address}", ""]
     lines += ["| check | baseline | run | difference | 95 % interval | p | |", "|---|--:|--:|--:|:-:|--:|---|"]
     for check in result.checks:

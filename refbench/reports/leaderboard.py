@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from refbench.errors import RefbenchError, RunError
+from refbench.errors import RefbenchError
 from refbench.plugins.loading import available
 from refbench.records import Estimate, RunInfo
-from refbench.runs.folder import RUN_FILE
+from refbench.runs.folder import RUN_FILE, RunFolder
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, read_result
 from refbench.storage.files import atomic_file
@@ -92,9 +92,7 @@ def read_rows(folders: Iterable[Path]) -> list[Row]:
 
 def _rows(folder: Path) -> list[Row]:
     result = read_result(folder)
-    if result.run is None:
-        raise RunError(f"{folder} holds no {RUN_FILE}")
-    name = system_name(result.run)
+    name = system_name(RunFolder(folder).info)
     return [
         Row(name, result.address, result.fingerprint, s.protocol, s.samples, s.failures, s.metrics, folder)
         for s in result.summaries.values()

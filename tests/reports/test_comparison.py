@@ -165,7 +165,7 @@ def test_clearly_worse_fails_and_says_how(baseline: Path, tmp_path: Path, refben
         "cumulative_iou", "mean_iou", "mean_boundary_iou",
     }  # fmt: skip
     text = files[1].read_text()
-    assert text.startswith("### ❌ The gate does not hold: scenes/val")
+    assert text.startswith("### ❌ The gate fails: scenes/val")
     assert text.count("| ❌ worse by more than its margin, and not by chance |") == 3
 
 
