@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def write_report(folder: Path) -> Path:
         info=run.info,
         result=result,
         metrics=[
-            (protocol, SHORT_NAMES.get(name, name), f"{e.value:.2f}", f"{e.low:.2f}", f"{e.high:.2f}")
+            (protocol, SHORT_NAMES.get(name, name), *map(_percent, (e.value, e.low, e.high)))
             for protocol, summary in result.summaries.items()
             for name, e in summary.metrics.items()
         ],
@@ -91,6 +92,11 @@ def write_report(folder: Path) -> Path:
         version=__version__,
     )
     return _write(folder / "report.html", page)
+
+
+def _percent(value: float) -> str:
+    """Two decimals; a dash where the original leaves the metric without a value."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,10 @@ def test_every_protocol_is_in_the_leaderboard_and_on_the_page(folder: Path, tmp_
     assert "protocol `lavt-480`" in table
     page = write_report(folder).read_text()
     for name, metric in (("refbench", "cIoU"), ("lavt-480", "overall IoU")):
-        assert f"<td>{name}</td><td>{metric}</td>" in page
+        assert f'<td>{name}</td><td class="word">{metric}</td>' in page
+    assert "<li>lavt-480: the original never leaves its canvas" in page
+    score(folder, protocols=["biou-hqsam"])
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", write_report(folder).read_text())
 
 
 def test_other_answers_begin_a_new_file(embedded: Path, tmp_path: Path, refbench: Cli) -> None:
