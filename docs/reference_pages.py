@@ -145,7 +145,8 @@ def files_page() -> str:
 | `datasets/<dataset>/` | a built dataset |
 | `runs/<adapter>/<dataset>-<split>/` | a run |
 | `curation/<dataset>-<split>/` | a curation |
-| `cache/` | answers of web services, environments |
+| `envs/<name>/` | an environment for a worker |
+| `cache/` | answers of web services |
 
 ## Dataset
 
@@ -176,7 +177,7 @@ is complete, and its bytes do not depend on who computed it.
 
 {columns(PREDICTION_SCHEMA)}
 
-`timings.parquet` has one row for each part, in seconds and megabytes:
+`timings.parquet` has one row for each part, in seconds and bytes:
 
 {columns(TIMINGS_SCHEMA)}
 

@@ -14,6 +14,7 @@ from conftest import PROJECT
 
 import refbench
 from refbench.cli.main import refbench as group
+from refbench.reports.error_kinds import KINDS
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -88,6 +89,11 @@ def test_its_example_runs(name: str, writable: Path) -> None:
     assert tests, f"{name} has no example"
     for test in tests:
         assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0
+
+
+def test_the_kinds_of_errors_have_their_own_names() -> None:
+    text = (PROJECT / "docs" / "guides" / "comparing.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(KINDS)
 
 
 def test_the_readme_is_short() -> None:
