@@ -23,8 +23,9 @@ from refbench.reports.error_kinds import KINDS, MEANING
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
     """Show where a run loses its points: kinds of errors, slices.
 
-    Every wrong pixel gets one kind of error, and the kinds add up to 100 minus cIoU or mIoU. errors.parquet
-    holds each sample's own kind, the one that costs it most. Slices are by words, target, and surroundings.
+    Every wrong pixel gets one kind of error, so the kinds add up to the points that are missing from 100 in cIoU and
+    mIoU. errors.parquet names, for each sample, the kind that costs it most. Slices group the samples by their words,
+    their target and what surrounds it.
 
     \b
     Example:

@@ -21,8 +21,8 @@ from refbench.curation.history import Story
 def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
     """Tell the story of one mask or expression.
 
-    ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). A curation folder tells everything:
-    findings, proposals, answers. A ledger alone tells its row.
+    ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). A curation folder shows everything:
+    findings, proposals, answers. A ledger shows only its row.
 
     \b
     Example:
