@@ -38,7 +38,7 @@ def test_its_commands_pass_and_fail_as_they_should(tmp_path: Path) -> None:
         return done.returncode
 
     assert [execute(name) for name in ("Build", "Run", "Score", "Gate", "Tell")] == [0] * 5
-    assert (tmp_path / "summary.md").read_text().startswith("### ✅ The gate holds: scenes/test")
+    assert (tmp_path / "summary.md").read_text().startswith("### ✅ The gate passes: scenes/test")
     # A baseline that is clearly better than the run.
     path = tmp_path / "run" / "scores.parquet"
     (tmp_path / "better").mkdir()

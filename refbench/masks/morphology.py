@@ -153,23 +153,15 @@ def _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_high
 
 
 @njit(nogil=True, cache=True)
-def _intersected(low_a, high_a, a, a_end, low_b, high_b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
-    """Append runs `a..a_end`, intersected with the first `b_end` of b unless that is -1; replaces what is too short."""
-    needed = at + (a_end - a) + max(b_end, 0)
-    if needed > low_out.shape[0]:
-        low_out = _grown(low_out, needed)
-        high_out = _grown(high_out, needed)
+def _append(low_a, high_a, a, a_end, low_b, high_b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
+    """Append runs `a..a_end`, intersected with the first `b_end` of b unless that is -1; returns the new end."""
     if b_end >= 0:
-        return (
-            intersect_runs(low_a, high_a, a, a_end, low_b, high_b, 0, b_end, low_out, high_out, at),
-            low_out,
-            high_out,
-        )
+        return intersect_runs(low_a, high_a, a, a_end, low_b, high_b, 0, b_end, low_out, high_out, at)
     for r in range(a, a_end):
         low_out[at] = low_a[r]
         high_out[at] = high_a[r]
         at += 1
-    return at, low_out, high_out
+    return at
 
 
 @njit(nogil=True, cache=True)
@@ -189,21 +181,30 @@ def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_e
         suffix_lows, suffix_highs = _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_highs)
         prefix = -1
         for j in range(min(window, columns - window + 1 - block)):
+            # Room is made here: handing arrays out of a function once a column would cost a quarter of the time.
             if j > 0:
                 c = block + window + j - 1
-                prefix, next_lows, next_highs = _intersected(
-                    lows, highs, column_at[c], column_at[c + 1],
-                    prefix_lows, prefix_highs, prefix, next_lows, next_highs, 0,
-                )  # fmt: skip
+                begin = column_at[c]
+                end = column_at[c + 1]
+                needed = (end - begin) + max(prefix, 0)
+                if needed > next_lows.shape[0]:
+                    next_lows = _grown(next_lows, needed)
+                    next_highs = _grown(next_highs, needed)
+                prefix = _append(lows, highs, begin, end, prefix_lows, prefix_highs, prefix, next_lows, next_highs, 0)
                 prefix_lows, next_lows = next_lows, prefix_lows
                 prefix_highs, next_highs = next_highs, prefix_highs
-            here = count
             # Entry k of the suffixes counts from the right.
             k = window - 1 - j
-            count, out_starts, out_ends = _intersected(
-                suffix_lows, suffix_highs, suffix_at[k], suffix_at[k + 1],
-                prefix_lows, prefix_highs, prefix, out_starts, out_ends, count,
-            )  # fmt: skip
+            begin = suffix_at[k]
+            end = suffix_at[k + 1]
+            needed = count + (end - begin) + max(prefix, 0)
+            if needed > out_starts.shape[0]:
+                out_starts = _grown(out_starts, needed)
+                out_ends = _grown(out_ends, needed)
+            here = count
+            count = _append(
+                suffix_lows, suffix_highs, begin, end, prefix_lows, prefix_highs, prefix, out_starts, out_ends, count
+            )
             top = (first + block + j + d) * height
             for r in range(here, count):
                 out_starts[r] += top
