@@ -123,88 +123,58 @@ def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_
 
 
 @njit(nogil=True, cache=True)
-def _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_highs):  # type: ignore[no-untyped-def]
-    """The intersections of the last k + 1 columns of a block, k = 0, 1, ...: entry k begins at `suffix_at[k]`."""
-    window = suffix_at.shape[0] - 1
-    used = 0
-    for k in range(window):
-        c = block + window - 1 - k
-        begin = column_at[c]
-        end = column_at[c + 1]
-        size_before = used - suffix_at[k - 1] if k > 0 else 0
-        needed = used + (end - begin) + size_before
-        if needed > suffix_lows.shape[0]:
-            suffix_lows = _grown(suffix_lows, needed)
-            suffix_highs = _grown(suffix_highs, needed)
-        suffix_at[k] = used
-        if k == 0:
-            for r in range(begin, end):
-                suffix_lows[used] = lows[r]
-                suffix_highs[used] = highs[r]
-                used += 1
-        else:
-            used = intersect_runs(
-                lows, highs, begin, end,
-                suffix_lows, suffix_highs, suffix_at[k - 1], suffix_at[k],
-                suffix_lows, suffix_highs, used,
-            )  # fmt: skip
-    suffix_at[window] = used
-    return suffix_lows, suffix_highs
-
-
-@njit(nogil=True, cache=True)
-def _append(low_a, high_a, a, a_end, low_b, high_b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
-    """Append runs `a..a_end`, intersected with the first `b_end` of b unless that is -1; returns the new end."""
-    if b_end >= 0:
-        return intersect_runs(low_a, high_a, a, a_end, low_b, high_b, 0, b_end, low_out, high_out, at)
-    for r in range(a, a_end):
-        low_out[at] = low_a[r]
-        high_out[at] = high_a[r]
-        at += 1
-    return at
-
-
-@njit(nogil=True, cache=True)
 def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
     """The horizontal step with lists of runs. An intersection of lists with m and k runs has fewer than m + k."""
     window = 2 * d + 1
     columns = column_at.shape[0] - 1
-    suffix_at = np.zeros(window + 1, np.int64)
-    suffix_lows = np.empty(2 * column_at[columns] + 64, np.int64)
-    suffix_highs = np.empty(2 * column_at[columns] + 64, np.int64)
-    prefix_lows = np.empty(64, np.int64)
-    prefix_highs = np.empty(64, np.int64)
-    next_lows = np.empty(64, np.int64)
-    next_highs = np.empty(64, np.int64)
+    runs = column_at[columns]
+    # Entry k of the suffixes is the intersection of the last k columns of a block; the empty one is a full column.
+    suffix_at = np.zeros(window + 2, np.int64)
+    suffix_lows = np.zeros(2 * runs + 64, np.int64)
+    suffix_highs = np.full(2 * runs + 64, height, np.int64)
+    prefix_lows = np.empty(runs + 1, np.int64)
+    prefix_highs = np.empty(runs + 1, np.int64)
+    next_lows = np.empty(runs + 1, np.int64)
+    next_highs = np.empty(runs + 1, np.int64)
+    suffix_at[1] = 1
     count = 0
     for block in range(0, columns - window + 1, window):
-        suffix_lows, suffix_highs = _suffixes(column_at, lows, highs, block, suffix_at, suffix_lows, suffix_highs)
-        prefix = -1
+        for k in range(window):
+            c = block + window - 1 - k
+            used = suffix_at[k + 1]
+            needed = 2 * used - suffix_at[k] + column_at[c + 1] - column_at[c]
+            if needed > suffix_lows.shape[0]:
+                suffix_lows = _grown(suffix_lows, needed)
+                suffix_highs = _grown(suffix_highs, needed)
+            suffix_at[k + 2] = intersect_runs(
+                lows, highs, column_at[c], column_at[c + 1],
+                suffix_lows, suffix_highs, suffix_at[k], used,
+                suffix_lows, suffix_highs, used,
+            )  # fmt: skip
+        prefix_lows[0] = 0
+        prefix_highs[0] = height
+        prefix = 1
         for j in range(min(window, columns - window + 1 - block)):
-            # Room is made here: handing arrays out of a function once a column would cost a quarter of the time.
             if j > 0:
                 c = block + window + j - 1
-                begin = column_at[c]
-                end = column_at[c + 1]
-                needed = (end - begin) + max(prefix, 0)
-                if needed > next_lows.shape[0]:
-                    next_lows = _grown(next_lows, needed)
-                    next_highs = _grown(next_highs, needed)
-                prefix = _append(lows, highs, begin, end, prefix_lows, prefix_highs, prefix, next_lows, next_highs, 0)
+                prefix = intersect_runs(
+                    lows, highs, column_at[c], column_at[c + 1],
+                    prefix_lows, prefix_highs, 0, prefix,
+                    next_lows, next_highs, 0,
+                )  # fmt: skip
                 prefix_lows, next_lows = next_lows, prefix_lows
                 prefix_highs, next_highs = next_highs, prefix_highs
-            # Entry k of the suffixes counts from the right.
-            k = window - 1 - j
-            begin = suffix_at[k]
-            end = suffix_at[k + 1]
-            needed = count + (end - begin) + max(prefix, 0)
-            if needed > out_starts.shape[0]:
-                out_starts = _grown(out_starts, needed)
-                out_ends = _grown(out_ends, needed)
+            begin = suffix_at[window - j]
+            end = suffix_at[window - j + 1]
+            if count + end - begin + prefix > out_starts.shape[0]:
+                out_starts = _grown(out_starts, count + end - begin + prefix)
+                out_ends = _grown(out_ends, count + end - begin + prefix)
             here = count
-            count = _append(
-                suffix_lows, suffix_highs, begin, end, prefix_lows, prefix_highs, prefix, out_starts, out_ends, count
-            )
+            count = intersect_runs(
+                suffix_lows, suffix_highs, begin, end,
+                prefix_lows, prefix_highs, 0, prefix,
+                out_starts, out_ends, count,
+            )  # fmt: skip
             top = (first + block + j + d) * height
             for r in range(here, count):
                 out_starts[r] += top
