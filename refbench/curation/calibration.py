@@ -361,20 +361,6 @@ def _calibration_toml(found: Calibration) -> str:
 
 def measured_page(recipe: Recipe, m: Measured) -> str:
     """The figures of a recipe as Markdown."""
-
-    def line(*cells: object) -> str:
-        return f"| {' | '.join(map(str, cells))} |"
-
-    faults = [
-        line(fault, n, f"{s:.1%}" if n else "", m.found_alone[fault][0] or "",
-             f"{m.found_alone[fault][1]:.1%}" if m.found_alone[fault][0] else "")
-        for fault, (n, s) in m.found.items()
-    ]  # fmt: skip
-    thresholds = [
-        line(f"{t['better']:g}", f"{t['accepted']:.1%}", f"{t['boundary_iou']:.3f}", f"{t['changed']:.1%}",
-             f"{t['changed_for_the_better']:.1%}")
-        for t in recipe.calibration.thresholds
-    ]  # fmt: skip
     return "\n".join(
         [
             f"# What the recipe {recipe.name} does where the truth is known",
@@ -383,35 +369,68 @@ def measured_page(recipe: Recipe, m: Measured) -> str:
             f"measured on {m.split}, whose scenes were not used for fitting. Refiners:",
             f"{', '.join(c.name for c in recipe.refiners)}.",
             "",
-            "| figure | value |",
-            "|---|---|",
-            line("masks", m.masks),
-            line("boundary IoU with the truth before, all masks", f"{m.before:.3f}"),
-            line("the same, without the careful outlines", f"{m.before_without_careful:.3f}"),
-            line("masks accepted without a person", f"{m.accepted:.1%}"),
-            line("boundary IoU of the accepted ones", f"{m.accepted_boundary_iou:.3f}"),
-            line("boundary IoU of the same masks before", f"{m.accepted_before:.3f}"),
-            line("masks replaced", m.changed),
-            line("replaced masks that are better than their source", f"{m.changed_for_the_better:.1%}"),
-            line("masks on another object", m.wrong),
-            line("of these accepted", m.wrong_accepted),
-            line("faulty outlines with a finding", f"{m.faulty_found:.1%} of {m.faulty}"),
-            line("careful outlines with a false finding", f"{m.false_alarms:.1%} of {m.careful}"),
-            line("careful outlines named because another mask lies on their object", m.twins_named),
+            *_figure_rows(m),
             "",
             "## Faults and what the audit finds of them",
             "",
-            line("fault", "outlines", "found", "without another fault", "found"),
-            "|---|---|---|---|---|",
-            *faults,
+            *_fault_rows(m),
             "",
             f"## What the threshold `better` does, on {recipe.calibration.on}",
             "",
             "Of masks that nothing but their proposals decides; each judged by a fit that has not seen its image.",
             "",
-            line("better", "accepted", "boundary IoU", "replaced", "replaced for the better"),
-            "|---|---|---|---|---|",
-            *thresholds,
+            *_threshold_rows(recipe.calibration),
             "",
         ]
     )
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _figure_rows(m: Measured) -> list[str]:
+    return [
+        "| figure | value |",
+        "|---|---|",
+        _row("masks", m.masks),
+        _row("boundary IoU with the truth before, all masks", f"{m.before:.3f}"),
+        _row("the same, without the careful outlines", f"{m.before_without_careful:.3f}"),
+        _row("masks accepted without a person", f"{m.accepted:.1%}"),
+        _row("boundary IoU of the accepted ones", f"{m.accepted_boundary_iou:.3f}"),
+        _row("boundary IoU of the same masks before", f"{m.accepted_before:.3f}"),
+        _row("masks replaced", m.changed),
+        _row("replaced masks that are better than their source", f"{m.changed_for_the_better:.1%}"),
+        _row("masks on another object", m.wrong),
+        _row("of these accepted", m.wrong_accepted),
+        _row("faulty outlines with a finding", f"{m.faulty_found:.1%} of {m.faulty}"),
+        _row("careful outlines with a false finding", f"{m.false_alarms:.1%} of {m.careful}"),
+        _row("careful outlines named because another mask lies on their object", m.twins_named),
+    ]
+
+
+def _fault_rows(m: Measured) -> list[str]:
+    rows = [_row("fault", "outlines", "found", "without another fault", "found"), "|---|---|---|---|---|"]
+    for fault, (outlines, share) in m.found.items():
+        alone, share_alone = m.found_alone[fault]
+        found = f"{share:.1%}" if outlines else ""
+        rows.append(_row(fault, outlines, found, alone or "", f"{share_alone:.1%}" if alone else ""))
+    return rows
+
+
+def _threshold_rows(calibration: Calibration) -> list[str]:
+    head = ("better", "accepted", "boundary IoU", "replaced", "replaced for the better")
+    return [
+        _row(*head),
+        "|---|---|---|---|---|",
+        *(
+            _row(
+                f"{t['better']:g}",
+                f"{t['accepted']:.1%}",
+                f"{t['boundary_iou']:.3f}",
+                f"{t['changed']:.1%}",
+                f"{t['changed_for_the_better']:.1%}",
+            )
+            for t in calibration.thresholds
+        ),
+    ]

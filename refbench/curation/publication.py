@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from refbench._version import __version__
-from refbench.curation.differences import MaskChange, diff
+from refbench.curation.differences import Diff, MaskChange, diff
 from refbench.curation.folder import load_items
 from refbench.curation.items import ImageItems, TargetMask
-from refbench.curation.ledger import LEDGER_FILE, read_ledger
+from refbench.curation.ledger import LEDGER_FILE, Ledger, read_ledger
 from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of
@@ -87,7 +87,6 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
             holds something.
     """
     dataset, split = parse_address(address)
-    manifest = read_manifest(dataset)
     ledger_path = dataset_folder(dataset) / LEDGER_FILE
     if not ledger_path.is_file():
         raise DatasetError(f"{address} was not made by `refbench curate apply`; `refbench export` writes any split")
@@ -111,17 +110,7 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
         shutil.copyfile(ledger_path, staging / LEDGER_FILE)
         sheets = _sheets(ledger.address, changes.masks, staging)
         card = staging / "README.md"
-        card.write_text(
-            _CARDS.get_template("curated_card.md.j2").render(
-                address=address, split=published, manifest=manifest, ledger=ledger,
-                fingerprint=split_fingerprint(address), images=len(images), masks=sum(len(i.masks) for i in images),
-                expressions=sum(len(i.samples) for i in images),
-                no_target=sum(s.no_target for i in images for s in i.samples), kinds=changes.kinds(),
-                words=changes.expressions, reasons=_reasons(ledger.rows), sheets=[p.name for p in sheets],
-                version=__version__,
-            ),
-            encoding="utf-8",
-        )  # fmt: skip
+        card.write_text(_card(address, published, images, ledger, changes, sheets), encoding="utf-8")
         files = [data, staging / LEDGER_FILE, *sheets, card]
         staging.chmod(0o755)
         if out.exists():
@@ -130,6 +119,33 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return [out / f.relative_to(staging) for f in files]
+
+
+def _card(
+    address: str,
+    published: str,
+    images: Sequence[ImageItems],
+    ledger: Ledger,
+    changes: Diff,
+    sheets: Sequence[Path],
+) -> str:
+    """README.md of an export, whose split is called `published` there."""
+    return _CARDS.get_template("curated_card.md.j2").render(
+        address=address,
+        split=published,
+        manifest=read_manifest(parse_address(address)[0]),
+        ledger=ledger,
+        fingerprint=split_fingerprint(address),
+        images=len(images),
+        masks=sum(len(i.masks) for i in images),
+        expressions=sum(len(i.samples) for i in images),
+        no_target=sum(s.no_target for i in images for s in i.samples),
+        kinds=changes.kinds(),
+        words=changes.expressions,
+        reasons=_reasons(ledger.rows),
+        sheets=[p.name for p in sheets],
+        version=__version__,
+    )
 
 
 def _write_rows(path: Path, images: Sequence[ImageItems], progress: Progress) -> None:

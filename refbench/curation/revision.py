@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from refbench.curation.ledger import LEDGER_FILE, apply_ledger, read_ledger
+from refbench.curation.ledger import LEDGER_FILE, Ledger, apply_ledger, read_ledger
 from refbench.datasets.builders.base import Built, source_of, staging_folder, write_dataset
 from refbench.errors import DatasetError
 from refbench.plugins.loading import available
@@ -41,16 +41,7 @@ def apply(
     if name in available("builders"):
         raise DatasetError(f"{name} is the name of a published dataset; choose another one with --as")
     _check_replaced(name, address, replace)
-    if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
-        raise DatasetError(
-            f"{ledger_path} is a ledger of {ledger.address} (fingerprint {ledger.fingerprint[:12]}...), not of this "
-            f"build of {address} ({split_fingerprint(address)[:12]}...); build that source, or decide again"
-        )
-    if ledger.edited and not accept_edits:
-        raise DatasetError(
-            f"{ledger_path} was changed after refbench wrote it (its rows do not add up to the sha256 that it holds); "
-            "get the original, put the decision into `refbench curate review`, or pass --accept-edits to vouch for it"
-        )
+    _check_ledger(ledger, ledger_path, address, accept_edits)
     objects = load_objects(dataset)
     samples, left = apply_ledger(load_samples(address), objects, ledger, name, str(ledger_path))
     source = read_manifest(dataset)
@@ -72,6 +63,20 @@ def apply(
         shutil.copyfile(ledger_path, staging / LEDGER_FILE)
         options = {"source": address, "source_fingerprint": ledger.fingerprint}
         return write_dataset(name, built, staging, options)
+
+
+def _check_ledger(ledger: Ledger, path: Path, address: str, accept_edits: bool) -> None:
+    """Raise DatasetError if a ledger is of another split or build, or was edited and nobody vouches for that."""
+    if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
+        raise DatasetError(
+            f"{path} is a ledger of {ledger.address} (fingerprint {ledger.fingerprint[:12]}...), not of this "
+            f"build of {address} ({split_fingerprint(address)[:12]}...); build that source, or decide again"
+        )
+    if ledger.edited and not accept_edits:
+        raise DatasetError(
+            f"{path} was changed after refbench wrote it: its rows do not have the sha256 that it names. Get the "
+            "original, make the decision in `refbench curate review`, or pass --accept-edits to vouch for the change"
+        )
 
 
 def _check_replaced(name: str, address: str, replace: bool) -> None:

@@ -10,6 +10,15 @@ from refbench.masks.morphology import dilate_intervals, erode_intervals, half_wi
 
 
 @njit(nogil=True, cache=True)
+def _most_intervals(at):  # type: ignore[no-untyped-def]
+    """How many intervals the longest of the codes cut at `at` may hold."""
+    longest = np.int64(0)
+    for i in range(at.shape[0] - 1):
+        longest = max(longest, at[i + 1] - at[i])
+    return longest // 2 + 1
+
+
+@njit(nogil=True, cache=True)
 def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
     """Count N pairs of masks; returns -1, or the first pair that cannot be read, times two, plus one
     if it is the target.
@@ -18,10 +27,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
     columns in the order of `pairs.COUNTS`. With E(M) the eroded mask and B = M \\ E the inner band,
     |Bp n Bt| = |P n T| - |P n Et| - |Ep n T| + |Ep n Et|, so the bands are never built.
     """
-    longest = np.int64(0)
-    for i in range(heights.shape[0]):
-        longest = max(longest, prediction_at[i + 1] - prediction_at[i], target_at[i + 1] - target_at[i])
-    room = longest // 2 + 1
+    room = max(_most_intervals(prediction_at), _most_intervals(target_at))
     starts_p = np.empty(room, np.int64)
     ends_p = np.empty(room, np.int64)
     starts_t = np.empty(room, np.int64)
@@ -31,8 +37,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
     eroded_starts_t = np.empty(1024, np.int64)
     eroded_ends_t = np.empty(1024, np.int64)
     for i in range(heights.shape[0]):
-        height = heights[i]
-        width = widths[i]
+        height, width = heights[i], widths[i]
         size = height * width
         n_p = decode_intervals(prediction_codes[prediction_at[i] : prediction_at[i + 1]], size, starts_p, ends_p)
         if n_p < 0:
@@ -53,11 +58,10 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
         band_t = area_t - intervals_area(eroded_starts_t, eroded_ends_t, m_t)
         band_both = both
         if both > 0:
-            band_both -= intervals_intersection(starts_p, ends_p, n_p, eroded_starts_t, eroded_ends_t, m_t)
-            band_both -= intervals_intersection(eroded_starts_p, eroded_ends_p, m_p, starts_t, ends_t, n_t)
-            band_both += intervals_intersection(
-                eroded_starts_p, eroded_ends_p, m_p, eroded_starts_t, eroded_ends_t, m_t
-            )
+            e_p, e_t = eroded_starts_p, eroded_starts_t
+            band_both -= intervals_intersection(starts_p, ends_p, n_p, e_t, eroded_ends_t, m_t)
+            band_both -= intervals_intersection(e_p, eroded_ends_p, m_p, starts_t, ends_t, n_t)
+            band_both += intervals_intersection(e_p, eroded_ends_p, m_p, e_t, eroded_ends_t, m_t)
         out[i, 0] = both
         out[i, 1] = area_p + area_t - both
         out[i, 2] = area_p
@@ -87,8 +91,7 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
     eroded_starts = np.empty(1024, np.int64)
     eroded_ends = np.empty(1024, np.int64)
     for i in range(heights.shape[0]):
-        height = heights[i]
-        width = widths[i]
+        height, width = heights[i], widths[i]
         size = height * width
         n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
         n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
@@ -102,6 +105,9 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
         out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
 
 
+# A band lies along the target's outline (`_band_widths`). `deep` is what the target holds inside of the band,
+# `deep_missing` what of it the prediction lacks, `far_*` the prediction's pixels outside of the band. `other_*` are of
+# the object whose IoU with the prediction is highest, `joint_*` of that object and the target together.
 ERROR_COLUMNS = (
     "deep",
     "deep_missing",
@@ -117,6 +123,56 @@ ERROR_COLUMNS = (
 
 
 @njit(nogil=True, cache=True)
+def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):  # type: ignore[no-untyped-def]
+    """`(object, intersection, union, elsewhere)` of the object that a prediction meets with the highest IoU.
+
+    The object is -1 if it meets none of `objects`, which are positions among the codes; `elsewhere` is the area of
+    the prediction's `far` intervals that lies outside of all of them.
+    """
+    area = intervals_area(starts, ends, n)
+    best = np.int64(-1)
+    best_both = np.int64(0)
+    best_union = np.int64(0)
+    for o in objects:
+        n_o, starts_o, ends_o = _intervals_of(codes, at, o, size)
+        both = intervals_intersection(starts, ends, n, starts_o, ends_o, n_o)
+        if both == 0:
+            continue
+        union = area + intervals_area(starts_o, ends_o, n_o) - both
+        if best < 0 or both * best_union > best_both * union:
+            best = o
+            best_both = both
+            best_union = union
+        if far > 0:
+            rest_starts = np.empty(far + n_o, np.int64)
+            rest_ends = np.empty(far + n_o, np.int64)
+            far = subtract_intervals(far_starts, far_ends, far, starts_o, ends_o, n_o, rest_starts, rest_ends)
+            far_starts = rest_starts
+            far_ends = rest_ends
+    return best, best_both, best_union, intervals_area(far_starts, far_ends, far)
+
+
+@njit(nogil=True, cache=True)
+def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c):  # type: ignore[no-untyped-def]
+    """The areas `|A n B|` and `|A n B n C|`."""
+    starts = np.empty(n_a + n_b, np.int64)
+    ends = np.empty(n_a + n_b, np.int64)
+    n = intersect_runs(starts_a, ends_a, 0, n_a, starts_b, ends_b, 0, n_b, starts, ends, 0)
+    return intervals_area(starts, ends, n), intervals_intersection(starts, ends, n, starts_c, ends_c, n_c)
+
+
+@njit(nogil=True, cache=True)
+def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-untyped-def]
+    """How far the band reaches `(inwards, outwards)` from an outline.
+
+    Outwards no further than the mask's half-width and inwards than half of that: else a small object would consist of
+    its outline alone.
+    """
+    half = half_width_px(starts, ends, n, height, width, 2 * band_px)
+    return min(band_px, max(1, (half + 1) // 2)), min(band_px, max(1, half))
+
+
+@njit(nogil=True, cache=True)
 def count_errors(  # type: ignore[no-untyped-def]
     prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
     heights, widths, bands_px, out,
@@ -124,18 +180,12 @@ def count_errors(  # type: ignore[no-untyped-def]
     """Where the wrong pixels of N predictions lie; `out` is int64 (N, 10), the columns in the order of ERROR_COLUMNS.
 
     `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of those that pair i does not mean.
-    The band along the target's outline is `bands_px` wide, but outwards no wider than the target's half-width and
-    inwards than half of that, so that a small object does not consist of outline alone. `deep` is what the target
-    holds inside of the band, `deep_missing` what of it the prediction lacks, `far_*` the prediction's pixels outside of
-    the band. `other_*` are of the object
-    whose IoU with the prediction is highest, `joint_*` of that object and the target together. All codes must have
-    been checked.
+    All codes must have been checked.
     """
     eroded_starts = np.empty(1024, np.int64)
     eroded_ends = np.empty(1024, np.int64)
     for i in range(heights.shape[0]):
-        height = heights[i]
-        width = widths[i]
+        height, width = heights[i], widths[i]
         size = height * width
         n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
         n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
@@ -143,9 +193,7 @@ def count_errors(  # type: ignore[no-untyped-def]
         area_t = intervals_area(starts_t, ends_t, n_t)
         both = intervals_intersection(starts_p, ends_p, n_p, starts_t, ends_t, n_t)
 
-        half = half_width_px(starts_t, ends_t, n_t, height, width, 2 * bands_px[i])
-        inwards = min(bands_px[i], max(1, (half + 1) // 2))
-        outwards = min(bands_px[i], max(1, half))
+        inwards, outwards = _band_widths(starts_t, ends_t, n_t, height, width, bands_px[i])
         m, eroded_starts, eroded_ends = erode_intervals(
             starts_t, ends_t, n_t, height, width, inwards, eroded_starts, eroded_ends, True
         )
@@ -161,42 +209,20 @@ def count_errors(  # type: ignore[no-untyped-def]
         far_starts = np.empty(n_p + k, np.int64)
         far_ends = np.empty(n_p + k, np.int64)
         far = subtract_intervals(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k, far_starts, far_ends)
-        area_far = area_p - in_dilated
-        best = np.int64(-1)
-        best_both = np.int64(0)
-        best_union = np.int64(0)
-        for position in range(others_at[i], others_at[i + 1]):
-            o = others[position]
-            n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, o, size)
-            inside = intervals_intersection(starts_p, ends_p, n_p, starts_o, ends_o, n_o)
-            joined = area_p + intervals_area(starts_o, ends_o, n_o) - inside
-            if inside > 0 and (best < 0 or inside * best_union > best_both * joined):
-                best = o
-                best_both = inside
-                best_union = joined
-            if far > 0 and inside > 0:
-                rest_starts = np.empty(far + n_o, np.int64)
-                rest_ends = np.empty(far + n_o, np.int64)
-                far = subtract_intervals(far_starts, far_ends, far, starts_o, ends_o, n_o, rest_starts, rest_ends)
-                far_starts = rest_starts
-                far_ends = rest_ends
-        elsewhere = intervals_area(far_starts, far_ends, far)
-        out[i, 4] = area_far - elsewhere
+        best, best_both, best_union, elsewhere = _objects_under(
+            starts_p, ends_p, n_p, far_starts, far_ends, far,
+            object_codes, object_at, others[others_at[i] : others_at[i + 1]], size,
+        )  # fmt: skip
+        out[i, 4] = area_p - in_dilated - elsewhere
         out[i, 5] = elsewhere
         out[i, 6] = best_both
         out[i, 7] = best_union
-        out[i, 8] = 0
-        out[i, 9] = 0
+        out[i, 8:] = 0
         if best >= 0:
             n_o, starts_o, ends_o = _intervals_of(object_codes, object_at, best, size)
-            shared_starts = np.empty(n_o + n_t, np.int64)
-            shared_ends = np.empty(n_o + n_t, np.int64)
-            shared = intersect_runs(starts_o, ends_o, 0, n_o, starts_t, ends_t, 0, n_t, shared_starts, shared_ends, 0)
-            overlap = intervals_area(shared_starts, shared_ends, shared)
-            triple = intervals_intersection(starts_p, ends_p, n_p, shared_starts, shared_ends, shared)
-            joint = best_both + both - triple
-            out[i, 8] = joint
-            out[i, 9] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - joint
+            overlap, triple = _shared(starts_o, ends_o, n_o, starts_t, ends_t, n_t, starts_p, ends_p, n_p)
+            out[i, 8] = best_both + both - triple
+            out[i, 9] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - out[i, 8]
 
 
 @njit(nogil=True, cache=True)
@@ -249,6 +275,42 @@ def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
+    """`(top, bottom, left, right)` of intervals, both ends included; of none, a box that widens no other."""
+    top = height
+    bottom = np.int64(0)
+    if n == 0:
+        return top, bottom, width, bottom
+    for j in range(n):
+        if starts[j] // height != (ends[j] - 1) // height:
+            top = np.int64(0)
+            bottom = height - 1
+            break
+        top = min(top, starts[j] % height)
+        bottom = max(bottom, (ends[j] - 1) % height)
+    return top, bottom, starts[0] // height, (ends[n - 1] - 1) // height
+
+
+@njit(nogil=True, cache=True)
+def _disc(radius):  # type: ignore[no-untyped-def]
+    """Offsets `(down, right)` of the pixels of a disc, from near to far: most pixels of a good mask match at once."""
+    side = 2 * radius + 1
+    distances = np.empty(side * side, np.int64)
+    down = np.empty(side * side, np.int64)
+    right = np.empty(side * side, np.int64)
+    k = 0
+    for a in range(-radius, radius + 1):
+        for b in range(-radius, radius + 1):
+            if a * a + b * b <= radius * radius:
+                distances[k] = a * a + b * b
+                down[k] = a
+                right[k] = b
+                k += 1
+    order = np.argsort(distances[:k])
+    return down[:k][order], right[:k][order]
+
+
+@njit(nogil=True, cache=True)
 def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):  # type: ignore[no-untyped-def]
     """Outline pixels of N pairs and how many of them lie within a disc of the other's.
 
@@ -256,34 +318,20 @@ def count_outlines(prediction_codes, prediction_at, target_codes, target_at, hei
     codes must have been checked. Source: davisvideochallenge/davis2017-evaluation `metrics.py:f_measure` (ac7c43f).
     """
     for i in range(heights.shape[0]):
-        height = heights[i]
-        width = widths[i]
+        height, width = heights[i], widths[i]
         size = height * width
         n_p, starts_p, ends_p = _intervals_of(prediction_codes, prediction_at, i, size)
         n_t, starts_t, ends_t = _intervals_of(target_codes, target_at, i, size)
         out[i, :] = 0
         if n_p + n_t == 0:
             continue
-        # The box of both masks, a row and a column more to the left and above.
-        top = height
-        bottom = np.int64(0)
-        left = width
-        right = np.int64(0)
-        for starts, ends, n in ((starts_p, ends_p, n_p), (starts_t, ends_t, n_t)):
-            if n > 0:
-                left = min(left, starts[0] // height)
-                right = max(right, (ends[n - 1] - 1) // height)
-            for j in range(n):
-                if starts[j] // height != (ends[j] - 1) // height:
-                    top = np.int64(0)
-                    bottom = height - 1
-                else:
-                    top = min(top, starts[j] % height)
-                    bottom = max(bottom, (ends[j] - 1) % height)
-        top = max(0, top - 1)
-        left = max(0, left - 1)
-        rows = bottom - top + 1
-        columns = right - left + 1
+        top_p, bottom_p, left_p, right_p = _box(starts_p, ends_p, n_p, height, width)
+        top_t, bottom_t, left_t, right_t = _box(starts_t, ends_t, n_t, height, width)
+        # A row and a column more above and to the left, whose pixels may differ from the mask's.
+        top = max(0, min(top_p, top_t) - 1)
+        left = max(0, min(left_p, left_t) - 1)
+        rows = max(bottom_p, bottom_t) - top + 1
+        columns = max(right_p, right_t) - left + 1
         inside_p = np.zeros((rows + 1, columns + 1), np.uint8)
         inside_t = np.zeros((rows + 1, columns + 1), np.uint8)
         _paint(starts_p, ends_p, n_p, height, top, left, inside_p)
@@ -292,26 +340,6 @@ def count_outlines(prediction_codes, prediction_at, target_codes, target_at, hei
         edge_t = np.zeros((rows, columns), np.bool_)
         out[i, 0] = _outline(inside_p, top, left, height, width, edge_p)
         out[i, 1] = _outline(inside_t, top, left, height, width, edge_t)
-        # Offsets from near to far: most pixels of a good mask are matched at once.
-        r = radii_px[i]
-        offsets = 0
-        for a in range(-r, r + 1):
-            for b in range(-r, r + 1):
-                if a * a + b * b <= r * r:
-                    offsets += 1
-        distances = np.empty(offsets, np.int64)
-        down = np.empty(offsets, np.int64)
-        across = np.empty(offsets, np.int64)
-        k = 0
-        for a in range(-r, r + 1):
-            for b in range(-r, r + 1):
-                if a * a + b * b <= r * r:
-                    distances[k] = a * a + b * b
-                    down[k] = a
-                    across[k] = b
-                    k += 1
-        order = np.argsort(distances)
-        down = down[order]
-        across = across[order]
+        down, across = _disc(radii_px[i])
         out[i, 2] = _matched(edge_p, edge_t, down, across)
         out[i, 3] = _matched(edge_t, edge_p, down, across)

@@ -11,7 +11,6 @@ import numpy as np
 from numba import njit
 
 BAD_CHARACTER, TRUNCATED, TOO_LONG, NEGATIVE, WRONG_SUM = -1, -2, -3, -4, -5
-INTERSECTION, UNION, PREDICTION_AREA, TARGET_AREA, BOUNDARY_INTERSECTION, BOUNDARY_UNION = range(6)
 
 
 @njit(nogil=True, cache=True)
@@ -23,13 +22,9 @@ def decode_intervals(code, size, starts, ends):  # type: ignore[no-untyped-def]
     character, the sixth says that more follow, and from the fourth count on the difference to the
     count two before is stored.
     """
-    position = np.int64(0)
-    index = 0
     length = code.shape[0]
-    before = np.int64(0)
-    before2 = np.int64(0)
-    n = 0
-    read = 0
+    position = before = before2 = np.int64(0)
+    index = n = read = 0
     while index < length:
         value = np.int64(0)
         shift = 0
@@ -176,6 +171,33 @@ def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _between_changes(changes, size):  # type: ignore[no-untyped-def]
+    """The intervals of a mask of `size` pixels that turns over at each of the sorted `changes`."""
+    k = changes.shape[0]
+    starts = np.empty(k // 2 + 1, np.int64)
+    ends = np.empty(k // 2 + 1, np.int64)
+    n = 0
+    inside = False
+    j = 0
+    while j < k:
+        # Two changes at one place are none.
+        if j + 1 < k and changes[j] == changes[j + 1]:
+            j += 2
+            continue
+        if inside:
+            ends[n] = changes[j]
+            n += 1
+        else:
+            starts[n] = changes[j]
+        inside = not inside
+        j += 1
+    if inside and starts[n] < size:
+        ends[n] = size
+        n += 1
+    return n, starts, ends
+
+
+@njit(nogil=True, cache=True)
 def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
     """The pixels of a polygon, float64 (K, 2) corners x and y in pixels; returns `(count, starts, ends)`.
 
@@ -206,28 +228,7 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
         row = np.ceil(min(max(row, 0.0), np.float64(height)))
         changes[k] = np.int64(column) * height + np.int64(row)
         k += 1
-    ordered = np.sort(changes[:k])
-    starts = np.empty(k // 2 + 1, np.int64)
-    ends = np.empty(k // 2 + 1, np.int64)
-    n = 0
-    inside = False
-    j = 0
-    while j < k:
-        # Two changes at one place are none.
-        if j + 1 < k and ordered[j] == ordered[j + 1]:
-            j += 2
-            continue
-        if inside:
-            ends[n] = ordered[j]
-            n += 1
-        else:
-            starts[n] = ordered[j]
-        inside = not inside
-        j += 1
-    if inside and starts[n] < height * width:
-        ends[n] = height * width
-        n += 1
-    return n, starts, ends
+    return _between_changes(np.sort(changes[:k]), height * width)
 
 
 @njit(nogil=True, cache=True)

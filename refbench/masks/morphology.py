@@ -123,12 +123,32 @@ def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_
 
 
 @njit(nogil=True, cache=True)
+def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs):  # type: ignore[no-untyped-def]
+    """The intersections of the last 0, 1, 2, ... columns before `end`; entry k begins at `suffix_at[k]`.
+
+    Entry 0, a full column, must be there. Returns the arrays, replaced by longer ones if needed.
+    """
+    for k in range(suffix_at.shape[0] - 2):
+        c = end - 1 - k
+        used = suffix_at[k + 1]
+        needed = 2 * used - suffix_at[k] + column_at[c + 1] - column_at[c]
+        if needed > suffix_lows.shape[0]:
+            suffix_lows = _grown(suffix_lows, needed)
+            suffix_highs = _grown(suffix_highs, needed)
+        suffix_at[k + 2] = intersect_runs(
+            lows, highs, column_at[c], column_at[c + 1],
+            suffix_lows, suffix_highs, suffix_at[k], used,
+            suffix_lows, suffix_highs, used,
+        )  # fmt: skip
+    return suffix_lows, suffix_highs
+
+
+@njit(nogil=True, cache=True)
 def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
     """The horizontal step with lists of runs. An intersection of lists with m and k runs has fewer than m + k."""
     window = 2 * d + 1
     columns = column_at.shape[0] - 1
     runs = column_at[columns]
-    # Entry k of the suffixes is the intersection of the last k columns of a block; the empty one is a full column.
     suffix_at = np.zeros(window + 2, np.int64)
     suffix_lows = np.zeros(2 * runs + 64, np.int64)
     suffix_highs = np.full(2 * runs + 64, height, np.int64)
@@ -139,18 +159,9 @@ def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_e
     suffix_at[1] = 1
     count = 0
     for block in range(0, columns - window + 1, window):
-        for k in range(window):
-            c = block + window - 1 - k
-            used = suffix_at[k + 1]
-            needed = 2 * used - suffix_at[k] + column_at[c + 1] - column_at[c]
-            if needed > suffix_lows.shape[0]:
-                suffix_lows = _grown(suffix_lows, needed)
-                suffix_highs = _grown(suffix_highs, needed)
-            suffix_at[k + 2] = intersect_runs(
-                lows, highs, column_at[c], column_at[c + 1],
-                suffix_lows, suffix_highs, suffix_at[k], used,
-                suffix_lows, suffix_highs, used,
-            )  # fmt: skip
+        suffix_lows, suffix_highs = _suffixes(
+            column_at, lows, highs, block + window, suffix_at, suffix_lows, suffix_highs
+        )
         prefix_lows[0] = 0
         prefix_highs[0] = height
         prefix = 1

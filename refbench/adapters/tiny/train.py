@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -130,18 +131,9 @@ def turned(example: Example, mirrored: bool, upside_down: bool) -> Example:
     )
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
-@click.option("--epochs", default=16, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--threads", default=2, show_default=True)
-def main(out: Path, epochs: int, seed: int, threads: int) -> None:
-    """Train tiny on scenes/train and write its weights."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+def read_examples() -> tuple[list[Example], dict[str, int], int]:
+    """One example for each image of scenes/train, the vocabulary, and how many categories there are."""
     samples = load_samples("scenes/train")
-    vocabulary = make_vocabulary(samples)
     objects: dict[str, list[AnnotatedObject]] = {}
     for o in load_objects("scenes"):
         objects.setdefault(o.image_id, []).append(o)
@@ -152,33 +144,33 @@ def main(out: Path, epochs: int, seed: int, threads: int) -> None:
     examples = []
     for path, group in track(by_image.items(), "Reading scenes/train"):
         with Image.open(path) as image:
-            picture = prepare_image(image)
+            pixels = prepare_image(image)
         masks = torch.from_numpy(np.stack([small_target(s) for s in group])).half()
         texts = [s.expression for s in group]
-        examples.append(Example(picture, texts, masks, *object_maps(objects[group[0].image_id], classes)))
+        examples.append(Example(pixels, texts, masks, *object_maps(objects[group[0].image_id], classes)))
+    return examples, make_vocabulary(samples), len(classes)
 
-    network = TinyNetwork(len(vocabulary) + 2)
-    head = ObjectHead(network.detail.out_channels, len(classes))
+
+def fit(
+    network: TinyNetwork,
+    head: ObjectHead,
+    examples: Sequence[Example],
+    vocabulary: dict[str, int],
+    epochs: int,
+    shuffle: torch.Generator,
+) -> None:
+    """Train network and head; `shuffle` draws the order of images and their augmentation."""
     learnt = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, weight_decay=0.02)
     steps = epochs * math.ceil(len(examples) / IMAGES_PER_STEP)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.15)
-    shuffle = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     for epoch in range(epochs):
         order = torch.randperm(len(examples), generator=shuffle).tolist()
         losses = []
         for first in range(0, len(order), IMAGES_PER_STEP):
             chosen = [examples[k] for k in order[first : first + IMAGES_PER_STEP]]
-            turns = (torch.rand(len(chosen), 2, generator=shuffle) < torch.tensor([0.5, 0.3])).tolist()
-            views = [turned(e, *turn) for e, turn in zip(chosen, turns, strict=True)]
-            gain = 1 + 0.1 * torch.randn(len(views), 3, 1, 1, generator=shuffle)
-            words = encode_words([text for v in views for text in v.expressions], vocabulary)
-            seen = network.see(torch.stack([v.picture for v in views]) * gain)
-            logits = network.answer(*seen, [len(v.expressions) for v in views], words)
-            loss = mask_loss(logits, torch.cat([v.targets for v in views]).float())
-            labels, places = torch.stack([v.labels for v in views]), torch.stack([v.places for v in views])
-            loss = loss + head.loss(seen[1], labels, places)
+            loss = _loss(network, head, chosen, vocabulary, shuffle)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -189,6 +181,39 @@ def main(out: Path, epochs: int, seed: int, threads: int) -> None:
             f"epoch {epoch + 1}/{epochs}  loss {np.mean(losses):.4f}  {time.monotonic() - began:.0f} s", err=True
         )
 
+
+def _loss(
+    network: TinyNetwork,
+    head: ObjectHead,
+    chosen: Sequence[Example],
+    vocabulary: dict[str, int],
+    shuffle: torch.Generator,
+) -> torch.Tensor:
+    turns = (torch.rand(len(chosen), 2, generator=shuffle) < torch.tensor([0.5, 0.3])).tolist()
+    views = [turned(e, *turn) for e, turn in zip(chosen, turns, strict=True)]
+    gain = 1 + 0.1 * torch.randn(len(views), 3, 1, 1, generator=shuffle)
+    words = encode_words([text for v in views for text in v.expressions], vocabulary)
+    seen = network.see(torch.stack([v.picture for v in views]) * gain)
+    logits = network.answer(*seen, [len(v.expressions) for v in views], words)
+    loss = mask_loss(logits, torch.cat([v.targets for v in views]).float())
+    labels, places = torch.stack([v.labels for v in views]), torch.stack([v.places for v in views])
+    return loss + head.loss(seen[1], labels, places)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
+@click.option("--epochs", default=16, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+def main(out: Path, epochs: int, seed: int, threads: int) -> None:
+    """Train tiny on scenes/train and write its weights."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    examples, vocabulary, classes = read_examples()
+    network = TinyNetwork(len(vocabulary) + 2)
+    head = ObjectHead(network.detail.out_channels, classes)
+    fit(network, head, examples, vocabulary, epochs, torch.Generator().manual_seed(seed))
     weights = {name: value.half().contiguous() for name, value in network.state_dict().items()}
     metadata = {
         "vocabulary": json.dumps(vocabulary),

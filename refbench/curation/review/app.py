@@ -164,13 +164,14 @@ class ReviewData:
 
 
 @lru_cache(maxsize=8)
-def _picture(path: str, height: int, width: int) -> bytes:
+def _png(path: str, height: int, width: int) -> bytes:
+    """An image of the dataset, or grey if it cannot be read."""
     buffer = io.BytesIO()
     try:
-        picture = load_image(path, height, width)
+        image = load_image(path, height, width)
     except DatasetError:
-        picture = Image.new("RGB", (width, height), (200, 200, 200))
-    picture.save(buffer, "PNG", compress_level=1)
+        image = Image.new("RGB", (width, height), (200, 200, 200))
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -179,26 +180,31 @@ def _runs(mask: Mask) -> list[int]:
     return run_lengths(mask.to_array().T.ravel())
 
 
-def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
-    """The application; `hosts` are what the Host header may say, with the port."""
-    data = ReviewData(folder, everything)
+class ReviewPage:
+    """The page's answers to requests; `hosts` are what the Host header may say, with the port."""
 
-    def guard(handler: Handler) -> Handler:
+    def __init__(self, data: ReviewData, token: str, hosts: tuple[str, ...]) -> None:
+        self.data, self.token, self.hosts = data, token, hosts
+
+    def guard(self, handler: Handler) -> Handler:
+        """The handler, for requests that come from this machine and know the token."""
+
         def guarded(request: Request) -> Response:
-            refusal = _refusal(request, token, hosts)
+            refusal = _refusal(request, self.token, self.hosts)
             response = JSONResponse({"error": refusal}, 403) if refusal else handler(request)
             response.headers.update(HEADERS)
             return response
 
         return guarded
 
-    def asset(request: Request) -> Response:
+    def asset(self, request: Request) -> Response:
         name = request.path_params.get("name", "page.html")
         if name not in KINDS:
             return JSONResponse({"error": "no such file"}, 404)
         return Response((ASSETS / name).read_bytes(), media_type=KINDS[name])
 
-    def queue(request: Request) -> Response:
+    def queue(self, request: Request) -> Response:
+        data = self.data
         return _told(
             lambda: {
                 "source": data.address,
@@ -208,35 +214,39 @@ def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: 
             }
         )
 
-    def item(request: Request) -> Response:
-        return _told(lambda: data.item(request.query_params.get("id", "")))
+    def item(self, request: Request) -> Response:
+        return _told(lambda: self.data.item(request.query_params.get("id", "")))
 
-    def picture(request: Request) -> Response:
-        image = data.images.get(request.query_params.get("id", ""))
+    def image(self, request: Request) -> Response:
+        image = self.data.images.get(request.query_params.get("id", ""))
         if image is None:
             return JSONResponse({"error": "no such image"}, 404)
-        return Response(_picture(image.image_path, image.height, image.width), media_type="image/png")
+        return Response(_png(image.image_path, image.height, image.width), media_type="image/png")
 
-    async def answer(request: Request) -> Response:
-        return await _posted(request, token, hosts, data.answer)
+    async def answer(self, request: Request) -> Response:
+        return await _posted(request, self.token, self.hosts, self.data.answer)
 
-    async def undo(request: Request) -> Response:
-        def take_back(content: Any) -> dict[str, Any]:
-            reviewer = str(content.get("reviewer", "")) if isinstance(content, dict) else ""
-            undone = data.reviews.undo(reviewer.strip(), now())
-            return {"item_id": undone.item_id if undone else ""}
+    async def undo(self, request: Request) -> Response:
+        return await _posted(request, self.token, self.hosts, self._take_back)
 
-        return await _posted(request, token, hosts, take_back)
+    def _take_back(self, content: Any) -> dict[str, Any]:
+        reviewer = str(content.get("reviewer", "")) if isinstance(content, dict) else ""
+        undone = self.data.reviews.undo(reviewer.strip(), now())
+        return {"item_id": undone.item_id if undone else ""}
 
+
+def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
+    """The application; `hosts` are what the Host header may say, with the port."""
+    page = ReviewPage(ReviewData(folder, everything), token, hosts)
     app = Starlette(
         routes=[
-            Route("/{token}/", guard(asset)),
-            Route("/{token}/assets/{name}", guard(asset)),
-            Route("/{token}/api/queue", guard(queue)),
-            Route("/{token}/api/item", guard(item)),
-            Route("/{token}/api/picture", guard(picture)),
-            Route("/{token}/api/answer", answer, methods=["POST"]),
-            Route("/{token}/api/undo", undo, methods=["POST"]),
+            Route("/{token}/", page.guard(page.asset)),
+            Route("/{token}/assets/{name}", page.guard(page.asset)),
+            Route("/{token}/api/queue", page.guard(page.queue)),
+            Route("/{token}/api/item", page.guard(page.item)),
+            Route("/{token}/api/picture", page.guard(page.image)),
+            Route("/{token}/api/answer", page.answer, methods=["POST"]),
+            Route("/{token}/api/undo", page.undo, methods=["POST"]),
         ]
     )
     # Its answer to an address without the last slash would name the host that was asked for.

@@ -18,6 +18,7 @@ from refbench.storage.coco_rows import is_id
 from refbench.storage.progress import Progress
 
 ORIGIN = "jxu124/refcoco-benchmark"
+COLUMNS = ("ref_list", "image_info", "image")
 PREFIXES = {
     "refcoco": "refcoco_unc_",
     "refcoco+": "refcoco_plus_unc_",
@@ -40,6 +41,64 @@ class _Unpacked:
         return []
 
 
+class _Tables:
+    """What the rows of the tables hold, once each: images, their annotations, and the refs with their places."""
+
+    def __init__(self, dataset: str, folder: Path) -> None:
+        self.dataset = dataset
+        self.files = ImageFiles(folder)
+        self.problems: list[str] = []
+        self.images: dict[int, Any] = {}
+        self.annotations: dict[int, Any] = {}
+        self.paths: dict[int, str] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.refs: list[tuple[str, Any]] = []
+
+    def read(self, table: Path) -> None:
+        split = split_word(table).removeprefix(PREFIXES[self.dataset])
+        for row, line in enumerate(table_rows(table, self.dataset, COLUMNS, ORIGIN)):
+            where = f"{table.name} row {row}"
+            info = line["image_info"]
+            try:
+                if not isinstance(info, dict) or not is_id(info.get("id")):
+                    raise DatasetError("no image_info with an integer id")
+                path, size = self.files.write(info.get("file_name"), line["image"], again=True)
+            except DatasetError as error:
+                self.problems.append(f"{where}: {error}")
+                continue
+            self.paths[info["id"]], self.sizes[info["id"]] = path, size
+            self.images.setdefault(info["id"], info)
+            for k, item in enumerate(line["ref_list"] if isinstance(line["ref_list"], list) else ()):
+                self._read_ref(f"{where}, ref_list[{k}]", item, split)
+
+    def _read_ref(self, where: str, item: Any, split: str) -> None:
+        both = item if isinstance(item, dict) else {}
+        annotation, ref = both.get("ann_info"), both.get("ref_info")
+        if not isinstance(annotation, dict) or not isinstance(ref, dict) or not is_id(annotation.get("id")):
+            self.problems.append(f"{where}: needs ann_info with an integer id, and ref_info")
+            return
+        # Two refs may name one object; then it comes twice.
+        self.annotations.setdefault(annotation["id"], annotation)
+        if ref.get("split") != split:
+            self.problems.append(f"{where}: its split is {ref.get('split')!r}, the file's {split!r}")
+        self.refs.append((where, ref))
+
+    def instances(self, path: Path) -> CocoInstances:
+        """The images and annotations, checked; `path` names them in messages."""
+        content = {
+            "images": list(self.images.values()),
+            "annotations": list(self.annotations.values()),
+            "categories": CATEGORIES_2014,
+        }
+        coco = CocoInstances(content, path, self.problems)
+        for image_id, (_, image) in coco.images.items():
+            if self.sizes[image_id] != (image["height"], image["width"]):
+                self.problems.append(
+                    f"image {image_id}: its bytes are {self.sizes[image_id]} (height, width), image_info differs"
+                )
+        return coco
+
+
 def build_from_tables(
     dataset: str, style: RefStyle, version: int, tables: list[Path], sources: Sources, folder: Path, progress: Progress
 ) -> Built:
@@ -53,52 +112,16 @@ def build_from_tables(
     mine = [t for t in tables if split_word(t).startswith(PREFIXES[dataset])]
     if not mine:
         # Says what they are, if they can be told.
-        for _ in table_rows(tables[0], dataset, ("ref_list", "image_info", "image"), ORIGIN):
+        for _ in table_rows(tables[0], dataset, COLUMNS, ORIGIN):
             break
         there = ", ".join(sorted({split_word(t) for t in tables}))
         raise DatasetError(f"none of the tables is {PREFIXES[dataset]}<split>-*.parquet; there are: {there}")
-    files = ImageFiles(folder)
-    problems: list[str] = []
-    content: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": CATEGORIES_2014}
-    paths: dict[int, str] = {}
-    sizes: dict[int, tuple[int, int]] = {}
-    refs: list[tuple[str, Any]] = []
-    images_seen: set[int] = set()
-    annotations_seen: set[int] = set()
+    found = _Tables(dataset, folder)
     for number, table in enumerate(mine):
-        split = split_word(table).removeprefix(PREFIXES[dataset])
-        for row, line in enumerate(table_rows(table, dataset, ("ref_list", "image_info", "image"), ORIGIN)):
-            where = f"{table.name} row {row}"
-            info = line["image_info"]
-            try:
-                if not isinstance(info, dict) or not is_id(info.get("id")):
-                    raise DatasetError("no image_info with an integer id")
-                paths[info["id"]], sizes[info["id"]] = files.write(info.get("file_name"), line["image"], again=True)
-            except DatasetError as error:
-                problems.append(f"{where}: {error}")
-                continue
-            if info["id"] not in images_seen:
-                content["images"].append(info)
-                images_seen.add(info["id"])
-            for k, item in enumerate(line["ref_list"] if isinstance(line["ref_list"], list) else ()):
-                both = item if isinstance(item, dict) else {}
-                annotation, ref = both.get("ann_info"), both.get("ref_info")
-                if not isinstance(annotation, dict) or not isinstance(ref, dict) or not is_id(annotation.get("id")):
-                    problems.append(f"{where}, ref_list[{k}]: needs ann_info with an integer id, and ref_info")
-                    continue
-                # Two refs may name one object; then it comes twice.
-                if annotation["id"] not in annotations_seen:
-                    content["annotations"].append(annotation)
-                    annotations_seen.add(annotation["id"])
-                if ref.get("split") != split:
-                    problems.append(f"{where}, ref_list[{k}]: its split is {ref.get('split')!r}, the file's {split!r}")
-                refs.append((f"{where}, ref_list[{k}]", ref))
+        found.read(table)
         progress("tables", number + 1, len(mine))
-    coco = CocoInstances(content, mine[0].with_name("ref_list of the tables"), problems)
-    for image_id, (_, image) in coco.images.items():
-        if sizes[image_id] != (image["height"], image["width"]):
-            problems.append(f"image {image_id}: its bytes are {sizes[image_id]} (height, width), image_info differs")
-    reader = RefReader(dataset, style, coco, _Unpacked(paths), sources.splits)
-    built = built_from_refs(reader, refs, "refer", version, [source_of(t) for t in mine], LICENCE, progress)
+    coco = found.instances(mine[0].with_name("ref_list of the tables"))
+    reader = RefReader(dataset, style, coco, _Unpacked(found.paths), sources.splits)
+    built = built_from_refs(reader, found.refs, "refer", version, [source_of(t) for t in mine], LICENCE, progress)
     built.notes.append("the objects are those that an expression names: the hub's copy holds no others")
     return built

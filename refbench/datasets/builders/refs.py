@@ -81,15 +81,10 @@ class RefReader:
 
     def samples(self, where: str, ref: Any) -> Iterator[tuple[str, Sample]]:
         """(split, sample) for each sentence of one ref; `where` tells its place in the file."""
-        if not isinstance(ref, dict):
-            self.problems.append(f"{where}: a {type(ref).__name__} where a dict was expected")
+        ann_ids = self._well_formed(where, ref)
+        if ann_ids is None:
             return
-        ref_id, split, sentences = ref.get("ref_id"), ref.get("split"), ref.get("sentences")
-        ann_ids = self._ann_ids(ref)
-        if not is_id(ref_id) or ann_ids is None or not isinstance(split, str) or not isinstance(sentences, list):
-            kind = "a list of integers ann_id" if self.style.several else "integer ann_id"
-            self.problems.append(f"{where}: needs integer ref_id and {kind}, a split and a list of sentences")
-            return
+        ref_id, split, sentences = ref["ref_id"], ref["split"], ref["sentences"]
         where = f"{where} (ref_id {ref_id})"
         if not self._asks(where, ref):
             return
@@ -106,9 +101,8 @@ class RefReader:
             self.problems.append(f"{where}: {error}")
             return
         self.image_ids.add(image_id)
-        tags = target.tags
-        if self.style.sources and is_text(ref.get("source")):
-            tags = (*tags, f"source-{ref['source']}")
+        source = ref.get("source") if self.style.sources else None
+        tags = (*target.tags, f"source-{source}") if is_text(source) else target.tags
         for k, sentence in enumerate(sentences):
             found = self._sentence(f"{where}: sentences[{k}]", sentence)
             if found is None:
@@ -135,6 +129,19 @@ class RefReader:
                     tags=tags,
                 ),
             )
+
+    def _well_formed(self, where: str, ref: Any) -> tuple[int, ...] | None:
+        """The annotation ids of a ref whose fields are of their types; None, and a problem, of another one."""
+        if not isinstance(ref, dict):
+            self.problems.append(f"{where}: a {type(ref).__name__} where a dict was expected")
+            return None
+        ref_id, split, sentences = ref.get("ref_id"), ref.get("split"), ref.get("sentences")
+        ann_ids = self._ann_ids(ref)
+        if not is_id(ref_id) or ann_ids is None or not isinstance(split, str) or not isinstance(sentences, list):
+            kind = "a list of integers ann_id" if self.style.several else "integer ann_id"
+            self.problems.append(f"{where}: needs integer ref_id and {kind}, a split and a list of sentences")
+            return None
+        return ann_ids
 
     def _asks(self, where: str, ref: dict[str, Any]) -> bool:
         """Whether a ref, its fields being of their types, belongs to this build and asks something."""

@@ -151,6 +151,42 @@ SHAPES: dict[str, Callable[[IntArray, IntArray, int], IntArray]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and how large a shape is to be, lengths in 1/PX pixels, the angle as `cosine_and_sine` gives it."""
+
+    shape: str
+    radius: int
+    centre_x: int
+    centre_y: int
+    cosine: int
+    sine: int
+    height: int
+    width: int
+
+    def distances(self) -> tuple[tuple[slice, slice], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The window that the shape reaches, and its pixels' distance from the outline, x and y, int64 (h, w)."""
+        reach = 135 * self.radius // 100 + 2 * PX
+        window = (
+            slice(max(0, (self.centre_y - reach) // PX), min(self.height, (self.centre_y + reach) // PX + 1)),
+            slice(max(0, (self.centre_x - reach) // PX), min(self.width, (self.centre_x + reach) // PX + 1)),
+        )
+        rows, columns = (side.astype(np.int64) * PX for side in np.ogrid[window])
+        across, down = columns - self.centre_x, rows - self.centre_y
+        x = (across * self.cosine + down * self.sine) // ONE
+        y = (down * self.cosine - across * self.sine) // ONE
+        return window, SHAPES[self.shape](x, y, self.radius), x, y
+
+
+def _choose_place(draws: Draws, shape: str, size: str, height: int, width: int) -> _Place:
+    low, high = RADIUS_PX[size]
+    radius = draws.between(low * PX, high * PX)
+    margin = 8 * radius // 10
+    centre_x, centre_y = draws.between(margin, width * PX - margin), draws.between(margin, height * PX - margin)
+    cosine, sine = cosine_and_sine(draws.between(-MOST_TURNED, MOST_TURNED))
+    return _Place(shape, radius, centre_x, centre_y, cosine, sine, height, width)
+
+
 def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDArray[np.uint8], list[DrawnObject]]:
     """Paint up to `count` objects, back to front.
 
@@ -163,26 +199,15 @@ def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDA
     areas: list[int] = []
     for _ in range(count):
         shape, colour, pattern, size = _choose_looks(draws, objects)
-        low, high = RADIUS_PX[size]
         for _attempt in range(12):
-            radius = draws.between(low * PX, high * PX)
-            margin = 8 * radius // 10
-            centre_x, centre_y = draws.between(margin, width * PX - margin), draws.between(margin, height * PX - margin)
-            cosine, sine = cosine_and_sine(draws.between(-MOST_TURNED, MOST_TURNED))
+            place = _choose_place(draws, shape, size, height, width)
             # A centre on top of another would make every word about position ambiguous.
             if any(
-                (o.centre_x - centre_x) ** 2 + (o.centre_y - centre_y) ** 2 <= (MIN_APART_PX * PX) ** 2 for o in objects
+                (o.centre_x - place.centre_x) ** 2 + (o.centre_y - place.centre_y) ** 2 <= (MIN_APART_PX * PX) ** 2
+                for o in objects
             ):
                 continue
-            reach = 135 * radius // 100 + 2 * PX
-            window = (
-                slice(max(0, (centre_y - reach) // PX), min(height, (centre_y + reach) // PX + 1)),
-                slice(max(0, (centre_x - reach) // PX), min(width, (centre_x + reach) // PX + 1)),
-            )
-            rows, columns = (side.astype(np.int64) * PX for side in np.ogrid[window])
-            x = ((columns - centre_x) * cosine + (rows - centre_y) * sine) // ONE
-            y = ((rows - centre_y) * cosine - (columns - centre_x) * sine) // ONE
-            distance = SHAPES[shape](x, y, radius)
+            window, distance, x, y = place.distances()
             inside = distance <= 0
             left = [area - int((o.mask[window] & inside).sum()) for o, area in zip(objects, areas, strict=True)]
             in_sight = all(
@@ -192,12 +217,12 @@ def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDA
                 break
         else:
             continue
-        _paint(draws, picture[window], distance, x, y, colour, pattern, radius)
+        _paint(draws, picture[window], distance, x, y, colour, pattern, place.radius)
         for o in objects:
             o.mask[window] &= ~inside
         mask = np.zeros((height, width), dtype=bool)
         mask[window] = inside
-        objects.append(DrawnObject(shape, colour, pattern, size, centre_x, centre_y, mask))
+        objects.append(DrawnObject(shape, colour, pattern, size, place.centre_x, place.centre_y, mask))
         full_areas.append(int(inside.sum()))
         areas = [*left, full_areas[-1]]
     # Noise of brightness, not of colour, as a camera's after its own clean-up.

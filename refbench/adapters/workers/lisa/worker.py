@@ -51,13 +51,7 @@ class Lisa(object):
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
-        from transformers import (
-            AutoTokenizer,
-            CLIPImageProcessor,
-            CLIPVisionModel,
-            GenerationConfig,
-            LlamaForCausalLM,  # noqa: F401
-        )
+        from transformers import AutoTokenizer, CLIPImageProcessor, LlamaForCausalLM  # noqa: F401
 
         for_torchvision()
         from model import LISA as official  # noqa: N811 (a module)
@@ -81,7 +75,18 @@ class Lisa(object):
         )
         self.tokenizer.pad_token = self.tokenizer.unk_token
         self.segment_id = self.tokenizer("[SEG]", add_special_tokens=False).input_ids[0]
-        loaded = official.LISAForCausalLM.from_pretrained(
+        self.network = self._load(official.LISAForCausalLM, weights, clip)
+        self.network.get_visual_embs = OfLast(self.network.get_visual_embs)
+        self.network.encode_images = OfLast(self.network.encode_images)
+        self.pixels = OfLast(self._pixels)
+        self.revision = git_revision(repository)
+        self.weights_sha256 = sha256_of(weights, clip)
+
+    def _load(self, official, weights, clip):
+        """The official network with the weights, and the CLIP of the folder given."""
+        from transformers import CLIPVisionModel, GenerationConfig
+
+        loaded = official.from_pretrained(
             weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, vision_tower=clip, seg_token_idx=self.segment_id,
             output_loading_info=True,
         )  # fmt: skip
@@ -95,12 +100,7 @@ class Lisa(object):
         network.config.update(ends)
         # The weights may come with settings that draw at random; masks are read in a step that sees the whole text.
         network.generation_config = GenerationConfig(do_sample=False, use_cache=False, **ends)
-        self.network = network.to(self.device, self.dtype).eval()
-        network.get_visual_embs = OfLast(network.get_visual_embs)
-        network.encode_images = OfLast(network.encode_images)
-        self.pixels = OfLast(self._pixels)
-        self.revision = git_revision(repository)
-        self.weights_sha256 = sha256_of(weights, clip)
+        return network.to(self.device, self.dtype).eval()
 
     @torch.no_grad()
     def segment(self, images, expressions, tags):

@@ -52,14 +52,8 @@ class Sa2Va(object):
         os.environ["HF_MODULES_CACHE"] = code
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        if not os.path.exists(os.path.join(weights, "config.json")):
-            raise ValueError("there is no config.json in %s: give a checkout of e.g. ByteDance/Sa2VA-4B" % weights)
-        with open(os.path.join(weights, "config.json")) as file:
-            settings = json.load(file)
-        model = settings.get("auto_map", {}).get("AutoModel", "")
-        if "Sa2VA" not in model:
-            raise ValueError("%s brings no code of Sa2VA along (auto_map in config.json)" % weights)
-        self.is_qwen = model.endswith("Sa2VAChatModelQwen")
+        settings = _settings(weights)
+        self.is_qwen = settings["auto_map"]["AutoModel"].endswith("Sa2VAChatModelQwen")
         check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
         import transformers
@@ -105,6 +99,18 @@ class Sa2Va(object):
             return nothing_written(image, SEGMENT, said)
         note = "markup in the expression" if marked else ""
         return Answer(np.logical_or.reduce(masks), note=note, raw=said)
+
+
+def _settings(weights):
+    """config.json of the weights, which names their code."""
+    path = os.path.join(weights, "config.json")
+    if not os.path.exists(path):
+        raise ValueError("there is no config.json in %s: give a checkout of e.g. ByteDance/Sa2VA-4B" % weights)
+    with open(path) as file:
+        settings = json.load(file)
+    if "Sa2VA" not in settings.get("auto_map", {}).get("AutoModel", ""):
+        raise ValueError("%s brings no code of Sa2VA along (auto_map in config.json)" % weights)
+    return settings
 
 
 def _check_versions(settings, is_qwen, version):
