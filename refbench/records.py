@@ -25,9 +25,10 @@ WHOLE_NUMBERS_TAG = "integer-polygons"
 class Sample:
     """One expression about one image, with the mask it means.
 
-    `image_path` is absolute once loaded, or "" if the dataset was built without images. `polygons` are the
-    source polygons of the target (all parts of all objects), kept because published rules rasterise them
-    differently; empty where the source gives none. `box_xywh` is [left, top, width, height] in pixels.
+    `sample_id` is `<dataset>/<split>/<ref>/<sentence>`. `image_path` is absolute once loaded, or "" if the dataset was
+    built without images. `polygons` are the source polygons of the target (all parts of all objects), kept because
+    published rules rasterise them differently; empty where the source gives none. `box_xywh` is [left, top, width,
+    height] in pixels.
     """
 
     sample_id: str
@@ -46,6 +47,21 @@ class Sample:
     polygons: tuple[tuple[float, ...], ...] = ()
     box_xywh: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     tags: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> str:
+        """The dataset that the sample belongs to, e.g. "refcoco"."""
+        return self.sample_id.split("/", 1)[0]
+
+    @property
+    def split(self) -> str:
+        """The split that the sample belongs to, e.g. "testA"."""
+        return self.sample_id.split("/", 2)[1]
+
+    @property
+    def address(self) -> str:
+        """Dataset and split, e.g. "refcoco/testA"."""
+        return f"{self.dataset}/{self.split}"
 
 
 @dataclass(frozen=True, slots=True)

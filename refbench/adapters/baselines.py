@@ -141,7 +141,7 @@ class NoisyOracle:
         return (fault, direction, others[int(pick * len(others))]) if others else ("", direction, None)
 
     def _other_masks(self, sample: Sample) -> list[Mask]:
-        dataset = sample.sample_id.partition("/")[0]
+        dataset = sample.dataset
         if dataset not in self._others:
             by_image: dict[str, list[tuple[str, Mask]]] = {}
             for o in load_objects(dataset):

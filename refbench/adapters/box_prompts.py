@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnything
 from refbench.errors import AdapterError
 from refbench.records import Answer
@@ -98,6 +99,45 @@ class BoxSegmenter:
         # SAM may draw nothing in a box; only a policy with a threshold says that nothing is there.
         said_nothing = None if policy == TOP1 else not len(chosen)
         return Answer(masks.any(dim=0), no_target=said_nothing, score=min(1.0, best), note=note, raw=raw)
+
+
+class DetectorWithSam:
+    """An adapter whose detector finds the boxes of an expression and whose SAM draws what is in them.
+
+    Args:
+        kind: class of the detector in transformers.
+        detector: its weights, a local folder or a name on the hub.
+        sam: weights of a SAM, SAM-HQ or SAM 2.
+        device: e.g. cpu or cuda:0.
+        policy: one of `policies`.
+        threshold: on the score of a box, in 0..1.
+        revision: commit of the detector's hub repository.
+        sam_revision: commit of SAM's.
+        policies: those that the adapter knows.
+
+    Raises:
+        AdapterError: a policy or threshold that there is not, or weights that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        kind: Any,
+        detector: str,
+        sam: str,
+        device: str,
+        policy: str,
+        threshold: float,
+        revision: str,
+        sam_revision: str,
+        policies: tuple[str, ...] = POLICIES,
+    ) -> None:
+        check_policy(policy, threshold, policies)
+        self.policy = policy
+        self.threshold = threshold
+        self.device = torch.device(device)
+        self.network: Any = load_network(kind, detector, revision, torch.float32).to(self.device)
+        self.sam = BoxSegmenter(sam, device, sam_revision)
+        self.weights_sha256 = f"{weights_sha256(detector, revision)} {self.sam.network.weights_sha256}"
 
 
 def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:

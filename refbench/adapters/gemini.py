@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from refbench.adapters.web_service import WebService
+from refbench.adapters.web_service import ServiceAdapter, WebService
 from refbench.errors import AdapterError, MaskError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_attribute
@@ -41,7 +41,7 @@ SEGMENT_TOKEN = re.compile(r"<seg_?(\d{1,3})>")
 TOKENS = 16
 
 
-class Gemini:
+class Gemini(ServiceAdapter):
     """Gemini over its HTTP interface.
 
     The key is read from GEMINI_API_KEY and goes nowhere but into the header of a request.
@@ -75,34 +75,10 @@ class Gemini:
         self._decode: Any = (
             load_attribute("refbench.adapters.paligemma_tokens:TokenDecoder")(decoder) if decoder else None
         )
-        self._service = WebService(
-            self.name,
-            endpoint,
-            KEY_VARIABLE,
-            "x-goog-api-key",
-            concurrency,
-            timeout,
-            retries,
-            price_per_1000 / 1000,
-            cache,
+        price, header = price_per_1000 / 1000, "x-goog-api-key"
+        super().__init__(
+            WebService(self.name, endpoint, KEY_VARIABLE, header, concurrency, timeout, retries, price, cache)
         )
-
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        """Ask for each sample, several at once; see the adapter contract.
-
-        Raises:
-            RunStopped: the key is refused, there is no credit, or the service is down.
-            AdapterError: one sample got no answer, or one in no form that is known.
-        """
-        return self._service.answer_all(self._answer, samples, images)
-
-    def usage(self) -> dict[str, float]:
-        """See `WebService.usage`."""
-        return self._service.usage()
-
-    def close(self) -> None:
-        """End the threads and connections."""
-        self._service.close()
 
     def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
         settings = {

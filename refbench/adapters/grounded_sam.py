@@ -16,8 +16,8 @@ from transformers import (
 
 from refbench.adapters.box_prompts import (
     POLICIES,
-    BoxSegmenter,
     Detections,
+    DetectorWithSam,
     PerImage,
     check_policy,
     corners,
@@ -26,7 +26,6 @@ from refbench.adapters.box_prompts import (
     padded,
     padded_size,
 )
-from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.adapters.torch_settings import moved
 from refbench.errors import AdapterError
 from refbench.records import Answer, Sample
@@ -45,7 +44,7 @@ ARCHITECTURES: dict[str, Any] = {
 }
 
 
-class GroundedSam:
+class GroundedSam(DetectorWithSam):
     """Grounding DINO with SAM, SAM-HQ or SAM 2, through transformers, from local folders or the hub.
 
     Args:
@@ -74,15 +73,12 @@ class GroundedSam:
         revision: str = "main",
         sam_revision: str = "main",
     ) -> None:
-        check_policy(policy, threshold, (*POLICIES, ALL_CLASSES))
-        self.policy = policy
-        self.threshold = threshold
-        self.device = torch.device(device)
+        policies = (*POLICIES, ALL_CLASSES)
+        # Before anything is loaded.
+        check_policy(policy, threshold, policies)
         self.processor: Any = _processor(detector, revision)
-        self.network: Any = load_network(_architecture(detector, revision), detector, revision, torch.float32)
-        self.network.to(self.device)
-        self.sam = BoxSegmenter(sam, device, sam_revision)
-        self.weights_sha256 = f"{weights_sha256(detector, revision)} {self.sam.network.weights_sha256}"
+        kind = _architecture(detector, revision)
+        super().__init__(kind, detector, sam, device, policy, threshold, revision, sam_revision, policies)
         self._classes: dict[str, list[str]] = {}
         self._instances: dict[str, PerImage] = {}
 
@@ -129,7 +125,7 @@ class GroundedSam:
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
         """The instances of a sample's class among the 100 best of its image, over all classes of the dataset."""
-        address = "/".join(sample.sample_id.split("/")[:2])
+        address = sample.address
         if address not in self._classes:
             # Sets that are scored by AP ask for each class of each image, in the order of their annotation file.
             classes = list(dict.fromkeys(s.category for s in load_samples(address)))

@@ -12,14 +12,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from refbench.adapters.svg_paths import fill_path
-from refbench.adapters.web_service import WebService
+from refbench.adapters.web_service import ServiceAdapter, WebService
 from refbench.errors import MaskError
 from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
@@ -29,7 +27,7 @@ LAST_COMMAND = re.compile(r"[MmLlHhVvCcSsQqTtAaZz][^MmLlHhVvCcSsQqTtAaZz]*$")
 KEPT = ("path", "bbox", "parse_error", "error", "finish_reason", "request_id", "metrics")
 
 
-class Moondream:
+class Moondream(ServiceAdapter):
     """Moondream Segmentation over its HTTP interface, in the cloud or on your own server.
 
     The key is read from MOONDREAM_API_KEY and goes nowhere but into the header of a request.
@@ -60,34 +58,10 @@ class Moondream:
         self.endpoint = endpoint
         self.model = model
         self.price_per_1000 = price_per_1000
-        self._service = WebService(
-            self.name,
-            endpoint,
-            KEY_VARIABLE,
-            "X-Moondream-Auth",
-            concurrency,
-            timeout,
-            retries,
-            price_per_1000 / 1000,
-            cache,
+        price, header = price_per_1000 / 1000, "X-Moondream-Auth"
+        super().__init__(
+            WebService(self.name, endpoint, KEY_VARIABLE, header, concurrency, timeout, retries, price, cache)
         )
-
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        """Ask for each sample, several at once; see the adapter contract.
-
-        Raises:
-            RunStopped: the key is refused, there is no credit, or the service is down.
-            AdapterError: one sample got no answer.
-        """
-        return self._service.answer_all(self._answer, samples, images)
-
-    def usage(self) -> dict[str, float]:
-        """See `WebService.usage`."""
-        return self._service.usage()
-
-    def close(self) -> None:
-        """End the threads and connections."""
-        self._service.close()
 
     def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
         asked: dict[str, Any] = {"object": sample.expression, "stream": False}

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from refbench.adapters.box_prompts import BoxSegmenter, Detections, check_policy, corners, cut_note
-from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.box_prompts import Detections, DetectorWithSam, corners, cut_note
 from refbench.adapters.torch_settings import moved
 from refbench.records import Answer
 
 
-class Owlv2Sam:
+class Owlv2Sam(DetectorWithSam):
     """OWLv2 with SAM, SAM-HQ or SAM 2, through transformers, from local folders or the hub.
 
     Args:
@@ -43,16 +42,9 @@ class Owlv2Sam:
         revision: str = "main",
         sam_revision: str = "main",
     ) -> None:
-        check_policy(policy, threshold)
-        self.policy = policy
-        self.threshold = threshold
-        self.device = torch.device(device)
+        super().__init__(Owlv2ForObjectDetection, detector, sam, device, policy, threshold, revision, sam_revision)
         self.processor: Any = Owlv2Processor.from_pretrained(detector, revision=revision)
-        network = load_network(Owlv2ForObjectDetection, detector, revision, torch.float32)
-        self.network: Any = network.to(self.device)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
-        self.sam = BoxSegmenter(sam, device, sam_revision)
-        self.weights_sha256 = f"{weights_sha256(detector, revision)} {self.sam.network.weights_sha256}"
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:

@@ -37,7 +37,7 @@ class Predictions:
         return [self._answer(s) for s in samples]
 
     def _answer(self, sample: Sample) -> Answer:
-        address = "/".join(sample.sample_id.split("/")[:2])
+        address = sample.address
         if address not in self._claims:
             self._claims[address] = self._read(address)
         found = self._claims[address].get(sample.sample_id)

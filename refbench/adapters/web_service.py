@@ -246,6 +246,34 @@ class WebService:
                 self._used[name] = self._used.get(name, 0.0) + value
 
 
+class ServiceAdapter:
+    """An adapter whose model is a service: `_answer` asks about one sample, this asks about several at once."""
+
+    def __init__(self, service: WebService) -> None:
+        self._service = service
+
+    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
+        """Ask for each sample, several at once; see the adapter contract.
+
+        Raises:
+            RunStopped: the key is refused, there is no credit, or the service is down.
+            AdapterError: one sample got no answer, or one that cannot be read.
+        """
+        return self._service.answer_all(self._answer, samples, images)
+
+    def usage(self) -> dict[str, float]:
+        """See `WebService.usage`."""
+        return self._service.usage()
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self._service.close()
+
+    def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
+        """The answer to one sample, whose image is the file `content` of media type `kind`."""
+        raise NotImplementedError
+
+
 def _patience(retries: int) -> urllib3.Retry:
     return urllib3.Retry(
         total=retries,

@@ -12,7 +12,7 @@ from refbench._version import __version__
 from refbench.cli.lazy import LazyGroup
 from refbench.errors import RefbenchError, TooManyFailures
 
-DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 # The second lazy door: verb -> (where its command is, its help in one line).
 VERBS: dict[str, tuple[str, str]] = {

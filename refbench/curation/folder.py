@@ -11,7 +11,8 @@ from refbench.curation.items import ImageItems, items_of
 from refbench.curation.recipe import Recipe, parse_recipe
 from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import available, load
-from refbench.storage.files import home, read_json, write_json
+from refbench.storage.claims import OTHER_FOLDER, claim_folder
+from refbench.storage.files import home, read_json
 from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.samples import load_objects, load_samples
 
@@ -70,7 +71,6 @@ def load_items(address: str) -> list[ImageItems]:
 
 def claim(folder: Path, address: str, recipe: Recipe) -> Path:
     """Write curation.json, or check that the one that is there is of the same source and recipe."""
-    path = folder / CURATION_FILE
     content = {
         "source": address,
         "fingerprint": split_fingerprint(address),
@@ -78,16 +78,8 @@ def claim(folder: Path, address: str, recipe: Recipe) -> Path:
         "recipe": recipe.text,
         "refbench_version": __version__,
     }
-    if path.exists():
-        before = read_json(path, RunError)
-        other = [k for k in ("source", "fingerprint", "recipe_sha256") if before.get(k) != content[k]]
-        if other:
-            raise RunError(
-                f"{folder} belongs to another curation ({', '.join(other)} differ); choose another folder with --out, "
-                "or remove it"
-            )
-        return folder
-    write_json(path, content)
+    same = ("source", "fingerprint", "recipe_sha256")
+    claim_folder(folder / CURATION_FILE, content, same, "curation", OTHER_FOLDER)
     return folder
 
 

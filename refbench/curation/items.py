@@ -42,8 +42,7 @@ class ImageItems:
 
 def mask_id_of(sample: Sample) -> str:
     """`<dataset>/<split>/<annotations, joined by +>`; of a target without annotations, its ref stands for them."""
-    address = "/".join(sample.sample_id.split("/")[:2])
-    return f"{address}/{'+'.join(sorted(sample.ann_ids)) or sample.ref_id}"
+    return f"{sample.address}/{'+'.join(sorted(sample.ann_ids)) or sample.ref_id}"
 
 
 def items_of(samples: Sequence[Sample], objects: Iterable[AnnotatedObject] = ()) -> list[ImageItems]:

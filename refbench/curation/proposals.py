@@ -30,10 +30,12 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
 from refbench.plugins.options import bind_options, construct
 from refbench.records import Proposal
-from refbench.storage.files import read_json, write_json, write_table
+from refbench.storage.claims import claim_folder
+from refbench.storage.files import read_json, write_table
 from refbench.storage.images import load_image
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
+from refbench.storage.sharding import cut
 
 SHARD_MASKS = 48
 
@@ -123,15 +125,7 @@ def _tally(folder: Path, chosen: Sequence[RefinerChoice], shards: int, resumed: 
 
 def plan_shards(images: Sequence[ImageItems]) -> list[list[ImageItems]]:
     """Whole images in their order, at least SHARD_MASKS masks a shard but the last."""
-    shards: list[list[ImageItems]] = [[]]
-    masks = 0
-    for image in images:
-        if masks >= SHARD_MASKS:
-            shards.append([])
-            masks = 0
-        shards[-1].append(image)
-        masks += len(image.masks)
-    return shards
+    return cut(images, [len(image.masks) for image in images], SHARD_MASKS)
 
 
 def read_proposals(folder: Path) -> dict[str, list[Proposal]]:
@@ -199,19 +193,8 @@ def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit
         "packages": package_versions(),
         "refbench_version": __version__,
     }
-    path = folder / "refiner.json"
-    if path.exists():
-        before = read_json(path, RunError)
-        other = [k for k in content if k != "packages" and before.get(k) != content[k]]
-        if other:
-            raise RunError(
-                f"{folder} holds proposals of another {choice.name} ({', '.join(other)} differ); remove that folder to "
-                "make them again"
-            )
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        return
-    write_json(path, content)
+    same = [name for name in content if name != "packages"]
+    claim_folder(folder / "refiner.json", content, same, choice.name, "remove it to make the proposals again")
 
 
 def _code_of(refiner: Any) -> str:

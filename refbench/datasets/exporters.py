@@ -286,7 +286,7 @@ def _image_bytes(sample: Sample) -> bytes:
     try:
         return image_bytes(sample.image_path, sample.height, sample.width)
     except DatasetError as error:
-        raise DatasetError(f"{error}; build {sample.sample_id.partition('/')[0]} again") from None
+        raise DatasetError(f"{error}; build {sample.dataset} again") from None
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from refbench.masks.batches import ERROR_COLUMNS
 from refbench.masks.counting import boundary_widths_px, count_errors
-from refbench.scoring.counts import Batch, Measure, ScoreTable
+from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable
 
 KINDS = ("failed", "missed", "wrong_object", "merged", "part", "boundary", "spill", "false_alarm")
 HARDLY, MUCH = 0.1, 0.15
@@ -65,12 +65,12 @@ class ErrorTable:
         return ["" if k < 0 else KINDS[k] for k in self.kind.tolist()]
 
 
-def attribute(scores: ScoreTable, measured: Mapping[str, NDArray[np.int64]]) -> ErrorTable:
+def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
     """Give the wrong pixels of each sample to kinds; `measured` holds the columns of ERRORS.
 
     The kinds of a sample add up to union less intersection, to the last pixel.
     """
-    columns = {name: measured[f"{ERRORS.name}.{name}"] for name in ERROR_COLUMNS}
+    columns = measured[ERRORS.name]
     lost = scores.union - scores.intersection
     pixels = np.zeros((len(scores), len(KINDS)), np.int64)
     at = {kind: k for k, kind in enumerate(KINDS)}

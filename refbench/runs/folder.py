@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.records import Prediction, RunInfo
-from refbench.runs.timings import TIMINGS_SCHEMA
+from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
+from refbench.storage.claims import OTHER_FOLDER, changes, check_same, remove_leftovers
 from refbench.storage.files import read_record, read_table, write_json, write_table
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.predictions import Claim, SampleIndex, predictions_from_table
@@ -38,6 +38,14 @@ class ShardTally:
 
     failures: int
     notes: Counter[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Journal:
+    """How many samples of a shard are answered, and which ones the adapter is asked about."""
+
+    done: int
+    asking: tuple[str, ...]
 
 
 class RunFolder:
@@ -75,6 +83,19 @@ class RunFolder:
     def journal_path(self, number: int) -> Path:
         """Where a worker writes down which samples it asks about next: if it dies, they are known."""
         return self.path / "working" / f"part-{number:05d}.json"
+
+    def journal(self, number: int) -> Journal | None:
+        """The journal of a shard; None if there is none, or it is being written this moment."""
+        try:
+            return msgspec.json.decode(self.journal_path(number).read_bytes(), type=Journal)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def write_journal(self, number: int, journal: Journal) -> None:
+        """Write the journal of a shard; not synced, as a journal that is lost costs little."""
+        path = self.journal_path(number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.encode(journal))
 
     def journals(self) -> list[Path]:
         """The journals that are there."""
@@ -119,19 +140,11 @@ class RunFolder:
             self.write_info(info)
             return info
         before = self.info
-        for leftover in (self.path / "predictions").glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        changed = [
-            f"{name} {_short(there)} there, {_short(now)} now"
-            for name in IDENTITY
-            if (there := getattr(before, name)) != (now := getattr(info, name))
-        ]
-        if changed:
-            if before.code_sha256 != info.code_sha256:
-                changed.append("the code of the adapter has changed since")
-            raise RunError(
-                f"{self} belongs to another run ({'; '.join(changed)}); choose another folder with --out, or remove it"
-            )
+        changed = changes(dataclasses.asdict(before), dataclasses.asdict(info), IDENTITY)
+        if before.code_sha256 != info.code_sha256:
+            changed.append("the code of the adapter has changed since")
+        check_same(self.path, changed, "run", OTHER_FOLDER)
+        remove_leftovers(self.path / "predictions")
         return before
 
     def write_info(self, info: RunInfo) -> None:
@@ -212,14 +225,23 @@ class RunFolder:
                 f"not those of the run; remove its folder predictions and {AGAIN}"
             )
 
-    def timings(self) -> list[dict[str, Any]]:
-        """The rows of timings.parquet, one a shard; none if it is not there."""
-        rows: list[dict[str, Any]] = read_table(self.timings_path).to_pylist() if self.timings_path.exists() else []
-        return rows
+    def timings(self) -> list[ShardTiming]:
+        """The rows of timings.parquet, one a shard; none if it is not there.
 
-    def write_timings(self, rows: Sequence[dict[str, Any]]) -> None:
+        Raises:
+            RunError: it was not written by `refbench run`.
+        """
+        if not self.timings_path.exists():
+            return []
+        rows = read_table(self.timings_path).to_pylist()
+        try:
+            return msgspec.convert(rows, list[ShardTiming])
+        except msgspec.ValidationError as error:
+            raise RunError(f"{self.timings_path} is damaged ({error}); remove it, it is not needed") from None
+
+    def write_timings(self, rows: Sequence[ShardTiming]) -> None:
         """Write timings.parquet, by shard."""
-        ordered = sorted(rows, key=lambda row: row["shard"])
+        ordered = [dataclasses.asdict(row) for row in sorted(rows, key=lambda row: row.shard)]
         write_table(self.timings_path, pa.Table.from_pylist(ordered, schema=TIMINGS_SCHEMA))
 
 
@@ -231,8 +253,3 @@ def _claims(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[t
         index.check_size(where, row, height, width)
         several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
         yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
-
-
-def _short(value: Any) -> str:
-    """Format a value for a message; shorten hashes."""
-    return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)

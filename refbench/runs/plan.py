@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from refbench.records import Sample
+from refbench.runs.timings import ShardTiming
+from refbench.storage.sharding import cut
 
 SHARD_SAMPLES = 256
 # What `--batch-size auto` holds at most for each expression that it allows: larger images make smaller batches.
@@ -80,7 +82,7 @@ class ShardReport:
     adapter_failures: int
     first_error: str
     kept: bool
-    timing: dict[str, Any]
+    timing: ShardTiming
     notes: dict[str, int] = field(default_factory=dict)
     log: tuple[str, ...] = ()
     usage: dict[str, float] = field(default_factory=dict)
@@ -91,12 +93,9 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
     by_image: dict[str, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.image_id, []).append(sample)
-    shards: list[list[Sample]] = [[]]
-    for group in by_image.values():
-        if len(shards[-1]) >= SHARD_SAMPLES:
-            shards.append([])
-        shards[-1] += group
-    return shards
+    groups = list(by_image.values())
+    shards = cut(groups, [len(group) for group in groups], SHARD_SAMPLES)
+    return [[sample for group in shard for sample in group] for shard in shards]
 
 
 def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:

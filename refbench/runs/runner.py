@@ -188,41 +188,25 @@ def _compute(
     max_failures: int,
     progress: Progress,
 ) -> RunResult:
+    """Compute the shards that are not in the folder yet, and finish run.json."""
     began = time.monotonic()
-    numbers = [k for k in range(len(sizes)) if not folder.shard_path(k).exists()]
-    there = sorted(set(range(len(sizes))) - set(numbers))
-    resumed = sum(sizes[k] for k in there)
-    before = {k: folder.tally(k) for k in there}
-    total = sum(sizes)
+    missing = [k for k in range(len(sizes)) if not folder.shard_path(k).exists()]
+    before = {k: folder.tally(k) for k in sorted(set(range(len(sizes))) - set(missing))}
+    resumed = sum(sizes[k] for k in before)
     task = f"{info.adapter} on {info.address}"
-    timings = [row for row in folder.timings() if row["shard"] not in set(numbers)]
-
-    def keep_usage() -> None:
-        if scheduler.outcome.usage:
-            folder.write_info(dataclasses.replace(info, usage=_added(info.usage, scheduler.outcome.usage)))
-
-    def keep_timings(outcome: Outcome) -> None:
-        keep_usage()
-        folder.write_timings([*timings, *outcome.timings])
-
-    progress(task, resumed, total)
-    try:
-        outcome = scheduler.dispatch(
-            folder.path,
-            numbers,
-            max_failures,
-            nothing_done=not any(tally.failures < sizes[k] for k, tally in before.items()),
-            on_shard=keep_timings,
-            step=lambda done: progress(task, resumed + done, total),
-        )
-    except (AdapterError, KeyboardInterrupt) as stopped:
-        if isinstance(stopped, KeyboardInterrupt):
-            scheduler.outcome.usage.update(getattr(stopped, "usage", {}))
-        keep_usage()
-        raise
+    progress(task, resumed, sum(sizes))
+    outcome = _dispatch(
+        scheduler,
+        folder,
+        info,
+        missing,
+        max_failures,
+        nothing_done=not any(tally.failures < sizes[k] for k, tally in before.items()),
+        step=lambda done: progress(task, resumed + done, sum(sizes)),
+    )
     failures = outcome.failures + sum(tally.failures for tally in before.values())
     notes = sum((tally.notes for tally in before.values()), outcome.notes.copy())
-    if numbers or not info.finished:
+    if missing or not info.finished:
         finished = dataclasses.replace(
             info,
             finished=now(),
@@ -234,11 +218,43 @@ def _compute(
     seconds = time.monotonic() - began
     stages, bottleneck = stage_table(outcome.timings, seconds, scheduler.pool.size)
     result = RunResult(
-        folder.path, total, failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck
+        folder.path, sum(sizes), failures, resumed, seconds, dict(notes), dict(outcome.usage), stages, bottleneck
     )
     if failures > max_failures:
         raise _too_many(result, folder, max_failures)
     return result
+
+
+def _dispatch(
+    scheduler: Scheduler,
+    folder: RunFolder,
+    info: RunInfo,
+    missing: Sequence[int],
+    max_failures: int,
+    *,
+    nothing_done: bool,
+    step: Callable[[int], None],
+) -> Outcome:
+    """Compute shards; usage and timings are written after each of them, and usage also when the run is stopped."""
+    timings = [row for row in folder.timings() if row.shard not in set(missing)]
+
+    def keep_usage() -> None:
+        if scheduler.outcome.usage:
+            folder.write_info(dataclasses.replace(info, usage=_added(info.usage, scheduler.outcome.usage)))
+
+    def keep_timings(outcome: Outcome) -> None:
+        keep_usage()
+        folder.write_timings([*timings, *outcome.timings])
+
+    try:
+        return scheduler.dispatch(
+            folder.path, missing, max_failures, nothing_done=nothing_done, on_shard=keep_timings, step=step
+        )
+    except (AdapterError, KeyboardInterrupt) as stopped:
+        if isinstance(stopped, KeyboardInterrupt):
+            scheduler.outcome.usage.update(getattr(stopped, "usage", {}))
+        keep_usage()
+        raise
 
 
 def _too_many(result: RunResult, folder: RunFolder, allowed: int) -> TooManyFailures:

@@ -7,7 +7,7 @@ samples a worker was asked about when it died stands in the shard's journal.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 from refbench.errors import AdapterError, RunError
 from refbench.runs.folder import RunFolder
 from refbench.runs.plan import Facts, ShardReport, Task
+from refbench.runs.timings import ShardTiming
 
 # One is computed, the next one waits with the worker, so that it never waits for us.
 IN_FLIGHT = 2
@@ -71,7 +72,7 @@ class Outcome:
     first_error: str = ""
     notes: Counter[str] = field(default_factory=Counter)
     usage: Counter[str] = field(default_factory=Counter)
-    timings: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[ShardTiming] = field(default_factory=list)
 
 
 class Scheduler:
@@ -200,7 +201,7 @@ class Scheduler:
         outcome.adapter_failures += report.adapter_failures
         outcome.first_error = outcome.first_error or report.first_error
         outcome.notes.update(report.notes)
-        outcome.timings.append({**report.timing, "worker": event.worker})
+        outcome.timings.append(dataclasses.replace(report.timing, worker=event.worker))
         return True
 
     def _fail(self, event: Event) -> None:
@@ -260,11 +261,11 @@ class Scheduler:
         Machines fail and people kill, so only deaths over the same samples, one after the other, count. After two, the
         batch is retried sample by sample; a sample that kills two more workers counts as failed.
         """
-        journal = _read_journal(self._folder, number)
+        journal = RunFolder(self._folder).journal(number)
         if journal is None:
             return
         RunFolder(self._folder).journal_path(number).unlink(missing_ok=True)
-        asking = tuple(journal["asking"])
+        asking = journal.asking
         before, deaths = self._last_death.get(number, ((), 0))
         deaths = deaths + 1 if asking == before else 1
         self._last_death[number] = asking, deaths
@@ -299,13 +300,5 @@ class Scheduler:
     def _done_in_journals(self) -> int:
         """Samples of the shards that are being computed, as far as their journals tell."""
         numbers = [n for flying in self._in_flight.values() for n in flying]
-        return sum((_read_journal(self._folder, n) or {}).get("done", 0) for n in numbers)
-
-
-def _read_journal(folder: Path, number: int) -> dict[str, Any] | None:
-    """The journal of a shard, None if there is none or it is being written this moment."""
-    try:
-        found = json.loads(RunFolder(folder).journal_path(number).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"done", "asking"} <= found.keys() else None
+        journals = (RunFolder(self._folder).journal(n) for n in numbers)
+        return sum(journal.done for journal in journals if journal is not None)

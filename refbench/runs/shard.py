@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
-import json
 import os
 import random
 import sys
@@ -26,7 +26,7 @@ from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
-from refbench.runs.folder import RunFolder
+from refbench.runs.folder import Journal, RunFolder
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
@@ -147,13 +147,11 @@ class ShardRunner:
             adapter_failures=self._adapter_failures,
             first_error=failed[0].error if failed else "",
             kept=kept,
-            timing={
-                "shard": task.number,
-                "samples": len(shard),
-                **clock.row(),
+            timing=dataclasses.replace(
+                clock.timing(task.number, len(shard)),
                 **_memory(self.job.device),
-                **self._device_busy(),
-            },
+                device_busy_percent=self._device_busy(),
+            ),
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
             usage=self._usage(),
@@ -226,14 +224,13 @@ class ShardRunner:
             # Nothing that tells it: then do not ask again after every batch.
             self._busy = None if found is None else [*self._busy, found]
 
-    def _device_busy(self) -> dict[str, float | None]:
+    def _device_busy(self) -> float | None:
+        """Percent since the last call; None where it is not measured."""
         busy, self._busy = self._busy, None if self._busy is None else []
-        return {"device_busy_percent": sum(busy) / len(busy) if busy else None}
+        return sum(busy) / len(busy) if busy else None
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
-        path = RunFolder(task.folder).journal_path(task.number)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"done": done, "asking": [s.sample_id for s in batch]}))
+        RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))
 
 
 def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:

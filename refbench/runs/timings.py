@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -31,6 +31,28 @@ TIMINGS_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ShardTiming:
+    """A row of timings.parquet. What could not be measured is None."""
+
+    shard: int
+    samples: int
+    seconds: float
+    pictures_seconds: float | None = None
+    model_seconds: float | None = None
+    encode_seconds: float | None = None
+    write_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    device_busy_percent: float | None = None
+    worker: int | None = None
+
+    def stage_seconds(self, stage: str) -> float:
+        """Seconds of one of STAGES but the last, 0 where they are unknown."""
+        spent: float | None = getattr(self, f"{stage}_seconds")
+        return spent or 0.0
+
+
 class StageClock:
     """Adds up the seconds of each stage of a shard, and of all of it."""
 
@@ -46,25 +68,31 @@ class StageClock:
         finally:
             self._seconds[name] += time.perf_counter() - began
 
-    def row(self) -> dict[str, float]:
-        """Columns of timings.parquet."""
-        named = {f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
-        return {"seconds": time.perf_counter() - self._began, **named}
+    def timing(self, shard: int, samples: int) -> ShardTiming:
+        """The row of a shard, memory and device aside."""
+        spent = self._seconds
+        return ShardTiming(
+            shard,
+            samples,
+            time.perf_counter() - self._began,
+            spent["pictures"],
+            spent["model"],
+            spent["encode"],
+            spent["write"],
+        )
 
 
-def stage_table(
-    timings: Sequence[dict[str, Any]], wall_seconds: float, workers: int = 1
-) -> tuple[list[list[str]], str]:
+def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: int = 1) -> tuple[list[list[str]], str]:
     """Rows (stage, seconds a sample in ms, share) of a run, and a sentence that names what holds it up.
 
     `timings` are rows of timings.parquet that this run computed, `wall_seconds` how long it took from the first shard
     to the last; shares are of the time of its workers.
     """
-    samples = sum(row["samples"] for row in timings)
+    samples = sum(row.samples for row in timings)
     if not samples:
         return [], ""
-    total = sum(row["seconds"] for row in timings)
-    seconds = {s: sum(row.get(f"{s}_seconds") or 0.0 for row in timings) for s in STAGES if s != "other"}
+    total = sum(row.seconds for row in timings)
+    seconds = {s: sum(row.stage_seconds(s) for row in timings) for s in STAGES if s != "other"}
     seconds["other"] = max(0.0, total - sum(seconds.values()))
     rows = [
         [STAGES[stage], f"{1000 * spent / samples:.2f}", f"{spent / total:.0%}" if total else "-"]
@@ -72,10 +100,10 @@ def stage_table(
     ]
     slowest = max(seconds, key=lambda stage: seconds[stage])
     rate = samples / wall_seconds if wall_seconds else float("inf")
-    busy = [row["device_busy_percent"] for row in timings if row.get("device_busy_percent") is not None]
+    busy = [row.device_busy_percent for row in timings if row.device_busy_percent is not None]
     facts = [f"{rate:.1f} expressions a second" + (f" by {workers} workers" if workers > 1 else "")]
-    device = max((row.get("peak_device_bytes") or 0 for row in timings), default=0)
-    memory = max((row.get("peak_memory_bytes") or 0 for row in timings), default=0)
+    device = max((row.peak_device_bytes or 0 for row in timings), default=0)
+    memory = max((row.peak_memory_bytes or 0 for row in timings), default=0)
     facts.append(
         f"peak memory {memory / 2**30:.1f} GiB" + (f", on the device {device / 2**30:.1f} GiB" if device else "")
     )

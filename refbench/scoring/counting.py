@@ -20,7 +20,7 @@ from refbench.masks.pairs import COUNTS, PairCounts
 from refbench.masks.rle import check_code
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, WHOLE_NUMBERS_TAG, AnnotatedObject
 from refbench.runs.folder import RunFolder
-from refbench.scoring.counts import Batch, Measure, ScoreTable, check_scores
+from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_scores
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
@@ -60,9 +60,9 @@ class Counted:
     fingerprint: str
     is_run: bool
     tables: Mapping[Drawing, ScoreTable]
-    measured: Mapping[str, NDArray[Any]]
+    measured: Measured
     refs: Sequence[str]
-    objects: Sequence[str]
+    objects: Sequence[tuple[str, ...]]
     expressions: Sequence[str]
     several: NDArray[np.bool_]
     ignored: int
@@ -141,7 +141,7 @@ class _Targets:
         self.expressions = table["expression"].to_pylist()
         # What nobody annotated is its ref's own: two refs without a target do not mean the same.
         self.ann_ids = table["ann_ids"].to_pylist()
-        self.objects = [",".join(a) if a else f"ref {r}" for a, r in zip(self.ann_ids, self.refs, strict=True)]
+        self.objects = [tuple(a) or ("", r) for a, r in zip(self.ann_ids, self.refs, strict=True)]
         self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
         self.polygons = table["polygons"]
         self.polygon_numbers = pc.list_value_length(self.polygons).to_numpy().astype(np.int64)
@@ -176,7 +176,7 @@ class _Targets:
         chosen = rows.tolist()
         polygons = self.polygons.take(pa.array(rows, pa.int64())).to_pylist()
         out: dict[int, bytes] = {}
-        made: dict[tuple[bytes, str, str, frozenset[int]], bytes] = {}
+        made: dict[tuple[bytes, str, tuple[str, ...], frozenset[int]], bytes] = {}
         for row, code, parts in zip(chosen, self.codes(chosen), polygons, strict=True):
             whole_numbers = self._whole_numbers(row) if drawing.target == SCALED else frozenset()
             key = code, self.image_id[row], self.objects[row], whole_numbers
@@ -273,7 +273,7 @@ class _Counter:
         self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
         self.needs_boxes = any(m.needs_boxes for m in measures)
         self.counts = {drawing: np.zeros((n, len(COUNTS)), np.int64) for drawing in self.others}
-        self.measured: dict[str, NDArray[Any]] = {}
+        self.measured: dict[str, dict[str, NDArray[Any]]] = {m.name: {} for m in measures}
         self.failed = np.ones(n, bool)
         self.missing = 0
         self._answers = 0
@@ -403,11 +403,11 @@ class _Counter:
             self.targets.boxes_of_objects(rows) if self.needs_boxes else (),
         )
         for measure in self.measures:
-            for column, values in measure.count(pairs).items():
-                name = f"{measure.name}.{column}"
-                if name not in self.measured:
-                    self.measured[name] = np.zeros(len(self.failed), values.dtype)
-                self.measured[name][rows] = values
+            columns = self.measured[measure.name]
+            for name, values in measure.count(pairs).items():
+                if name not in columns:
+                    columns[name] = np.zeros(len(self.failed), values.dtype)
+                columns[name][rows] = values
 
 
 def _empty_code(targets: _Targets, row: int) -> bytes:

@@ -80,11 +80,15 @@ class Batch:
     boxes_of_objects: Sequence[NDArray[np.float64]] = ()
 
 
+# What the measures of a call counted: name of the measure -> column -> array (N,).
+Measured = Mapping[str, Mapping[str, NDArray[Any]]]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measure:
     """Something counted on pairs of masks besides the columns of the score table.
 
-    `count` returns `columns` as arrays (B,); a protocol finds them as `measured["<name>.<column>"]`.
+    `count` returns `columns` as arrays (B,); a protocol finds them as `measured[name][column]`.
     """
 
     name: str

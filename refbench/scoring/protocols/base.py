@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.records import Estimate, Summary
-from refbench.scoring.counts import Measure, ScoreTable
+from refbench.scoring.counts import Measure, Measured, ScoreTable
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import UNION
 from refbench.scoring.statistics.bootstrap import PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
@@ -36,7 +36,7 @@ REASONSEG = "reasonseg"
 class Evidence:
     """What a protocol judges: counts under one drawing of the targets, and what each sample asks about.
 
-    `dataset` is the name of the dataset. `objects` names what each sample means (its annotation ids as one text),
+    `dataset` is the name of the dataset. `objects` tells what each sample means (its annotation ids),
     `refs` the ref it belongs to, `expressions` its words, and `several` tells whether it means one object of several
     polygons; all may be left out where a protocol does not look at them. `ignored` is the number of samples with pixels
     that the dataset says to ignore.
@@ -44,8 +44,8 @@ class Evidence:
 
     scores: ScoreTable
     refs: Sequence[str] = ()
-    objects: Sequence[str] = ()
-    measured: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    objects: Sequence[tuple[str, ...]] = ()
+    measured: Measured = field(default_factory=dict)
     dataset: str = ""
     expressions: Sequence[str] = ()
     several: BoolArray | None = None
@@ -57,7 +57,7 @@ class Evidence:
             return self.scores.intersection, self.scores.union
         if which == BOUNDARY:
             return self.scores.boundary_intersection, self.scores.boundary_union
-        return self.measured[f"{which}.intersection"], self.measured[f"{which}.union"]
+        return self.measured[which]["intersection"], self.measured[which]["union"]
 
 
 class Units(Interface):
@@ -86,9 +86,9 @@ class FirstOfObject:
     words: str = "the first sentence of each annotation, of two refs on one the last"
 
     def choose(self, evidence: Evidence) -> BoolArray:
-        last_ref: dict[str, str] = dict(zip(evidence.objects, evidence.refs, strict=True))
+        last_ref: dict[tuple[str, ...], str] = dict(zip(evidence.objects, evidence.refs, strict=True))
         chosen = np.zeros(len(evidence.scores), bool)
-        seen: set[str] = set()
+        seen: set[tuple[str, ...]] = set()
         for row, (thing, ref) in enumerate(zip(evidence.objects, evidence.refs, strict=True)):
             if thing not in seen and last_ref[thing] == ref:
                 seen.add(thing)
@@ -125,7 +125,7 @@ class DistinctOfObject:
     words: str = "each annotation's sentences, once each in lower case, of two refs on one the last"
 
     def choose(self, evidence: Evidence) -> BoolArray:
-        last_ref: dict[str, str] = dict(zip(evidence.objects, evidence.refs, strict=True))
+        last_ref: dict[tuple[str, ...], str] = dict(zip(evidence.objects, evidence.refs, strict=True))
         rows = zip(evidence.objects, evidence.refs, evidence.expressions, strict=True)
         keys = [(thing, text.lower()) if last_ref[thing] == ref else None for thing, ref, text in rows]
         asked: BoolArray = np.array([key is not None for key in keys], dtype=np.bool_)

@@ -97,7 +97,7 @@ OUTLINES = Measure("outlines", ("prediction", "target", "prediction_matched", "t
 
 def _davis_f_of(judged: Judged) -> FloatArray:
     """2 P R / (P + R) of each sample, P and R the matched shares of the two outlines."""
-    columns = {c: judged.evidence.measured[f"{OUTLINES.name}.{c}"].astype(np.float64) for c in OUTLINES.columns}
+    columns = {c: judged.evidence.measured[OUTLINES.name][c].astype(np.float64) for c in OUTLINES.columns}
     found, meant = columns["prediction"], columns["target"]
     precision = np.where(found > 0, columns["prediction_matched"] / np.maximum(found, 1), 1.0)
     recall = np.where(meant > 0, columns["target_matched"] / np.maximum(meant, 1), 1.0)
@@ -189,7 +189,7 @@ def trimap(k: float = 5) -> Protocol:
     measure = Measure(f"trimap-{width}", ("intersection", "union", "band"), count)
 
     def with_band(judged: Judged) -> NDArray[np.bool_]:
-        band: NDArray[np.bool_] = judged.evidence.measured[f"{measure.name}.band"] > 0
+        band: NDArray[np.bool_] = judged.evidence.measured[measure.name]["band"] > 0
         return band
 
     def mean(judged: Judged) -> Terms:

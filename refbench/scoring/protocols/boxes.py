@@ -40,7 +40,7 @@ BOXES = Measure("boxes", tuple(f"{n}_{s}" for n in ("prediction", "target", "ann
 
 def _box(judged: Judged, name: str) -> FloatArray:
     """(4, N): left, top, right, bottom."""
-    return np.stack([judged.evidence.measured[f"{BOXES.name}.{name}_{side}"] for side in SIDES])
+    return np.stack([judged.evidence.measured[BOXES.name][f"{name}_{side}"] for side in SIDES])
 
 
 def _overlap(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -193,7 +193,7 @@ SETS = Measure("sets", ("union_iou", "best_match_iou", "n_acc"), _sets)
 def _of_set(column: str, words: str) -> Own:
     def terms(judged: Judged) -> Terms:
         # A crash answers nothing, which the original would count as right where there is no target.
-        values = np.where(judged.evidence.scores.failed, 0.0, judged.evidence.measured[f"{SETS.name}.{column}"])
+        values = np.where(judged.evidence.scores.failed, 0.0, judged.evidence.measured[SETS.name][column])
         return values, np.ones(len(values))
 
     return Own(words, terms)
@@ -292,7 +292,7 @@ def _grec(name: str, generalised: bool, source: str, caveats: tuple[str, ...]) -
     measure = Measure(name, ("found", "meant", "matched"), _matched(generalised), needs_boxes=True)
 
     def column(judged: Judged, which: str) -> NDArray[np.int64]:
-        values: NDArray[np.int64] = judged.evidence.measured[f"{measure.name}.{which}"]
+        values: NDArray[np.int64] = judged.evidence.measured[measure.name][which]
         return values
 
     def correct(judged: Judged) -> Terms:

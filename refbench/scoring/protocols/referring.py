@@ -379,9 +379,9 @@ REFCOCO_M = Protocol(
 
 def _over_detections(judged: Judged) -> Terms:
     """IoU of all detections where every sentence has as many of them; else of the mask that stands for the best one."""
-    number = judged.evidence.measured[f"{DETECTIONS.name}.number"]
+    number = judged.evidence.measured[DETECTIONS.name]["number"]
     if len(number) and number.min() == number.max() > 1:
-        return judged.evidence.measured[f"{DETECTIONS.name}.iou_sum"], number.astype(np.float64)
+        return judged.evidence.measured[DETECTIONS.name]["iou_sum"], number.astype(np.float64)
     return judged.values, np.ones(len(judged.values))
 
 

@@ -1,0 +1,62 @@
+"""Folders that belong to one run, one curation or one refiner: a second call must be about the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refbench.errors import RunError
+from refbench.storage.files import read_json, write_json
+
+OTHER_FOLDER = "choose another folder with --out, or remove it"
+
+
+def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str], owner: str, cure: str) -> None:
+    """Write a folder's `file`, or check that the one that is there says the same under `names`.
+
+    Args:
+        file: the JSON file that tells what its folder belongs to.
+        content: what to write into it.
+        names: the keys of `content` that two calls must have in common.
+        owner: what the folder belongs to, e.g. "curation", for the message.
+        cure: what to do about a folder of another owner, for the message.
+
+    Raises:
+        RunError: the folder belongs to another owner.
+    """
+    if not file.exists():
+        write_json(file, content)
+        return
+    before = read_json(file, RunError)
+    if not isinstance(before, dict):
+        raise RunError(f"{file} was not written by refbench; {cure}")
+    check_same(file.parent, changes(before, content, names), owner, cure)
+    remove_leftovers(file.parent)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """What differs under `names`, each as "device 'cpu' there, 'cuda' now"."""
+    return [
+        f"{name} {_short(before.get(name))} there, {_short(now[name])} now"
+        for name in names
+        if before.get(name) != now[name]
+    ]
+
+
+def check_same(folder: Path, changed: Sequence[str], owner: str, cure: str) -> None:
+    """Raise RunError if anything has changed."""
+    if changed:
+        raise RunError(f"{folder} belongs to another {owner} ({'; '.join(changed)}); {cure}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of calls that were killed."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _short(value: Any) -> str:
+    """Format a value for a message; shorten hashes."""
+    return f"{value[:8]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else repr(value)
