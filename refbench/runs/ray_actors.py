@@ -74,6 +74,8 @@ class RayActors:
         # Neither reports to Ray's makers nor an environment made again on every worker.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        # Ray gives its workers the niceness 15; where it is started for this run, they compute like the run itself.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         place = address or os.environ.get("RAY_ADDRESS") or "local"
         self._own = not ray.is_initialized()
         if self._own:

@@ -25,6 +25,8 @@ PATIENT = {
     "health_check_period_ms": 1_000,
     "health_check_timeout_ms": 60_000,
     "health_check_failure_threshold": 15,
+    # Ray gives its workers the niceness 15: eight busy processes leave them nothing.
+    "worker_niceness": 0,
 }
 
 
