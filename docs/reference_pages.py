@@ -45,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Search works from the file system without a request: the theme would load its help from another host."""
+    """Make search work offline: replace the script that the theme would load from another host by a local file."""
     local = get_relative_url("assets/file-worker.js", page.url)
     return re.sub(r"https://[^\"]+/iframe-worker/shim", local, output)
 
@@ -60,7 +60,7 @@ CHECKS = """# Checks
 """
 REFINERS = """# Refiners
 
-`refbench curate propose` asks them for a new mask. A recipe names them and their options.
+`refbench curate propose` runs them to propose new masks. A recipe names them and their options.
 """
 
 
@@ -172,8 +172,8 @@ Each entry of `splits`:
 
 {fields(RunInfo)}
 
-`predictions/part-*.parquet` holds the predictions. The parts are planned from the dataset alone. A part that is there
-is complete, and its bytes do not depend on who computed it.
+`predictions/part-*.parquet` holds the predictions. The parts depend on the dataset alone. An existing part
+is complete, and its bytes do not depend on which worker computed it.
 
 {columns(PREDICTION_SCHEMA)}
 
@@ -187,8 +187,8 @@ is complete, and its bytes do not depend on who computed it.
 `predicted_no_target`, and the counts in pixels `intersection`, `union`, `prediction_area`, `target_area`,
 `boundary_intersection`, `boundary_union`.
 
-`summary.json`: `failures` counts the samples without a usable answer, `missing` those of them without any answer.
-`protocols` has every protocol that was scored on these answers, whatever the order of the calls.
+`summary.json`: `failures` counts the samples without a usable prediction, `missing` those without any prediction.
+`protocols` has every protocol that was scored on these predictions, whatever the order of the calls.
 
 {fields(SummaryFile)}
 

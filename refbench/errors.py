@@ -27,10 +27,10 @@ class AdapterError(RefbenchError):
 
 
 class RunStopped(AdapterError):
-    """No further sample can be answered (a key that is refused, a service that is down): the run ends here, and the
-    samples that are left are not counted as failed, so that the same command goes on later.
+    """No further prediction is possible (e.g. a refused key, a service that is down). The run stops; the remaining
+    samples do not count as failed, so the same command resumes it later.
 
-    `usage` is what the adapter had used since the last finished shard.
+    `usage` is the adapter's usage since the last finished shard.
     """
 
     usage: Mapping[str, float] = MappingProxyType({})
@@ -41,7 +41,7 @@ class RunError(RefbenchError):
 
 
 class TooManyFailures(RefbenchError):
-    """More samples failed than the user allowed; `result` is what the run came to all the same."""
+    """More samples failed than the user allowed; `result` is the result of the finished run."""
 
     result: object = None
 

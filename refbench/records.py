@@ -15,15 +15,15 @@ from refbench.masks.mask import Mask
 # A count in a file that a stranger may have written, checked where it is read.
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 
-# Tags of samples that scoring reads. A sample with pixels to ignore, which are objects of this category and crowds:
+# Tags that scoring reads. This one marks samples with pixels to ignore: crowds and objects of this category.
 IGNORED_TAG, IGNORED_CATEGORY = "ignore-region", "ignore"
-# Polygons that the annotation file gives in whole numbers: all of them or, as `integer-polygons-0-2`, these.
+# Marks polygons with integer coordinates: all of them or, as in `integer-polygons-0-2`, those with these indices.
 WHOLE_NUMBERS_TAG = "integer-polygons"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One expression about one image, with the mask it means.
+    """One expression about one image, with its target mask.
 
     `sample_id` is `<dataset>/<split>/<ref>/<sentence>`. `image_path` is absolute once loaded, or "" if the dataset was
     built without images. `polygons` are the source polygons of the target (all parts of all objects), kept because
@@ -82,7 +82,7 @@ class Answer:
     """What a segmenter may return in place of a bare mask.
 
     `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` None means
-    that the segmenter cannot tell; then an empty mask says so. `score` is a confidence in 0..1.
+    that the segmenter does not predict it; then an empty mask means no target. `score` is a confidence in 0..1.
 
     Example:
         >>> from refbench import Answer, Mask
@@ -106,7 +106,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer to one sample. A failed one (`error` says why) holds an empty mask."""
+    """The prediction for one sample. If it failed, `error` says why and `mask` is empty."""
 
     sample_id: str
     mask: Mask
@@ -122,9 +122,9 @@ class Prediction:
 class Finding:
     """What a check has to say about one mask, expression or image.
 
-    `subject` is "mask", "expression" or "image", and `item_id` its id: of a mask as `curation.items` names it, of an
-    expression its sample's, of an image the image's. `severity` is "error" (cannot be used as it is), "warning"
-    (probably wrong) or "note". `value` is the measured figure that the message tells, NaN where there is none.
+    `subject` is "mask", "expression" or "image". `item_id` is the mask id of `curation.items`, the sample id of the
+    expression, or the image id. `severity` is "error" (cannot be used as it is), "warning"
+    (probably wrong) or "note". `value` is the measured figure in the message, or NaN.
     """
 
     check: str
@@ -140,9 +140,8 @@ class Finding:
 class Proposal:
     """A refiner's answer for one mask. `variant` 0 starts from the source mask, others from a jittered one.
 
-    `confidence` is the refiner's own, in 0..1. `misfit_px` and `source_misfit_px` tell how far the outline of this mask
-    and that of the source mask lie from the image's edges, on average. A failed one (`error` says why) holds an empty
-    mask.
+    `confidence` is the refiner's own, in 0..1. `misfit_px` and `source_misfit_px` are the mean distances from the
+    outlines of this mask and the source mask to the image's edges. If it failed, `error` says why and `mask` is empty.
     """
 
     mask_id: str
@@ -188,8 +187,8 @@ class Cause(StrEnum):
 class Decision:
     """What becomes of one mask or expression, and why.
 
-    `mask` is the new one of a changed mask. `scores` are the figures that decided; `reviewer` and `time` are empty for
-    what a recipe decided. `cause` is UNKNOWN in files of versions before 0.1.
+    `mask` is the new mask if the action is CHANGE. `scores` are the figures behind the decision. `reviewer` and `time`
+    are empty if a recipe decided. `cause` is UNKNOWN in files of versions before 0.1.
     """
 
     item_id: str

@@ -1,4 +1,4 @@
-"""The adapter contract, and the one place where an adapter's answer becomes a row.
+"""The adapter contract, and the only place where an adapter's output becomes a prediction.
 
     class MySegmenter:
         name = "mine"
@@ -8,8 +8,8 @@
 bool (H, W) arrays, tensors on any device, or `Mask`s, each at its image's own size; or `Answer`s.
 An adapter that needs more offers `segment_samples(samples, images)` instead.
 
-What else an adapter may have is listed in `AdapterExtras`. One that raises `RunStopped` ends the run without counting
-what is left as failed.
+`AdapterExtras` lists the optional attributes. If an adapter raises `RunStopped`, the run ends, and the remaining
+samples do not count as failed.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class AdapterExtras:
 
     Attributes:
         batch_size: expressions in a call, for `--batch-size auto`.
-        needs_images: False runs on a dataset without images too, and gets None for each.
-        opens_images: True reads `sample.image_path` itself; then refbench decodes no image.
-        weights_sha256: of the weights; another one is another run.
-        code_sha256: of the code, where it does not lie in the file of the class.
+        needs_images: if False, the adapter also runs on datasets without images and gets None for each image.
+        opens_images: if True, the adapter opens `sample.image_path` itself, and refbench decodes no image.
+        weights_sha256: hash of the weights; a different hash is a different run.
+        code_sha256: hash of the code, if the code is not in the file of the class.
         packages: name -> version of what the model needs, where it runs in another environment.
         mode: "forced" where the text of the answer is given to the model, "generate" where the model writes it.
-        seed: what `--deterministic` counts from.
+        seed: first seed of `--deterministic`; each shard adds its number.
         usage: name -> number since the last call, e.g. requests or dollars.
         remarks: what users should read, since the last call.
         begin_shard: called with a seed before each shard of a deterministic run.
@@ -86,7 +86,7 @@ class AdapterExtras:
         """Those of an adapter.
 
         Raises:
-            AdapterError: the seed is not a whole number, or what should be a method is none.
+            AdapterError: the seed is not an integer, or an attribute that must be a method is not callable.
         """
         names = [f.name for f in dataclasses.fields(AdapterExtras)]
         found = AdapterExtras(**{n: getattr(adapter, n) for n in names if hasattr(adapter, n)})
@@ -162,7 +162,7 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
 
 
 def _storable(text: Any) -> str:
-    """A text without half characters, which no file could hold."""
+    """A text without lone surrogates, which cannot be encoded as UTF-8."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 

@@ -57,16 +57,16 @@ class Center:
 
 
 class NoisyOracle:
-    """The target, spoilt on purpose.
+    """The target with deliberate faults.
 
-    The shares are of samples, in 0..1, and at most one of them meets a sample.
+    Shares are fractions of the samples, in 0..1; at most one fault is applied to a sample.
 
     Args:
         dilate: grow the mask by this many px (Euclidean); negative erodes.
         shift: move it by this many px in a direction drawn for each sample; what leaves the image is lost.
         swap: share answered with another object of the image, if there is one.
         miss: share answered with an empty mask.
-        part: share of which only one half is kept, left or right of a line.
+        part: share of which only the left half of the mask is kept.
         merge: share answered with the target and another object together, if there is one.
         invent: share of the samples without target answered with an object of the image, if there is one.
         seed: of all draws, which depend on seed and sample alone, not on the order.
@@ -104,7 +104,7 @@ class NoisyOracle:
         return [self._spoil(s) for s in samples]
 
     def fault(self, sample: Sample) -> str:
-        """Which share meets a sample, by its option's name; "" for none, or for want of another object."""
+        """The fault drawn for a sample, by its option's name; "" if none, or if it lacks another object."""
         return self._drawn(sample)[0]
 
     def _spoil(self, sample: Sample) -> Mask:

@@ -1,4 +1,4 @@
-"""From the boxes of a detector to the mask of an expression: what the adapters share that prompt SAM with boxes."""
+"""From the boxes of a detector to the mask of an expression: shared code of the adapters that prompt SAM with boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnythin
 from refbench.errors import AdapterError
 from refbench.records import Answer
 
-# Which boxes answer: the best one; all above the threshold; the best one if it is above it, else nothing.
+# Which boxes are segmented: the best; all above the threshold; the best if it is above the threshold, else none.
 TOP1, UNION, TOP1_IF = "top1", "union", "top1-if"
 POLICIES = (TOP1, UNION, TOP1_IF)
 # Embeddings that are kept: the image of this batch and its neighbours.
@@ -47,7 +47,7 @@ class PerImage:
     def of(self, image: Image.Image) -> Any:
         """What `compute(image)` returns, computed once."""
         found = self._kept.get(id(image))
-        # The image is kept too: its number may not be given to another one meanwhile.
+        # Keep the image too, so that its id is not reused for another object.
         if found is None or found[0] is not image:
             found = image, self._compute(image)
             self._kept[id(image)] = found
@@ -65,7 +65,7 @@ def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Itera
 
 
 class BoxSegmenter:
-    """SAM, asked for the masks of boxes. Without `share` every question embeds its image: to measure what it saves."""
+    """SAM with box prompts. With share=False every call embeds its image again, to measure what sharing saves."""
 
     def __init__(self, weights: str, device: str, revision: str, share: bool = True) -> None:
         self.network = SegmentAnything(weights, device, revision)
@@ -116,7 +116,7 @@ class DetectorWithSam:
         policies: those that the adapter knows.
 
     Raises:
-        AdapterError: a policy or threshold that there is not, or weights that cannot be loaded.
+        AdapterError: the policy is unknown, the threshold is not in 0..1, or weights cannot be loaded.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ def padded(image: Image.Image, thinnest: int) -> Image.Image:
 
 
 def check_policy(policy: str, threshold: float, known: tuple[str, ...] = POLICIES) -> None:
-    """Raises AdapterError for a policy or a threshold that is none."""
+    """Raise AdapterError for an unknown policy or a threshold outside of 0..1."""
     if policy not in known:
         raise AdapterError(f"there is no policy {policy!r}; known: {', '.join(known)}")
     if not 0 <= threshold <= 1:

@@ -56,7 +56,7 @@ class ClipSeg:
         # A single image comes back without its batch axis.
         logits = logits.reshape(len(texts), *logits.shape[-2:])
         heats = [_resized(one, image).sigmoid() for one, image in zip(logits, images, strict=True)]
-        # All scores in one copy: asked one by one, each would wait for the device.
+        # Copy all scores at once: copied one by one, each would wait for the device.
         scores = torch.stack([heat.max() for heat in heats]).tolist()
         notes = [f"text cut to {self.text_limit} tokens" if n > self.text_limit else "" for n in lengths]
         return [

@@ -18,8 +18,8 @@ from refbench.storage.images import EXIF_ORIENTATION, to_rgb
 from refbench.storage.progress import Progress, silent
 
 OK, NOTE, FAILED = "ok", "note", "failed"
-# How an expression and an image are batched may move the last bits of a float; this share of pixels is
-# what such bits flip along outlines. More means that a batch leaks from one sample into another.
+# Batching may change the last bits of a float, which flips at most this share of pixels along outlines. A larger
+# share means that the samples of a batch influence each other.
 MAX_FLOAT_DRIFT = 0.002
 
 
@@ -33,17 +33,17 @@ class Check:
 
 
 def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
-    """Run every test; a test that raises is a failed one.
+    """Run every test; a test that raises counts as failed.
 
-    The adapter is asked about made-up images. One that offers `segment_samples` gets samples without a
-    built dataset behind them: the target is a disc.
+    The images are synthetic. An adapter with `segment_samples` gets samples that belong to no built dataset; their
+    target is a disc.
     """
     tests: list[tuple[str, Callable[[Any], tuple[str, str]]]] = [
         ("name and method", _has_contract),
         ("masks: number, dtype and size", _plain_batch),
         ("order: each answer belongs to its expression", _order),
-        ("determinism: the same question twice", _deterministic),
-        ("batch independence: alone, by 7 and by 32", _batches),
+        ("determinism: the same input twice", _deterministic),
+        ("batch independence: batches of 1, 7 and 32", _batches),
         *((f"image: {name}", _picture_test(make)) for name, make in _ODD_PICTURES.items()),
         ("expression: empty", _expression_test("")),
         ("expression: 2,000 words", _expression_test("the man " * 1000)),
@@ -65,7 +65,7 @@ def _has_contract(adapter: Any) -> tuple[str, str]:
     if has_contract(adapter):
         return OK, adapter.name
     if not isinstance(getattr(adapter, "name", None), str) or not adapter.name:
-        return FAILED, "it has no attribute `name` with a text"
+        return FAILED, "it has no attribute `name` that is a non-empty text"
     return FAILED, "it has no method segment(images, expressions)"
 
 

@@ -144,7 +144,7 @@ def _find_python(name: str, version: str) -> str:
 
 
 def _clean() -> dict[str, str]:
-    # Packages that only this process sees would count as installed.
+    # With PYTHONPATH, pip would count packages of this process as installed.
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 

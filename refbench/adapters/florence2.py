@@ -61,7 +61,7 @@ class Florence2:
 
     def _one(self, image: Image.Image, expression: str) -> Answer:
         tokenizer = self.processor.tokenizer
-        # What is left beside the places of the image and the words of the prompt; more would be an error.
+        # Tokens left for the expression, beside the image tokens and the prompt; more would be an error.
         prompt = self.processor.task_prompts_with_input[TASK].format(input="")
         taken = self.processor.num_image_tokens + len(tokenizer(prompt)["input_ids"]) + 1
         room = int(self.network.config.text_config.max_position_embeddings) - taken
@@ -92,8 +92,8 @@ def mask_of(text: str, height: int, width: int) -> Mask:
 def polygons_in(text: str, height: int, width: int) -> list[list[float]]:
     """The polygons of an answer, x, y, x, y in pixels.
 
-    Each unbroken row of places is a polygon, of x, y, x, y in thousandths of the image's sides, meant at the middle
-    of a bin; one of fewer than three points has no area.
+    Each unbroken sequence of location tokens is a polygon: x, y, x, y in thousandths of the image's sides, at the
+    centre of the bin. Polygons of fewer than three points are dropped.
     """
     polygons = []
     for row in PLACES.findall(SPECIAL.sub("", text)):

@@ -1,7 +1,7 @@
-"""`gemini`: Gemini over HTTP answers with a box and a mask in it: as a PNG, a polygon, or tokens, as it likes.
+"""`gemini`: Gemini over HTTP. It returns a box and a mask in it, as a PNG, a polygon or tokens, at its own choice.
 
-A thinking model answers differently; thinking is switched off. Which models still segment changes with their releases,
-so an answer in an unknown form is an error, never an empty mask.
+Thinking changes the output and is switched off. Which models still segment changes with their releases, so output in
+an unknown form is an error, never an empty mask.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Gemini(ServiceAdapter):
 
 
 def _is_answer(response: Mapping[str, Any]) -> bool:
-    """Worth keeping: whole, and not refused; the rest may come out otherwise another time."""
+    """Whether to cache a response: it is complete and not refused. Others may succeed on a later try."""
     candidates = response.get("candidates") or [{}]
     return bool(candidates[0].get("content")) and candidates[0].get("finishReason") != "MAX_TOKENS"
 
@@ -107,7 +107,7 @@ def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any 
     The note tells in which form the masks came. `decode` turns 16 tokens into shares, float (64, 64).
 
     Raises:
-        AdapterError: it was refused, cut short, or is in no form that is known.
+        AdapterError: the response was refused, is cut short, or has an unknown form.
     """
     text = _text_of(response)
     bare = re.sub(r"^\s*```(?:json)?|```\s*$", "", text.strip()).strip()
@@ -192,7 +192,7 @@ def _png(mask: str) -> NDArray[np.float64]:
                 raise AdapterError(f"the mask is a PNG of {opened.width} x {opened.height} px")
             return np.asarray(opened.convert("L"), dtype=np.float64)
     except (binascii.Error, ValueError, OSError, UnidentifiedImageError) as error:
-        raise AdapterError(f"the mask {mask[:40]!r} is in no form that is known: {error}") from None
+        raise AdapterError(f"the mask {mask[:40]!r} has an unknown form: {error}") from None
 
 
 def _in_box(levels: NDArray[np.float64], box: tuple[int, int, int, int], height: int, width: int) -> Mask:

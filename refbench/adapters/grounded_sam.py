@@ -1,4 +1,4 @@
-"""`grounded-sam`: Grounding DINO finds the box of an expression, SAM, SAM-HQ or SAM 2 draws what is in it."""
+"""`grounded-sam`: Grounding DINO finds the box of an expression; SAM, SAM-HQ or SAM 2 segments the object in it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from refbench.storage.samples import load_samples
 
 ALL_CLASSES = "all-classes"
 TEXT_TOKENS = 256
-# A thinner image is padded: the network takes its queries from the places of its feature maps, and there would be
-# fewer places than queries.
+# Thinner images are padded: the network selects its queries among feature map positions, and there would be fewer
+# positions than queries.
 THINNEST = 6
 # As SGinW is published: so many pairs of a query and a class for an image.
 INSTANCES = 100
@@ -112,8 +112,8 @@ class GroundedSam(DetectorWithSam):
     def _detect(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Detections]:
         """Boxes of all queries, with the highest score of any token.
 
-        Every caption ends in a full stop, or the processor would make one caption of them all. Images of several
-        sizes are never padded to one: the backbone sees the padding, and a box would depend on its neighbours.
+        Every caption ends in a full stop; otherwise the processor would merge them. Images of different sizes are
+        never padded to one size: the backbone sees the padding, and a box would depend on the rest of the batch.
         """
         found: list[Detections] = []
         for image, together in in_a_row(images, captions):
@@ -165,7 +165,7 @@ class GroundedSam(DetectorWithSam):
         return out
 
     def _captions(self, classes: Sequence[str]) -> list[tuple[str, dict[str, range]]]:
-        """Captions of as many classes as fit, each with the tokens that are a class's."""
+        """Captions of as many classes as fit, each with the token range of every class."""
         out: list[tuple[str, dict[str, range]]] = []
         tokenizer = self.processor.tokenizer
         parts: list[str] = []

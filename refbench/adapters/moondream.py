@@ -1,8 +1,8 @@
 """`moondream`: Moondream's segmentation over HTTP, in the cloud or from a server of your own.
 
-An answer is a path in units of its box, which is drawn here. Answers are kept by content, so a run that goes on pays
-for none twice. Source of the contract: docs.moondream.ai/skills/segment; of what the path means: the engine, whose
-`svg_from_path` scales it to the box.
+A response is a path relative to its box, which is rasterised here. Responses are cached by content, so a resumed run
+pays for none twice. Sources: docs.moondream.ai/skills/segment for the interface, and for the path the engine's
+`svg_from_path`, which scales it to the box.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _is_answer(response: Mapping[str, Any]) -> bool:
 def to_answer(response: Mapping[str, Any], height: int, width: int) -> Answer:
     """A response of `/segment` as a mask: its path, drawn in its box.
 
-    What is no outline (no path, no box, a box without area, a path that cannot be read) is an empty mask with a note.
+    Without an outline (no path, no box, a box without area, an unreadable path) the mask is empty and has a note.
     """
     raw = json.dumps({k: response.get(k) for k in ("path", "bbox", "finish_reason") if k in response})
     empty = Mask.empty(height, width)

@@ -42,7 +42,7 @@ def lavt(
         weights: a checkpoint of its README.
         bert: folder with config.json and vocab.txt of bert-base-uncased.
         python: an interpreter; by default that of `refbench env build lavt`.
-        architecture: JSON with the numbers of a network that was trained otherwise.
+        architecture: JSON with the hyperparameters of a network that differs from the published one.
     """
     config = {"repo": str(repo), "weights": str(weights), "bert": str(bert), "kind": kind, "architecture": architecture}
     return _worker("lavt", python, device, timeout, deterministic, config)
@@ -139,12 +139,12 @@ def sa2va(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """Sa2VA (Yuan et al., 2025), by the code that its weights bring along.
+    """Sa2VA (Yuan et al., 2025), run by the code that its weights include.
 
     Args: as `lavt`; `weights` is a folder of e.g. ByteDance/Sa2VA-4B; trust_remote_code=yes lets its code run.
     """
     if trust_remote_code != "yes":
-        # The worker asks too; but it may have to be built first.
+        # The worker checks this too, but its environment may have to be built first.
         raise AdapterError(
             f"the weights of Sa2VA bring code along, which would run: read {weights}/*.py, then say "
             "-o trust_remote_code=yes"

@@ -1,4 +1,4 @@
-"""`owlv2-sam`: OWLv2 finds the box of an expression, SAM, SAM-HQ or SAM 2 draws what is in it."""
+"""`owlv2-sam`: OWLv2 finds the box of an expression; SAM, SAM-HQ or SAM 2 segments the object in it."""
 
 from __future__ import annotations
 

@@ -22,15 +22,15 @@ ANSWER = re.compile(r"((?:<loc\d{4}>){4})\s*((?:<seg\d{3}>){16})")
 BINS = 1024
 HALF = 0.5
 MOST_WORDS = 200
-# A mask takes 20, and the label after it a few: room for ten.
+# A mask takes 20 tokens and its label a few: room for ten masks.
 MOST_TOKENS = 256
 
 
 class PaliGemma:
     """PaliGemma or PaliGemma 2 through transformers, from a local folder or the hub.
 
-    The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. An answer that is no
-    box with 16 tokens, or whose box has no area, is an empty mask with a note: the official metric counts it as 0.
+    The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. Output
+    without a box and 16 tokens, or with a box without area, gives an empty mask with a note: the official metric is 0.
 
     Args:
         model: e.g. google/paligemma2-3b-mix-448 (gated: accept its licence first).

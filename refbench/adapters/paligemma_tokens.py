@@ -46,7 +46,7 @@ class TokenDecoder:
         weights: vae-oid.npz; its arrays are read, nothing in it is run.
 
     Raises:
-        AdapterError: the file is none, or lacks an array.
+        AdapterError: the file is not a readable vae-oid.npz, or lacks an array.
     """
 
     def __init__(self, weights: Path) -> None:

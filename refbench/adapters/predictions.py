@@ -42,7 +42,7 @@ class Predictions:
             self._claims[address] = self._read(address)
         found = self._claims[address].get(sample.sample_id)
         if found is None:
-            raise PredictionError(f"{self.file} says nothing about {sample.sample_id}")
+            raise PredictionError(f"{self.file} has no prediction for {sample.sample_id}")
         where, claim = found
         try:
             mask = Mask(sample.height, sample.width, claim.counts)

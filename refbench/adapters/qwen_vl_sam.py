@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, Any] = {
 ABSOLUTE = ("qwen2_5_vl",)
 THOUSANDTHS = 1000.0
 MOST_WORDS = 300
-# Its processor refuses what is 200 times as long as wide.
+# Qwen-VL's processor refuses images that are 200 times as long as wide.
 THINNEST = 100
 IMAGE_TOKEN = "<|image_pad|>"
 BOX = re.compile(

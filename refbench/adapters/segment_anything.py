@@ -1,7 +1,7 @@
 """SAM, SAM-HQ, SAM 2 and the tracker of SAM 3 through transformers: an image is embedded once for all its prompts.
 
-SAM and SAM-HQ are preprocessed by their own processor; SAM 2 and SAM 3, whose processors need torchvision, by the two
-lines of torch that they amount to: a square, and a normalisation.
+SAM and SAM-HQ use their own processors. Those of SAM 2 and SAM 3 need torchvision, so their two steps, resizing to a
+square and normalisation, are done here in torch.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An image as the network sees it: `size` is (height, width) of the original, `seen` of what was embedded (more
-    where an image is too thin), `scale` (x, y) from its pixels to those of the square, `inner` (height, width) of the
-    part of the square that is image and not padding."""
+    """An embedded image. `size`: (height, width) of the original; `seen`: (height, width) after padding a thin image;
+    `scale`: (x, y) from its pixels to those of the square; `inner`: (height, width) of the square without padding."""
 
     features: dict[str, Any]
     size: tuple[int, int]
@@ -62,7 +61,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What N masks are asked for with. Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points
+    """The prompts of N masks. Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points
     float (N, P, 2) x, y, with labels int (N, P), 1 inside and 0 outside; masks bool (N, H, W)."""
 
     boxes: torch.Tensor
@@ -81,7 +80,7 @@ class SegmentAnything:
         kind: "sam", "sam-hq", "sam2" or "sam3"; empty asks the checkpoint.
 
     Raises:
-        AdapterError: it cannot be loaded, lacks weights, or is none of the family.
+        AdapterError: the checkpoint cannot be loaded, lacks weights, or is of another family.
     """
 
     def __init__(self, weights: str, device: str = "cpu", revision: str = "main", kind: str = "") -> None:
@@ -100,7 +99,7 @@ class SegmentAnything:
     def embed(self, image: NDArray[np.uint8]) -> Embedded:
         """The features of an image, uint8 (H, W, 3)."""
         size = int(image.shape[0]), int(image.shape[1])
-        # The longer side becomes that of the square; of a thinner image nothing would be left of the other.
+        # The longer side is scaled to the square's side; the shorter side of a thinner image would vanish.
         least = -(-max(size) // self.side_px)
         image = np.pad(image, ((0, max(0, least - size[0])), (0, max(0, least - size[1])), (0, 0)))
         height, width = image.shape[:2]
@@ -123,7 +122,7 @@ class SegmentAnything:
     def decode(self, image: Embedded, prompts: Prompts, best_of_several: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks, bool (N, H, W), and the IoU that the network expects of each, float (N,), both on its device.
 
-        `best_of_several`: let it draw several answers to each prompt and take the one that it thinks best.
+        `best_of_several`: predict several masks per prompt and take the one with the highest predicted IoU.
         """
         masks, scores = [], []
         for start in range(0, len(prompts.boxes), DECODED_TOGETHER):

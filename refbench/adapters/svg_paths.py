@@ -93,9 +93,9 @@ def fill_path(path: str, box: tuple[float, float, float, float], height: int, wi
 def _coverage(edges: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
     """Covered share of each pixel, float (H, W); `edges` are x, y, x, y in pixels and make closed outlines.
 
-    Where a line meets the edges, from left to right, the winding number changes by one; the line is inside from where
-    it leaves zero to where it comes back. An edge counts on the lines from its upper end to before its lower one, so a
-    corner counts once.
+    Along each scan line, from left to right, every edge changes the winding number by one; the line is inside where the
+    number is not zero. An edge covers the scan lines from its upper end up to, but without, its lower end, so a corner
+    counts once.
     """
     lines = height * LINES
     ya, yb = (edges[:, k] * LINES - 0.5 for k in (1, 3))

@@ -29,7 +29,7 @@ class {class_name}:
     def segment(self, images, expressions):
         """PIL RGB images and texts, lists of one length -> a list of bool (H, W) arrays or tensors.
 
-        The same image comes once for each expression about it; `image is previous_image` tells.
+        The same image object comes once for each expression about it; test with `image is previous_image`.
         """
         return [np.asarray(image.convert("L")) > self.level for image in images]
 '''
@@ -50,7 +50,7 @@ class {class_name}(object):
 
     def __init__(self, config, device):
         # Load the model here. `config` holds the -o key=value of the run, as texts; `device` is cpu or cuda:0.
-        # self.weights_sha256 = sha256_of("weights.pth")  # from worker_sdk: so that a run tells its weights
+        # self.weights_sha256 = sha256_of("weights.pth")  # from worker_sdk: so that a run records its weights
         self.level = int(config.get("level", "128"))
 
     def segment(self, images, expressions):

@@ -1,4 +1,4 @@
-"""Masks that lie on a GPU become run-length codes there: only where runs begin and end crosses the bus."""
+"""Encodes masks as run-length codes on the GPU: only the positions of run boundaries are copied to the CPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _encode_on_device(masks: Sequence[torch.Tensor]) -> list[Mask]:
     for mask in masks:
         pieces += [mask.detach().t().reshape(-1), gap]
     line = torch.cat(pieces)
-    # A change between pixel k and k + 1 of the line: a run begins, or has ended, at pixel k of what follows the gap.
+    # A change between k and k + 1 of the line: a run starts, or has ended, at pixel k counted after the first gap.
     edges = torch.nonzero(line[1:] != line[:-1]).reshape(-1).cpu().numpy()
     out = []
     offset = 0

@@ -28,13 +28,13 @@ def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None 
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all queued work."""
     if device.startswith("cuda") and torch.cuda.is_available():
         torch.cuda.synchronize(device)
 
 
 def empty_cache() -> None:
-    """Hand memory that torch keeps back to the device."""
+    """Return memory that torch caches to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -1,4 +1,4 @@
-"""A model behind HTTP: patience with what passes, an end to what does not, a key that goes nowhere else."""
+"""A model behind HTTP: retries temporary errors, stops on permanent ones, and sends the key nowhere else."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FATAL = {
     404: "there is no such service at the endpoint",
 }
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 529)
-# A server that asks for more patience than this is as good as down.
+# A server that asks for a longer wait counts as down.
 LONGEST_WAIT_SECONDS = 120
-# So many samples in a row without an answer, and the service is down, not the sample at fault.
+# After this many samples in a row without an answer, the service counts as down.
 DOWN_AFTER = 3
 LARGEST_ANSWER = 8 * 2**20
 AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 
 
 class WebService:
-    """A service that answers JSON to JSON, and keeps its answers by content, so that none is paid for twice.
+    """A service that takes and returns JSON. Its responses are cached by content, so that none is paid for twice.
 
     Args:
         name: of the adapter, for errors, the folder of kept answers and the threads.
@@ -51,7 +51,7 @@ class WebService:
         cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
 
     Raises:
-        AdapterError: no key, or an endpoint that would show it to others.
+        AdapterError: there is no key, or the endpoint would expose it.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WebService:
         if not self._key and not _is_here(self.endpoint):
             raise AdapterError(f"{name} needs a key: set {key_variable} (options never carry keys, they are stored)")
         if concurrency < 1 or retries < 0 or timeout <= 0:
-            raise AdapterError("concurrency and timeout must be above 0, retries not below")
+            raise AdapterError("concurrency and timeout must be above 0, retries at least 0")
         self._key_header = key_header
         self._price = price
         self._cache = (Path(cache) if cache else home() / "cache" / name).expanduser()
@@ -106,10 +106,10 @@ class WebService:
         keep: tuple[str, ...],
         is_answer: Callable[[Mapping[str, Any]], bool],
     ) -> dict[str, Any]:
-        """The answer to a request: one that was kept, or that of the service, of which the fields `keep` are kept.
+        """The response to a request, from the cache or from the service; its fields `keep` are cached.
 
-        `question` is what tells two requests apart: everything in `body` but the image, and the image's sha256.
-        What `is_answer` turns down (a 200 that tells of an error) is neither kept nor paid for.
+        `question` identifies the request: everything in `body` except the image, and the image's sha256. A response
+        that `is_answer` rejects (e.g. a 200 that reports an error) is neither cached nor counted as paid.
 
         Raises:
             RunStopped: the key is refused, there is no credit, or the service is down.
@@ -140,12 +140,12 @@ class WebService:
         samples: Sequence[Sample],
         images: Sequence[Image.Image],
     ) -> list[Answer]:
-        """`answer(sample, image, media type)` of each sample, several at once; an image is encoded once.
+        """Call `answer(sample, image, media type)` for each sample, several at once; an image is encoded once.
 
-        All are waited for, so that what has been paid for is kept when one fails.
+        It waits for all of them, so that paid responses are cached even if one fails.
 
         Raises:
-            What the first of them raises; before all others what ends the run.
+            The first error; an error that ends the run takes precedence.
         """
         pictures = {id(i): picture_bytes(s.image_path, i) for s, i in zip(samples, images, strict=True)}
         asked = [self.threads.submit(answer, s, *pictures[id(i)]) for s, i in zip(samples, images, strict=True)]
@@ -157,7 +157,7 @@ class WebService:
     def _post(self, path: str, body: Mapping[str, Any], digest: str) -> dict[str, Any]:
         """One question to the service, with its attempts."""
         if self._ended is not None:
-            # Others of the batch have found out already.
+            # Another request of the batch has already ended the run.
             raise self._ended
         began = time.monotonic()
         try:
@@ -167,7 +167,7 @@ class WebService:
         finally:
             self._count({"seconds of waiting": time.monotonic() - began})
         if response.status in FATAL or 300 <= response.status < 400:
-            why = FATAL.get(response.status, "it points elsewhere, where the key is not sent")
+            why = FATAL.get(response.status, "it redirects to an address to which the key is not sent")
             self._ended = RunStopped(f"{self.endpoint} answers {response.status}: {why}{self._said(response.data)}")
             raise self._ended
         if response.status == 400 and b"API_KEY_INVALID" in response.data:
@@ -195,9 +195,9 @@ class WebService:
         return found
 
     def _no_answer(self, text: str, digest: str) -> AdapterError:
-        """The error of a question that got no answer: after several others in a row, the one that ends the run.
+        """The error for a request without a response; after several such requests in a row, it ends the run.
 
-        Before that, a question that was answered once is asked again: if it still is, the questions are at fault.
+        Before that, an earlier successful request is repeated: if it still succeeds, the new requests are at fault.
         """
         with self._lock:
             self._unanswered.add(digest)
@@ -305,7 +305,7 @@ def _is_here(endpoint: str) -> bool:
 
 
 def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
-    """The file as it is where the service will see the same image in it, else a PNG of what refbench opened."""
+    """The original file if the service decodes the same image from it, else a PNG of the image that refbench opened."""
     if path and Path(path).is_file():
         with Image.open(path) as opened:
             kind = AS_IT_IS.get(opened.format or "")

@@ -1,7 +1,7 @@
-"""`worker`: a segmenter in a child process with an interpreter of its own, spoken to in lines of JSON.
+"""`worker`: a segmenter in a child process with its own interpreter; messages are lines of JSON.
 
-What the child may do wrong (print, hang, die, answer twice, answer nonsense) ends as a failed sample or as an error
-that names it; the child is killed with everything that it started, and started again.
+Any fault of the child (it prints, hangs, dies, answers twice or nonsense) becomes a failed sample or an error that
+names it. The child is then killed with all its subprocesses and started again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from refbench.storage.images import image_bytes
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"
 LONGEST_LINE = 64 * 2**20
-# An image that kills it costs a start for each expression about it; so many in a row are no image's fault.
+# An image that kills the worker costs one restart per expression; this many restarts in a row have another cause.
 DEATHS_IN_A_ROW = 16
 BACK_OFF_SECONDS = 0.25
 LONGEST_BACK_OFF_SECONDS = 8.0
 LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 LOG_LINES = 40
-# Ours must not leak into the other environment.
+# Variables that the worker must not inherit.
 NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MOONDREAM_API_KEY", "GEMINI_API_KEY")
 
 
@@ -60,9 +60,9 @@ class Worker:
         batch_size: expressions a request; 0 takes what the worker says.
         timeout: seconds for an answer, for each expression of a request.
         start_timeout: seconds until it is ready: loading may download weights.
-        offline: False lets libraries ask the hub for files.
-        deterministic: the run's; the worker seeds and settles what it can.
-        config: all other options, handed to the worker as texts.
+        offline: False lets libraries download files from the hub.
+        deterministic: as for the run; the worker fixes seeds and kernels where it can.
+        config: all other options, passed to the worker as strings.
     """
 
     needs_images = True
@@ -98,15 +98,15 @@ class Worker:
         self.code_sha256 = hashlib.sha256(code.encode()).hexdigest()
         self._number = 0
         self._deaths = 0
-        self._remarks = [f"the worker has not asked for the option {key!r}" for key in ready.get("unread") or ()]
+        self._remarks = [f"the worker does not use the option {key!r}" for key in ready.get("unread") or ()]
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
         """Ask the worker; see the adapter contract.
 
         Raises:
-            AdapterError: it died, hung, or broke the protocol; with one sample, also that it failed on it.
-            RunStopped: it does nothing else any more, or cannot be started again.
-            MemoryError: it has run out of memory.
+            AdapterError: the worker died, hung or broke the protocol, or failed on a sample.
+            RunStopped: the worker only dies now, cannot be started again, or stops the run.
+            MemoryError: the worker ran out of memory.
         """
         self._number += 1
         number = str(self._number)
@@ -128,7 +128,7 @@ class Worker:
         return [_answer(s, results[s.sample_id]) for s in samples]
 
     def remarks(self) -> list[str]:
-        """What is to be told of the worker since the last call: restarts, options that it never asked for."""
+        """Remarks since the last call: restarts, options that the worker never read."""
         said, self._remarks = self._remarks, []
         return said
 
@@ -161,7 +161,7 @@ class Worker:
                 raise _Broken(f"the worker reports: {message.get('message')}")
             sid = message.get("sid")
             if kind != "result" or message.get("id") != number or sid not in wanted:
-                raise _Broken(f"the worker answered what was not asked: {str(message)[:200]}")
+                raise _Broken(f"the worker sent an unexpected message: {str(message)[:200]}")
             if sid in results:
                 raise _Broken(f"the worker answered twice for {sid}")
             results[str(sid)] = message
@@ -327,7 +327,7 @@ class _Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        # The other two are closed by those who read them: a process of a session of its own may hold them for long.
+        # The reader threads close stdout and stderr: a subprocess in its own session may keep them open for long.
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
@@ -376,7 +376,7 @@ def _item(sample: Sample, image: Image.Image | None) -> dict[str, Any]:
     if sample.image_path and Path(sample.image_path).is_file():
         return {**item, "image": sample.image_path}
     if sample.image_path:
-        # In an archive, where the worker cannot open it; what is missing or broken is said here.
+        # The image is in an archive, which the worker cannot open; a missing or broken image is reported here.
         content = image_bytes(sample.image_path, sample.height, sample.width)
         return {**item, "image_b64": base64.b64encode(content).decode("ascii")}
     if image is None:
@@ -418,10 +418,10 @@ def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
     if mask["enc"] != "bits+zlib":
         raise ValueError(f"unknown encoding {mask['enc']!r}")
     wanted = (height * width + 7) // 8
-    # No more than fits: what it unfolds to is the worker's word.
+    # Decompress no more than the mask can hold: the worker's data is not trusted.
     unfolded = zlib.decompressobj()
     bits = unfolded.decompress(base64.b64decode(mask["data"], validate=True), wanted + 1)
     if len(bits) != wanted:
-        raise ValueError(f"it has not the {wanted} bytes of {height} x {width} bits")
+        raise ValueError(f"it is not {wanted} bytes, one bit for each of {height} x {width} pixels")
     pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).reshape(height, width)
     return Mask.from_array(pixels.astype(bool))

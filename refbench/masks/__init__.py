@@ -1,4 +1,4 @@
-"""Masks as run-length codes, and what is counted of pairs of them."""
+"""Masks as run-length codes, and pixel counts of pairs of masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels over batches of pairs of codes laid end to end; they hold no GIL."""
+"""Kernels over batches of pairs of concatenated run-length codes; they release the GIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refbench.masks.morphology import dilate_intervals, erode_intervals, half_wi
 
 @njit(nogil=True, cache=True)
 def _most_intervals(at):  # type: ignore[no-untyped-def]
-    """How many intervals the longest of the codes cut at `at` may hold."""
+    """The largest number of intervals that any of the codes, split at `at`, may hold."""
     longest = np.int64(0)
     for i in range(at.shape[0] - 1):
         longest = max(longest, at[i + 1] - at[i])
@@ -20,8 +20,8 @@ def _most_intervals(at):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
-    """Count N pairs of masks; returns -1, or the first pair that cannot be read, times two, plus one
-    if it is the target.
+    """Count N pairs of masks. Returns -1, or for the first broken code 2 i (the prediction of pair i) or 2 i + 1
+    (its target).
 
     Codes are uint8 characters end to end; mask i is `codes[at[i]:at[i + 1]]`. `out` is int64 (N, 6), the
     columns in the order of `pairs.COUNTS`. With E(M) the eroded mask and B = M \\ E the inner band,
@@ -83,10 +83,10 @@ def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
-    """Areas by which a band of d pixels on both sides of the target's outline is counted, of N pairs.
+    """Areas of N pairs, for counting in a band of d pixels on both sides of the target's outline.
 
     `out` is int64 (N, 4): the eroded target, the dilated target, and the prediction's pixels in each of the two. The
-    image's border is no outline: beyond it the target may go on. All codes must have been checked.
+    image border is no outline, because the target may continue beyond it. All codes must have been checked.
     """
     eroded_starts = np.empty(1024, np.int64)
     eroded_ends = np.empty(1024, np.int64)
@@ -105,9 +105,9 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
         out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
 
 
-# A band lies along the target's outline (`_band_widths`). `deep` is what the target holds inside of the band,
-# `deep_missing` what of it the prediction lacks, `far_*` the prediction's pixels outside of the band. `other_*` are of
-# the object whose IoU with the prediction is highest, `joint_*` of that object and the target together.
+# A band lies along the target's outline (`_band_widths`). `deep`: the target's pixels inside of the band;
+# `deep_missing`: those that the prediction misses; `far_*`: the prediction's pixels outside of the band. `other_*`: the
+# object with the highest IoU with the prediction; `joint_*`: the union of that object and the target.
 ERROR_COLUMNS = (
     "deep",
     "deep_missing",
@@ -124,10 +124,10 @@ ERROR_COLUMNS = (
 
 @njit(nogil=True, cache=True)
 def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):  # type: ignore[no-untyped-def]
-    """`(object, intersection, union, elsewhere)` of the object that a prediction meets with the highest IoU.
+    """`(object, intersection, union, elsewhere)` for the object with the highest IoU with the prediction.
 
-    The object is -1 if it meets none of `objects`, which are positions among the codes; `elsewhere` is the area of
-    the prediction's `far` intervals that lies outside of all of them.
+    `objects` are positions among the codes; the object is -1 if the prediction overlaps none. `elsewhere` is the area
+    of the prediction's `far` intervals outside of all objects.
     """
     area = intervals_area(starts, ends, n)
     best = np.int64(-1)
@@ -165,8 +165,8 @@ def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c)
 def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-untyped-def]
     """How far the band reaches `(inwards, outwards)` from an outline.
 
-    Outwards no further than the mask's half-width and inwards than half of that: else a small object would consist of
-    its outline alone.
+    At most the mask's half-width outwards and half of that inwards; otherwise the band would cover all of a small
+    object.
     """
     half = half_width_px(starts, ends, n, height, width, 2 * band_px)
     return min(band_px, max(1, (half + 1) // 2)), min(band_px, max(1, half))
@@ -179,7 +179,7 @@ def count_errors(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Where the wrong pixels of N predictions lie; `out` is int64 (N, 10), the columns in the order of ERROR_COLUMNS.
 
-    `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of those that pair i does not mean.
+    `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of the non-target objects of pair i.
     All codes must have been checked.
     """
     eroded_starts = np.empty(1024, np.int64)
@@ -237,8 +237,8 @@ def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-
 def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-def]
     """The 1-pixel outline of davis2017 `_seg2bmap`: where a pixel differs from its right, lower or diagonal neighbour.
 
-    `inside` is a part of the image at `top`, `left` with a row and a column of its neighbours to spare; the image's
-    last row looks to the right alone, its last column down, its last pixel nowhere. Returns the number of pixels.
+    `inside` is a crop of the mask at `top`, `left` with one extra row and column. Pixels of the image's last row are
+    compared only to the right, of its last column only downwards, the last pixel not at all. Returns the pixel count.
     """
     count = 0
     for y in range(out.shape[0]):

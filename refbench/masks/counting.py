@@ -90,7 +90,7 @@ def count_codes(
     codes_t, at_t = end_to_end(targets)
 
     def count(chunk: slice) -> int:
-        # Nothing but the kernel, which holds no GIL: the threads never wait for each other.
+        # Only the kernel runs here; it releases the GIL, so the threads never wait for each other.
         at = slice(chunk.start, chunk.stop + 1)
         bad: int = batches.count_pairs(
             codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], bands[chunk], out[chunk]
@@ -141,7 +141,7 @@ def count_errors(
 ) -> NDArray[np.int64]:
     """Where the wrong pixels of N checked pairs lie: int64 (N, 10), columns as `batches.ERROR_COLUMNS`.
 
-    `others` holds, for each pair, the positions in `objects` of those that it does not mean, of the same image.
+    `others` holds, for each pair, the positions in `objects` of the non-target objects of its image.
     """
     codes_o, at_o = end_to_end(objects)
     flat = np.fromiter((o for row in others for o in row), np.int64)

@@ -180,7 +180,7 @@ def _between_changes(changes, size):  # type: ignore[no-untyped-def]
     inside = False
     j = 0
     while j < k:
-        # Two changes at one place are none.
+        # Two changes at the same position cancel out.
         if j + 1 < k and changes[j] == changes[j + 1]:
             j += 2
             continue
@@ -202,9 +202,9 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
     """The pixels of a polygon, float64 (K, 2) corners x and y in pixels; returns `(count, starts, ends)`.
 
     The same pixels as pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
-    processors fuse them, and draw one polygon in some hundreds otherwise. Source: cocoapi `common/maskApi.c`,
-    `rleFrPoly`: a dense outline on a finer grid; where it passes the middle of a column of pixels, foreground and
-    background change from there downwards.
+    processors fuse product and sum, and rasterise one polygon in some hundreds differently. Source: cocoapi
+    `common/maskApi.c`, `rleFrPoly`: a dense outline on a finer grid; where it crosses the middle of a pixel column,
+    foreground and background swap from there downwards.
     """
     longest = np.int64(0)
     for j in range(corners.shape[0]):
@@ -233,7 +233,7 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
-    """Judge many compressed codes, laid end to end in `codes` and cut at `at`, of masks of `sizes` pixels.
+    """Check many compressed codes, concatenated in `codes` and split at `at`, of masks of `sizes` pixels.
 
     `out[i]` becomes 1 for a canonical code, 0 for one that is valid but written otherwise, else the error.
     """
@@ -329,7 +329,7 @@ def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts,
 
 @njit(nogil=True, cache=True)
 def gather_intervals(starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """A mask resized by taking pixels: column `j` of the result is column `columns[j]`, which never falls.
+    """Resize a mask by sampling: column `j` of the result is column `columns[j]` of the mask, non-decreasing.
 
     `first_row[r]` is the first row of the result that is taken from row `r` or a later one, for `r` in 0..height.
     Fills the intervals as far as the arrays reach, and returns how many there are; intervals may touch.

@@ -28,7 +28,7 @@ class Mask:
     `counts` is the canonical code (column-major, cocoapi `rleToString`), so equal masks are equal objects.
 
     Raises:
-        MaskError: the size is not 1..65535 a side and at most 2^28 pixels, or the code is broken. Encode
+        MaskError: a side is not in 1..65535, there are more than 2^28 pixels, or the code is broken. Encode
             with `pycocotools.mask.encode(np.asfortranarray(mask))` or `Mask.from_array(mask)`.
 
     Example:
@@ -69,7 +69,7 @@ class Mask:
             if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
                 raise MaskError(
                     f"a mask of {pixels.dtype} may hold 0 and 1 only, not {pixels.min()}..{pixels.max()}; "
-                    "pass `array > 0` if every other value means foreground"
+                    "pass `array > 0` if every non-zero value means foreground"
                 )
         code = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
         return _known(pixels.shape[0], pixels.shape[1], code["counts"])
@@ -92,7 +92,7 @@ class Mask:
 
     @staticmethod
     def from_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Mask:
-        """From N runs of foreground, counted in column-major order: int64 (N,) first pixels, and those after the last.
+        """From N foreground runs in column-major order: int64 (N,) first pixels, and ends (exclusive).
 
         Raises:
             MaskError: a run is empty, out of order, or reaches outside.
@@ -201,7 +201,7 @@ class Mask:
         return _known(self.height, self.width, merged["counts"])
 
     def without(self, other: Mask) -> Mask:
-        """The pixels of this mask that the other one, which must have the same size, does not have."""
+        """The pixels of this mask that are not in the other mask; both must have the same size."""
         if other.size != self.size:
             raise MaskError(f"masks of sizes {self.size} and {other.size} have no difference; resize one first")
         ours, theirs = (intervals_of(m.counts, m.height, m.width) for m in (self, other))
@@ -211,14 +211,14 @@ class Mask:
         return _known(self.height, self.width, encode(starts[:n], ends[:n], self.height * self.width))
 
     def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Mask:
-        """The mask resized by taking pixels: pixel (i, j) is pixel (rows[i], columns[j]) of this one.
+        """The mask resized by sampling: pixel (i, j) of the result is pixel (rows[i], columns[j]) of this mask.
 
         Args:
-            rows: int64 (h,), the source of each row; they never fall.
-            columns: int64 (w,), the source of each column; they never fall.
+            rows: int64 (h,), the source of each row, non-decreasing.
+            columns: int64 (w,), the source of each column, non-decreasing.
 
         Raises:
-            MaskError: an index is outside, falls, or the size is none that a mask may have.
+            MaskError: an index is out of range or decreases, or the size is not allowed for a mask.
         """
         check_size(len(rows), len(columns))
         for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
@@ -238,7 +238,7 @@ class Mask:
 
     @staticmethod
     def from_codes(codes: Sequence[bytes], heights: Sequence[int], widths: Sequence[int]) -> list[Mask]:
-        """N compressed codes at once, checked as one by one but in a single call; equal masks are one object.
+        """The masks of N compressed codes, checked in a single call; equal masks share one object.
 
         Raises:
             MaskError: as `Mask`; names the position of the first code that is broken.

@@ -34,7 +34,7 @@ def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, hi
 
 @njit(nogil=True, cache=True)
 def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):  # type: ignore[no-untyped-def]
-    """The vertical step: the runs of each column, shorter by d at both ends, and whether no column has two.
+    """The vertical step: the runs of each column, shorter by d at both ends, and whether each column has at most one.
 
     The runs of column first + c are `lows[column_at[c]:column_at[c + 1]]` and `highs` likewise.
     """
@@ -226,7 +226,7 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, fra
 def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-untyped-def]
     """Dilate by a (2d+1)x(2d+1) square, cut at the image's borders; returns `(count, starts, ends)`.
 
-    What the mask does not reach is what remains of its complement after an erosion in which the outside takes no part.
+    Computed as the complement of the eroded complement; that erosion treats the outside of the image as foreground.
     """
     size = height * width
     around_starts = np.empty(n + 1, np.int64)

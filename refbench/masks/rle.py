@@ -1,4 +1,4 @@
-"""COCO run-length codes: what a valid one is, its runs of foreground, and back."""
+"""COCO run-length codes: validation, decoding to foreground runs, encoding."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def intervals_of(counts: bytes, height: int, width: int) -> tuple[NDArray[np.int
 
 
 def intervals_from_counts(counts: Any, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixels and those after the last of the runs of foreground, from uncompressed counts: int64 (N,) each."""
+    """Starts and ends (exclusive) of the foreground runs of uncompressed counts, int64 (N,) each."""
     try:
         values = np.asarray(counts)
     except ValueError:

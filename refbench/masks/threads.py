@@ -12,7 +12,7 @@ CHUNK_PAIRS = 128
 
 
 def in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> list[tuple[slice, Result]]:
-    """Do `work` on slices of 0..n in threads; it must hold no GIL to gain from them."""
+    """Run `work` on slices of 0..n in threads; this is faster only if `work` releases the GIL."""
     chunks = [slice(k, min(k + CHUNK_PAIRS, n)) for k in range(0, n, CHUNK_PAIRS)]
     workers = min(threads or available_cores(), len(chunks))
     if workers <= 1:

@@ -1,9 +1,9 @@
 """Draws and geometry in whole numbers, so that a rendered dataset is the same on every machine.
 
-A float decides differently where processors round differently: numpy's sin, cos, arctan2 and hypot take other
-instructions on other processors, compilers fuse a product with a sum on some of them, and a generator's normal numbers
-come out of exp and log. Here lengths are whole numbers of `PX`-ths of a pixel, angles are steps of a table, and draws
-are the raw bits of PCG64, which numpy promises to keep.
+Floating-point results differ between processors: numpy's sin, cos, arctan2 and hypot use different instructions,
+compilers fuse multiplication and addition on some processors, and normally distributed random numbers use exp and log.
+Here lengths are integers in units of 1/`PX` pixel, angles are steps of a table, and draws are the raw bits of PCG64,
+which numpy promises to keep.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ STEPS, ONE = 4096, 1 << 14
 
 
 def cosine_and_sine(steps: int) -> tuple[int, int]:
-    """Those of an angle of so many steps, in parts of ONE.
+    """Cosine and sine of an angle of `steps` steps, in parts of ONE.
 
-    Rounded long after the digits in which libraries differ: no step comes near a half (a test looks at all of them).
+    Libraries differ only in digits that the rounding drops: no value is near a half (a test checks all of them).
     """
     angle = 2 * math.pi * (steps % STEPS) / STEPS
     return round(ONE * math.cos(angle)), round(ONE * math.sin(angle))
@@ -65,7 +65,7 @@ class Draws:
         return low + self.below(high - low + 1)
 
     def percent(self, chance: int) -> bool:
-        """True so many times in a hundred."""
+        """True with a probability of `chance` percent."""
         return self.below(100) < chance
 
     def pick(self, items: Sequence[T], weights: Sequence[int] | None = None) -> T:
@@ -92,18 +92,18 @@ class Draws:
         return (ones * deviation) >> 2
 
     def fork(self) -> Draws:
-        """Draws of their own, so that how many are made of them does not matter to these."""
+        """An independent generator: the number of its draws does not affect this one."""
         return Draws(self.below(1 << 63))
 
 
 def simplified(points: IntArray, tolerance: int, unit: int) -> list[int]:
-    """Which corners of a line of points stay: none that is left out lies farther from the rest than `tolerance`.
+    """Indices of the kept corners of a polyline; no dropped one is farther than `tolerance` from the simplified line.
 
-    Douglas and Peucker's way, in whole numbers; of equally far points the first stays.
+    The algorithm of Douglas and Peucker, in integers; of equally far points the first is kept.
 
     Args:
         points: int64 (N, 2). The line is closed if the last point is the first one.
-        tolerance: a length, in parts of which `unit` make one of the points' units.
+        tolerance: a length in 1/`unit` of the unit of the points.
     """
     kept = {0, len(points) - 1}
     pieces = [(0, len(points) - 1)]

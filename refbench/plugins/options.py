@@ -12,12 +12,12 @@ from refbench.errors import AdapterError, DatasetError, RefbenchError
 
 
 def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Texts (`-o key=value`) as the arguments that the annotations or defaults of `factory` ask for.
+    """Convert strings (`-o key=value`) to arguments of the types that `factory` annotates or defaults to.
 
-    Of `offered` it gets what it has a parameter for.
+    Of `offered`, only arguments that `factory` has a parameter for are added.
 
     Raises:
-        AdapterError: it has no such option, or the text is none of its type.
+        AdapterError: `factory` has no such option, or the value has the wrong type.
     """
     try:
         parameters = dict(inspect.signature(factory).parameters)
@@ -26,7 +26,7 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
     try:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (TypeError, NameError, AttributeError):
-        # Annotations that exist for type checkers only: then the defaults tell the types.
+        # Some annotations exist for type checkers only; the defaults then give the types.
         hints = {}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     arguments: dict[str, Any] = {k: v for k, v in offered.items() if k in parameters}
@@ -82,7 +82,7 @@ def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         if text not in typing.get_args(kind):
             known = ", ".join(k for k in typing.get_args(kind) if k)
-            raise AdapterError(f"{adapter}: option {key}={text!r} is none of {known}")
+            raise AdapterError(f"{adapter}: option {key}={text!r} is not one of {known}")
         return text
     choices = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
     try:

@@ -24,7 +24,7 @@ from refbench.storage.predictions import Claim, SampleIndex, predictions_from_ta
 RUN_FILE = "run.json"
 BATCH_ROWS = 4096
 CLAIM_COLUMNS = ("sample_id", "height", "width", "counts", "no_target", "instances", "error")
-# What two calls must have in common to be one run.
+# Fields in which a call must equal the run that it resumes.
 IDENTITY = (
     "adapter", "adapter_options", "code_sha256", "weights_sha256", "dataset", "split", "fingerprint", "limit",
     "shards", "device", "batch_size", "batch_pixels", "deterministic", "mode", "refbench_version",
@@ -42,7 +42,7 @@ class ShardTally:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Journal:
-    """How many samples of a shard are answered, and which ones the adapter is asked about."""
+    """How many samples of a shard are done, and which ones are being predicted."""
 
     done: int
     asking: tuple[str, ...]
@@ -51,8 +51,8 @@ class Journal:
 class RunFolder:
     """The folder of a run.
 
-    A shard file that is there is done. Nothing is read before it is asked for; what a stranger may have written is
-    checked then, and a RunError names the file at fault.
+    An existing shard file is complete. Files are read only when needed and checked then, because others may have
+    written them; a RunError names the file at fault.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class RunFolder:
         return self.path / "predictions" / f"part-{number:05d}.parquet"
 
     def journal_path(self, number: int) -> Path:
-        """Where a worker writes down which samples it asks about next: if it dies, they are known."""
+        """Where a worker records the samples that it predicts next, so that they are known if it dies."""
         return self.path / "working" / f"part-{number:05d}.json"
 
     def journal(self, number: int) -> Journal | None:
@@ -129,7 +129,7 @@ class RunFolder:
         return all(path.is_file() for path in self.shards)
 
     def claim(self, info: RunInfo) -> RunInfo:
-        """Write run.json, or check that the one that is there is of the same run, and return it.
+        """Write run.json, or check that the existing one belongs to the same run; return it.
 
         Raises:
             RunError: the folder belongs to another run.
@@ -203,7 +203,7 @@ class RunFolder:
         """The predictions as `(where, row, claim)`, codes unchecked, for counting; each sample of the run once.
 
         Raises:
-            RunError: a shard is damaged, holds a sample twice, or one of the run's samples is in none.
+            RunError: a shard is damaged or holds a sample twice, or a sample of the run is in no shard.
             PredictionError: a sample is not in the split, or its mask has another size.
         """
         seen = np.zeros(len(index.sample_ids), bool)
@@ -221,8 +221,8 @@ class RunFolder:
         if not seen.all():
             first = index.sample_ids[int(np.argmin(seen))]
             raise RunError(
-                f"{self} has no answer to {int((~seen).sum())} of its samples, the first is {first}: its shards are "
-                f"not those of the run; remove its folder predictions and {AGAIN}"
+                f"{self} has no prediction for {int((~seen).sum())} of its samples, the first is {first}: its shards "
+                f"belong to another run; remove its folder predictions and {AGAIN}"
             )
 
     def timings(self) -> list[ShardTiming]:

@@ -16,7 +16,7 @@ from refbench.runs.timings import ShardTiming
 from refbench.storage.sharding import cut
 
 SHARD_SAMPLES = 256
-# What `--batch-size auto` holds at most for each expression that it allows: larger images make smaller batches.
+# Pixels per expression in a batch of `--batch-size auto`: larger images make smaller batches.
 AUTO_PIXELS = 2**20
 
 
@@ -24,9 +24,8 @@ AUTO_PIXELS = 2**20
 class Job:
     """All that a worker needs to know, wherever it runs.
 
-    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None asks the adapter; then large images
-    make smaller batches. `home` is $REFBENCH_HOME, `started_in` the folder that relative paths
-    begin at.
+    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None takes the adapter's, with
+    smaller batches for large images. `home` is $REFBENCH_HOME, `started_in` the folder that relative paths refer to.
     """
 
     adapter: Any
@@ -60,9 +59,9 @@ class Facts:
 class Task:
     """One shard for a worker, to be written below the run folder `folder`.
 
-    `singly` are samples that are asked about one by one, since a process died over their batch; `crashing` those that
-    it died over alone: they are not asked about any more. `give_up_above`: a shard whose every sample makes the adapter
-    fail is not kept if these are more; None keeps it.
+    `singly`: samples to predict one by one, because a process died on their batch. `crashing`: samples on which a
+    process died alone; they are skipped. `give_up_above`: a shard on which the adapter fails for every sample is
+    discarded if it has more samples than this; None keeps it.
     """
 
     number: int
@@ -89,7 +88,7 @@ class ShardReport:
 
 
 def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Whole images in order of first appearance, at least SHARD_SAMPLES expressions a shard but the last."""
+    """Whole images in order of first appearance; every shard except the last has at least SHARD_SAMPLES expressions."""
     by_image: dict[str, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.image_id, []).append(sample)

@@ -1,4 +1,4 @@
-"""A pool of processes on this machine. One that dies loses only the shard that it was computing."""
+"""A pool of processes on this machine. A process that dies loses only its current shard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARENT_SECONDS = 0.5
 
 
 class Processes:
-    """`workers` processes that load the adapter each. With `device` "cuda" they share the GPUs out among them.
+    """`workers` processes, each of which loads the adapter. With `device` "cuda" the GPUs are divided among them.
 
     Raises:
         AdapterError: the adapter is an object that cannot be sent to another process.
@@ -63,7 +63,7 @@ class Processes:
         try:
             self._pipes[worker].send(task)
         except OSError:
-            # It is dead; its pipe tells so in `wait`, and the task is given out again.
+            # The worker is dead; `wait` will report it, and the task is handed out again.
             return
 
     def wait(self, seconds: float, step: Callable[[int], None]) -> list[Event]:
@@ -85,7 +85,7 @@ class Processes:
 
     def stop(self, log: Callable[[str], None]) -> None:
         for pipe in self._pipes.values():
-            # End of file is their sign to close the adapter and go.
+            # End of file tells the workers to close the adapter and exit.
             pipe.close()
         deadline = time.monotonic() + PATIENCE_SECONDS
         for worker, process in self._processes.items():
@@ -114,7 +114,7 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _device(device: str, worker: int) -> tuple[str, str | None]:
-    """The device of a worker, and what CUDA_VISIBLE_DEVICES is to be for it: None leaves it."""
+    """The device of a worker and its CUDA_VISIBLE_DEVICES; None leaves the variable unchanged."""
     if device != "cuda":
         return device, None
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -129,8 +129,8 @@ def _installed_devices() -> list[str]:
 
 
 def _serve(pipe: Connection, job: Job, visible: str | None, parent: int) -> None:
-    """The life of a worker: load, say so, compute what comes, and go when the other end closes."""
-    # Ctrl-C reaches the whole group; the parent decides what becomes of us.
+    """Main loop of a worker: load the adapter, report it, compute tasks, exit when the parent closes the pipe."""
+    # Ctrl-C reaches the whole process group; the parent decides when its workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["REFBENCH_HOME"] = str(job.home)
     if visible is not None:
@@ -176,8 +176,8 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, in the middle of a shard too: the resumed run would compute it twice,
-    and a model that nobody waits for would keep its GPU."""
+    """End this process when its parent is gone, even within a shard: the resumed run would compute that shard twice,
+    and an orphaned model would keep its GPU."""
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)

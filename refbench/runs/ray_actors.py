@@ -1,7 +1,7 @@
 """A pool of Ray actors, on this machine or on a cluster: Ray starts them, and nothing else.
 
-Only numbers of shards travel; images, masks and results stay with the actors and the shared folder. An actor that
-dies, or whose node leaves, is replaced by another one wherever there is room; while there is none, the others go on.
+Only shard numbers are sent; images, masks and results stay with the actors and the shared folder. An actor that dies
+or loses its node is replaced once resources are free; until then the others continue.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Actor:
         self._job = job
 
     def load(self) -> Facts:
-        # Not in the constructor: what a method raises arrives as it is, what a constructor raises is a death.
+        # Not in the constructor: Ray passes on a method's exception, but reports a constructor's as a dead actor.
         os.environ["REFBENCH_HOME"] = str(self._job.home)
         with contextlib.suppress(OSError):
-            # Relative paths mean what they mean to the driver, where its folder is there.
+            # Relative paths resolve as for the driver, if its folder exists on this node.
             os.chdir(self._job.started_in)
         self._runner = ShardRunner(self._job, journal=True)
         return self._runner.facts
@@ -48,7 +48,7 @@ class Actor:
 
 
 def _knock(place: str) -> None:
-    """Ray itself asks an address where nobody is for minutes."""
+    """Fail fast if nothing listens at the address; Ray itself tries for minutes."""
     found = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", place)
     if found is None:
         return
@@ -71,7 +71,7 @@ class RayActors:
     def __init__(self, job: Job, workers: int, address: str | None) -> None:
         self.size = workers
         self._job = job
-        # Neither reports to Ray's makers nor an environment made again on every worker.
+        # Send no usage reports to Ray's developers, and rebuild no environment on the workers.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         # Ray gives its workers the niceness 15; where it is started for this run, they compute like the run itself.
@@ -96,7 +96,7 @@ class RayActors:
 
     def start(self, worker: int) -> None:
         self._forget(worker)
-        # One GPU each; Ray tells the actor which, and there it is the first one.
+        # One GPU each. Ray chooses it; inside the actor it is cuda:0.
         cuda = self._job.device.startswith("cuda")
         job = replace(self._job, device="cuda:0") if cuda else self._job
         kind = ray.remote(Actor).options(

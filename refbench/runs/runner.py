@@ -1,7 +1,7 @@
-"""Runs an adapter over a split: survives kills, resumes, and writes what can be repeated.
+"""Runs an adapter over a split: resumes after kills and writes reproducible files.
 
-The split is cut into shards before the run, from the dataset alone. A shard file that is there is done; its bytes hold
-no time and no host, and do not depend on who computed it.
+The split is cut into shards before the run, from the dataset alone. An existing shard file is complete; its bytes hold
+no time and no host name, and do not depend on which worker computed it.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def run(
         address: the split, e.g. "refcoco/testA"; build it first.
         options: constructor options of a named adapter, as texts.
         device: where the model computes; "cuda" with several workers gives each a GPU in turn.
-        batch_size: expressions per call; None asks the adapter, and makes batches of large images smaller.
-        limit: only the first so many samples.
+        batch_size: expressions per call; None takes the adapter's, with smaller batches for large images.
+        limit: run only the first `limit` samples.
         out: run folder; by default below `$REFBENCH_HOME/runs`.
-        max_failures: more failed samples than this raise, once everything is written.
+        max_failures: if more samples fail, TooManyFailures is raised after everything is written.
         engine: "local" computes in this process, or in `workers` processes of this machine; "ray" in as many actors.
         ray_address: of an existing Ray cluster; by default RAY_ADDRESS, or Ray on this machine.
         deterministic: repeatable kernels, one thread on a CPU, and nothing carried over from shard to shard.
@@ -136,7 +136,7 @@ def run(
 
 
 def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:
-    """What is known of a run before it begins, its samples aside."""
+    """The facts that are known before a run begins, except its samples."""
     dataset, split = parse_address(job.address)
     return RunInfo(
         adapter=facts.name,
@@ -279,6 +279,6 @@ def default_folder(name: str, options: Mapping[str, str], address: str, limit: i
     end = "" if limit is None else f"-first{limit}"
     safe = safe.lstrip(".") or "adapter"
     if len(safe) > LONGEST_NAME:
-        # Paths make long names; what is cut off would be what tells two of them apart.
+        # Options with paths make long names; the hash keeps two names distinct after cutting.
         safe = f"{safe[: LONGEST_NAME - 9]}-{hashlib.sha256(safe.encode()).hexdigest()[:8]}"
     return home() / "runs" / safe / f"{dataset}-{split}{end}"

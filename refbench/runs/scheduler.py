@@ -1,8 +1,8 @@
-"""The scheduler: hands shards to a pool of workers until all are computed, and starts workers that die again.
+"""The scheduler: hands shards to a pool of workers until all are computed, and restarts workers that die.
 
 Workers are this process, processes of this machine, or Ray actors (`WorkerPool`). A batch that kills two workers is
-retried sample by sample; a sample that kills two more counts as failed, and the rest of its shard is computed. Which
-samples a worker was asked about when it died stands in the shard's journal.
+retried sample by sample; a sample that kills two more counts as failed, and the rest of its shard is computed. The
+shard's journal records which samples a worker was predicting when it died.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from refbench.runs.folder import RunFolder
 from refbench.runs.plan import Facts, ShardReport, Task
 from refbench.runs.timings import ShardTiming
 
-# One is computed, the next one waits with the worker, so that it never waits for us.
+# A worker computes one shard and already holds the next, so that it never waits for the scheduler.
 IN_FLIGHT = 2
 DEATHS_WHILE_LOADING = 3
 DEATHS_WHILE_LOADING_AGAIN = 10
 DEATHS_IN_A_ROW = 20
 DEATHS_OVER_THE_SAME = 2
-# More samples that kill their process than this, beyond the allowed failures, are no accident.
+# If more samples than this, beyond the allowed failures, kill their process, the run ends.
 CRASHING_SAMPLES = 8
 WAIT_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 8.0
@@ -120,12 +120,12 @@ class Scheduler:
         """Have the shards `numbers` computed and written below `folder`.
 
         `on_shard` gets the sums after each shard, `step` the number of samples that are done altogether.
-        `nothing_done`: no shard was computed before; then an adapter that fails on every sample, more of them than
-        `max_failures`, stops the run before anything is written.
+        `nothing_done`: no shard was computed before. Then the run stops before anything is written if the adapter
+        fails on every sample and these are more than `max_failures`.
 
         Raises:
-            AdapterError: it fails on every sample, or its process dies over too many of them.
-            RunError: workers die without end, or disagree about the adapter.
+            AdapterError: the adapter fails on every sample, or its process dies on too many of them.
+            RunError: workers keep dying, or have loaded different adapters.
         """
         self._folder = folder
         self._waiting = deque(numbers)
@@ -185,7 +185,7 @@ class Scheduler:
             self.log(line)
         self.outcome.usage.update(report.usage)
         if not report.kept and not self._nothing_done:
-            # It was handed out before another shard had shown that the adapter works: compute it for good.
+            # Meanwhile another shard has shown that the adapter works: compute this one again and keep it.
             self._waiting.appendleft(report.number)
             return False
         if not report.kept:
@@ -205,7 +205,7 @@ class Scheduler:
         return True
 
     def _fail(self, event: Event) -> None:
-        """An exception ends the run, unless it is one worker's that could not load while others could."""
+        """An exception ends the run, unless only this worker failed to load while others could."""
         self.outcome.usage.update(getattr(event.content, "usage", {}))
         if event.worker in self._ready or not (self._ready or self._again_at):
             raise event.content
@@ -244,7 +244,7 @@ class Scheduler:
                 'several workers must do so below `if __name__ == "__main__":`)'
             )
         if loading and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING_AGAIN:
-            # The adapter can be loaded, as another worker or an earlier time has shown; not by this one any more.
+            # The adapter can be loaded (by another worker, or earlier), but this worker no longer can.
             self._retire(event.worker, str(event.content))
             return
         if self._deaths_in_a_row > DEATHS_IN_A_ROW:
@@ -258,7 +258,7 @@ class Scheduler:
     def _suspect(self, number: int) -> None:
         """Suspect the samples that a worker was asked about when it died, as the journal of its shard says.
 
-        Machines fail and people kill, so only deaths over the same samples, one after the other, count. After two, the
+        Workers also die for other reasons, so only consecutive deaths on the same samples count. After two, the
         batch is retried sample by sample; a sample that kills two more workers counts as failed.
         """
         journal = RunFolder(self._folder).journal(number)
@@ -278,7 +278,7 @@ class Scheduler:
             self._give_up(number, asking[0])
         else:
             suspected.update(asking)
-            # Alone, it has to happen again as often.
+            # A sample alone must kill as many workers again.
             self._last_death[number] = (), 0
 
     def _give_up(self, number: int, sample_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Computes shards with one adapter: images decoded ahead, batches, memory that runs out, samples that fail."""
+"""Computes shards with one adapter: decodes images ahead, forms batches, handles full memory and failing samples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
 from refbench.storage.samples import load_samples
 
-# Whose lines say nothing to somebody who looks for the fault in an adapter: refbench's, and Python's own.
+# Folders whose traceback lines do not help to find a fault in an adapter: refbench and Python's library.
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
 
 IMAGES_AHEAD = 24
@@ -55,10 +55,10 @@ Step = Callable[[int], None]
 
 
 class ShardRunner:
-    """An adapter and the plan of a run. `close` it; what it holds (a model, a process) is the adapter's to free.
+    """An adapter and the plan of a run. Call `close` at the end; the adapter must free its model or process itself.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, or is none.
+        AdapterError: the adapter cannot be loaded, or lacks the contract.
         DatasetError: the split is not built, or has no images though the adapter needs them.
     """
 
@@ -70,7 +70,7 @@ class ShardRunner:
             raise DatasetError(f"{job.address} holds no samples")
         self.shards = plan_shards(samples)
         if job.deterministic:
-            # Before anything computes: cuBLAS reads it once, and an adapter may bring torch along only later.
+            # Set before anything computes: cuBLAS reads it once, and an adapter may import torch later.
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
             if importlib.util.find_spec("torch") is not None:
                 load_attribute("refbench.adapters.torch_settings:make_deterministic")()
@@ -86,7 +86,7 @@ class ShardRunner:
                 f"{job.address} was built without images; run `refbench build {dataset} ... --images FOLDER`"
             )
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
-        # Some adapters open the files themselves, in another process; then decoding them here would be for nothing.
+        # Some adapters open the images themselves, in another process; decoding them here would be wasted work.
         decode = self.facts.needs_images and not self.extras.opens_images
         self._pictures = _Pictures() if decode else None
         self._most = self.facts.batch_size
@@ -101,12 +101,12 @@ class ShardRunner:
         close_adapter(self.adapter, log)
 
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
-        """Compute a shard and write it. `following` is the one that comes next, whose images are decoded meanwhile;
-        `step` is called with the number of samples after every batch."""
+        """Compute a shard and write it. The images of the next shard, `following`, are decoded meanwhile. `step` is
+        called after every batch with its number of samples."""
         try:
             return self._run(task, following, step)
         except (RunStopped, KeyboardInterrupt) as error:
-            # What it has cost until then is to be told too.
+            # Report the usage up to this point too.
             error.usage = self._usage()  # type: ignore[union-attr]
             raise
 
@@ -114,7 +114,7 @@ class ShardRunner:
         clock = StageClock()
         shard = self.shards[task.number]
         if self.job.deterministic:
-            # What another shard did must not matter: neither its memory nor its random numbers.
+            # No state of another shard may matter: neither its reduced batch size nor its random numbers.
             self._most = self.facts.batch_size
             _seed(self.facts.seed + task.number)
             if self.extras.begin_shard is not None:
@@ -162,7 +162,7 @@ class ShardRunner:
             self._write_down(task, batch, done)
         with clock.stage("pictures"):
             pictures: list[Picture] = [self._pictures.of(s) if self._pictures else None for s in batch]
-        crashed = AdapterError("the process of the adapter died over this sample, again when it was alone")
+        crashed = AdapterError("the adapter's process died on this sample, and again when it ran alone")
         spoiled: dict[int, Exception] = {k: p for k, p in enumerate(pictures) if isinstance(p, DatasetError)}
         spoiled |= {k: crashed for k, s in enumerate(batch) if s.sample_id in task.crashing}
         ready = [(s, p) for k, (s, p) in enumerate(zip(batch, pictures, strict=True)) if k not in spoiled]
@@ -170,7 +170,7 @@ class ShardRunner:
         return [_failed(s, spoiled[k]) if k in spoiled else next(answered) for k, s in enumerate(batch)]
 
     def _ask(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
-        """Ask in pieces that fit; halve them when memory runs out, take a piece apart when a sample breaks it."""
+        """Predict in pieces that fit into memory: halve them when it runs out, split a piece when a sample fails."""
         predictions: list[Prediction] = []
         while rest := batch[len(predictions) :][: self._most]:
             predictions += self._ask_piece(rest, clock)
@@ -181,7 +181,7 @@ class ShardRunner:
             samples = [s for s, _ in batch]
             with clock.stage("model"):
                 answers = answers_of(self.adapter, samples, [p for _, p in batch])
-                # The device works on after the call returns; its time is the model's, not that of encoding.
+                # The device may still compute after the call returns; count this time as model, not as encoding.
                 _for_torch("synchronize", self.job.device)
             with clock.stage("encode"):
                 return to_predictions(samples, answers)
@@ -200,9 +200,9 @@ class ShardRunner:
             _for_torch("empty_cache")
             return self._ask(batch, clock)
         if not self._batch_failed:
-            # Once: what fails in batches alone is asked again and again, and takes its time.
+            # Logged once: if only batches fail, every batch is retried one by one, which is slow.
             self._batch_failed = True
-            self._said.append(f"{len(batch)} expressions failed together and are asked one by one: {told[:300]}")
+            self._said.append(f"a batch of {len(batch)} expressions failed; retrying one by one: {told[:300]}")
         return [p for one in batch for p in self._ask_piece([one], clock)]
 
     def _usage(self) -> dict[str, float]:
@@ -211,17 +211,17 @@ class ShardRunner:
         try:
             return {str(name): float(value) for name, value in dict(self.extras.usage()).items()}
         except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
-            self._said.append(f"the adapter cannot tell what it used: {type(error).__name__}: {error}")
+            self._said.append(f"the adapter cannot report its usage: {type(error).__name__}: {error}")
             return {}
 
     def _remarks(self) -> list[str]:
-        """What an adapter has to say that is not a sample's: since the last shard."""
+        """Remarks of the adapter since the last shard that concern no single sample."""
         return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
 
     def _look_at_device(self) -> None:
         if self._busy is not None:
             found = _for_torch("utilisation", self.job.device)
-            # Nothing that tells it: then do not ask again after every batch.
+            # If it cannot be measured, do not try again after every batch.
             self._busy = None if found is None else [*self._busy, found]
 
     def _device_busy(self) -> float | None:
@@ -263,7 +263,7 @@ def _settings_of(adapter: Any) -> dict[str, str]:
 
 
 def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
-    """A batch as it is asked about: whole, or one by one where a process died over it."""
+    """The batch as a whole, or sample by sample if a process died on it."""
     if any(s.sample_id in task.singly for s in batch):
         yield from ([s] for s in batch)
     else:
@@ -326,7 +326,7 @@ def _failed(sample: Sample, error: Exception) -> Prediction:
 
 
 def _told(error: Exception) -> str:
-    """An error as text; one of an adapter's own code with the last line of that code on the way to it."""
+    """An error as text; for an error in an adapter's code, with the last line of that code in the traceback."""
     if isinstance(error, RefbenchError):
         return str(error)
     lines = traceback.extract_tb(error.__traceback__)
@@ -358,7 +358,7 @@ def _for_torch(name: str, *arguments: Any) -> Any:
 
 def _memory(device: str) -> dict[str, int]:
     with contextlib.suppress(OSError, ValueError):
-        # Of this process, since it began: Linux tells the peak, and no other way costs nothing.
+        # The peak of this process since it began; only Linux reports it at no cost.
         status = Path("/proc/self/status").read_text()
         peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
         return {"peak_memory_bytes": peak, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}

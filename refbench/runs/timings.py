@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a clock for the stages of a shard, and what the stages of a whole run say."""
+"""Timings: a clock for the stages of a shard, and a summary of the stages of a run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class StageClock:
 
 
 def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: int = 1) -> tuple[list[list[str]], str]:
-    """Rows (stage, seconds a sample in ms, share) of a run, and a sentence that names what holds it up.
+    """Rows (stage, milliseconds per sample, share) of a run, and a sentence that names the bottleneck.
 
     `timings` are rows of timings.parquet that this run computed, `wall_seconds` how long it took from the first shard
     to the last; shares are of the time of its workers.

@@ -1,4 +1,4 @@
-"""Folders that belong to one run, one curation or one refiner: a second call must be about the same."""
+"""Folders owned by one run, one curation or one refiner: a later call must have the same owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER_FOLDER = "choose another folder with --out, or remove it"
 
 
 def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str], owner: str, cure: str) -> None:
-    """Write a folder's `file`, or check that the one that is there says the same under `names`.
+    """Write a folder's `file`, or check that the existing one has the same values for `names`.
 
     Args:
         file: the JSON file that tells what its folder belongs to.

@@ -15,7 +15,7 @@ from refbench.masks.mask import Mask
 # An id in a COCO file: of an image, a category or an annotation.
 Key = int | str
 
-# COCO's largest objects; an area beyond lies in none of its sizes (cocoeval.py, `areaRng`).
+# The upper limit of COCO's size classes; a larger area is in none of them (cocoeval.py, `areaRng`).
 LARGEST_AREA_PX = 1e5**2
 
 
@@ -25,7 +25,7 @@ def is_id(value: Any) -> TypeGuard[int]:
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Text that can be written: JSON and pickles may hold halves of UTF-16 pairs, which cannot."""
+    """Text that can be encoded: JSON and pickles may hold lone UTF-16 surrogates, which cannot."""
     return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
 
 

@@ -1,4 +1,4 @@
-"""Files that are never half written, and what reads them."""
+"""Atomic writing of files, and functions that read them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def project_data(name: str) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there takes its place, synced, or not at all."""
+    """Yield a temporary path beside `path`; its content then replaces `path`, synced, or is discarded on an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -76,7 +76,7 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
     except OSError as error:
         raise wanted(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise wanted(f"{path} is not UTF-8 text, so it is not JSON file") from None
+        raise wanted(f"{path} is not UTF-8 text, so it is not a JSON file") from None
     except json.JSONDecodeError as error:
         raise wanted(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
@@ -89,10 +89,10 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
 
 
 def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: str) -> Row:
-    """A JSON file as the dataclass `kind`: every field there, of its type and in its range; others are ignored.
+    """Read a JSON file as the dataclass `kind`; checks presence, type and range of its fields and ignores others.
 
     Raises:
-        wanted: the file is not there, no JSON, or not of this form; names the field and the cure.
+        wanted: the file is missing, not JSON or not of this form; the message names the field and what to do.
     """
     return checked_record(read_json(path, wanted), path, kind, wanted, cure)
 
@@ -112,7 +112,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """One Parquet file, written atomically a table at a time, each a row group: memory for one at once."""
+    """Write one Parquet file atomically, one row group per table, with only one table in memory."""
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
@@ -135,7 +135,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For making many objects that hold no cycles: the collector would walk all of them again and again."""
+    """Disable garbage collection while many objects without cycles are made: it would scan them repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -148,7 +148,7 @@ def without_garbage_collection() -> Iterator[None]:
 def path_sha256(path: Path, pattern: str = "*") -> str:
     """sha256 of a file, or of the names and contents of all files below a folder that match.
 
-    What begins with a dot does not count: downloads and version control leave notes of their own there.
+    Names that begin with a dot are ignored: downloads and version control keep their metadata there.
     """
     if path.is_file():
         return file_sha256(path)

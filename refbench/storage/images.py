@@ -1,6 +1,6 @@
-"""Opening images the one way that masks are drawn on: upright, 8-bit RGB, at the size the dataset says.
+"""Opens images in the form that the masks refer to: upright, 8-bit RGB, in the size that the dataset states.
 
-An image in a zip is read where it lies: its path goes through the archive,
+An image in a zip is read without unpacking. Its path goes through the archive:
 `/data/train2014.zip/train2014/COCO_train2014_000000000009.jpg`.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from refbench.errors import DatasetError
 
 EXIF_ORIENTATION = 0x0112
-# No image of these datasets comes near; what claims more is not an image.
+# Far more than any image of these datasets; a larger file is refused.
 MAX_FILE_BYTES = 2**28
 MAX_NAME_LENGTH = 200
 NAME_OF_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
@@ -57,7 +57,7 @@ class Photographs:
         found = image_size(path)
         if found != (height, width):
             raise DatasetError(f"{path} is {found} (height, width), the annotations say {(height, width)}")
-        # Not resolved: a zip may be a link to a file whose name does not tell that it is one.
+        # Links are not resolved: a zip may be a link to a file whose name does not end in .zip.
         return os.path.abspath(path)
 
     def locate(self, file_name: str) -> Path:
@@ -115,7 +115,7 @@ def _names_of(file_name: str) -> list[str]:
 
 
 def is_plain_name(name: Any) -> TypeGuard[str]:
-    """A file name from outside that names a file in a folder and nowhere else."""
+    """Whether a file name from outside is a bare name that cannot leave its folder."""
     return (
         isinstance(name, str)
         and 0 < len(name) <= MAX_NAME_LENGTH
@@ -149,7 +149,7 @@ def read_through_zip(path: Path) -> bytes | None:
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise DatasetError(f"{member} cannot be read from {archive} ({error}); copy or download it again") from None
     if len(content) > MAX_FILE_BYTES:
-        raise DatasetError(f"{member} in {archive} is more than {MAX_FILE_BYTES} bytes: no image is")
+        raise DatasetError(f"{member} in {archive} is larger than {MAX_FILE_BYTES} bytes, too large for an image")
     return content
 
 
@@ -178,7 +178,7 @@ def load_image(path: str | Path, height: int, width: int) -> Image.Image:
 
 
 def image_bytes(path: str | Path, height: int, width: int) -> bytes:
-    """The content of an image's file, which was decoded to be sure that it is one, of this size.
+    """The bytes of an image file, after decoding it to check that it is an image of this size.
 
     Raises:
         DatasetError: as `load_image`.
@@ -214,7 +214,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG for its EXIF tags decodes all of it; those before the pixels are in `info` already.
+    # Reading the EXIF tags of a PNG decodes the whole file; tags before the pixels are already in `info`.
     if image.format != "PNG":
         return int(image.getexif().get(EXIF_ORIENTATION, 1))
     exif = Image.Exif()

@@ -34,7 +34,7 @@ class BuilderInfo:
 
 @dataclass(frozen=True, slots=True)
 class SplitInfo:
-    """The counts of a split and its digests; `refs_without_sentences` ask nothing and are in no row."""
+    """The counts and digests of a split; `refs_without_sentences` have no expression and thus no row."""
 
     images: Count
     refs: Count
@@ -62,7 +62,7 @@ class Manifest:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written; a split without refs that ask nothing does not mention them."""
+        """The content as written to disk; `refs_without_sentences` is omitted if it is 0."""
         content = dataclasses.asdict(self)
         for split in content["splits"].values():
             if not split["refs_without_sentences"]:

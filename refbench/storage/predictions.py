@@ -31,7 +31,7 @@ from refbench.storage.images import image_size
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A prediction as a file gives it. `counts` is a compressed code that nobody has checked yet."""
+    """A prediction as read from a file. `counts` is a compressed run-length code, not yet checked."""
 
     counts: bytes
     score: float | None = None
@@ -71,12 +71,12 @@ class SampleIndex:
 class Claims:
     """The predictions of a file or folder, whatever its format, as `(where, row, claim)`; each sample once.
 
-    Runs on several GPUs are padded and write some answers twice. An entry that repeats an earlier one is left out;
-    `repeated` counts these.
+    Evaluation on several GPUs often pads the data and writes some predictions twice. An entry that repeats an earlier
+    one is skipped; `repeated` counts these.
 
-    Raises (when it is iterated):
-        PredictionError: unreadable, or an entry that is unknown, of the wrong size, broken, or another answer to a
-            sample that was given before.
+    Raises (on iteration):
+        PredictionError: the file is unreadable, or an entry has an unknown sample, a wrong size or a broken mask, or
+            differs from an earlier prediction for the same sample.
     """
 
     def __init__(self, path: Path, index: SampleIndex) -> None:
@@ -85,7 +85,7 @@ class Claims:
         self.repeated = 0
 
     def __iter__(self) -> Iterator[tuple[str, int, Claim]]:
-        # The number of the entry that gave a sample, and a hash of what it said: all claims would fill the memory.
+        # Per sample, the number of its entry and a hash of the claim: keeping all claims would fill the memory.
         given_by = np.zeros(len(self.index.sample_ids), np.int64)
         said = np.zeros(len(self.index.sample_ids), np.uint64)
         for number, (where, row, claim) in enumerate(self._entries(), start=1):
@@ -98,11 +98,11 @@ class Claims:
             else:
                 raise PredictionError(
                     f"{where}: the sample {self.index.sample_ids[row]} was given before (entry {given_by[row]}), with "
-                    "another answer; keep one of the two"
+                    "another prediction; keep one of the two"
                 )
 
     def notes(self) -> tuple[str, ...]:
-        """What the numbers do not show; ask when it has been read."""
+        """Remarks to print beside the scores; complete only after iteration."""
         if not self.repeated:
             return ()
         return (f"entries that repeat an earlier one, and were left out: {self.repeated}",)
@@ -118,7 +118,7 @@ class Claims:
         start = _first_bytes(path)
         if start.startswith(b"\x1f\x8b"):
             raise PredictionError(f"{path} is compressed with gzip; unpack it first: gunzip -k FILE")
-        # The content tells which of the two it is: people name JSON lines .json, and lists .jsonl.
+        # Detect the format from the content: JSON lines are often named .json, and lists .jsonl.
         return self._coco_results() if start.startswith(b"[") else _read_json_lines(path, index)
 
     def _coco_results(self) -> Iterator[tuple[str, int, Claim]]:
@@ -263,20 +263,20 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
 
 
 def _brightness(image: Image.Image) -> NDArray[np.int64]:
-    """A palette image by its colours, 0 for black: which positions they have in the palette means nothing.
+    """The colours of a palette image as integers, 0 for black; its palette indices have no meaning.
 
     Raises:
-        ValueError: two of the positions that are used have one colour, so that what they stand for is lost.
+        ValueError: two of the used indices have the same colour, so they cannot be distinguished.
     """
     positions = np.asarray(image)
     colours: NDArray[np.int64] = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     if len(np.unique(colours)) < len(np.unique(positions)):
-        raise ValueError("its palette gives one colour to two values; save the mask in shades of grey")
+        raise ValueError("its palette has one colour for two values; save the mask as a greyscale image")
     return colours
 
 
 def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    """An NPZ with one bool (H, W) array a sample, the sample id (or it with `__` for `/`) as its name."""
+    """An NPZ with one bool (H, W) array per sample, named by the sample id; `__` may stand for `/`."""
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
@@ -347,7 +347,7 @@ def predictions_from_table(table: pa.Table) -> list[Prediction]:
             Instance(Mask(*size, i["counts"].encode("ascii")), i["score"]) for i in row["instances"] or ()
         )
         mask = Mask(*size, row["counts"].encode("ascii"))
-        # Runs of earlier versions have neither of the last two.
+        # Runs of earlier versions lack the columns `note` and `raw`.
         said = row.get("note", ""), row.get("raw", "")
         out.append(Prediction(row["sample_id"], mask, row["score"], row["no_target"], instances, row["error"], *said))
     return out

@@ -1,4 +1,4 @@
-"""How long work tells what it has done, without knowing who listens."""
+"""Progress reports of long tasks, independent of how they are shown."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class Progress(Protocol):
 
 
 def silent(task: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Report nothing."""

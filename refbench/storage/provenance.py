@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "pyarrow", "pycocotools", "numba", "Pillow", "torch", "tran
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that can move a number; those that are not installed are left out."""
+    """Versions of the installed packages that can affect a result."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

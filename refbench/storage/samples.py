@@ -19,7 +19,7 @@ from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
 
 if TYPE_CHECKING:
-    # pyarrow imports pandas when a table is made of one; most verbs need none.
+    # Not imported at run time: most commands do not need pandas.
     from pandas import DataFrame
 from refbench.storage.files import Row, read_table, without_garbage_collection
 from refbench.storage.manifest import dataset_folder, read_manifest, split_path
@@ -128,10 +128,10 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
 
 
 def sample_table(address: str) -> DataFrame:
-    """What a split asks, without masks or polygons, for listing and filtering; one row per sample, in order.
+    """The samples of a split without masks and polygons, for listing and filtering; one row per sample, in order.
 
-    Columns: those of a Sample but `target`, `polygons` and `image_path`. Of the file only these are read, so it
-    takes milliseconds; pass the `sample_id`s of the rows you want to `load_samples`.
+    Columns: those of a Sample except `target`, `polygons` and `image_path`. Only these are read, which takes
+    milliseconds; pass the `sample_id`s of the rows you want to `load_samples`.
 
     Raises:
         DatasetError: as `load_samples`.
@@ -246,7 +246,7 @@ def _objects_of_columns(table: pa.Table, path: Path) -> list[AnnotatedObject]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """A flipped bit can pass as Parquet and fail as text only when it is read."""
+    """Report damage that Parquet itself does not notice, e.g. a flipped bit in a text."""
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError, IndexError, ValueError) as error:
@@ -289,8 +289,8 @@ def _polygons(table: pa.Table) -> list[tuple[tuple[float, ...], ...]]:
 
 
 def _polygon_tuples(array: pa.Array) -> list[tuple[float, ...]]:
-    """Each polygon as a tuple. Equal ones (three expressions name one object) are one tuple, which saves two
-    thirds of the time and memory of a RefCOCO split; their bytes tell them apart."""
+    """Each polygon as a tuple. Equal polygons (about three expressions name one object) share one tuple, found by
+    their bytes; this saves two thirds of the time and memory of a RefCOCO split."""
     numbers = array.values.to_numpy()
     raw = numbers.tobytes()
     made: dict[bytes, tuple[float, ...]] = {}

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 
 def cut(items: Sequence[Item], sizes: Sequence[int], least: int) -> list[list[Item]]:
-    """Whole items in their order, of a total size of at least `least` a shard but the last."""
+    """Divide items, in order, into shards; each shard except the last has a total size of at least `least`."""
     shards: list[list[Item]] = [[]]
     held = 0
     for item, size in zip(items, sizes, strict=True):

@@ -192,16 +192,16 @@ def test_the_baselines_keep_the_contract(name: str) -> None:
 def test_tiny_keeps_the_contract() -> None:
     verdicts = {c.name: c.verdict for c in check_adapter(Tiny())}
     assert FAILED not in verdicts.values()
-    assert verdicts["determinism: the same question twice"] == OK
+    assert verdicts["determinism: the same input twice"] == OK
     # Floats may move with the batch; then the share is told.
-    assert verdicts["batch independence: alone, by 7 and by 32"] in (OK, NOTE)
+    assert verdicts["batch independence: batches of 1, 7 and 32"] in (OK, NOTE)
 
 
 @pytest.mark.parametrize(
     ("adapter", "broken"),
     [
         (Threshold(), set()),
-        (Leaky(), {"batch independence: alone, by 7 and by 32"}),
+        (Leaky(), {"batch independence: batches of 1, 7 and 32"}),
         (Misbehaving("float"), {"masks: number, dtype and size", "image: 1 x 1", "expression: empty"}),
         (Misbehaving("size"), {"masks: number, dtype and size", "image: grey"}),
         (Misbehaving("few"), {"order: each answer belongs to its expression"}),
@@ -234,7 +234,7 @@ def test_an_adapter_that_reverses_or_changes_its_mind() -> None:
         for kind in (Reversing, Moody, Nameless)
     }
     assert "order: each answer belongs to its expression" in failed["Reversing"]
-    assert "determinism: the same question twice" in failed["Moody"]
+    assert "determinism: the same input twice" in failed["Moody"]
     assert failed["Nameless"] == {"name and method"}
 
 

@@ -117,7 +117,7 @@ def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: P
         ("402", "402: the account has no credit left"),
         ("403", "403: the key may not do this"),
         ("404", "404: there is no such service"),
-        ("redirect", "307: it points elsewhere, where the key is not sent"),
+        ("redirect", "307: it redirects to an address to which the key is not sent"),
         ("500", "500 .*3 samples in a row: the service is down"),
         ("html", "not with a JSON object.*3 samples in a row"),
         ("truncated", "no answer from .*3 samples in a row"),

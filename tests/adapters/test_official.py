@@ -230,13 +230,13 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lisa", {"mode": "guess"}, r"option mode='guess' is none of forced, generate"),
+        ("lisa", {"mode": "guess"}, r"option mode='guess' is not one of forced, generate"),
         ("sa2va", {}, r"bring code along, .* say -o trust_remote_code=yes"),
         ("sa2va", {"trust_remote_code": "yes"}, r"there is no config.json in "),
         ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
         ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),
         ("evfsam", {"kind": "sam2"}, r"which weights these are with -o release=multitask\|first .there is no default"),
-        ("evfsam", {"kind": "sam4"}, r"option kind='sam4' is none of ori, sam2, effi"),
+        ("evfsam", {"kind": "sam4"}, r"option kind='sam4' is not one of ori, sam2, effi"),
     ],
 )
 def test_what_has_to_be_said_is_asked_for(name: str, options: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_moondream_on_an_own_gpu(tmp_path: Path) -> None:
     worker = load_adapter("moondream-local", options, device="cuda:0")
     for _ in range(7):
         ask("coarse")
-    with pytest.raises(RunStopped, match=r"refines nothing, or does not tell: its refiner needs cv2"):
+    with pytest.raises(RunStopped, match=r"refines nothing, or does not report it: its refiner needs cv2"):
         ask("coarse")
     worker.close()
     with pytest.raises(AdapterError, match="needs a GPU: --device cuda:0"):

@@ -108,19 +108,19 @@ def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path)
     said: list[str] = []
     chosen = options("ok", levle="3")
     run("worker", SPLIT, options=chosen, limit=5, out=tmp_path / "run", log=said.append)
-    assert said == ["the worker has not asked for the option 'levle'"]
+    assert said == ["the worker does not use the option 'levle'"]
 
 
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
         ("twice", "the worker answered twice for scenes/val"),
-        ("unknown", "answered what was not asked: .*nobody/asked"),
+        ("unknown", "sent an unexpected message: .*nobody/asked"),
         ("size", "mask cannot be read: ValueError: it is "),
         ("missing", "gave no answer for scenes/val"),
         ("garbage", "sent a line that is not a message: b'this is not JSON"),
         ("truncated", "the worker ended with exit code 0"),
-        ("bomb", r"it has not the \d+ bytes"),
+        ("bomb", r"it is not \d+ bytes"),
         ("encoding", "unknown encoding 'telepathy'"),
         ("nan", "a score must be a finite number"),
         ("future", "did not get ready"),

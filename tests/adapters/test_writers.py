@@ -220,7 +220,7 @@ def test_gemini_tokens_need_their_decoder() -> None:
         (said('[{"box_2d": [1, 2'), "not JSON, perhaps cut short"),
         (said([{"box_2d": [1, 2, 3, 4]}]), "has no mask"),
         (said([{"mask": png(np.zeros((2, 2), np.uint8))}]), "no box_2d of four numbers"),
-        (said([{"box_2d": [0, 0, 9, 9], "mask": "a cat"}]), "in no form that is known"),
+        (said([{"box_2d": [0, 0, 9, 9], "mask": "a cat"}]), "has an unknown form"),
         (said([{"box_2d": [0, 0, 9, 9], "mask": [[1, 2], [3, 4]]}]), "cannot be drawn"),
         (said(3), "not a list of objects"),
         (said([], finishReason="MAX_TOKENS"), "cut off at the limit of tokens"),

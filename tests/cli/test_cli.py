@@ -131,7 +131,7 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
         (["score", "/no/such"], 3, "/no/such does not exist"),
         (["score", "."], 3, "say which split"),
         (["run", "center", "snapshots/test", "--ray-address", "auto"], 2, "--ray-address needs --engine ray"),
-        (["run", "evfsam", "snapshots/test", "-o", "kind=sam9"], 3, "kind='sam9' is none of ori, sam2, effi"),
+        (["run", "evfsam", "snapshots/test", "-o", "kind=sam9"], 3, "kind='sam9' is not one of ori, sam2, effi"),
         (
             ["run", "lisa", "snapshots/test", "-o", "repo=/no/such", "-o", "weights=x", "-o", "clip=x"],
             3,

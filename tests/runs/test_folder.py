@@ -64,7 +64,7 @@ def rewritten(folder: Path, change: Any) -> None:
     ("change", "message"),
     [
         (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "is there twice in"),
-        (lambda t: t.slice(1), "has no answer to 1 of its samples"),
+        (lambda t: t.slice(1), "has no prediction for 1 of its samples"),
         (lambda t: t.drop_columns(["counts"]), "is damaged"),
         (lambda t: t.set_column(1, "height", t["width"].cast("string")), "the mask is"),
         (lambda t: t.set_column(0, "sample_id", pa.array(["no/such/sample"] * len(t))), "is not in this split"),

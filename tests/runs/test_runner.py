@@ -128,7 +128,7 @@ def test_what_fails_only_together_is_told_once(embedded: Path, tmp_path: Path) -
     assert result.failures == 0
     assert len(said) == 1
     assert re.fullmatch(
-        r"\d expressions failed together and are asked one by one: ValueError: no padding "
+        r"a batch of \d expressions failed; retrying one by one: ValueError: no padding "
         r"\(test_runner.py, line \d+\)",
         said[0],
     )

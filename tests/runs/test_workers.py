@@ -178,7 +178,7 @@ def test_a_sample_that_kills_its_process_is_a_failed_one(
     }
     failed = {key: p.error for key, p in rows.items() if p.error}
     assert failed.keys() == poisoned
-    assert all("the process of the adapter died over this sample" in error for error in failed.values())
+    assert all("the adapter's process died on this sample" in error for error in failed.values())
     fine = run(Threshold(), "scenes/val", out=tmp_path / "fine").folder
     expected = {p.sample_id: p for p in RunFolder(fine).predictions()}
     assert {k: p.mask for k, p in rows.items() if k not in poisoned} == {

@@ -59,7 +59,7 @@ class Tiny:
         words = encode_words(expressions, self.vocabulary).to(self.device)
         mirrored = [swap_words(e, MIRRORED) for e in expressions]
         mirrored_words = encode_words(mirrored, self.vocabulary).to(self.device)
-        # Asked twice, the second time in a mirror: the mean of both is right a little more often.
+        # Mirror test-time augmentation: the mean of both logits is right a little more often.
         logits = self.network(pixels, counts, words)
         logits = (logits + self.network(pixels.flip(-1), counts, mirrored_words).flip(-1)) / 2
         return [self._answer(one, image) for one, image in zip(logits, images, strict=True)]

@@ -1,8 +1,8 @@
 """The network of `tiny`, and how images and words enter it.
 
-A convolutional trunk sees each image once. Each expression is read by a GRU, then tokens of the coarse
-grid and words look at each other in a few attention layers, which decide *where*; a dot product with the
-trunk's fine features draws *what shape*, so the part that depends on the expression stays cheap.
+A convolutional trunk sees each image once. A GRU encodes each expression. A few attention layers
+between coarse grid tokens and words locate the target; a dot product with the trunk's fine features gives its
+shape, so the part that depends on the expression stays cheap.
 """
 
 from __future__ import annotations

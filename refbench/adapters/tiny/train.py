@@ -69,9 +69,9 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class ObjectHead(nn.Module):
-    """What each cell of the trunk's H/8 map should know of the object it lies on: class, centre and size.
+    """Predicts for each cell of the trunk's H/8 map the class, centre and size of the object that it lies on.
 
-    Used in training only. Expressions alone teach the trunk slowly, since each one speaks of one object.
+    Used in training only: expressions alone train the trunk slowly, because each one names one object.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -116,7 +116,7 @@ class Example:
 
 
 def turned(example: Example, mirrored: bool, upside_down: bool) -> Example:
-    """The example seen in a mirror, upside down, or both, with the words that are then right."""
+    """The example flipped horizontally, vertically or both, with its position words adapted."""
     axes = [axis for axis, turn in ((-1, mirrored), (-2, upside_down)) if turn]
     if not axes:
         return example

@@ -3,10 +3,10 @@
 Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. YxZhang/evf-sam2-multitask), kind=ori|sam2|effi (the SAM
 inside), release=multitask|first.
 
-As eval.py does it: the expression in small letters, logits at the picture's own size above 0; nothing is ever refused.
-release: since commit 9d00853 the repository prepares pictures for SAM 2 and EfficientSAM otherwise and takes the best
-of three masks of SAM 2, which the "multitask" weights are made for; the first ones (evf-sam2, 83.6 on RefCOCO val) want
-what was before it, and get that here with release=first. For kind=ori the two are the same.
+As in eval.py: lower-case expression, logits above 0 at the image's size; it never predicts that there is no target.
+release: since commit 9d00853 the repository preprocesses images differently for SAM 2 and EfficientSAM and takes the
+best of SAM 2's three masks. The "multitask" weights need this; the first weights (evf-sam2, 83.6 on RefCOCO val) need
+the earlier behaviour, which release=first gives here. For kind=ori the two are the same.
 """
 
 import importlib
@@ -41,7 +41,7 @@ KINDS = {
 RELEASES = ("multitask", "first")
 SIDE = 1024
 SEEN_SIDE = 224
-# BEiT-3 has as many places for text; behind the last one it stops.
+# BEiT-3 has this many positions for text; it fails on longer text.
 MOST_TOKENS = 1022
 
 
@@ -72,7 +72,7 @@ class EvfSam(object):
         )
 
         for_torchvision()
-        # Of torchscale and BEiT-3, for training; the versions that they name install hardly any more.
+        # torchscale and BEiT-3 import these for training; the versions they name can hardly be installed today.
         stand_in("timm.models.layers", trunc_normal_=nn.init.trunc_normal_, drop_path=not_here)
         stand_in("fairscale.nn", checkpoint_wrapper=not_here, wrap=not_here)
         module, name = KINDS[self.kind]
@@ -110,7 +110,7 @@ class EvfSam(object):
         return Answer(logits > 0, score=float(logits.float().max().sigmoid()), note=note)
 
     def _pixels(self, image):
-        """For BEiT-3 and for SAM, and the size that SAM's has without its border."""
+        """Pixels for BEiT-3 and for SAM, and the size of SAM's image without padding."""
         rgb = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
         seen = F.interpolate(
             rgb[None].float().div(255), (SEEN_SIDE, SEEN_SIDE), mode="bicubic", align_corners=False

@@ -68,7 +68,7 @@ class Lavt(object):
             self.network = segmentation.LAVT(backbone, decoder)
             self.language = BertModel.from_pretrained(bert)
             self.language.pooler = None
-            # Its own from_pretrained would have ended training mode; without this, dropout stays on.
+            # The original from_pretrained ends training mode; without `eval`, dropout would stay on.
             load_strictly(self.language, checkpoint["bert_model"], "BERT").eval().to(self.device)
         else:
             self.network = segmentation.LAVTOne(backbone, decoder, arguments)

@@ -3,9 +3,9 @@
 Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. xinlai/LISA-7B-v1), clip=FOLDER (of
 openai/clip-vit-large-patch14), mode=forced|generate.
 
-forced: the answer "[SEG]." is written for the model and its mask read there, as the published validation does; the
-expressions of a picture are one batch, padded, as there. generate: the model writes the answer (greedy, 512 tokens at
-most) and the masks are read where it wrote [SEG], joined; none means an empty mask.
+forced: the answer "[SEG]." is put into the input and the mask is read at its token, as in the published validation; the
+expressions of an image form one padded batch, as in the original. generate: the model writes the answer (greedy, 512
+tokens at most); the masks of all its [SEG] are joined, and without one the mask is empty.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ from worker_sdk import Answer, git_revision, nothing_written, serve, sha256_of
 PHRASE = "<image>\n What is %s in this image? Please output segmentation mask."
 SENTENCE = "<image>\n %s Please output segmentation mask."
 MOST_TOKENS = 512
-# Of a text in training, of which the picture takes 255 more than its own token.
+# Token limit of a training text; the image takes 255 tokens more than its own.
 LONGEST_TEXT, PATCHES = 512, 255
 # The encoder of SAM ViT-H.
 SAM = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": [7, 15, 23, 31]}
@@ -37,7 +37,7 @@ SAM = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": [
 
 class Lisa(object):
     name = "lisa"
-    # Which tell whole sentences from phrases.
+    # The tags distinguish sentences from phrases.
     tags = True
 
     def __init__(self, config, device):
@@ -45,7 +45,7 @@ class Lisa(object):
         weights = need(config, "weights", "a folder of weights")
         clip = need(config, "clip", "a folder of openai/clip-vit-large-patch14")
         self.mode = choice(config, "mode", "the way of answering", ("forced", "generate"), "forced")
-        # Of one picture, which SAM reads once. What the model writes is taken one at a time, as officially.
+        # Expressions of one image, which SAM embeds once. The official code generates one answer at a time.
         self.max_batch = 8 if self.mode == "forced" else 1
         self.device = cuda_is(device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -62,7 +62,7 @@ class Lisa(object):
         from model.segment_anything.build_sam import _build_sam
         from model.segment_anything.utils.transforms import ResizeLongestSide
 
-        # The weights name the hub's CLIP; the folder given is to be read, whatever its name, and all of it.
+        # The weights name the hub's CLIP; load the given folder instead, whatever its name, with all its weights.
         llava_arch.build_vision_tower = lambda settings, **more: CLIPVisionTower(clip, settings, **more)
         numbers = {"encoder_%s" % k: v for k, v in architecture(config, SAM).items()}
         official.build_sam_vit_h = lambda checkpoint: _build_sam(checkpoint=checkpoint, **numbers)
@@ -90,8 +90,8 @@ class Lisa(object):
             weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, vision_tower=clip, seg_token_idx=self.segment_id,
             output_loading_info=True,
         )  # fmt: skip
-        # Some checkpoints carry CLIP along; chat.py takes the one of the hub all the same.
-        # Frequencies are in files of some versions of transformers, and computed by all.
+        # Some checkpoints include CLIP, but chat.py uses the hub's all the same. Rotary frequencies are stored by some
+        # versions of transformers and computed by all.
         network = all_weights(loaded, weights, "LISA", spare=["model.vision_tower."], computed=["rotary_emb.inv_freq"])
         load = CLIPVisionModel.from_pretrained
         CLIPVisionModel.from_pretrained = lambda path, **_: _whole_clip(load(path, output_loading_info=True))
@@ -116,9 +116,9 @@ class Lisa(object):
         return answers
 
     def _asked(self, expression, tags):
-        """The question, and a note if the expression held what is no words."""
+        """The question, and a note if the expression held markup."""
         is_reasoning = "sentence" in tags or "phrase" in tags
-        # Which keeps its capitals.
+        # Reasoning questions keep their capitals.
         written = expression.strip() if is_reasoning else expression.strip().lower()
         words, marked = as_words(written, self.tokenizer)
         note = "markup in the expression" if marked else ""
@@ -127,7 +127,7 @@ class Lisa(object):
         return PHRASE % words, note
 
     def _pixels(self, image):
-        """For CLIP and for SAM, and the size that SAM's has without its border."""
+        """Pixels for CLIP and for SAM, and the size of SAM's image without padding."""
         seen = np.array(image)
         clip = self.clip_pixels.preprocess(seen, return_tensors="pt")["pixel_values"]
         sam, size = sam_pixels(image, self.longest_side)

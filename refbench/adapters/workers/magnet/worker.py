@@ -2,8 +2,8 @@
 
 Options: repo=FOLDER, weights=FILE (magnet_*.pth of yxchng/magnet_weights), bert=FOLDER (config.json and vocab.txt of
 bert-base-uncased), side=480 (448 for magnet_all.pth). As test.py does it: 20 tokens, always padded; the logits of the
-mask are resized with corners aligned, then a sigmoid above one half. test.py takes a softmax over the queries, of which
-there is one: its class logits decide nothing.
+mask are resized with corners aligned, then a sigmoid above one half. test.py takes a softmax over its single
+query, so the class logits have no effect.
 """
 
 import importlib.util
@@ -49,7 +49,7 @@ class Growing(dict):
 
 
 def initial(layer):
-    """What fvcore gives a layer before its weights are loaded."""
+    """The initialisation of a layer in fvcore, before its weights are loaded."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, 0)
@@ -114,7 +114,7 @@ class MagNet(object):
 
 
 def _by_path(name, path):
-    """Python's own library has a module called test."""
+    """Import by path, because Python's library also has a module called test."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

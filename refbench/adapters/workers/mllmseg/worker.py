@@ -3,13 +3,13 @@
 Options: repo=FOLDER, weights=FOLDER (a checkout of e.g. jcwang0602/MLLMSeg_InternVL2_5_8B_RES), mode=forced|generate,
 task=res|gres (gres for the ..._GRES weights).
 
-forced: the answer "Sure,EXPRESSION:[SEG]." is written for the model, and its mask read there. So are the published
-figures made, except that they put all expressions about a picture into one conversation, where each changes the others'
-masks a little; here each has its own. generate: the model writes the answer (greedy, 128 tokens at most); no [SEG] in
-it means an empty mask, and several are joined by the larger probability.
+forced: the answer "Sure,EXPRESSION:[SEG]." is put into the input, and the mask is read at its token. The published
+evaluation does the same, but puts all expressions of an image into one conversation, where each slightly changes the
+others' masks; here each has its own. generate: the model writes the answer (greedy, 128 tokens at most); without [SEG]
+the mask is empty, and several are joined by the larger probability.
 
-gres, forced: where the model would have written "[REJ]" in place of the "[SEG]" that it was given, it says that nothing
-is meant. The mask is kept all the same, as the published evaluation does for targets that were rejected by mistake.
+gres, forced: if the model would have written "[REJ]" instead of the given "[SEG]", it predicts no target. The mask is
+kept all the same, as in the published evaluation for wrongly rejected targets.
 """
 
 import importlib.util
@@ -104,7 +104,7 @@ class MllmSeg(object):
             return nothing_written(image, "[SEG]", said)
         share = masks.float().max(dim=0)[0][None, None]
         own = F.interpolate(share, size=(image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
-        # RES has no way to say that nothing is there; for GRES it is the token that says so, not the mask.
+        # RES cannot predict no target; for GRES the token predicts it, not the mask.
         no_target = None if self.task == "res" else rejected and self.mode == "forced"
         note = "[REJ] in place of [SEG]" if no_target else "markup in the expression" if marked else ""
         return Answer(own >= THRESHOLD, score=float(own.max()), no_target=no_target, note=note, raw=said)
@@ -112,7 +112,7 @@ class MllmSeg(object):
     def _masks(self, pixels, ids):
         """Shares (n, 448, 448), one for each [SEG] of the text, and whether the network would have written [REJ] there.
 
-        Its `output_ids` are the text with what it would have written in place of each of the two tokens.
+        The network's `output_ids` are the text with its own choice in place of each [SEG] or [REJ].
         """
         output = self.network(
             pixel_values=pixels.to(self.device),
@@ -152,7 +152,7 @@ class MllmSeg(object):
         written = tokens[0].cpu()
         begin = self.network.language_model.generation_config.bos_token_id
         if len(written) and begin is not None and int(written[0]) == begin:
-            # transformers 4.37 puts one before what was written; kept, it would shift the masks by a place.
+            # transformers 4.37 puts a BOS token before the output; it would shift the masks by one position.
             written = written[1:]
         text = self.tokenizer.decode(written, skip_special_tokens=False)
         return torch.cat([asked, written[None].to(asked.dtype)], dim=1), text

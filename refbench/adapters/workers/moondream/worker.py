@@ -1,8 +1,8 @@
 """Moondream Segmentation on your own GPU, by the engine of the package `moondream` (2.6 or newer).
 
-Options: model=moondream3.1-9B-A2B. The engine draws a coarse outline and refines it; where a package of the refiner is
-missing, it hands out the coarse one in silence. The first answers are looked at: if none was refined, the worker says
-so and stops, unless refined=any is given. Answers go out as paths; refbench draws them.
+Options: model=moondream3.1-9B-A2B. The engine draws a coarse outline and refines it; if a package of the refiner is
+missing, it silently returns the coarse one. The first outputs are checked: if none was refined, the worker reports this
+and stops, unless refined=any is given. Outputs are sent as paths; refbench rasterises them.
 """
 
 import io
@@ -40,8 +40,8 @@ class Moondream(object):
         self.coarse += bool(path) and not refined
         if self.must_refine and not self.refined and self.coarse >= LOOKED_AT:
             raise StopRun(
-                "the engine refines nothing, or does not tell: its refiner needs cv2, resvg below 0.2 and pypotrace, "
-                "not potracer; -o refined=any takes what comes"
+                "the engine refines nothing, or does not report it: its refiner needs cv2, resvg below 0.2 and "
+                "pypotrace, not potracer; -o refined=any accepts coarse outlines"
             )
         said = {"path": path, "refined": refined}
         said.update((k, found[k]) for k in FIELDS if found.get(k) is not None)
@@ -49,7 +49,7 @@ class Moondream(object):
         return Answer(nothing, note="" if refined or not path else "a coarse outline", raw=json.dumps(said))
 
     def _asked(self, image, expression):
-        """The engine's own answer: the client's method hands out the path alone, without the coarse one beside it."""
+        """The engine's raw output: the client's own method returns only the final path, not the coarse one."""
         file = io.BytesIO()
         image.save(file, "PNG")
         settings = self.client._settings({"temperature": 0.0})

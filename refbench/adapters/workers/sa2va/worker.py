@@ -130,7 +130,7 @@ def _stand_ins():
     if not installed("timm"):
         stand_in("timm.models.layers", DropPath=NoDropPath)
     if not installed("peft"):
-        # The weights of adapters are merged before they are released.
+        # LoRA weights are merged before the release.
         stand_in("peft", LoraConfig=not_here, get_peft_model=not_here)
     if not installed("einops"):
         stand_in("einops", rearrange=not_here)

@@ -3,10 +3,10 @@
 Options: repo=FOLDER (a checkout that has projects/samtok, as commit f8b17e0 has, Apache-2.0; a copy was read and run),
 weights=FOLDER (of the hub, with mask_tokenizer_256x2.pth in it), rule=refcoco|gres.
 
-The model writes mask tokens (greedy, 128 tokens at most), two of them a mask. Which of them make a mask differs between
-the two published evaluations. refcoco: one mask, from the last token of each of the two levels. gres: the tokens in
-pairs, after groups that are too long or too short have been mended, and the masks joined. A well-formed group is the
-same in both. A second token that is missing counts as the first of its level: the official decoder reads it so.
+The model writes mask tokens (greedy, 128 tokens at most), two per mask. The two published evaluations group them
+differently. refcoco: one mask, from the last token of each of the two levels. gres: too long or too short groups are
+repaired, the tokens are taken in pairs, and the masks are joined. Both read a well-formed group alike. A missing second
+token counts as the first of its level, as in the official decoder.
 """
 
 import importlib
@@ -28,7 +28,7 @@ SIDE = 1024
 # Of logits, as published: a probability of 0.62.
 THRESHOLD = 0.5
 TOKEN = re.compile(r"<\|mt_(\d{4})\|>")
-# With its end, or with nothing of the kind behind it.
+# A group with its end token, or without one if no mask token follows.
 GROUP = re.compile(r"<\|mt_start\|>((?:<\|mt_\d{4}\|>)+)(?:(<\|mt_end\|>)|(?!<\|mt_))")
 MISSING = -1
 
@@ -76,13 +76,13 @@ class SamTok(object):
         resized = np.array(image.resize((SIDE, SIDE)))
         pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].to(self.device, torch.float32)
         for pair in pairs:
-            # It changes its codes in place.
+            # The decoder changes its codes in place.
             logits = self.decoder.forward_with_codes(pixels, torch.tensor([pair], device=self.device))
             own = F.interpolate(logits.float(), size=mask.shape, mode="bilinear")[0, 0]
             mask |= (own > THRESHOLD).cpu().numpy()
         note = "a mask token is missing" if any(MISSING in pair for pair in pairs) else ""
         note = note or ("markup in the expression" if marked else "")
-        # The published evaluation asks the mask itself whether anything is meant.
+        # The published evaluation decides by the mask whether there is a target.
         return Answer(mask, note=note, raw=said)
 
     def _said(self, image, question):
@@ -108,7 +108,7 @@ def several_masks(text):
     """The pairs of codes of gRefCOCO's evaluation, each a mask: [(first, second), ...]."""
     tokens = _tokens(text)
     if len(tokens) % 2:
-        # Only then are groups looked at: cut to two tokens, or filled up with one of no level.
+        # Groups are repaired only here: cut to two tokens, or filled up with a missing token.
         groups = [_tokens(found.group(1)) for found in GROUP.finditer(text) if _is_mended(found)]
         tokens = [token for group in groups for token in (group + [None])[:2]]
     pairs = [(first, second) for first, second in zip(tokens[::2], tokens[1::2]) if first < CODES]
@@ -116,7 +116,7 @@ def several_masks(text):
 
 
 def _is_mended(group):
-    """Groups with an end are, whatever their length; without one those of a single token."""
+    """Whether a group is repaired: any group with an end token, and a group of one token without it."""
     return group.group(2) is not None or len(_tokens(group.group(1))) == 1
 
 
@@ -131,7 +131,7 @@ def _tokens(text):
 def _decoder(repository, weights):
     """The mask tokenizer. Its module is imported without its packages, which want training's libraries; the weights of
     SAM 2 are all in the file of the tokenizer."""
-    # Changes the network.
+    # This variable would change the network.
     os.environ.pop("MASK_TOKENIZER_NUM_MASK_TOKEN", None)
     for name in ("projects", "projects.samtok", "projects.samtok.models"):
         package = types.ModuleType(name)

@@ -1,7 +1,7 @@
 """What the workers around research code share: stand-ins for packages that only training needs, and safe loading.
 
-The official repositories import packages (mmcv, mmsegmentation, timm, torchvision ...) in versions that hardly install
-any more, of which inference uses a function or two. A stand-in is an empty module of that name with just these.
+The official repositories import packages (mmcv, mmsegmentation, timm, torchvision ...) in versions that can hardly
+be installed today, but inference uses only a function or two of them. A stand-in is a module with just these functions.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SAM_MEAN, SAM_SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def add_repository(config, url, needed):
-    """Put the checkout that `-o repo=FOLDER` names on the path, if `needed`, a file of it, is there."""
+    """Put the checkout `-o repo=FOLDER` on the path, if it holds the file `needed`."""
     folder = os.path.abspath(os.path.expanduser(config.get("repo", "")))
     if not config.get("repo") or not os.path.exists(os.path.join(folder, needed)):
         raise ValueError(
@@ -44,7 +44,7 @@ def choice(config, name, what, known, default=None):
     """An option that is one of a few words."""
     given = config.get(name, default)
     if given not in known:
-        told = "%r is none" % given if given else "there is no default"
+        told = "%r is not allowed" % given if given else "there is no default"
         raise ValueError("give %s with -o %s=%s (%s)" % (what, name, "|".join(known), told))
     return given
 
@@ -133,7 +133,7 @@ def installed(name):
 
 
 def check_torchvision():
-    """Before transformers is imported, whose own errors do not name the cause: torchvision, if there, fits torch."""
+    """Check that torchvision, if installed, fits torch. Call it before transformers is imported, which hides this."""
     if not installed("torchvision"):
         return
     try:
@@ -146,9 +146,9 @@ def check_torchvision():
 
 
 def for_torchvision():
-    """What repositories use of torchvision for pictures of Pillow, to the same bits; a real one is taken where it is.
+    """Bit-identical stand-ins for the torchvision functions that repositories apply to PIL images, if it is missing.
 
-    To be called after transformers and others that look for torchvision have been imported: they must not find this.
+    Call it after importing transformers and other packages that look for torchvision: they must not find a stand-in.
     """
     if installed("torchvision"):
         return
@@ -166,7 +166,7 @@ def for_torchvision():
 
 
 def cuda_is(device):
-    """Official code that writes `.cuda()` runs on `device` from now on: another GPU than the first, or none."""
+    """From now on `.cuda()` in official code means `device`: any GPU, or the CPU."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -175,9 +175,9 @@ def cuda_is(device):
 
 
 def as_words(expression, tokenizer):
-    """The expression with a blank in what the model would read as a token of its own, and whether there was any.
+    """The expression with a blank inserted into each special token, and whether it held any.
 
-    "<image>" in it would be a second picture, "[SEG]" a second mask, also of the other expressions in the batch.
+    "<image>" in it would mean a second image, "[SEG]" a second mask, also for the other expressions of the batch.
     """
     marks = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "<image>"}
     plain = expression
@@ -190,8 +190,8 @@ def as_words(expression, tokenizer):
 def all_weights(loaded, weights, what, spare=(), computed=()):
     """The network of `from_pretrained(..., output_loading_info=True)`, with no weight missing, left over or misshapen.
 
-    `spare` are beginnings of names that a released file has too many, `computed` ends of names of what may be missing,
-    since it is no weight and was computed.
+    `spare`: name prefixes of surplus weights that a released file may hold. `computed`: name suffixes of tensors that
+    may be missing, because they are computed.
     """
     network, found = loaded
     over = [k for k in found["unexpected_keys"] if not k.startswith(tuple(spare))]
@@ -216,7 +216,7 @@ def sam_pixels(image, longest_side, side=1024):
 
 
 class OfLast(object):
-    """A function that gives what it gave before when it is called with the same object again, as for one picture."""
+    """A function that caches its last result and returns it for the same argument object, e.g. the same image."""
 
     def __init__(self, function):
         self.function = function
@@ -229,7 +229,7 @@ class OfLast(object):
 
 
 def by_picture(images):
-    """Places of a batch in groups of one picture, each with its picture: [(image, [place, ...]), ...]."""
+    """Positions of a batch, grouped by image: [(image, [position, ...]), ...]."""
     groups = []
     for place, image in enumerate(images):
         if not groups or groups[-1][0] is not image:
@@ -275,7 +275,7 @@ def image_tensor(image, side):
 
 
 def bert_tokens(tokenizer, expressions, length):
-    """Ids and attention, int64 (B, length): cut, which takes the closing token along, and padded with zeros."""
+    """Ids and attention mask, int64 (B, length): cut (closing token too) and padded with zeros; and which were cut."""
     ids = torch.zeros(len(expressions), length, dtype=torch.int64)
     attention = torch.zeros_like(ids)
     cut = []
@@ -289,7 +289,7 @@ def bert_tokens(tokenizer, expressions, length):
 
 
 def architecture(config, standard):
-    """The numbers of the published network, those of `-o architecture={...}` instead where it was trained otherwise."""
+    """The hyperparameters of the published network, overridden by `-o architecture={...}`."""
     given = json.loads(config.get("architecture") or "{}")
     unknown = sorted(set(given) - set(standard))
     if unknown:

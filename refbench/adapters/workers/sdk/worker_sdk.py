@@ -20,7 +20,7 @@ them), `tags` (True: `segment` is given the tags of each sample as a third list)
 `weights_sha256` (see `sha256_of`), `revision` (see `git_revision`).
 
 refbench and the worker exchange lines of JSON on the descriptors that were standard input and output when the worker
-began. Those two lead elsewhere afterwards, so whatever a library prints ends in the log and disturbs nothing.
+began. Both are redirected afterwards, so whatever a library prints goes to the log and disturbs nothing.
 """
 
 import base64
@@ -48,7 +48,7 @@ VERSIONS_OF = ("numpy", "Pillow", "torch", "torchvision", "transformers", "timm"
 
 
 class Answer(object):
-    """A mask with what else the model can say: a confidence, "nothing here", several instances, a remark.
+    """A mask with the model's other outputs: a confidence, "no target", several instances, a note.
 
     `mask` is a bool (H, W) array of the picture's size, or a tensor. `note` is a short phrase that is counted over the
     run ("text cut to 20 tokens"), `raw` what the model itself said, as text.
@@ -72,7 +72,7 @@ def nothing_written(image, what, said):
 def sha256_of(*paths):
     """sha256 over files and the files below folders, so that a run tells which weights it used.
 
-    Neither the folder's own name counts, nor what begins with a dot: downloads leave notes of their own there.
+    The folder's own name and names that begin with a dot are ignored: downloads keep their metadata there.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -111,7 +111,7 @@ def to_rgb(image):
 
 
 class StopRun(Exception):
-    """Raised by a segmenter that can answer nothing any more: the run ends, and goes on later with the same command."""
+    """Raised by a segmenter that cannot continue: the run ends, and the same command resumes it later."""
 
 
 def git_revision(folder):
@@ -132,7 +132,7 @@ def _git(folder, *words):
 
 
 class _Options(dict):
-    """The options of a run, and which of them have been asked for; copied or gone through, all have been."""
+    """The options of a run, and which of them have been read; copying or iterating reads all of them."""
 
     def __init__(self, values):
         super(_Options, self).__init__(values)
@@ -210,7 +210,7 @@ class _Server(object):
                 self.say({"type": "error", "kind": "fatal", "message": "unknown op %r" % (op,)})
 
     def read(self):
-        """Answers at once what must not wait for the model, and ends the process when refbench is gone."""
+        """Handle messages that must not wait for the model, and end the process when refbench is gone."""
         for line in self.incoming:
             try:
                 message = json.loads(line.decode("utf-8"))
@@ -223,7 +223,7 @@ class _Server(object):
                 self.cancelled.add(message.get("id"))
             else:
                 self.asked.put(message)
-        # What the model started goes along; refbench made this process the leader of a group of its own.
+        # End the model's subprocesses too; refbench made this process the leader of its own process group.
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(0)
@@ -350,7 +350,7 @@ def _mask(mask, image):
 def _failure(out, error, kind):
     out["status"] = "error"
     out["kind"] = kind
-    # While it is made, a ValueError is the user's: an option, a file.
+    # While the model is loaded, a ValueError is the user's fault: an option or a file.
     told = isinstance(error, _BadInput) or (kind == "fatal" and type(error) is ValueError)
     out["message"] = str(error) if told else "%s: %s%s" % (type(error).__name__, error, _place(error))
     out["traceback"] = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]

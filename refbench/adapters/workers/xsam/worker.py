@@ -4,11 +4,11 @@ Options: repo=FOLDER, weights=FILE (pytorch_model.bin of hao9610/X-SAM), inits=F
 and processors of Phi-3-mini-4k-instruct, siglip2-so400m-patch14-384, sam-vit-large and
 mask2former-swin-large-coco-panoptic; their weights are not needed), recipe=aaai26|main, mode=forced|generate.
 
-recipe: the released weights were published with a line's end before the question and, for SigLIP, a grey border that
-makes the picture square (aaai26); the repository's main branch does neither. forced: the answer "<SEG>." is written for
-the model, as published; of ten questions and five answers, drawn at random there, the first are taken. generate: the
-model writes the answer (greedy, 128 tokens at most); its first <SEG> is read, none means an empty mask. The mask is
-that of the query with the highest score, whatever that is: X-SAM cannot say that nothing is meant.
+recipe: the published evaluation (aaai26) has a line break before the question and pads SigLIP's image to a square with
+grey; the repository's main branch does neither. forced: the answer "<SEG>." is put into the input, as published. The
+original draws from ten questions and five answers at random; here the first are used. generate: the model writes the
+answer (greedy, 128 tokens at most); its first <SEG> is read, without one the mask is empty. The mask is that of the
+query with the highest score, however low: X-SAM cannot predict that there is no target.
 """
 
 import os
@@ -33,7 +33,7 @@ PICTURE = -200
 NOWHERE = (1, 0)
 GREY = (127, 127, 127)
 SEGMENT = "<SEG>"
-# Would be read as more than words: the repository stops at them, or drops them.
+# Markup in an expression: the repository fails on it or drops it.
 NOT_WORDS = re.compile(r"</?p>|<image>|<region>|<\|[a-z\d]+\|>|\|\|")
 OLD_NAMES = {"visual_encoder.": "vision_encoder.", "segmentor.logit_scale": "segmentor.class_predictor.logit_scale"}
 # Used for points and boxes only; the released file may lack it.
@@ -47,7 +47,7 @@ PACKAGES = (
 
 class XSam(object):
     name = "xsam"
-    # Of several, the official code mixes the phrases.
+    # In larger batches, the official code mixes up the phrases.
     max_batch = 1
 
     def __init__(self, config, device):
@@ -120,7 +120,7 @@ class XSam(object):
             max_new_tokens=MOST_TOKENS, do_sample=False, num_beams=1, pad_token_id=self.tokenizer.pad_token_id,
             bos_token_id=self.tokenizer.bos_token_id, eos_token_id=[self.tokenizer.eos_token_id, end],
         )  # fmt: skip
-        # Without it the text alone is made; the official way from text to mask stops at a second <SEG>.
+        # Without the decoder only the text is generated; the official step to the mask fails at a second <SEG>.
         decoder, self.network.segmentor.decoder = self.network.segmentor.decoder, None
         try:
             output, _ = self._run(asked, NOWHERE, pictures, sample, mode="predict", generation_config=settings)
@@ -139,7 +139,7 @@ class XSam(object):
         room = LONGEST_TEXT - len(begin) - answer
         question = self._question(words)
         while len(question) > room:
-            # The official code cuts behind: the tokens that it looks for are lost, and it stops.
+            # The official code cuts at the end, so it loses the tokens that it looks for and fails.
             note = "text cut to %d tokens" % LONGEST_TEXT
             words = words[: len(words) * room // len(question)]
             question = self._question(words)
@@ -171,7 +171,7 @@ class XSam(object):
 
 
 def _score(output):
-    """Of the query whose mask is taken: the share of the phrase against the ground."""
+    """The probability of the phrase against background, for the query whose mask is taken."""
     return float(output.class_queries_logits[0].float().softmax(-1)[:, 0].max())
 
 
@@ -257,7 +257,7 @@ def _network(official, folders, numbers, dtype):
 
 
 def _load(network, weights):
-    """Strictly: the repository passes weights with other names over in silence, and the released file has old names."""
+    """Load strictly: the repository silently skips weights with unknown names, and the released file has old names."""
     state = torch.load(weights, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     for old, new in OLD_NAMES.items():
