@@ -17,7 +17,7 @@ from refbench.reports.error_kinds import KINDS, MEANING
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file answers.")
+@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that the predictions in a file belong to.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool)
     print_table("slices", ["slice", "label", "samples", "cIoU", "mIoU", "costs most mIoU"], lines)
     for metric, by_correlation in found.detectable.items():
         if any(math.isnan(v) for v in by_correlation.values()):
-            continue  # of one image nothing can be told
+            continue  # with a single image, no difference can be estimated
         told = ", ".join(f"{v:.2f} points at a correlation of {c:g}" for c, v in by_correlation.items())
         remark(f"the smallest difference in {metric} that this split is likely to show: {told}")
     if found.folder is not None:

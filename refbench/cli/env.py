@@ -85,5 +85,5 @@ def remove(ctx: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "removed": there})
     else:
-        remark(f"{name} is removed" if there else f"there is no environment {name!r}")
+        remark(f"{name} is removed" if there else f"the environment {name!r} does not exist")
     ctx.exit(0 if there else 1)

@@ -42,7 +42,7 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
       refbench leaderboard build --runs ~/.refbench/runs --out tables
     """
     place = project_data("leaderboards")
-    # An installed refbench has no runs of its own; then the user's are meant.
+    # An installed refbench (not a checkout) contains no runs; then the runs of the user are taken.
     in_checkout = (place / "runs").is_dir()
     if not folders:
         folders = (place / "runs" if in_checkout else home() / "runs",)

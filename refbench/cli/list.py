@@ -85,12 +85,12 @@ def _summary(kind: str, name: str, place: str) -> str:
     try:
         return str(load(kind, name).summary)
     except RefbenchError:
-        # That of another package, which cannot be loaded; it must not hide the others.
+        # A plugin of another package cannot be loaded. The others must still be listed.
         return summary_of(place)
 
 
 def _rule(name: str) -> dict[str, Any]:
-    """What a protocol rests on; one that scores detections is its library's."""
+    """Sources and choices of a protocol; a protocol of a library that scores detections has no choices."""
     try:
         rule = load("protocols", name)
     except RefbenchError as error:

@@ -41,8 +41,7 @@ class Points(click.ParamType[float]):
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Whatever models and their libraries print meanwhile goes to stderr, from child processes too: stdout is for
-    results."""
+    """Send everything that models, libraries and child processes print to stderr, since stdout is for results."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -28,7 +28,7 @@ SHOWN = Decimal("0.0001")
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file answers.")
+@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that the predictions in a file belong to.")
 @click.option(
     "--ground-truth",
     "ground_truths",
@@ -234,13 +234,13 @@ def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tupl
 
 
 def _tell_gaps(written: Written, rules: list[DetectionProtocol]) -> None:
-    """Say what the run has no answer to; raise PredictionError where a rule would take that for an answer."""
+    """Report samples without a prediction; raise PredictionError if a rule would score them as empty predictions."""
     gaps = written.gaps()
     deceived = [rule.name for rule in rules if rule.silence_counts]
     if gaps and deceived:
         raise PredictionError(
-            f"{gaps}. {deceived[0]} would count them as the answer that nothing is there. Run the whole split without "
-            f"failures, or score {written.path} as it stands"
+            f"{gaps}. {deceived[0]} would count them as predictions of no target. Run the whole split without "
+            f"failures, or score {written.path} as it is"
         )
     if gaps:
         remark(f"{gaps}; they count as nothing found")

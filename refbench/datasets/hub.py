@@ -160,7 +160,7 @@ def _may_pass(error: Exception) -> bool:
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, (_NoHub, HFValidationError)):
         return False
-    # A download of the wrong length is a plain OSError without a number; what has one is of the disk.
+    # A download of the wrong length raises an OSError without errno; an OSError with errno comes from the disk.
     return not (isinstance(error, OSError) and error.errno)
 
 
@@ -170,7 +170,7 @@ def _note_of(path: Path) -> Path:
 
 
 def _check_again(source: HubSource, file: HubFile, path: Path) -> None:
-    """What lies here may have been damaged since, or `sources.toml` may ask for other bytes: then it goes."""
+    """Remove the stored file if it was damaged since the download, or if `sources.toml` now names another sha256."""
     note = _note_of(path)
     wanted = file.sha256 or (note.read_text(encoding="ascii", errors="replace") if note.is_file() else "")
     if wanted and file_sha256(path) != wanted:

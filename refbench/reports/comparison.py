@@ -112,7 +112,7 @@ def check_same_dataset(first: Result, second: Result) -> None:
 
 
 def sample_differences(first: Result, second: Result) -> tuple[list[str], list[str]]:
-    """Samples of the first that the second lacks, and those that it has besides."""
+    """The ids of the samples that only the first run has, and of those that only the second run has."""
     ours, theirs = (r.scores.sample_ids() if r.scores else [] for r in (first, second))
     known, given = set(ours), set(theirs)
     return [s for s in ours if s not in given], [s for s in theirs if s not in known]

@@ -30,8 +30,8 @@ from refbench.storage.samples import load_objects
 
 ERRORS_FILE = "errors.parquet"
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")
-# How strongly the scores of two systems go together, image by image: two of one family, and two that share nothing
-# but the images.
+# Assumed correlations between the image scores of two systems: two systems of one family, and two systems that have
+# only the images in common.
 CORRELATIONS = (0.9, 0.5)
 
 

@@ -5,14 +5,20 @@ The kinds, with the rule that decides:
 * `failed`: the model crashed, or gave no answer.
 * `false_alarm`: there is no target, something is answered.
 * `missed`: less than a tenth of the target is covered.
-* `wrong_object`: another object of the image fits the answer better than the target does, and than both together.
-* of all other samples, pixel by pixel: `boundary`, inside a band along the target's outline; `part`, of the target and
-  not answered (all such pixels, once more than 15 % of what lies inside of the band are lacking); `merged`, answered,
-  outside of the band and of another object; `spill`, answered, outside of the band and of no object.
+* `wrong_object`: another object of the image fits the prediction better than the target does, and better than the
+  target and that object together.
+
+In all other samples, each wrong pixel is given to one kind:
+
+* `boundary`: inside a band along the target's outline.
+* `part`: in the target but not predicted. If more than 15 % of the target's pixels inside of the band are missing,
+  the missing pixels in the band are `part` as well.
+* `merged`: predicted, outside of the band, on another object.
+* `spill`: predicted, outside of the band, on no object.
 
 A sample's own kind is the one that costs it most. The tenth is the threshold below which TIDE (Bolya et al., ECCV 2020)
-speaks of background. The band is as wide as that of Boundary IoU, 2 % of the diagonal, but outwards never wider than
-the target's half-width, and inwards than half of that, so that small objects have parts too.
+speaks of background. The band is as wide as that of Boundary IoU, 2 % of the diagonal. But outwards it is at most
+as wide as the target's half-width, and inwards at most half of that, so that small objects can have `part` errors too.
 """
 
 from __future__ import annotations
@@ -86,7 +92,7 @@ def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
     decide("false_alarm", scores.target_area == 0)
     decide("wrong_object", _fits_another(scores, columns))
     decide("missed", scores.intersection < HARDLY * scores.target_area)
-    # Where the inside is lacking, the outline along it is lacking for the same reason.
+    # If much of the inside is missing, the missing pixels of the band have the same cause and count as `part`.
     lacks_inside = columns["deep_missing"] > MUCH * columns["deep"]
     parts = {
         "boundary": columns["band_extra"] + np.where(lacks_inside, 0, columns["band_missing"]),
@@ -97,7 +103,7 @@ def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
     for kind, counts in parts.items():
         pixels[undecided, at[kind]] = counts[undecided]
     kinds = np.where(lost > 0, pixels.argmax(axis=1), -1)
-    # A crash where there is no target costs no pixel, but a sample.
+    # A failed sample without a target has no wrong pixel, but the whole sample is lost.
     return ErrorTable(pixels, np.where(scores.failed, at["failed"], kinds))
 
 
@@ -116,7 +122,7 @@ def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.b
     total = int(scores.union[rows].sum())
     losses: NDArray[np.float64] = 100 * errors.pixels[rows].sum(axis=0) / max(total, 1)
     if total == 0 and scores.failed[rows].any():
-        # Nothing is meant anywhere, and somebody crashed: the metric is 0.
+        # No sample has a target and some sample failed: the metric is 0.
         losses[KINDS.index("failed")] = 100.0
     return losses
 

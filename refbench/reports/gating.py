@@ -102,7 +102,7 @@ def _check_failures(before: ScoreTable, now: ScoreTable) -> GateCheck:
 
 def _check_metric(found: Difference, margin: float, images: int) -> GateCheck:
     beyond = found.difference < -margin
-    # Of so few images even the rarest of all exchanges is no rarer than SIGNIFICANCE.
+    # With very few images, even the smallest possible p-value of the permutation test is not below SIGNIFICANCE.
     can_tell = images >= FEWEST_IMAGES
     by_chance = can_tell and found.p_value > SIGNIFICANCE
     figures = (

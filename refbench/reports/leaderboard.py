@@ -103,7 +103,7 @@ def system_name(info: RunInfo) -> str:
     """The adapter and what tells two of its runs apart: options, mode, a limit."""
     options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
     name = f"{info.adapter} ({options})" if options else info.adapter
-    # A model that is given its answer's text and one that writes it are not the same system.
+    # A model with a forced answer text and a model that generates the text are different systems.
     if info.mode:
         name += f" [{MODES.get(info.mode, info.mode)}]"
     return name if info.limit is None else f"{name} [first {info.limit}]"

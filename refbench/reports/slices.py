@@ -58,7 +58,7 @@ class Slice:
 
 
 def slices_of(facts: Facts) -> list[Slice]:
-    """Every slice that holds something and leaves something out; of many labels the most frequent ones."""
+    """All slices that contain some samples but not all. A dimension with many labels shows its most frequent ones."""
     words = [WORD.findall(e.lower()) for e in facts.expressions]
     dimensions: dict[str, list[str]] = {
         "words": [_length(len(w)) for w in words],

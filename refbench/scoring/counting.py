@@ -42,7 +42,7 @@ class Drawing(NamedTuple):
 
     @staticmethod
     def of(rule: Protocol) -> Drawing:
-        """That of a protocol."""
+        """The drawing that a protocol needs."""
         return Drawing(rule.target, rule.canvas, rule.leaves_out_ignored)
 
 
@@ -51,9 +51,9 @@ STORED = Drawing(UNION, ORIGINAL)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
-    """The masks of a source, counted under several drawings of the targets: all that protocols need.
+    """The counted masks of a source, under several drawings of the targets. Protocols need nothing else.
 
-    `missing` counts the samples without an answer, `answers` is a digest of those that were given.
+    `missing` is the number of samples without a prediction. `answers` is a digest of the predictions that exist.
     """
 
     address: str
@@ -139,7 +139,7 @@ class _Targets:
         self.counts = table["target_counts"]
         self.refs = table["ref_id"].to_pylist()
         self.expressions = table["expression"].to_pylist()
-        # What nobody annotated is its ref's own: two refs without a target do not mean the same.
+        # A ref without annotations gets a key of its own: two refs without a target do not mean the same object.
         self.ann_ids = table["ann_ids"].to_pylist()
         self.objects = [tuple(a) or ("", r) for a, r in zip(self.ann_ids, self.refs, strict=True)]
         self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
@@ -159,13 +159,13 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> code of the target, for those that `drawing` draws otherwise than they are stored.
+        """Row -> code of the target, only for targets that `drawing` draws differently from the stored mask.
 
-        On a canvas of its own it draws all of them.
+        If `drawing` has a canvas other than the original size, all rows are returned.
         """
         rows = np.arange(len(self.refs))
         if drawing.canvas == ORIGINAL:
-            # Few samples mean several polygons, and fewer have pixels to ignore: only theirs are read.
+            # Few targets have several polygons, and fewer samples have pixels to ignore. Only those polygons are read.
             other = np.zeros(len(rows), bool)
             if drawing.target in OF_SEVERAL_POLYGONS:
                 other |= self.polygon_numbers > 1
@@ -191,11 +191,15 @@ class _Targets:
         return out
 
     def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
-        """The polygons of each object that a row means; in one group where nothing tells them apart, or nobody asks."""
+        """The polygons of a row, grouped by object; one group if the row has one object or no polygons.
+
+        If the drawing does not need the grouping, two groups only say that there are several objects. If the
+        polygons cannot be assigned to their objects, the one group is empty.
+        """
         if self.one_object[row] or not polygons:
             return [polygons]
         if target not in BY_OBJECT:
-            # Two groups: several objects, whichever polygon is whose.
+            # Two groups mark a target of several objects; which polygon belongs to which object does not matter here.
             return [polygons, []]
         found = [self.objects_by_id().get(a) for a in self.ann_ids[row]]
         grouped = [list(o.polygons) for o in found if o is not None]
@@ -213,7 +217,7 @@ class _Targets:
         return frozenset()
 
     def _ignored(self) -> dict[int, Mask]:
-        """Row -> pixels that the dataset says to ignore there; what is drawn over them belongs to the target."""
+        """Row -> pixels that the dataset says to ignore, less those that the target covers: these belong to it."""
         rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         if not rows:
             return {}
@@ -247,9 +251,10 @@ class _Targets:
         return out
 
     def objects_around(self) -> tuple[list[bytes], list[list[int]]]:
-        """Codes of the dataset's objects and, for each row, the positions of those of its image that it does not mean.
+        """The codes of the dataset's objects, and for each row the positions of the distractors.
 
-        An object without a pixel is nobody's distractor.
+        Distractors are the annotated objects in the row's image that are not its target. Objects whose mask is
+        empty are left out.
         """
         objects = [o for o in self.objects_by_id().values() if o.mask.area]
         by_image: dict[str, list[int]] = {}
@@ -263,7 +268,7 @@ class _Targets:
 
 
 class _Counter:
-    """Counts the claims of a source, a batch at a time, under every drawing; the stored one always."""
+    """Counts the predictions of a source in batches, under every drawing. The stored drawing is always included."""
 
     def __init__(self, targets: _Targets, drawings: Sequence[Drawing], measures: Sequence[Measure]) -> None:
         n = len(targets.heights)
@@ -277,7 +282,7 @@ class _Counter:
         self.failed = np.ones(n, bool)
         self.missing = 0
         self._answers = 0
-        # 0 and 1 as predicted, 2 if the mask has to tell, -1 before a prediction came.
+        # no_target as predicted (0 or 1); 2 if there is no flag, so the mask decides; -1 if no prediction yet.
         self.flags = np.full(n, -1, np.int8)
         # A mask is resized once, whatever the number of expressions and drawings that want it.
         self._resized: dict[tuple[Canvas, Mask], bytes] = {}
@@ -288,7 +293,7 @@ class _Counter:
         done = 0
         for item in claims:
             batch.append(item)
-            # A sum, so that the order of a file does not matter.
+            # The digests are summed, so the order of the predictions in the file does not matter.
             said = repr(item[1:]).encode()
             self._answers += int.from_bytes(blake2b(said, digest_size=16).digest(), "little")
             if len(batch) == BATCH_PAIRS:

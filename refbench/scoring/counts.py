@@ -1,7 +1,7 @@
 """The score table: one row per sample with its integer counts, its file, and the identities that it satisfies.
 
-Beside it, what else can be counted on pairs of masks (`Measure`). Everything that is said of a run, under our own
-protocol, is a fold over this table: no masks, no model.
+The module also defines `Measure`: other quantities counted on pairs of masks. Under refbench's own protocol, every
+figure about a run is computed from this table alone, without masks or a model.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Batch:
     annotated_boxes: NDArray[np.float64]
     # All masks of a prediction that returns several; empty where it returned one.
     instances: Sequence[Sequence[bytes]]
-    # Codes of annotated objects, and for each pair the positions of those in its image that it does not mean; both
-    # empty unless a measure asks for them.
+    # Codes of annotated objects. For each pair, `others` holds the positions of the objects in its image that are not
+    # its target. Both are empty unless a measure needs them.
     objects: Sequence[bytes] = ()
     others: Sequence[Sequence[int]] = ()
     # The confidences of `instances`.
@@ -137,10 +137,10 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | None = None) -> None:
-    """Raise RunError with the first identity that a row of counts breaks, and the row.
+    """Raise RunError if a row of counts breaks an identity; the error names the first such identity and the row.
 
-    They hold whatever a model predicts; a file that breaks one was damaged or edited. `pixels`, where the image sizes
-    are known, are height times width of each sample's image.
+    The identities hold for every possible prediction, so a file that breaks one was damaged or edited. `pixels` is
+    height times width of each sample's image; it is given where the image sizes are known.
     """
     s = scores
     identities: list[tuple[str, NDArray[np.bool_]]] = [

@@ -20,14 +20,14 @@ SETS_OF_SGINW = "sginw-"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file of COCO results, and what it has no answer to: samples that failed, and pairs that were not asked."""
+    """A file of COCO results, and what it lacks: samples that failed, and pairs for which the run has no sample."""
 
     path: Path
     failed: tuple[str, ...]
     unasked: tuple[str, ...]
 
     def gaps(self) -> str:
-        """What has no answer, in words; "" if everything has."""
+        """A text that lists the samples and pairs without results; "" if none are missing."""
         parts = []
         if self.failed:
             parts.append(f"samples of the run that failed: {len(self.failed)}, the first is {self.failed[0]}")
@@ -39,12 +39,13 @@ class Written:
 def write_detections(folder: Path, truth: Annotations) -> Written:
     """Write the instances of a run as COCO results into its folder.
 
-    It is named `seginw_<set>_val.json` for a set of SGinW, as a submission wants it, else `coco-results.json`.
-    Instances of a sample belong to its class, in a file of SA-Co to its pair of image and phrase; in a run that has
-    none at all, each mask that is not empty counts as one, with the score of its answer (1 if it has none).
+    For a set of SGinW the file is named `seginw_<set>_val.json`, as a submission requires; otherwise
+    `coco-results.json`. The instances of a sample are written under its class; for SA-Co, under its pair of image and
+    phrase. If no prediction of the run has instances, each non-empty mask is written as one instance, with the score
+    of its prediction (1 if the prediction has no score).
 
     Raises:
-        PredictionError: the annotation file is of other images or classes; names the first sample that shows it.
+        PredictionError: the annotation file lacks the image or class of a sample; names the first such sample.
         RunError: the run is not there, or not whole.
     """
     run = RunFolder(folder)
@@ -73,7 +74,7 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
 
 
 class _Classes:
-    """Where the instances of a sample belong in a file that asks for classes: its image and class, None if unknown."""
+    """Finds the image id and class id of a sample in an annotation file with classes; None for an unknown one."""
 
     def __init__(self, truth: Annotations, split: str) -> None:
         self.images = {str(key): key for key in truth.images}
@@ -105,7 +106,7 @@ class _Pairs:
         return self.pairs.get((sample.ref_id, sample.raw_expression)), self.category
 
     def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
-        """Pairs that count and that no sample asks."""
+        """The exhaustively annotated pairs for which the run has no sample."""
         lacking = self.counted - {(s.ref_id, s.raw_expression) for s in asked}
         return tuple(f"{pair} ({phrase!r})" for pair, phrase in sorted(lacking))
 

@@ -157,7 +157,7 @@ def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
     names = ("metrics", "samples", "interval", "refbench_version")
 
     def in_new_form(name: str, entry: Any) -> Any:
-        # What is of neither form is left to the schema to refuse.
+        # Content in neither form is passed on; the schema rejects it.
         if not isinstance(entry, dict) or not isinstance(entry.get("notes", []), list):
             return entry
         caveats = [*_caveats(name), *entry.get("notes", [])]
@@ -231,7 +231,7 @@ def _broken(path: Path, identity: str) -> RunError:
 
 
 def _check_alone(path: Path, content: SummaryFile, summaries: Mapping[str, Summary]) -> None:
-    """What the parts of summary.json owe each other."""
+    """Check that the parts of summary.json agree with each other."""
     parse_address(content.address)
     if not content.missing <= content.failures <= content.samples:
         raise _broken(path, "missing <= failures <= samples")
@@ -260,7 +260,7 @@ def _check_against_run(path: Path, content: SummaryFile, info: RunInfo) -> None:
 
 
 def _check_against_rows(path: Path, content: SummaryFile, scores: ScoreTable) -> None:
-    """Sums and failures must be those of the rows, and so must what our own protocol makes of them."""
+    """Check the sums, the failures and the metrics of the protocol `refbench` against the rows of scores.parquet."""
     for name, total in scores.sums().items():
         # Files of versions before 0.1 may have no sums.
         if content.sums.get(name, total) != total:
@@ -279,7 +279,7 @@ def _check_against_rows(path: Path, content: SummaryFile, scores: ScoreTable) ->
 
 
 def _check_refbench(path: Path, entry: StatedProtocol, evidence: Evidence) -> None:
-    """What our own protocol says, values and intervals, is what it makes of the rows."""
+    """Check that the stored values and intervals of the protocol `refbench` are those computed from the rows."""
     # Summaries of an older refbench do not tell the kind of their intervals.
     kind = entry.interval
     limits = intervals(sums_of(REFBENCH, evidence), kind) if kind in (PERCENTILE, BCA) else None
@@ -297,7 +297,7 @@ def _signed(name: str) -> tuple[str, ...]:
     try:
         rule = load("protocols", name)
     except RefbenchError:
-        # Of a package that is not installed here: nothing is known of it.
+        # The protocol belongs to a package that is not installed, so its signed metrics are unknown.
         return ()
     return rule.signed if isinstance(rule, Protocol) else ()
 

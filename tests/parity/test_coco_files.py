@@ -280,7 +280,7 @@ def test_what_lvis_leaves_out(tmp_path: Path) -> None:
     assert score(tmp_path, crowd, rows, LVIS_AP)["AP"] == pytest.approx(50.5, abs=0.1)
     assert score(tmp_path, ignored, rows, COCO_AP)["AP"] == pytest.approx(50.5, abs=0.1)
     notes = score_detections([read_annotations(tmp_path / "truth.json")], tmp_path / "results.json", [COCO_AP])
-    assert notes["coco-ap"].notes == ("1 annotations say ignore, which COCO's evaluation does not look at: they count",)
+    assert notes["coco-ap"].notes == ("1 annotations have `ignore` set. COCO's evaluator does not read it: they count",)
 
 
 @pytest.mark.parametrize("rule", EVERY, ids=lambda r: r.name)

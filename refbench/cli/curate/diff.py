@@ -10,7 +10,7 @@ import click
 from refbench.cli.output import estimate_cells, print_json, print_table, remark
 from refbench.curation import differences
 
-STEPS = {"first": "first version", "left": "what is left of it", "second": "second version"}
+STEPS = {"first": "all of A", "left": "A, only the expressions of B", "second": "B"}
 
 
 @click.command()

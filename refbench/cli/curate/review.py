@@ -85,7 +85,7 @@ def review(
 
 
 def _own_port(folder: Path) -> int:
-    """The same port for a folder each time: what a browser keeps unsent belongs to the address of a page."""
+    """Always the same port for a folder: a browser stores unsent answers by the address of the page."""
     return 20_000 + int(hashlib.sha256(str(folder.resolve()).encode()).hexdigest(), 16) % 20_000
 
 

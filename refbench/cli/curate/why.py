@@ -39,7 +39,7 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
             except ValueError as error:
                 message = f"{picture} has no ending of an image, such as .png"
                 raise click.BadParameter(message, param_hint="'--picture'") from error
-            remark(f"{picture}: green is the source, pink what became of it")
+            remark(f"{picture}: the source mask is green, the mask after curation is pink")
     if as_json:
         print_json(_json_of(story))
         return

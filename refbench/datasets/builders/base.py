@@ -1,4 +1,4 @@
-"""What every dataset builder shares: its inputs, its product, and how the product reaches the disk."""
+"""Code shared by all dataset builders: their inputs, the dataset they build, and how it is written to disk."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Built:
 
     `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
     but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
-    these are: datasets with one numbering can be compared image by image, object by object. `options` are those
-    that an export was built with; the options of this build go on top. `refs_without_sentences` counts by split the
-    rows that ask nothing.
+    these are: datasets with one numbering can be compared image by image, object by object. `options` are the
+    options that an export was built with; the options of this build replace them. `refs_without_sentences` is the
+    number of refs without sentences, by split.
     """
 
     builder: str
@@ -156,7 +156,7 @@ def source_of(path: Path) -> Source:
 
 
 def samples_fingerprint(samples: Iterable[Sample]) -> str:
-    """sha256 over what is asked and what is right, in order; where the images lie does not count."""
+    """sha256 over the expressions and their targets, in order. The location of the images is not included."""
     lines = _Lines()
     for s in samples:
         head = [s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id]
@@ -174,7 +174,7 @@ def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
 
 
 def questions_fingerprint(samples: Iterable[Sample]) -> str:
-    """sha256 over which expression is said of which annotations of which image, in any order, without masks.
+    """sha256 over the triples of expression, annotations and image, in any order, without masks.
 
     Two copies of a split that number their refs differently, or were rasterised differently, agree in it.
     """

@@ -144,7 +144,7 @@ class RefReader:
         return ann_ids
 
     def _asks(self, where: str, ref: dict[str, Any]) -> bool:
-        """Whether a ref, its fields being of their types, belongs to this build and asks something."""
+        """Whether a ref belongs to this build and has sentences. Its fields are known to have the right types."""
         ref_id, split = ref["ref_id"], ref["split"]
         if ref_id in self._ref_ids:
             self.problems.append(f"{where}: this ref_id was given before")
@@ -157,11 +157,11 @@ class RefReader:
             )
             return False
         if self.only and split not in self.only:
-            # Before its image is looked for: the hub holds those of the evaluation splits alone.
+            # Checked before the image is looked up: the hub has only the images of the evaluation splits.
             self.left_out += 1
             return False
         if not ref["sentences"]:
-            # gRefCOCO is published with some, and its authors say to skip them: they ask nothing.
+            # gRefCOCO contains refs without sentences; its authors say to skip them.
             self.without_sentences[split] += 1
             return False
         return True
@@ -223,7 +223,7 @@ class RefReader:
         return claimed
 
     def _target(self, where: str, ann_ids: tuple[int, ...], image_id: int) -> _Target | None:
-        # Expressions for nothing share no key: each has an image of its own.
+        # Without a target, the key contains the image, so expressions on different images share no target.
         key = ann_ids or (-1, image_id)
         if key not in self._targets:
             self._targets[key] = self._read_target(ann_ids, image_id)

@@ -31,7 +31,7 @@ WIDEST_PX = 4
 # An annotator who takes care clicks a corner wherever a straight line would leave the outline by more than this: a
 # square has four corners on paper, in pixels its sides are stairs of half a pixel.
 CAREFUL_TOLERANCE = 8 * PX // 10
-# A part is thin, and a hole is one, where at least this much of the object goes with it.
+# A thin part or a hole counts only if removing or filling it changes at least this share of the object.
 NOTABLE_PERCENT = 3
 
 
@@ -47,8 +47,9 @@ class Outline:
 def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = False) -> list[Outline]:
     """What one annotator draws around the objects of a scene, given what is in sight of each, bool (H, W).
 
-    An object taken for another has its own outline too, and a right one: two outlines lie on it. With `chains` it may
-    have been missed itself, so that nothing but the words tells that its only outline is another's.
+    An object that is outlined by mistake for another one also has its own correct outline, so it has two outlines. With
+    `chains`, its own outline may be around a different object as well. Then only the expression shows that its one
+    outline was meant for another object.
     """
     plans = [_plan(draws) for _ in masks]
     wrong = [plan.kind < WRONG_PERCENT and len(masks) > 1 for plan in plans]
@@ -62,7 +63,7 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is drawn by chance for one outline, whether it is needed or not: no outline hangs on another's.
+    """The random values for one outline. All are drawn even if unused, so outlines do not depend on each other.
 
     `kind` and the chances are of a hundred, `choice` of CHOICES.
     """
@@ -98,7 +99,7 @@ def _outline(plan: _Plan, seen: BoolArray, drawn: int, wrong: bool) -> Outline:
     if plan.chances[INFLATED] < INFLATED_PERCENT:
         shape = ndimage.binary_dilation(shape, disk(plan.width_px))
         faults.append(INFLATED)
-    # Who makes no other fault leaves corners out: in a hurry something goes wrong.
+    # A hurried outline without any other fault gets corners left out, so that it always has a fault.
     if plan.chances[THINNED] < THINNED_PERCENT or not set(faults) - {WRONG}:
         return Outline(hurried_polygons(plan.corners, shape), drawn, (*faults, THINNED))
     return Outline(careful_polygons(shape), drawn, tuple(faults))

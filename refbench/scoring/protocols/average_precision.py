@@ -30,7 +30,7 @@ from refbench.storage.coco_rows import Key, is_text, read_area, read_key, shown
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 BOUNDARY_SHARE = 0.02
-# Outside every size, so that lvis-api's rule for what is not in a size holds for what a file says to ignore.
+# An area outside every size range: lvis-api ignores such annotations, as the file's `ignore` demands.
 IGNORED_AREA_PX = 1e11
 
 
@@ -47,8 +47,8 @@ class Evaluation:
 class DetectionProtocol:
     """A rule that scores a list of detections against an annotation file, or against those of several `annotators`.
 
-    `image_field` is what the images of its files must have, and COCO's have not. With `silence_counts`, no detection is
-    the answer that nothing is there, and can be right.
+    `image_field` is a field that images in its annotation files must have and images in COCO files lack. With
+    `silence_counts`, an image without detections counts as a no-target prediction, which can be right.
     """
 
     name: str
@@ -161,14 +161,14 @@ def _where(item: Image | Category) -> str:
 
 
 def _percent(value: float) -> float:
-    # COCO writes -1 where nothing is there to be found: no figure at all.
+    # COCO's evaluator writes -1 if there is nothing to find; this means that the metric has no value.
     return float("nan") if value < 0 else 100 * float(value)
 
 
 def _run(kind: type[COCOeval], truth: Annotations, results: Results) -> Evaluation:
     ignored = sum(one.ignored for one in truth.truths)
     notes = (
-        [f"{ignored} annotations say ignore, which COCO's evaluation does not look at: they count"] if ignored else []
+        [f"{ignored} annotations have `ignore` set. COCO's evaluator does not read it: they count"] if ignored else []
     )
     # pycocotools prints as it goes, and stdout belongs to the result.
     with contextlib.redirect_stdout(io.StringIO()):

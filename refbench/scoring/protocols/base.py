@@ -34,12 +34,12 @@ REASONSEG = "reasonseg"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a protocol judges: counts under one drawing of the targets, and what each sample asks about.
+    """What a protocol gets as input: counts under one drawing of the targets, and the objects that each sample means.
 
-    `dataset` is the name of the dataset. `objects` tells what each sample means (its annotation ids),
-    `refs` the ref it belongs to, `expressions` its words, and `several` tells whether it means one object of several
-    polygons; all may be left out where a protocol does not look at them. `ignored` is the number of samples with pixels
-    that the dataset says to ignore.
+    `dataset` is the name of the dataset. The other fields have one entry per sample: `objects` are the annotation ids
+    of its target, `refs` its ref, `expressions` its text, and `several` is true if its target is one object of
+    several polygons. They may be left out if the protocol does not use them. `ignored` is the number of samples with
+    pixels that the dataset says to ignore.
     """
 
     scores: ScoreTable
@@ -81,7 +81,7 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class FirstOfObject:
-    """Loaders that index refs by annotation keep the last ref of each, and of it the first sentence."""
+    """Only the first sentence of the last ref of each annotation counts: such loaders index refs by annotation."""
 
     words: str = "the first sentence of each annotation, of two refs on one the last"
 
@@ -98,7 +98,7 @@ class FirstOfObject:
 
 @dataclass(frozen=True, slots=True)
 class FirstOfRef:
-    """Loaders with one record a ref put all its sentences into one prompt; the first stands for it."""
+    """Only the first sentence of each ref counts; the original puts all sentences of a ref into one prompt."""
 
     words: str = "one record a ref, answered here by its first sentence"
 
@@ -120,7 +120,7 @@ class FirstPhrasing:
 
 @dataclass(frozen=True, slots=True)
 class DistinctOfObject:
-    """Sentences of an annotation that are the same in lower case count once; of two refs on one, the last one's."""
+    """Equal lower-case sentences of one annotation count once. If it has several refs, only the last ref's count."""
 
     words: str = "each annotation's sentences, once each in lower case, of two refs on one the last"
 
@@ -202,7 +202,7 @@ class SampleIou:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a rule makes of the counts: where `decided`, a sample's IoU is `value` whatever the formula says."""
+    """The counts after a rule was applied. Where `decided` is true, the IoU is `value`, not the formula's result."""
 
     intersection: NDArray[np.int64]
     union: NDArray[np.int64]
@@ -211,7 +211,7 @@ class Judgement:
 
 
 class BothEmpty(Interface):
-    """What a sample is worth where there is no target, nothing is found, or a flag says so."""
+    """The IoU of special samples: no target, an empty prediction, or a no-target flag."""
 
     @property
     def words(self) -> str: ...
@@ -249,7 +249,7 @@ def with_target(scores: ScoreTable) -> BoolArray:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The samples as one protocol sees them, all arrays (N,); `counted` tells which of them a metric is over."""
+    """The samples under one protocol, as arrays (N,); `counted` is true for those that a metric includes."""
 
     protocol: Protocol
     evidence: Evidence
@@ -275,7 +275,7 @@ class Metric(Interface):
 
 
 def _spread(epsilon: float, counted: BoolArray) -> float:
-    """A constant in the denominator of the whole ratio, as each sample's share of it."""
+    """The part of a constant in the ratio's denominator that each sample contributes."""
     return epsilon / max(int(counted.sum()), 1)
 
 
@@ -351,8 +351,8 @@ class Precision:
         return f"share of sentences with IoU {'>' if self.strict else '>='} {self.threshold:.9g}"
 
     def terms(self, judged: Judged) -> Terms:
-        # A quotient of two integers is rounded to the float64 nearest to it, and so is a threshold like 0.6: an IoU
-        # of exactly 0.6 meets it. Of a float32 original, both are rounded to float32.
+        # An IoU and a threshold like 0.6 are both rounded to the nearest float64, so an IoU of exactly 0.6 reaches the
+        # threshold 0.6. If the original computes in float32, both are rounded to float32.
         single = judged.protocol.sample_iou.single_precision
         threshold = float(np.float32(self.threshold)) if single else self.threshold
         reached = judged.values > threshold if self.strict else judged.values >= threshold
@@ -361,7 +361,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A metric like no other: `function` returns its terms, of which those not counted are dropped."""
+    """A metric with its own formula: `function` returns the terms, and those of uncounted samples are set to zero."""
 
     words: str
     function: Callable[[Judged], Terms]
@@ -394,13 +394,13 @@ class Choices:
 class Protocol:
     """A published way to turn counts into numbers.
 
-    `metrics` maps the name as the original prints it to how it is made; values are in percent, whatever the original
-    prints, and `headline` is the one that its tables quote. `when_empty` is the value, 0..1, of a ratio whose
-    denominator is zero. `sources` tells for a choice which file makes it, where that is not `source`. `caveats` are
-    what the original saw and a stored mask cannot give. `datasets`, if any, are the only ones that it is about, and
-    of them the splits whose names end as `splits`; `signed` metrics lie in -100..100. With `leaves_out_ignored`, pixels
-    that a dataset says to ignore belong to neither mask; else they count as background. `same_as` names the protocol
-    whose rule this one is, under the names of another paper.
+    `metrics` maps each name that the original prints to its formula. Values are in percent, whatever the original
+    prints. `headline` is the metric that the paper's tables quote. `when_empty` is the value, 0..1, of a ratio whose
+    denominator is zero. `sources` names, for a choice, the file that makes it, if that file is not `source`.
+    `caveats` list what a stored mask cannot reproduce from the original. If `datasets` is not empty, the protocol
+    applies only to these datasets; `splits` limits it to splits whose names end so. `signed` metrics lie in
+    -100..100. With `leaves_out_ignored`, pixels that a dataset says to ignore belong to neither mask; otherwise they
+    count as background. `same_as` names the protocol with the same rule, if this one only uses another paper's names.
     """
 
     name: str
@@ -471,7 +471,7 @@ def value_of(protocol: Protocol, metric: Metric, evidence: Evidence) -> float:
 
 
 def _when_empty(protocol: Protocol, scores: ScoreTable) -> float:
-    # Nothing to find and nothing found is right only if nobody crashed on the way.
+    # If there is nothing to find, an empty prediction is right, but a failed sample is not.
     return 0.0 if scores.failed.any() else protocol.when_empty
 
 
@@ -500,7 +500,7 @@ DRAWS_SHOWN = 100
 
 
 def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
-    """What can be said only when the number is known: pixels to ignore, and how far a random choice moves it."""
+    """Notes that depend on the scored samples: pixels to ignore, and how much a random choice changes the result."""
     notes = []
     if evidence.ignored and not protocol.leaves_out_ignored:
         notes.append(

@@ -101,7 +101,7 @@ def _davis_f_of(judged: Judged) -> FloatArray:
     found, meant = columns["prediction"], columns["target"]
     precision = np.where(found > 0, columns["prediction_matched"] / np.maximum(found, 1), 1.0)
     recall = np.where(meant > 0, columns["target_matched"] / np.maximum(meant, 1), 1.0)
-    # An outline on one side alone: what is there matches nothing, what is not there is complete.
+    # If only one mask has an outline, none of it is matched (share 0); the missing outline's share is 1, set above.
     precision = np.where((found > 0) & (meant == 0), 0.0, precision)
     recall = np.where((found == 0) & (meant > 0), 0.0, recall)
     total = precision + recall
@@ -178,8 +178,8 @@ def trimap(k: float = 5) -> Protocol:
         codes = batch.predictions, batch.targets, batch.heights, batch.widths
         eroded, dilated, in_eroded, in_dilated = count_bands(*codes, np.full(len(batch.heights), width)).T
         pair = PairCounts.of(count_codes(*codes))
-        # The prediction takes no part in drawing the band: (P | T) in it is what lies in the dilated target and
-        # not in the eroded one.
+        # The band depends on the target alone: it is the dilated target without the eroded target. The union (P | T)
+        # is counted inside this band.
         return {
             "intersection": pair.intersection - in_eroded,
             "union": in_dilated + pair.target_area - pair.intersection - eroded,

@@ -167,7 +167,7 @@ def _f1(judged: Judged) -> Terms:
 
 
 def _sets(batch: Batch) -> Mapping[str, FloatArray]:
-    """What is made of all masks of an answer: their union, the best of them, their number."""
+    """Measures over all masks of a prediction: the IoU of their union, the best IoU, and the check of their number."""
     counts = count_codes(batch.predictions, batch.targets, batch.heights, batch.widths)
     table = PairCounts.of(counts)
     iou = _share(table.intersection, table.union)
@@ -178,7 +178,7 @@ def _sets(batch: Batch) -> Mapping[str, FloatArray]:
         answers = [{"size": size, "counts": code} for code in batch.instances[k]]
         target = [{"size": size, "counts": batch.targets[k]}]
         meant = int(coco_mask.area(target)[0])
-        # pycocotools makes 0 / 0 a NaN or a 1 as it comes; the original makes it 0.
+        # In pycocotools, 0 / 0 may be NaN or 1; in the original it is 0.
         masks = [coco_mask.merge(answers), *answers]
         ious = [float(v) for v in np.ravel(coco_mask.iou(masks, target, [0]))] if meant else [0.0] * len(masks)
         out["union_iou"][k] = ious[0]
@@ -192,7 +192,7 @@ SETS = Measure("sets", ("union_iou", "best_match_iou", "n_acc"), _sets)
 
 def _of_set(column: str, words: str) -> Own:
     def terms(judged: Judged) -> Terms:
-        # A crash answers nothing, which the original would count as right where there is no target.
+        # A failed sample has no prediction. Without a target, the original would count that as right; here it scores 0.
         values = np.where(judged.evidence.scores.failed, 0.0, judged.evidence.measured[SETS.name][column])
         return values, np.ones(len(values))
 
@@ -238,7 +238,7 @@ GREC_SCORE, GREC_OVERLAP = 0.7, 0.5
 
 
 def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int64]]]:
-    """For each sample: the boxes that its answer gives, those that are meant, and how many of them match."""
+    """For each sample: the number of predicted boxes, of target boxes, and of matches between them."""
 
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         whole = _boxes_of(batch.predictions, batch.heights, batch.widths).astype(np.float32)

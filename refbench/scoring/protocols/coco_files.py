@@ -1,8 +1,8 @@
 """Annotation files and results of COCO as the evaluators of detections get them: checked, typed and numbered again.
 
-The evaluators take an id of 0 for "no match", let a later row replace an earlier one of the same id, take sizes from a
-`bbox` that nobody checked, and stop with an error of their own at much else. So none of them sees a file: images,
-classes and annotations are numbered from 1 here, in the order of their ids, and masks are codes.
+The evaluators treat an id of 0 as "no match", replace a row by a later row with the same id, take sizes from an
+unchecked `bbox`, and fail with unclear errors on many other inputs. Therefore they never read a file themselves. This
+module numbers images, classes and annotations from 1, in the order of their ids, and encodes masks as RLE codes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Results:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """An annotation file of COCO, LVIS or SA-Co; what only some protocols need, they read from the rows themselves.
+    """Read an annotation file of COCO, LVIS or SA-Co. Fields that only some protocols need are read by those protocols.
 
     Raises:
         DatasetError: it is none, or rows of it cannot be used; lists every one.
@@ -97,7 +97,7 @@ def read_annotations(path: Path) -> Annotations:
     problems: list[str] = []
     images = _numbered(content["images"], "images", _image, problems)
     categories = _numbered(content["categories"], "categories", Category, problems)
-    # Before the annotations: each that belongs to a broken image would be a problem more.
+    # Stop before reading annotations: each annotation of a broken image would be reported as another problem.
     _refuse(path, problems)
     truths = []
     seen: dict[Key, int] = {}

@@ -1,8 +1,8 @@
 """From the number of one protocol to that of another, one choice at a time.
 
 Every step replaces one choice by the other protocol's and says what that does to the number, so the differences add up
-to the whole. In which order choices change is a convention: the one that comes first takes what two of them do only
-together. Choices that concern how the original made its masks cannot be replayed on stored ones; they are listed.
+to the whole. The order of the choices is a convention: an effect that two choices have only together is shown at the
+first of them. Choices that concern how the original made its masks cannot be replayed on stored ones; they are listed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
     out = [("", first)]
     for choice in REPLAYED:
         fields = (choice, *GOES_WITH.get(choice, ()))
-        # What goes with a choice is no reason to walk: `when_empty` alone is told with the metric.
+        # A difference in `when_empty` alone is not a step; it is included in the step of the metric.
         if any(getattr(first, f) != getattr(second, f) for f in fields if f != "when_empty"):
             current = dataclasses.replace(current, **{f: getattr(second, f) for f in fields})
             out.append((choice, current))
@@ -97,7 +97,7 @@ def walk(
     for choice, version in versions[1:]:
         value = _rounded(value_of(version, metric, evidence(version)))
         if value == before and getattr(first, choice) == getattr(second, choice):
-            # Only what goes with the choice differs, and it makes no difference here: no pixels are to be ignored.
+            # The choice itself is equal; only `leaves_out_ignored` differs, which changes nothing on this split.
             continue
         steps.append(Step(choice, _words(first, choice), _words(second, choice), value, value - before))
         before = value
@@ -116,7 +116,7 @@ def walk(
 
 
 def metric_words(metric: Metric) -> str:
-    """How a metric is made, whom it counts and of what, as far as that is not the usual."""
+    """A metric in words: its formula, and the samples it includes and what it compares if not the defaults."""
     over = "" if metric.over is everyone else f", over {metric.over.__doc__}"
     return metric.words + over + ("" if metric.counts == MASK else f", of {metric.counts}")
 

@@ -71,8 +71,8 @@ class ByFlag:
 class ByRejection:
     """GSVA and MLLMSeg: a token decides where there is no target; a rejected target keeps the credit of its mask.
 
-    What is answered where there is no target adds to the cumulative union on the datasets of `missed_count_on`; on all
-    of them for None.
+    A mask predicted for an expression without target adds its pixels to the cumulative union, but only on the datasets
+    in `missed_count_on`; None means on all datasets.
     """
 
     missed_count_on: tuple[str, ...] | None = None

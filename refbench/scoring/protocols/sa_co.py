@@ -39,8 +39,8 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """One pair against one annotator: how many instances are there and were found, and at each threshold how many of
-    them match, int64 (10,)."""
+    """One pair against one annotator: the number of annotated instances, of predicted instances, and of matches at each
+    threshold, int64 (10,)."""
 
     there: int
     found: int
@@ -107,7 +107,7 @@ def _is_exhaustive(image: Image) -> bool:
 def _outcomes(counted: Sequence[Key], truth: Annotations, found: Sequence[Sequence[Mask]]) -> list[_Outcome]:
     by_image: dict[int, list[Mask]] = defaultdict(list)
     for one in truth.truths:
-        # A group that nobody took apart is not there to be found.
+        # A group that is not divided into instances does not count as an instance to find.
         if not one.crowd:
             by_image[one.image].append(one.mask)
     there = [by_image[truth.images[key].number] for key in counted]
@@ -131,7 +131,7 @@ def _outcome(overlaps: Floats) -> _Outcome:
 
 
 def _best(outcomes: Sequence[_Outcome]) -> _Outcome:
-    """That of the annotator whom the answer fits best; who saw nothing where nothing was found fits best of all."""
+    """The outcome for the best-fitting annotator. If nothing is predicted, one without instances fits best."""
     best = outcomes[0]
     for current in outcomes[1:]:
         if (best.there or best.found) and (current.there or current.found):
@@ -173,7 +173,7 @@ def _metrics(outcomes: Sequence[_Outcome]) -> dict[str, float]:
 
 
 def _presence(tp: int, fp: int, tn: int, fn: int) -> dict[str, float]:
-    """How well the answers tell the pairs that have instances from those that have none."""
+    """How well the predictions separate pairs with instances from pairs without instances."""
     precision, recall = tp / (tp + fp + OF_PAIRS), tp / (tp + fn + OF_PAIRS)
     sides = float(tp + fp) * float(tp + fn) * float(tn + fp) * float(tn + fn)
     return {

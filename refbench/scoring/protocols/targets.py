@@ -50,8 +50,8 @@ def drawn(
 
     Args:
         objects: the polygons of each object that is meant.
-        mask: the stored target. It stays as it is (on a canvas: is resized) where the polygons do not tell it: holes,
-            crowds, masks that were redrawn.
+        mask: the stored target. It is used unchanged (on a canvas: resized) if the polygons do not describe it: holes,
+            crowds, redrawn masks.
         whole_numbers: which polygons, counted over all objects, the annotation file gives in whole numbers.
     """
     if target == SCALED and canvas.side is not None and _tell(objects, mask):

@@ -113,12 +113,12 @@ def equivalence_p_values(found: FloatArray, margin: float) -> FloatArray:
 
 
 def standard_errors(sums: ImageSums) -> FloatArray:
-    """Of each metric (M,), by its linear approximation over images (delta method)."""
+    """Standard error of each metric (M,), from its linear approximation over images (delta method)."""
     return _spread(_influence(sums))
 
 
 def difference_standard_errors(pair: Pair) -> FloatArray:
-    """Of each difference (M,), with what the runs have in common taken out."""
+    """Standard error of each difference (M,), from the paired images: what the runs share cancels out."""
     return _spread(_influence(pair.second) - _influence(pair.first))
 
 

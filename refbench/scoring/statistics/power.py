@@ -19,7 +19,7 @@ def smallest_detectable(standard_error: float, significance: float = SIGNIFICANC
 
 
 def standard_error_against(standard_error: float, correlation: float) -> float:
-    """Of the difference to another system with the same standard error, whose image scores correlate by so much."""
+    """Standard error of the difference to a system with an equal one; `correlation` is that of their image scores."""
     return standard_error * float((2 * max(1 - correlation, 0.0)) ** 0.5)
 
 
