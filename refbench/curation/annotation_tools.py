@@ -57,8 +57,8 @@ class _Given:
 def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False) -> tuple[int, int]:
     """Write the masks that wait for people; `form` is "cvat" (XML) or "label-studio" (JSON).
 
-    Returns how many masks were written, and how many expressions wait besides: these programs draw, so that expressions
-    are for the review page.
+    Returns how many masks were written and how many expressions wait too. Expressions are not written: these programs
+    only draw masks, so expressions must be reviewed on the review page.
 
     Raises:
         RunError: an unknown form, or no decisions yet.
@@ -79,9 +79,9 @@ def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False
 def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> int:
     """Read what people have answered in another program; returns how many answers are new.
 
-    A mask that is as it was is "keep", another one "change", unless the file says what to do. Several masks of one
-    item are one mask. Several annotators of Label Studio are several reviewers. What a reviewer has said already, and
-    has not taken back, is not said again.
+    An unchanged mask means "keep" and a changed mask "change", unless the file names an action. Several masks of one
+    item are merged into one. Each annotator of Label Studio counts as a reviewer. An answer that the same reviewer
+    has already given, and has not taken back, is not stored again.
 
     Raises:
         RunError: an unknown form, a damaged file, an item that the split does not have; nothing is written then.
@@ -116,7 +116,7 @@ def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> 
 
 
 def _merged(given: Iterable[_Given]) -> list[_Given]:
-    """One entry per item and annotator: the union of its masks, the last word that is not empty."""
+    """One entry per item and annotator: the union of its masks, and the last action and note that are not empty."""
     out: dict[tuple[str, str], _Given] = {}
     for one in given:
         before = out.get((one.item_id, one.annotator))
@@ -153,7 +153,7 @@ def _answer(
             return None
         action = Action.KEEP if mask == targets[given.item_id].mask else Action.CHANGE
     if action == Action.CHANGE and mask is None:
-        raise RunError("it changes a mask, but holds none")
+        raise RunError("the action is to change the mask, but the file has no mask for this item")
     mask = mask if action == Action.CHANGE else None
     origin = form if mask else ""
     return Answer(secrets.token_hex(16), item, given.item_id, reviewer, action, now(), mask, origin, given.note)
@@ -219,11 +219,11 @@ class _NoEntities(ElementTree.TreeBuilder):
 
 
 def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path, size: tuple[int, int]) -> Mask:
-    """The mask of a node, of an image that must have the size of the item's."""
+    """The mask of an XML node. Its image must have the same size as the image of the item."""
     try:
         said = int(image.get("height", "")), int(image.get("width", ""))
         if said != size:
-            raise MaskError(f"the image is said to be {said[0]} x {said[1]}, it is {size[0]} x {size[1]}")
+            raise MaskError(f"the file gives the image size {said[0]} x {said[1]}, but it is {size[0]} x {size[1]}")
         if node.tag == "polygon":
             corners = [float(v) for point in node.get("points", "").split(";") for v in point.split(",")]
             return Mask.from_polygons([corners], *size)

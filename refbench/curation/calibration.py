@@ -1,13 +1,14 @@
-"""`refbench curate calibrate`: what a recipe is worth, on scenes whose true masks are known.
+"""`refbench curate calibrate`: how good the decisions of a recipe are, on scenes whose true masks are known.
 
-The source is `scenes-hurried`, the truth `scenes`. One split is for fitting what an agreement is worth, another one for
-measuring what the recipe then does.
+The source masks are those of `scenes-hurried`, the true masks those of `scenes`. On one split, the quality of a mask
+is fitted as a function of the agreement. On another split, the decisions of the recipe are measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import (
     FIGURES,
     INTERCEPT,
+    TRUSTED,
     Calibration,
     MaskRules,
     Recipe,
@@ -58,8 +60,8 @@ LIKE_ANOTHER = "mask-like-another"
 
 @dataclass(frozen=True)
 class Known:
-    """A mask of `scenes-hurried` with what is true of it. `faults` are those of its outline; `twin` says that a wrong
-    mask lies on its object too."""
+    """A mask of `scenes-hurried` and the truth about it. `faults` are the faults of its outline. `twin` is true if
+    another, wrong mask lies on the same object."""
 
     mask_id: str
     source: Mask
@@ -113,7 +115,7 @@ class _Case:
 def _open_cases(
     known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
 ) -> list[_Case]:
-    """The masks that neither a finding nor a twin has sent to a person; wrong ones that nothing noticed among them."""
+    """The masks that neither a finding nor a twin has sent to a person. They include wrong masks without a finding."""
     open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and d.cause not in NOT_JUDGED]
     found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
     best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
@@ -127,8 +129,8 @@ def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
     """What the figures of a mask are worth, from masks whose truth is known.
 
     The expected boundary IoU is the function that rises with the agreement and fits best (isotonic); the probability
-    of being better is a logistic regression. What the thresholds are worth is told of images that were not used for
-    the fit that judges them: FOLDS fits, each without a part of the images.
+    of being better is a logistic regression. The thresholds are cross-validated with FOLDS fits: each fit leaves out a
+    part of the images, and only these images are judged by it.
 
     Raises:
         DatasetError: there are too few masks to tell anything.
@@ -190,7 +192,7 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
 
 
 def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
-    """What these rules would do with another `better`: shares of the open masks, and how good the accepted ones are.
+    """The result of these rules with another threshold `better`: shares of the open masks, quality of the accepted.
 
     `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
     """
@@ -211,9 +213,9 @@ def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules
 class Measured:
     """What a recipe did with a split of `scenes-hurried`; shares in 0..1, boundary IoU with the exact masks.
 
-    `found` tells, for each fault, how many outlines have it and which share of them has a finding; `found_alone` the
-    same of outlines without another fault. A false alarm is a finding on a careful outline; `twins_named` are careful
-    ones that are named because a wrong mask lies on their object, which is not a false alarm.
+    `found`: for each fault, the number of outlines with it and the share of them that has a finding. `found_alone`: the
+    same for outlines without another fault. A false alarm is a finding on a careful outline. `twins_named`: careful
+    outlines with a finding because a wrong mask lies on the same object; these are not false alarms.
     """
 
     split: str
@@ -293,7 +295,9 @@ def measure(
 def calibrate(
     recipe_path: Path, *, tune: str = "train", test: str = "test", work: Path, progress: Progress = silent
 ) -> tuple[Recipe, Measured]:
-    """Fit a recipe on one split of `scenes-hurried`, write that into its file, and measure it on another split.
+    """Fit a recipe's witnesses on one split of `scenes-hurried`, write that into its file, and measure it on another.
+
+    A trusted refiner takes no part: `known_sources.calibrate_trusted` is for it.
 
     Writes `measured.md` beside the recipe. `work` takes the two curations; what is there already is used again, so an
     interrupted call goes on.
@@ -304,10 +308,11 @@ def calibrate(
     recipe = read_recipe(recipe_path)
     fitted_on = f"{SOURCE}/{tune}"
     blank = parse_recipe(_without_calibration(recipe.text, str(recipe_path)), str(recipe_path))
-    known, decisions, _, proposals = _run(fitted_on, blank, work / f"tune-{blank.sha256[:12]}", progress)
+    witnesses = parse_recipe(_of_witnesses(blank.text), str(recipe_path))
+    known, decisions, _, proposals = _run(fitted_on, witnesses, work / f"tune-{witnesses.sha256[:12]}", progress)
     calibration = fit(_open_cases(known, decisions, proposals), recipe.masks, fitted_on)
     text = blank.text + _calibration_toml(calibration)
-    fitted = parse_recipe(text, str(recipe_path))
+    fitted = parse_recipe(witnesses.text + _calibration_toml(calibration), str(recipe_path))
     known, decisions, findings, _ = _run(f"{SOURCE}/{test}", fitted, work / f"test-{fitted.sha256[:12]}", progress)
     measured = measure(f"{SOURCE}/{test}", known, decisions, findings)
     with atomic_file(recipe_path) as temporary:
@@ -336,8 +341,22 @@ def _without_calibration(text: str, where: str) -> str:
     before, *rest = re.split(r"^(?:# Measured by .*\n)?\[calibration\][ \t]*$", text, maxsplit=1, flags=re.MULTILINE)
     others = [t for t in re.findall(r"^\[+[^\]\n]*\]+", "".join(rest), flags=re.MULTILINE) if "calibration" not in t]
     if others:
-        raise DatasetError(f"{where}: {others[0]} follows [calibration]; put it before, all after it is written again")
+        raise DatasetError(f"{where}: {others[0]} comes after [calibration] and would be lost; move it before")
     return before.rstrip() + "\n"
+
+
+def _of_witnesses(text: str) -> str:
+    """The text of a recipe without its trusted refiner and what is known of it."""
+    kept = [part for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE) if not _is_trusted(part)]
+    return "".join(kept)
+
+
+def _is_trusted(part: str) -> bool:
+    """Whether a part of a recipe, from one table's head to the next, is about the trusted refiner."""
+    if part.startswith("[trusted]"):
+        return True
+    rows = tomllib.loads(part).get("refiners", []) if part.startswith("[[refiners]]") else []
+    return any(row.get("role") == TRUSTED for row in rows)
 
 
 def _calibration_toml(found: Calibration) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refbench.curation.agreement import agree
 from refbench.curation.checks.base import LEAKS
 from refbench.curation.folder import Curation, check_names, load_items, open_curation
 from refbench.curation.items import ImageItems
@@ -22,7 +21,7 @@ from refbench.curation.tables import (
     read_findings,
     write_decisions,
 )
-from refbench.curation.verdicts import decide_expression, decide_masks
+from refbench.curation.verdicts import decide_expression, decide_masks, gather
 from refbench.errors import RunError
 from refbench.records import Action, Decision, Finding
 from refbench.storage.files import read_json
@@ -44,8 +43,8 @@ class Decided:
 def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     """From findings, proposals and reviews to decisions.parquet and ledger.parquet; the same files again each time.
 
-    What waits for a person is treated as the recipe's `undecided` says, in the ledger; reviewed or not, the next call
-    takes up what people have answered.
+    Items that wait for a person are written to the ledger as the recipe's `undecided` says. Every call reads the
+    reviewers' answers again, also those given since the last call.
 
     Raises:
         RunError: no folder of a curation, or proposals of masks are missing.
@@ -61,6 +60,7 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
             f"{curation.address} --out {folder}` to its end"
         )
     check_proposals(curation, images)
+    _check_weights(folder, recipe)
     findings: dict[str, list[Finding]] = {}
     for finding in read_findings(folder):
         findings.setdefault(finding.item_id, []).append(finding)
@@ -68,14 +68,25 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     masks: dict[str, Decision] = {}
     expressions: dict[str, Decision] = {}
     for number, image in enumerate(images):
-        agreements = {t.mask_id: agree(t.mask, proposals.get(t.mask_id, ())) for t in image.masks}
-        masks |= {d.item_id: d for d in decide_masks(image, findings, agreements, recipe)}
+        evidence = {t.mask_id: gather(t.mask, proposals.get(t.mask_id, ()), recipe) for t in image.masks}
+        masks |= {d.item_id: d for d in decide_masks(image, findings, evidence, recipe)}
         for sample in image.samples:
             found = [*findings.get(sample.sample_id, ()), *findings.get(sample.image_id, ())]
             expressions[sample.sample_id] = decide_expression(sample, found, recipe)
         progress("decide", number + 1, len(images))
     write_decisions(folder, masks, expressions)
     return _write_ledger(curation, images, masks, expressions)
+
+
+def _check_weights(folder: Path, recipe: Recipe) -> None:
+    """Raise RunError if the recipe was calibrated for other weights than those that made the proposals."""
+    used = _weights(folder, recipe).get(recipe.trusted.refiner, "")
+    if recipe.trusted.weights_sha256 and used != recipe.trusted.weights_sha256:
+        raise RunError(
+            f"{folder} holds proposals of {recipe.trusted.refiner} with the weights {used[:12]}..., the recipe was "
+            f"calibrated for {recipe.trusted.weights_sha256[:12]}...; use those, or run `refbench curate calibrate "
+            "--known` for these"
+        )
 
 
 def settle_ledger(folder: Path) -> Decided:

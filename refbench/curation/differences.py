@@ -48,7 +48,7 @@ class MaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A run's metrics in percent: on the first version, on its samples that are left, and on these with new masks."""
+    """A run's metrics in percent: on all of the first version, on the samples left, and on those with new masks."""
 
     name: str
     first: Mapping[str, Estimate]
@@ -79,9 +79,9 @@ class Diff:
 def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
     """Compare two versions of a split mask by mask, and rescore runs of the first one on the second.
 
-    Items are the same if they have the same annotations and numbers, whatever the dataset is called. Between the whole
-    first version and the second lies a step that tells two effects apart: the first one's masks, but only for the
-    expressions that are left.
+    Items are the same if they have the same annotations and numbers; the dataset name does not matter. Each run is
+    also scored on an intermediate step: the masks of the first version, but only the expressions that are left. This
+    separates two effects: the selection of expressions and the new masks.
 
     Raises:
         DatasetError: a split is not built, or the two share no expression.

@@ -20,14 +20,14 @@ from refbench.plugins.options import construct
 from refbench.records import Finding
 from refbench.storage.progress import Progress, silent
 
-# Checks that need something of the user's; only a recipe that configures them has them.
+# Checks that need a setting by the user. They run only if the recipe configures them or the user names them.
 OPTIONAL = ("expression-toxic",)
 _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What an audit found; `checks` are all that were asked, `left_out` those that need images there are none of."""
+    """The result of an audit. `checks`: all checks that were asked for. `left_out`: those skipped without images."""
 
     folder: Path
     findings: tuple[Finding, ...]
@@ -119,7 +119,7 @@ def _make_checks(recipe: Recipe, wanted: Sequence[str]) -> dict[str, Any]:
             load("checks", name)  # says which there are
     out = {}
     for name in names:
-        # One that needs a network is not even imported where nobody asks for it.
+        # A check that needs a network is imported only if it was asked for.
         asked = name in wanted if wanted else (name not in OPTIONAL or name in recipe.checks)
         if asked:
             out[name] = construct(name, load("checks", name), recipe.checks.get(name, {}))

@@ -37,10 +37,10 @@ def default_folder(address: str) -> Path:
 
 
 def open_curation(folder: Path) -> Curation:
-    """The curation that a folder holds, its source checked.
+    """Open the curation in a folder, and check that its source split is unchanged.
 
     Raises:
-        RunError: it is not a folder of `refbench curate audit`, or its source was built again and is another now.
+        RunError: `refbench curate audit` did not write the folder, or its source split was rebuilt and has changed.
     """
     path = folder / CURATION_FILE
     if not path.is_file():
@@ -84,7 +84,7 @@ def claim(folder: Path, address: str, recipe: Recipe) -> Path:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise DatasetError if a recipe relies on a check that there is not: a misspelt one protects nothing."""
+    """Raise DatasetError if a recipe names a check that does not exist: a misspelt check would protect nothing."""
     known = {*available("checks"), LEAKS}
     for name in (*recipe.audit.review, *recipe.audit.drop, *recipe.checks):
         if name not in known:

@@ -1,4 +1,4 @@
-"""What is curated: the masks of a split, each once, and the expressions that mean them, image by image."""
+"""The items of a curation, image by image: each mask of a split once, with the expressions that refer to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which expressions degrade, insult or sexualise: a list of words with their contexts, each verdict with its rule.
 
 A filter of bare words would drop "butt of the zebra" and "fat donut": the words that tell objects apart are the same
-that insult people. So a rule may ask for company ("ugly" beside "kid") and for its absence ("ass" without a horse).
+that insult people. So a rule may require another word ("ugly" beside "kid") or exclude one ("ass", but no horse).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from refbench.records import Action
 
 WORDS_FILE = Path(__file__).parent / "words.toml"
 _WORD = re.compile(r"[a-z0-9]+")
-# Letters that are written as signs to get past a filter; at the end of a word they are punctuation.
+# Signs written in place of letters to get past a filter. At the end of a word they are punctuation instead.
 _DISGUISES = str.maketrans({"@": "a", "$": "s", "!": "i", "0": "o", "1": "i", "3": "e"})
 _DISGUISED = re.compile(r"\b[a-z]+[@$!013][@$!013a-z]*[a-z]\b|[@$][a-z]{2,}")
 # Letters of other alphabets that look like Latin ones.
@@ -48,7 +48,8 @@ class Verdict:
 class Rule:
     """Flags an expression with one of `words`, beside one of `beside` if there are any, and without `without`.
 
-    A word right before one of `before` does not count. With `near`, the company must stand within so many words.
+    A word right before one of `before` does not count. With `near`, the word of `beside` must be
+    at most that many words away.
     """
 
     name: str
@@ -157,7 +158,7 @@ def _terms(expression: str) -> list[tuple[int, str]]:
     whole = [re.sub(r"[^a-z]", "", m) for m in re.findall(r"[a-z]+-[a-z]+", plain)]
     plain = _DISGUISED.sub(lambda m: m[0].translate(_DISGUISES), plain.replace("'", ""))
     words = _WORD.findall(plain)
-    # "boooobs" has two of them, "sluuut" one.
+    # A repeated letter may stand for two letters ("boooobs") or for one ("sluuut").
     drawn_out = [(place, _REPEATED.sub(r"\1", w)) for place, w in enumerate(words) if _REPEATED.search(w)]
     drawn_out += [(len(words) + k, w) for k, w in enumerate(whole)]
     return [*_with_pairs([_REPEATED.sub(r"\1\1", w) for w in words]), *drawn_out]

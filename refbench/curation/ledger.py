@@ -1,6 +1,6 @@
-"""The ledger: one row a source mask and one a source expression, and the split that it makes of its source.
+"""The ledger: one row for each mask and each expression of the source split, and how it is applied.
 
-Applying it needs the source and the ledger, nothing else: no model, no image, no network, no chance.
+Applying a ledger needs only the source split and the ledger: no model, image, network or random numbers.
 """
 
 from __future__ import annotations
@@ -260,8 +260,8 @@ def apply_ledger(
 ) -> tuple[list[Sample], list[AnnotatedObject]]:
     """The split and the objects that a ledger makes of its source, under the name `dataset`.
 
-    A changed mask brings its own box and has no polygons any more; its sample is tagged `curated`. What is annotated
-    in an image that is left stays annotated, for distractors, with new masks where they are known.
+    A changed mask gets a new box and loses its polygons; its sample is tagged `curated`. In the images that are left,
+    all annotated objects stay, since they are needed as distractors. They get their new masks where these are known.
 
     Raises:
         DatasetError: the ledger is of another source: items are missing, unknown, or not what they were; `where` names
@@ -298,7 +298,7 @@ def _changed(sample: Sample, mask: Mask | None) -> Sample:
 
 
 def _moved(sample: Sample, dataset: str) -> Sample:
-    """Under the new dataset's name; an image below the home is found from there, wherever that home lies."""
+    """Rename to the new dataset. An image path below the home is made relative to it, so that the home can be moved."""
     path = sample.image_path
     inside = home().resolve() / "datasets"
     if path and Path(path).resolve().is_relative_to(inside):
@@ -324,7 +324,7 @@ def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Led
         elif row is None:
             problems.append(f"{item_id} of the source is not in the ledger")
         elif row.source_sha256 != digest:
-            problems.append(f"{item_id} is not what it was when the ledger was written")
+            problems.append(f"{item_id} has changed since the ledger was written")
         elif row.mask is not None and row.mask.size != sizes[item_id]:
             problems.append(f"{item_id}: its new mask is {row.mask.size}, the image {sizes[item_id]}")
     problems += [f"{item_id} is not in the source" for item_id in rows if item_id not in expected]

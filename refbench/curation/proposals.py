@@ -61,7 +61,7 @@ def propose(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Proposed:
-    """Ask the refiners of the recipe for every mask; what is there already is not asked again.
+    """Run the refiners of the recipe on every mask. Proposals that are already in the folder are not made again.
 
     Args:
         refiners: names; all of the recipe if there are none.
@@ -165,9 +165,7 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
             raise RunError(f"{curation.folder} lacks {len(missing)} of {len(shards)} shards of {choice.name}; {again}")
     if len(set(limits.values())) > 1:
         told = ", ".join(f"{n}: {'all' if k is None else k}" for n, k in limits.items())
-        raise RunError(
-            f"the refiners in {curation.folder} were asked for different numbers of images ({told}); {again}"
-        )
+        raise RunError(f"the refiners in {curation.folder} have run on different numbers of images ({told}); {again}")
 
 
 def make_refiner(choice: RefinerChoice, device: str) -> Any:

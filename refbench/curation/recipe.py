@@ -16,6 +16,7 @@ import numpy as np
 from refbench.errors import DatasetError
 from refbench.records import Action
 
+WITNESS, TRUSTED = "witness", "trusted"
 INTERCEPT = "intercept"
 # What the probability may rest on: figures of `curation.agreement.Agreement`.
 FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "misfit_px", "confidence")
@@ -23,10 +24,15 @@ FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "mis
 
 @dataclass(frozen=True, slots=True)
 class RefinerChoice:
-    """A refiner, how many starts it gets (1: the source mask alone), and its own options."""
+    """A refiner, how many starts or prompts it gets (1: the source mask alone), its role and its own options.
+
+    The proposal of a `trusted` refiner is taken if its variants agree with each other and with the source. Witnesses
+    are taken if they agree with each other.
+    """
 
     name: str
     variants: int = 1
+    role: str = WITNESS
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,7 +84,7 @@ class LanguageRules:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What the figures of a mask are worth, as measured on scenes whose truth is known (`on`).
+    """How the figures of a mask predict its quality, as measured on scenes whose truth is known (`on`).
 
     `agreement` and `boundary_iou` are knots: the expected boundary IoU of the best proposal with the truth, linear
     between them. `better` are the weights of a logistic regression, among them an `intercept`: the probability that
@@ -105,6 +111,32 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustedCalibration:
+    """What the score of the trusted refiner is worth, as measured on masks whose truth is known (`on`).
+
+    `score`, `boundary_iou` and `better` are knots, linear between them: for a score (`curation.trust.Trust.score`), the
+    expected boundary IoU of the proposal with the truth, and the share of proposals that are better than their source.
+    It holds for the `refiner` with these weights, and for these `witnesses`, only.
+    """
+
+    on: tuple[str, ...] = ()
+    refiner: str = ""
+    witnesses: tuple[str, ...] = ()
+    weights_sha256: str = ""
+    score: tuple[float, ...] = ()
+    boundary_iou: tuple[float, ...] = ()
+    better: tuple[float, ...] = ()
+
+    def expected(self, score: float) -> float:
+        """Expected boundary IoU with the truth, in 0..1; 0 below all scores that were measured."""
+        return float(np.interp(score, self.score, self.boundary_iou, left=0.0)) if self.score else 0.0
+
+    def probably_better(self, score: float) -> float:
+        """Probability that the proposal is better than the source, in 0..1; 0 below all measured scores."""
+        return float(np.interp(score, self.score, self.better, left=0.0)) if self.score else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """All choices of a curation. `sha256` is that of its file, `text` the file itself."""
 
@@ -116,7 +148,13 @@ class Recipe:
     masks: MaskRules
     language: LanguageRules
     calibration: Calibration
+    trusted: TrustedCalibration = field(default_factory=TrustedCalibration)
     reviewers: int = 1
+
+    @property
+    def trusted_refiner(self) -> RefinerChoice | None:
+        """The refiner whose role is `trusted`, if the recipe has one."""
+        return next((c for c in self.refiners if c.role == TRUSTED), None)
 
     @property
     def sha256(self) -> str:
@@ -142,19 +180,23 @@ def parse_recipe(text: str, where: str) -> Recipe:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DatasetError(f"{where} is not TOML: {error}") from None
-    known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration"}
+    known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration", "trusted"}
     _only(content, known, where)
     calibration = _record(Calibration, content.get("calibration", {}), f"{where}, [calibration]")
     _check_knots(calibration, where)
+    refiners = _refiners(content.get("refiners", []), where)
+    trusted = _record(TrustedCalibration, content.get("trusted", {}), f"{where}, [trusted]")
+    _check_trusted(trusted, refiners, where)
     recipe = Recipe(
         name=_typed(content.get("name", "recipe"), str, f"{where}, name"),
         text=text,
         checks=_tables(content.get("checks", {}), f"{where}, [checks]"),
-        refiners=_refiners(content.get("refiners", []), where),
+        refiners=refiners,
         audit=_record(AuditRules, content.get("audit", {}), f"{where}, [audit]"),
         masks=_record(MaskRules, content.get("masks", {}), f"{where}, [masks]"),
         language=_record(LanguageRules, content.get("language", {}), f"{where}, [language]"),
         calibration=calibration,
+        trusted=trusted,
         reviewers=_typed(content.get("reviewers", 1), int, f"{where}, reviewers"),
     )
     if recipe.reviewers < 1:
@@ -181,6 +223,12 @@ def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:
     for choice in chosen:
         if not 1 <= choice.variants <= 7:
             raise DatasetError(f"{where}: variants of {choice.name} are 1 to 7, not {choice.variants}")
+        if choice.role not in (WITNESS, TRUSTED):
+            raise DatasetError(f"{where}: the role of {choice.name} is {WITNESS} or {TRUSTED}, not {choice.role!r}")
+        if choice.role == TRUSTED and choice.variants < 2:
+            raise DatasetError(f"{where}: {choice.name} is trusted and needs at least 2 variants, to be compared")
+    if sum(c.role == TRUSTED for c in chosen) > 1:
+        raise DatasetError(f"{where}: only one refiner can be {TRUSTED}")
     names = [c.name for c in chosen]
     for name in names:
         if names.count(name) > 1:
@@ -253,6 +301,28 @@ def _check_knots(calibration: Calibration, where: str) -> None:
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):
             raise DatasetError(f"{where}, [calibration]: better rests on {', '.join(FIGURES)}, not on {name!r}")
+
+
+def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice], where: str) -> None:
+    if trusted == TrustedCalibration():
+        return
+    lengths = {len(trusted.score), len(trusted.boundary_iou), len(trusted.better)}
+    rising = _rising(trusted.boundary_iou, strictly=False) and _rising(trusted.better, strictly=False)
+    if len(lengths) > 1 or len(trusted.score) < 2 or not _rising(trusted.score, strictly=True) or not rising:
+        raise DatasetError(
+            f"{where}, [trusted]: score, boundary_iou and better must have the same length, and their values must rise"
+        )
+    chosen = next((c.name for c in refiners if c.role == TRUSTED), "no refiner")
+    witnesses = [c.name for c in refiners if c.role == WITNESS]
+    if trusted.refiner != chosen or sorted(trusted.witnesses) != sorted(witnesses):
+        raise DatasetError(
+            f"{where}, [trusted] was fitted for {trusted.refiner} with the witnesses {_names(trusted.witnesses)}; the "
+            f"recipe trusts {chosen}, with {_names(witnesses)}: run `refbench curate calibrate --known` again"
+        )
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _rising(values: Sequence[float], strictly: bool) -> bool:

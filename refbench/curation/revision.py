@@ -25,7 +25,7 @@ def apply(
     Args:
         name: of the new dataset; by default the source's with `-curated`.
         accept_edits: take a ledger whose rows were changed after refbench wrote them; the manifest says so.
-        replace: also put it in the place of a dataset of that name that was made of something else.
+        replace: also replace a dataset of this name that was made of another source.
 
     Raises:
         DatasetError: the ledger is of another source, damaged or edited, or the name is taken by a published dataset,

@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from pycocotools import mask as coco_mask
 
-from refbench.curation.agreement import Agreement
+from refbench.curation.agreement import Agreement, agree
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.language import flag
 from refbench.curation.recipe import MaskRules, Recipe
-from refbench.records import Action, Cause, Decision, Finding, Sample
+from refbench.curation.trust import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, trust
+from refbench.masks.mask import Mask
+from refbench.records import Action, Cause, Decision, Finding, Proposal, Sample
 
 # Stages, in the order in which they have their say.
 AUDIT, PROPOSALS, LANGUAGE = "audit", "proposals", "language"
 TOXIC = "expression-toxic"
-# For these a mask waits, whatever the agreement of its proposals is worth.
+# Causes that send a mask to a reviewer, whatever the agreement of its proposals.
 NOT_JUDGED = (Cause.NO_PROPOSAL, Cause.SAME_OBJECT, Cause.TOO_FEW_REFINERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the refiners say of one mask: the witnesses together, and the trusted one if the recipe has one."""
+
+    agreement: Agreement | None
+    trust: Trust | None = None
+
+    @property
+    def best(self) -> Proposal | None:
+        """The proposal of the trusted refiner, else the one that the witnesses agree on."""
+        if self.trust is not None:
+            return self.trust.proposal
+        return self.agreement.best if self.agreement is not None else None
+
+
+def gather(source: Mask, proposals: Sequence[Proposal], recipe: Recipe) -> Evidence:
+    """What the proposals for a mask say, by the roles of the recipe's refiners."""
+    chosen = recipe.trusted_refiner
+    if chosen is None:
+        return Evidence(agree(source, proposals))
+    witnesses = [p for p in proposals if p.refiner != chosen.name]
+    return Evidence(agree(source, witnesses), trust(source, proposals, chosen.name))
 
 
 def decide_masks(
     image: ImageItems,
     found: Mapping[str, Sequence[Finding]],
-    agreements: Mapping[str, Agreement | None],
+    evidence: Mapping[str, Evidence],
     recipe: Recipe,
 ) -> list[Decision]:
-    """What the recipe makes of the masks of one image; `found` are findings by item id, `agreements` by mask id."""
-    twins = _twins(image, agreements, recipe.masks.same_object)
-    return [_mask(t, _findings(image, t, found), agreements.get(t.mask_id), twins, recipe) for t in image.masks]
+    """What the recipe makes of the masks of one image; `found` are findings by item id, `evidence` by mask id."""
+    twins = _twins(image, evidence, recipe.masks.same_object)
+    nothing = Evidence(None, None)
+    return [_mask(t, _findings(image, t, found), evidence.get(t.mask_id, nothing), twins, recipe) for t in image.masks]
 
 
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
@@ -53,20 +81,86 @@ def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequenc
 
 
 def _mask(
-    target: TargetMask, found: Sequence[Finding], agreement: Agreement | None, twins: Mapping[str, str], recipe: Recipe
+    target: TargetMask, found: Sequence[Finding], evidence: Evidence, twins: Mapping[str, str], recipe: Recipe
 ) -> Decision:
-    scores = _scores(agreement, recipe)
+    verdict = _verdict(target.mask_id, evidence, twins, recipe)
+    scores = verdict.scores
     for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.audit.review)):
         for finding in found:
             if finding.check in checks and (action == Action.REVIEW or finding.subject != "expression"):
                 reason = f"{finding.check}: {finding.message}"
                 return Decision(target.mask_id, action, AUDIT, reason, scores=scores, cause=Cause.FINDING)
-    action, cause, reason = _judged(target.mask_id, agreement, scores, twins, recipe.masks)
-    best = agreement.best if agreement is not None and action == Action.CHANGE else None
+    best = verdict.best if verdict.action == Action.CHANGE else None
     return Decision(
-        target.mask_id, action, PROPOSALS, reason,
-        mask=best.mask if best else None, refiner=best.refiner if best else "", scores=scores, cause=cause,
+        target.mask_id, verdict.action, PROPOSALS, verdict.reason,
+        mask=best.mask if best else None, refiner=best.refiner if best else "", scores=scores, cause=verdict.cause,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The verdict on a mask by its proposals: action, cause, reason in words, proposal, and figures."""
+
+    action: Action
+    cause: Cause
+    reason: str
+    best: Proposal | None
+    scores: dict[str, float]
+
+
+def _verdict(mask_id: str, evidence: Evidence, twins: Mapping[str, str], recipe: Recipe) -> _Verdict:
+    """By the trusted refiner, if it is sure; else by the witnesses."""
+    trusted = None
+    if evidence.trust is not None:
+        trusted = _by_trusted(mask_id, evidence.trust, twins, recipe)
+        if trusted.action in (Action.KEEP, Action.CHANGE) or mask_id in twins:
+            return trusted
+    agreement = evidence.agreement
+    scores = _scores(agreement, recipe)
+    action, cause, reason = _judged(mask_id, agreement, scores, twins, recipe.masks)
+    witnesses = _Verdict(action, cause, reason, agreement.best if agreement else None, scores)
+    return trusted if trusted is not None and action not in (Action.KEEP, Action.CHANGE) else witnesses
+
+
+def _by_trusted(mask_id: str, trust: Trust, twins: Mapping[str, str], recipe: Recipe) -> _Verdict:
+    rules, calibration = recipe.masks, recipe.trusted
+    expected, better = calibration.expected(trust.score), calibration.probably_better(trust.score)
+    figures = {"expected_boundary_iou": round(expected, 6), "probably_better": round(better, 6), **trust.figures()}
+    name = trust.proposal.refiner
+
+    def verdict(action: Action, cause: Cause, reason: str) -> _Verdict:
+        return _Verdict(action, cause, reason, trust.proposal, figures)
+
+    if mask_id in twins:
+        return verdict(Action.REVIEW, Cause.SAME_OBJECT, f"one object for two masks: {twins[mask_id]}")
+    if expected < rules.accept:
+        weakest = _weakest(trust)
+        action = Action.DROP if expected < min(rules.drop, rules.accept) else Action.REVIEW
+        return verdict(action, Cause.AGREED_TOO_LITTLE, f"{name} is not sure: {weakest} ({expected:.3f} expected)")
+    if trust.source_boundary_iou >= rules.keep:
+        return verdict(
+            Action.KEEP, Cause.SOURCE_CONFIRMED, f"{name} confirms the source ({trust.source_boundary_iou:.3f})"
+        )
+    if better < rules.better:
+        reason = f"the proposal of {name} may not be better ({better:.3f} sure)"
+        return verdict(Action.REVIEW, Cause.NOT_BETTER, reason)
+    return verdict(Action.CHANGE, Cause.AGREED, f"{name} is sure ({expected:.3f} expected, {better:.3f} sure)")
+
+
+def _weakest(trust: Trust) -> str:
+    """The part of the score that costs most, in words."""
+    costs = {
+        f"its answers to {trust.variants} prompts differ (boundary IoU {trust.stability:.2f})": 1 - trust.stability,
+        f"it differs from the source (boundary IoU {trust.source_boundary_iou:.2f})": 1 - trust.source_boundary_iou,
+        f"it differs from the source far from the outline ({trust.deep_difference:.1%} of its area)": (
+            2 * DEEP_WEIGHT * trust.deep_difference
+        ),
+    }
+    if trust.witnesses is not None:
+        costs[f"the witnesses differ from it (boundary IoU {trust.witnesses:.2f})"] = WITNESS_WEIGHT * (
+            1 - trust.witnesses
+        )
+    return max(costs, key=lambda reason: costs[reason])
 
 
 def _judged(
@@ -108,9 +202,10 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
     }
 
 
-def _twins(image: ImageItems, agreements: Mapping[str, Agreement | None], least_iou: float) -> dict[str, str]:
+def _twins(image: ImageItems, evidence: Mapping[str, Evidence], least_iou: float) -> dict[str, str]:
     """Masks of single objects whose best proposals are one and the same object: two sources were drawn around it."""
-    found = [(t.mask_id, a.best.mask) for t in image.masks if len(t.ann_ids) == 1 and (a := agreements.get(t.mask_id))]
+    single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1 and t.mask_id in evidence]
+    found = [(i, best.mask) for i in single if (best := evidence[i].best) is not None]
     if len(found) < 2:
         return {}
     codes = [mask.to_rle() for _, mask in found]
@@ -118,7 +213,7 @@ def _twins(image: ImageItems, agreements: Mapping[str, Agreement | None], least_
     out = {}
     for i, (mask_id, _) in enumerate(found):
         others = [(float(ious[i, j]), found[j][0]) for j in range(len(found)) if j != i]
-        best, other = max(others)
-        if best >= least_iou:
+        most, other = max(others)
+        if most >= least_iou:
             out[mask_id] = other
     return out

@@ -1,7 +1,7 @@
 """Finds plug-ins by name, in the table and among installed packages, and imports them.
 
-The only place, with the command line's verb table, where names become imports at run time: so that
-`refbench --help` loads neither torch nor pandas, and a missing extra matters to its user alone.
+Only this module and the command table import modules by name at run time. So `refbench --help` loads neither
+torch nor pandas, and a missing extra affects only those who use it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load(kind: str, name: str) -> Any:
     """Import the plug-in `name`.
 
     Raises:
-        UnknownPlugin: there is none; the message lists what there is.
+        UnknownPlugin: no plug-in has this name; the message lists the known ones.
         RefbenchError: its module needs a package that is not installed; the message says which extra.
     """
     places = available(kind)
@@ -80,7 +80,7 @@ def _family(name: str) -> tuple[str, list[float] | None]:
         numbers = [float(n) for n in match[2].split(",")] if match else []
     except ValueError:
         return name, None
-    # Widths and numbers of pixels: what is larger than any image is not a name of a protocol.
+    # The numbers are widths or counts in pixels: one larger than any image belongs to no protocol.
     return (match[1], numbers) if match and max(map(abs, numbers)) < LARGEST_NUMBER else (name, None)
 
 
@@ -97,6 +97,8 @@ def load_attribute(place: str) -> Any:
             raise RefbenchError("this needs OpenCV: pip install 'refbench[opencv]'") from error
         if missing in ("svgelements", "urllib3"):
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[moondream]'") from error
+        if missing == "onnxruntime":
+            raise RefbenchError("this needs onnxruntime: pip install 'refbench[onnx]'") from error
         if missing == "ray":
             raise RefbenchError("--engine ray needs Ray: pip install 'refbench[ray]'") from error
         if missing in ("starlette", "uvicorn"):
@@ -107,7 +109,7 @@ def load_attribute(place: str) -> Any:
             raise RefbenchError(f"this needs {missing}: pip install 'refbench[hub]'") from error
         raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error
     except (ImportError, AttributeError) as error:
-        raise RefbenchError(f"{place} cannot be loaded: {error}; mend or uninstall its package") from error
+        raise RefbenchError(f"{place} cannot be loaded: {error}; fix or uninstall its package") from error
 
 
 def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -143,8 +145,8 @@ def summary_of(place: str) -> str:
 def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
     """Make an adapter: a known name, or `path/to/file.py:Class`.
 
-    `options` are texts (`-o key=value`), turned into what the constructor's annotations say; of `offered`
-    (the device) the constructor gets what it has a parameter for.
+    `options` are strings (`-o key=value`), converted to the types that the constructor annotates. Of `offered`
+    (e.g. the device) only arguments that the constructor has a parameter for are passed.
 
     Raises:
         AdapterError: no such file or class, an option that it does not have or cannot read.
@@ -178,7 +180,7 @@ def _load_file(path: Path, class_name: str) -> Any:
         raise AdapterError(f"the adapter file {path} does not exist")
     # Under a name of its own in sys.modules, so that dataclasses and pickling inside the file work.
     module_name = f"refbench_adapter_{path.stem}"
-    # Its neighbours can be imported, as they can when Python runs the file; last, so that they shadow nothing.
+    # Modules beside the file can be imported, as when Python runs it; last on the path, so that they shadow nothing.
     neighbours = str(path.resolve().parent)
     if neighbours not in sys.path:
         sys.path.append(neighbours)

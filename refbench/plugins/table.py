@@ -53,7 +53,7 @@ TABLE: dict[str, dict[str, str]] = {
         "xsam": "refbench.adapters.official:xsam",
         "worker": "refbench.adapters.worker:Worker",
     },
-    # A name with parentheses is a family: trimap(3) makes the one of 3 px, trimap that of the default.
+    # A name with parentheses is a family: trimap(3) is the protocol with 3 px, trimap the one with the default.
     "protocols": {
         "refbench": "refbench.scoring.protocols.exact:REFBENCH",
         **{
@@ -128,6 +128,7 @@ TABLE: dict[str, dict[str, str]] = {
         "active-contour": "refbench.curation.refiners.classical:ActiveContour",
         "watershed": "refbench.curation.refiners.classical:Watershed",
         "superpixels": "refbench.curation.refiners.classical:Superpixels",
+        "isnet": "refbench.curation.refiners.isnet:IsNet",
         "sam": "refbench.curation.refiners.sam:Sam",
         "sam-hq": "refbench.curation.refiners.sam:SamHq",
         "sam2": "refbench.curation.refiners.sam:Sam2",

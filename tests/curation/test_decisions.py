@@ -28,6 +28,7 @@ from refbench.plugins.loading import load
 from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parents[2]
+WITHOUT_WEIGHTS = PROJECT / "datasets" / "refcoco-m" / "without-weights"
 SMALL = parse_recipe(SMALL_RECIPE, "small")
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -196,8 +197,8 @@ def test_shared_images_are_findings(photos: Path) -> None:
 
 @pytest.mark.slow
 def test_what_the_recipe_does_where_the_truth_is_known(hurried: Path, tmp_path: Path) -> None:
-    """The committed recipe on scenes that it was not fitted on; the figures on the test split are in measured.md."""
-    recipe = read_recipe(PROJECT / "datasets" / "refcoco-m" / "recipe.toml")
+    """The recipe without weights on scenes that it was not fitted on; measured.md has the figures on the test split."""
+    recipe = read_recipe(WITHOUT_WEIGHTS / "recipe.toml")
     audit("scenes-hurried/val", recipe, out=tmp_path / "c")
     propose(tmp_path / "c")
     decide(tmp_path / "c")
@@ -216,12 +217,17 @@ def test_what_the_recipe_does_where_the_truth_is_known(hurried: Path, tmp_path: 
     assert found.false_alarms <= 0.05
 
 
-def test_the_measured_page_is_of_this_recipe() -> None:
-    folder = PROJECT / "datasets" / "refcoco-m"
-    recipe, page = read_recipe(folder / "recipe.toml"), (folder / "measured.md").read_text()
+def test_the_measured_pages_are_of_these_recipes() -> None:
+    recipe, page = read_recipe(WITHOUT_WEIGHTS / "recipe.toml"), (WITHOUT_WEIGHTS / "measured.md").read_text()
     for row in recipe.calibration.thresholds:
         assert f"| {row['better']:g} | {row['accepted']:.1%} | {row['boundary_iou']:.3f} |" in page
     assert f"fitted on {recipe.calibration.on}" in page
+    learned, page = (
+        read_recipe(WITHOUT_WEIGHTS.parent / "recipe.toml"),
+        (WITHOUT_WEIGHTS.parent / "known.md").read_text(),
+    )
+    assert f"weights {learned.trusted.weights_sha256[:12]}" in page
+    assert all(f"## {source}:" in page for source in learned.trusted.on)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pixel_reference import boundary_band
 
 from refbench.curation.agreement import MISFIT_WEIGHT, agree, boundary_ious, votes
 from refbench.curation.recipe import Recipe, parse_recipe, read_recipe
-from refbench.curation.verdicts import decide_expression, decide_masks
+from refbench.curation.verdicts import Evidence, decide_expression, decide_masks
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.records import Decision, Finding, Proposal
@@ -83,7 +83,7 @@ def decided(
     by_id: dict[str, list[Finding]] = {}
     for f in findings or []:
         by_id.setdefault(f.item_id, []).append(f)
-    (found,) = decide_masks(items, by_id, {"toy/val/a": agree(source, proposals)}, recipe(text))
+    (found,) = decide_masks(items, by_id, {"toy/val/a": Evidence(agree(source, proposals))}, recipe(text))
     return found
 
 
@@ -133,7 +133,8 @@ def test_findings_come_before_proposals() -> None:
 def test_two_masks_whose_proposals_are_one_object_wait() -> None:
     items = image([sample("a", 0, "one", square(8, 8, 24)), sample("b", 0, "two", square(20, 20, 24))])
     agreements = {
-        f"toy/val/{k}": agree(square(8, 8, 24), [proposal(square(10, 10, 20), r) for r in "xyz"]) for k in "ab"
+        f"toy/val/{k}": Evidence(agree(square(8, 8, 24), [proposal(square(10, 10, 20), r) for r in "xyz"]))
+        for k in "ab"
     }
     found = decide_masks(items, {}, agreements, recipe())
     assert [(d.action, "one object for two masks" in d.reason) for d in found] == [("review", True)] * 2
@@ -173,8 +174,13 @@ def test_recipes_that_are_none(text: str, message: str) -> None:
 
 
 def test_the_recipe_that_comes_with_refbench(tmp_path: Path) -> None:
-    found = read_recipe(Path(__file__).parents[2] / "datasets" / "refcoco-m" / "recipe.toml")
-    assert found.calibration.on == "scenes-hurried/train"
-    assert len(found.refiners) == 5
+    folder = Path(__file__).parents[2] / "datasets" / "refcoco-m"
+    without = read_recipe(folder / "without-weights" / "recipe.toml")
+    assert without.calibration.on == "scenes-hurried/train"
+    assert len(without.refiners) == 5
+    assert without.trusted_refiner is None
+    learned = read_recipe(folder / "recipe.toml")
+    assert learned.trusted_refiner is not None
+    assert learned.trusted_refiner.name == learned.trusted.refiner == "isnet"
     with pytest.raises(DatasetError, match="cannot be read"):
         read_recipe(tmp_path / "recipe.toml")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, remark
-from refbench.curation import calibration
+from refbench.curation import calibration, known_sources
 from refbench.storage.files import home
 
 
@@ -18,24 +18,53 @@ from refbench.storage.files import home
 )
 @click.option("--tune", default="train", show_default=True, help="Split of scenes-hurried to fit on.")
 @click.option("--test", default="test", show_default=True, help="Split of scenes-hurried to measure on.")
+@click.option(
+    "--known",
+    multiple=True,
+    metavar="DATASET/SPLIT=TRUTH.json",
+    help="Coarse masks and their truth, to fit the trusted refiner on; repeatable.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the trusted refiner computes, with --known.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def calibrate(recipe: Path, tune: str, test: str, as_json: bool) -> None:
-    """Fit a recipe and measure it on scenes whose true masks are known.
+def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Fit a recipe and measure it on masks whose truth is known.
 
-    Writes the section [calibration] of the recipe, and measured.md beside it. Build scenes and scenes-hurried
-    first.
+    Without --known: on the rendered scenes. Writes the section [calibration] of the recipe, which is about the
+    witnesses, and measured.md beside it. Build scenes and scenes-hurried first.
+
+    With --known: on masks of yours. Writes the section [trusted], which is about the trusted refiner, and known.md.
+    With several sources, each one is judged by a fit on the others. TRUTH.json maps annotation ids to the true
+    masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": outline on another object}.
 
     \b
     Example:
       refbench build scenes && refbench build scenes-hurried
       refbench curate calibrate --recipe datasets/refcoco-m/recipe.toml
+      refbench curate calibrate --recipe recipe.toml --known mine/val=truth.json
     """
+    work = home() / "curation" / "calibration"
+    if known:
+        _on_known(recipe, known, work, device, as_json)
+        return
     with ConsoleProgress() as progress:
-        _, measured = calibration.calibrate(
-            recipe, tune=tune, test=test, work=home() / "curation" / "calibration", progress=progress
-        )
+        _, measured = calibration.calibrate(recipe, tune=tune, test=test, work=work, progress=progress)
     if as_json:
         print_json(dataclasses.asdict(measured))
     else:
         click.echo((recipe.parent / calibration.MEASURED_FILE).read_text(encoding="utf-8"))
         remark(f"{recipe} and {recipe.parent / calibration.MEASURED_FILE} are written")
+
+
+def _on_known(recipe: Path, known: tuple[str, ...], work: Path, device: str, as_json: bool) -> None:
+    pairs = [text.partition("=") for text in known]
+    for address, sign, path in pairs:
+        if not sign or "/" not in address or not Path(path).is_file():
+            raise click.BadParameter(f"{address}{sign}{path} is not DATASET/SPLIT=TRUTH.json of a file that exists")
+    sources = [(address, Path(path)) for address, _, path in pairs]
+    with ConsoleProgress() as progress:
+        found = known_sources.calibrate_trusted(recipe, sources, work=work, device=device, progress=progress)
+    if as_json:
+        print_json({"sources": [dataclasses.asdict(a) for a in found]})
+    else:
+        click.echo((recipe.parent / known_sources.KNOWN_FILE).read_text(encoding="utf-8"))
+        remark(f"{recipe} and {recipe.parent / known_sources.KNOWN_FILE} are written")

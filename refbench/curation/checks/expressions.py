@@ -72,9 +72,9 @@ class Shared(Reporter):
 
 @dataclass(frozen=True)
 class RightAndWrong(Reporter):
-    """An expression that has a target in one row and none in another row of the same image: no answer suits both.
+    """An expression with a target in one row of an image and no target in another row: no prediction fits both.
 
-    In sets of classes this is a class that has the name of another one, as Roboflow's root categories do.
+    In datasets of classes, this happens if two classes have the same name, as with Roboflow's root categories.
     """
 
     code: ClassVar[str] = "expression-right-and-wrong"
@@ -248,7 +248,7 @@ def _words(expression: str) -> list[str]:
 
 
 def _free_words(expression: str) -> Iterator[tuple[str, str]]:
-    """Words of an expression with the next one, unless it relates its object to another: then none are free."""
+    """Each word of an expression with the next word; none if the expression relates its target to another object."""
     words = _words(expression)
     related = any(w in RELATIONS - {"on", "in", "at"} for w in words)
     # "on the left", "at the bottom", "in the top left" are no relations; "on the table" is one.

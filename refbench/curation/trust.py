@@ -1,0 +1,95 @@
+"""A trusted refiner: whether its masks for several prompts agree, and whether the source mask contradicts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refbench.curation.agreement import boundary_ious
+from refbench.curation.surroundings import signed_distance, window_of
+from refbench.masks.mask import Mask
+from refbench.records import Proposal
+
+# Beyond this share of the square root of its area, source and proposal differ by more than a hurried outline.
+DEEP_SHARE = 0.04
+# Weights of the score: a deep difference of a tenth of the source's area takes 0.15 off it, and the witnesses together
+# weigh half as much as the source.
+DEEP_WEIGHT, WITNESS_WEIGHT = 1.5, 0.5
+# Pixels around source and proposal that distances look at.
+MARGIN_PX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a trusted refiner says of one mask; all figures in 0..1.
+
+    `proposal` is the majority of its variants. `stability` is their mean boundary IoU with each other,
+    `source_boundary_iou` and `source_iou` compare the proposal with the source, `deep_difference` is the area in which
+    the two differ far from the source's outline, as a share of the source, and `witnesses` the mean boundary IoU of the
+    other refiners' proposals with this one (None if there are none). `score` ranks masks: the higher, the better the
+    proposal is expected to be.
+    """
+
+    proposal: Proposal
+    variants: int
+    stability: float
+    source_boundary_iou: float
+    source_iou: float
+    deep_difference: float
+    witnesses: float | None
+
+    @property
+    def score(self) -> float:
+        """Weighted mean of stability and of the agreement with source and witnesses, less the deep differences."""
+        parts, weight = self.stability + self.source_boundary_iou, 2.0
+        if self.witnesses is not None:
+            parts, weight = parts + WITNESS_WEIGHT * self.witnesses, weight + WITNESS_WEIGHT
+        return round(max(0.0, parts / weight - DEEP_WEIGHT * self.deep_difference), 6)
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name, for the decision; the ledger has columns for some of them."""
+        return {
+            "score": self.score,
+            "stability": self.stability,
+            "source_boundary_iou": self.source_boundary_iou,
+            "source_iou": self.source_iou,
+            "deep_difference": self.deep_difference,
+            **({} if self.witnesses is None else {"agreement": self.witnesses}),
+        }
+
+
+def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | None:
+    """What the trusted `refiner` says; None unless at least two of its variants made a proposal."""
+    own = [p for p in proposals if p.refiner == refiner and not p.error]
+    if len(own) < 2:
+        return None
+    pixels = np.stack([p.mask.to_array() for p in own])
+    majority = Mask.from_array(2 * pixels.sum(axis=0) > len(own))
+    if majority.area == 0:
+        return None
+    others = [p.mask for p in proposals if p.refiner != refiner and not p.error and p.variant == 0]
+    boundary = boundary_ious([majority, source, *(p.mask for p in own), *others])
+    variants = boundary[2 : 2 + len(own), 2 : 2 + len(own)]
+    pairs = variants[np.triu_indices(len(own), 1)]
+    with_others = boundary[0, 2 + len(own) :]
+    intersection = int((majority.to_array() & source.to_array()).sum())
+    return Trust(
+        proposal=Proposal(own[0].mask_id, refiner, 0, majority, own[0].confidence),
+        variants=len(own),
+        stability=round(float(pairs.mean()), 6),
+        source_boundary_iou=round(float(boundary[0, 1]), 6),
+        source_iou=round(intersection / (majority.area + source.area - intersection), 6),
+        deep_difference=round(_deep_difference(source, majority), 6),
+        witnesses=round(float(with_others.mean()), 6) if len(with_others) else None,
+    )
+
+
+def _deep_difference(source: Mask, proposal: Mask) -> float:
+    """Pixels in which the two differ, deeper than DEEP_SHARE from the source's outline, as a share of its area."""
+    first, second = source.to_array(), proposal.to_array()
+    window = window_of(first | second, MARGIN_PX)
+    distance = signed_distance(first[window])
+    deep = np.abs(distance) > DEEP_SHARE * np.sqrt(source.area)
+    return float(np.count_nonzero((first ^ second)[window] & deep) / source.area)

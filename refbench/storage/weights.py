@@ -1,0 +1,92 @@
+"""Weights of networks, kept below `$REFBENCH_HOME/weights` under a name and by their sha256."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+from refbench.errors import DatasetError
+from refbench.storage.files import atomic_file, file_sha256, home, read_record, write_json
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+CURE = "add the weights again with `refbench weights add`"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """A file of weights that was added. `note` says where it comes from and under which licence, as far as known."""
+
+    name: str
+    sha256: str
+    bytes: int
+    suffix: str
+    note: str = ""
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return weights_folder() / "files" / f"{self.sha256}{self.suffix}"
+
+
+def weights_folder() -> Path:
+    """`$REFBENCH_HOME/weights`."""
+    return home() / "weights"
+
+
+def add_weights(name: str, file: Path, note: str = "") -> Weights:
+    """Copy a file of weights below `$REFBENCH_HOME/weights`; a name that is there already gets the new file.
+
+    Args:
+        name: lower-case letters, digits, dots and dashes.
+        file: e.g. an ONNX file.
+        note: source and licence, for people.
+
+    Raises:
+        DatasetError: the name has other characters, or the file cannot be read.
+    """
+    if not NAME.fullmatch(name):
+        raise DatasetError(f"{name!r} cannot name weights: use lower-case letters, digits, dots and dashes")
+    if not file.is_file():
+        raise DatasetError(f"there is no file {file}")
+    found = Weights(name, file_sha256(file), file.stat().st_size, file.suffix, note)
+    if not found.path.is_file():
+        with atomic_file(found.path) as temporary:
+            shutil.copyfile(file, temporary)
+    write_json(weights_folder() / f"{name}.json", dataclasses.asdict(found))
+    return found
+
+
+def list_weights() -> list[Weights]:
+    """All weights that were added, by name.
+
+    Raises:
+        DatasetError: an entry was not written by refbench.
+    """
+    return [_read(path) for path in sorted(weights_folder().glob("*.json"))]
+
+
+def find_weights(name: str) -> Weights:
+    """The weights of a name, their file checked against its sha256.
+
+    Raises:
+        DatasetError: there are none of this name, or the file is not the one that was added.
+    """
+    entry = weights_folder() / f"{name}.json"
+    if not NAME.fullmatch(name) or not entry.is_file():
+        known = ", ".join(w.name for w in list_weights()) or "none"
+        raise DatasetError(
+            f"there are no weights {name!r} (known: {known}); add them with `refbench weights add {name} FILE`"
+        )
+    found = _read(entry)
+    if not found.path.is_file() or file_sha256(found.path) != found.sha256:
+        raise DatasetError(f"{found.path} is missing or not the file that was added as {name}; {CURE}")
+    return found
+
+
+def _read(entry: Path) -> Weights:
+    found = read_record(entry, Weights, DatasetError, CURE)
+    if found.name != entry.stem or not re.fullmatch("[0-9a-f]{64}", found.sha256) or "/" in found.suffix:
+        raise DatasetError(f"{entry} was not written by refbench; {CURE}")
+    return found

