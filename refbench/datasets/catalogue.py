@@ -71,7 +71,7 @@ def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> Hub
     section = read_toml(path).get(what) if path.is_file() else None
     if section is None:
         raise DatasetError(
-            f"the hub holds no {'photographs for ' if what == 'images' else ''}{dataset} that refbench knows "
+            f"refbench knows no copy of {'the images of ' if what == 'images' else ''}{dataset} on the hub "
             f"({path} has no [{what}]); pass files with --annotations and --images"
         )
     try:
@@ -95,13 +95,13 @@ def known_sha256(dataset: str) -> dict[str, str]:
 
 
 def home_page(dataset: str) -> str:
-    """Where the dataset is at home on the web; "" for those that come with refbench, and for yours."""
+    """The home page of the dataset; "" for datasets that come with refbench, and for your own."""
     path = project_data("datasets") / dataset / "sources.toml"
     return str(read_toml(path).get("url", "")) if path.is_file() else ""
 
 
 def expected(dataset: str) -> Expected:
-    """What `expected.toml` states; nothing is expected of a dataset without one."""
+    """The content of `expected.toml`; empty for a dataset without this file."""
     path = project_data("datasets") / dataset / "expected.toml"
     content = read_toml(path) if path.is_file() else {}
     splits = {}

@@ -1,4 +1,4 @@
-"""`refbench export`: a built split for other people's programs, complete enough to be built from again.
+"""`refbench export`: writes a built split in formats of other programs, from which it can also be rebuilt.
 
 Every export is a folder with `refbench.json`, which says what it is; `refbench build DATASET --annotations FOLDER`
 reads it back to the same fingerprint.
@@ -63,11 +63,10 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
     Args:
         form: `hf` (a folder that `datasets.load_dataset` reads), `coco` (one JSON for pycocotools and
             detectron-style code), `jsonl` (one object per line) or `croissant` (metadata over Parquet files).
-        with_images: `hf` only: put the images into the table, each once an expression.
+        with_images: `hf` only: put the images into the table, repeated for each expression.
 
     Raises:
-        DatasetError: the split is not built, `out` holds something, or images are asked for that are
-            not there.
+        DatasetError: the split is not built, `out` is not empty, or the requested images are missing.
     """
     if form not in WRITERS:
         raise DatasetError(f"{form!r} is not a form of export; there are {', '.join(WRITERS)}")
@@ -84,7 +83,7 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
     split = _Split(address, samples, objects, read_manifest(dataset))
     out.mkdir(parents=True, exist_ok=True)
     files = WRITERS[form](split, out, with_images, progress)
-    # Last, so that a folder without it is an export that was cut off.
+    # Written last, so that a folder without this file is an incomplete export.
     described = _description(split, form, files, out)
     write_json(out / EXPORT_FILE, described)
     return [*files, out / EXPORT_FILE]
@@ -126,8 +125,8 @@ def _write_jsonl(split: _Split, out: Path, with_images: bool, progress: Progress
 
 
 def _write_coco(split: _Split, out: Path, with_images: bool, progress: Progress) -> list[Path]:
-    """COCO's own keys hold images, every annotated object and its class; what COCO has no place for (the
-    expressions) stands under `samples`, which its readers pass over."""
+    """COCO's own keys hold images, every annotated object and its class. The expressions, for which COCO has no
+    key, are under `samples`, which COCO readers ignore."""
     path = out / f"{split.split}.json"
     image_numbers = _numbers({s.image_id: None for s in split.samples})
     names = sorted(_categories(split))
@@ -159,7 +158,7 @@ def _write_coco(split: _Split, out: Path, with_images: bool, progress: Progress)
 
 def _coco_annotation(found: AnnotatedObject, number: int, image: int, category: int) -> dict[str, Any]:
     polygons = [list(p) for p in found.polygons]
-    # Polygons where they say everything, a code where they do not (holes, crowds, masks without polygons).
+    # Polygons if they give exactly the mask, else RLE (holes, crowds, masks without polygons).
     by_polygons = polygons and not found.crowd and Mask.from_polygons(polygons, *found.mask.size) == found.mask
     code = {"size": list(found.mask.size), "counts": found.mask.counts.decode("ascii")}
     row = {
@@ -251,7 +250,7 @@ def _categories(split: _Split) -> set[str]:
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
-    """COCO wants integers: the ids themselves where all are, else 1, 2, 3 in order."""
+    """Integer ids, as COCO requires: the ids themselves if all are integers, else 1, 2, 3 in order."""
     listed = list(names)
     if all(n.isascii() and n.isdecimal() and str(int(n)) == n and n != "0" for n in listed):
         return {n: int(n) for n in listed}
@@ -263,7 +262,7 @@ def _file_name(sample: Sample) -> str:
 
 
 def _sample_tables(samples: list[Sample], with_images: bool, progress: Progress) -> Iterable[pa.Table]:
-    """Tables without `image_path`, which holds on one machine only: the file's name stays, or the bytes."""
+    """Tables without `image_path`, which is valid on one machine only; they have the file name, or the bytes too."""
     step = IMAGE_ROWS if with_images else BATCH_ROWS
     for start in range(0, max(len(samples), 1), step):
         some = samples[start : start + step]
@@ -346,20 +345,20 @@ DESCRIPTIONS = {
     "image_id": "number of the image in its source",
     "height": "of the image, pixels",
     "width": "of the image, pixels",
-    "expression": "the text that is asked",
+    "expression": "the referring expression",
     "raw_expression": "the text as it was collected",
-    "ref_id": "expressions of one ref mean the same",
+    "ref_id": "expressions of one ref have the same target",
     "sent_id": "number of the expression",
-    "ann_ids": "annotations that are meant",
-    "category": "class of what is meant",
+    "ann_ids": "annotations that make up the target",
+    "category": "class of the target",
     "target_counts": "the mask as a compressed COCO run-length code, column-major, of height x width pixels",
     "counts": "the mask as a compressed COCO run-length code, column-major, of height x width pixels",
-    "no_target": "true if nothing in the image is meant",
+    "no_target": "true if the expression has no target in the image",
     "polygons": "source polygons [x1, y1, x2, y2, ...] in pixels",
     "box_xywh": "[left, top, width, height] in pixels",
     "tags": "remarks of the builder",
     "image_file": "file name of the image",
-    "image": "the photograph",
+    "image": "the image itself",
     "ann_id": "number of the annotation in its source",
     "crowd": "true for a crowd annotation",
 }

@@ -1,9 +1,8 @@
 """Downloads from the Hugging Face hub, by the HTTP code of huggingface_hub, into `$REFBENCH_HOME/cache/hub`.
 
-It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. What huggingface_hub's own cache
-holds already is used from there; but since that cache forgets a download that was cut (huggingface_hub 2), files are
-kept here, where the same command resumes them after any end. Every file is compared with its sha256. The only module
-that imports huggingface_hub.
+It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. Files in huggingface_hub's own cache are
+used from there. That cache loses interrupted downloads (huggingface_hub 2), so new files are stored here, where the
+same command resumes them. Every file is compared with its sha256. No other module imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ SHA256_LENGTH = 64
 
 
 class _NoHub(Exception):
-    """What answers is not a hub."""
+    """The server that responded is not a hub."""
 
 
 def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
-    """Download what is not here yet; returns the folder, named by the commit, with the files under their paths.
+    """Download missing files; returns the folder, named by the commit, with the files under their paths.
 
     Args:
         offline: download nothing.
 
     Raises:
-        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file is not what its sha256
-            says; such a file is removed. What was finished is kept, and so is what came of an unfinished one.
+        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file does not match its
+            sha256 (it is removed). Finished and partial downloads are kept.
     """
     offline = offline or constants.HF_HUB_OFFLINE
     root = home() / "cache" / "hub" / source.repo.replace("/", "--")
@@ -64,7 +63,7 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
 
 
 def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
-    """The commit that a branch stands for: asked of the hub, or what it was when last asked."""
+    """The commit of a branch: as the hub states it or, offline, as it was at the last request."""
     if is_commit(source.revision):
         return source.revision
     note = root / "refs" / source.revision.replace("/", "--")
@@ -108,7 +107,7 @@ def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: b
 
 
 def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> tuple[str, str]:
-    """Write the file to `partial`, going on where it ends; returns (the sha256 it must have or "", who says so)."""
+    """Download to `partial`, resuming at its end; returns (expected sha256 or "", where it is stated)."""
     for attempt in range(ATTEMPTS):
         try:
             found = _asked(source, file, commit)
@@ -127,7 +126,7 @@ def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> t
                 )  # fmt: skip
             if file.sha256:
                 return file.sha256, "sources.toml"
-            # Nobody published it; of large files the hub states the sha256 as their etag.
+            # No published sha256; for large files the hub gives the sha256 as the etag.
             return (found.etag, "the hub") if found.etag and len(found.etag) == SHA256_LENGTH else ("", "")
         except DatasetError:
             raise
@@ -139,7 +138,7 @@ def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> t
 
 
 def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
-    """What the hub says of a file, asked until it answers."""
+    """The hub's metadata of a file, with repeated requests until it responds."""
     url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=revision)
     for attempt in range(ATTEMPTS):
         try:
@@ -155,7 +154,7 @@ def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
 
 
 def _may_pass(error: Exception) -> bool:
-    """A server that fails or is out of reach may come back; a refusal or a full disk does not."""
+    """Whether to try again: a failing or unreachable server may recover; a refusal or a full disk does not."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, (_NoHub, HFValidationError)):
@@ -165,7 +164,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _note_of(path: Path) -> Path:
-    """Beside a file, the sha256 that it had when it came."""
+    """The file beside `path` that stores its sha256 at download time."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -192,13 +191,13 @@ def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: st
 
 def _not_here(source: HubSource, file: HubFile) -> DatasetError:
     return DatasetError(
-        f"{file.path} of {source.repo} was not downloaded before, and --offline forbids it now: leave it out once"
+        f"{file.path} of {source.repo} is not downloaded yet, and --offline forbids downloads: run once without it"
     )
 
 
 def _failed(source: HubSource, file: HubFile, error: Exception) -> DatasetError:
     where = f"{file.path} of {source.repo}"
-    kept = "What came is kept, the same command resumes"
+    kept = "Partial downloads are kept; the same command resumes them"
     if isinstance(error, GatedRepoError):
         return DatasetError(f"{where} is behind a form: accept its terms on the hub, then set HF_TOKEN")
     if isinstance(error, RepositoryNotFoundError):
@@ -208,7 +207,7 @@ def _failed(source: HubSource, file: HubFile, error: Exception) -> DatasetError:
     if isinstance(error, RemoteEntryNotFoundError):
         return DatasetError(f"{source.repo} holds no {file.path} at {source.revision}; pass other --sources")
     if isinstance(error, _NoHub):
-        return DatasetError(f"{where}: what answers is no hub ({error}); check HF_ENDPOINT and the proxy")
+        return DatasetError(f"{where}: the server is not a hub ({error}); check HF_ENDPOINT and the proxy")
     if isinstance(error, HfHubHTTPError):
         return DatasetError(f"{where} cannot be downloaded: the hub answers {_line(error)}. {kept}")
     if isinstance(error, OSError) and error.errno:

@@ -55,10 +55,10 @@ class _Side:
 def overlap(a: str, b: str) -> Overlap:
     """Compare a split (`refcoco/val`) or a whole dataset (`refcoco`) with another, or with a list of images.
 
-    `b` may be a file: one image id or file name a line, or a COCO JSON, whose images are taken. Then `objects`
-    is None: a list of images does not tell which of their objects a model has seen. Objects are the same if
-    they have one annotation id; between annotations of different origin (RefCOCO and LVIS), if their masks
-    have an IoU of at least 0.5.
+    `b` may be a file: one image id or file name per line, or a COCO JSON, whose images are read. Then `objects`
+    is None: a list of images does not say which objects a model has seen. Two objects are the same if they have
+    the same annotation id or, between annotations of different origin (RefCOCO and LVIS), if their masks have
+    an IoU of at least 0.5.
 
     Raises:
         DatasetError: a side is not built, or the two number their images differently.
@@ -71,8 +71,8 @@ def overlap(a: str, b: str) -> Overlap:
     second = _listed(Path(b), first.numbering) if Path(b).is_file() else _side(b)
     if first.numbering != second.numbering:
         raise DatasetError(
-            f"{a} counts its images as {first.numbering} does, {b} as {second.numbering}: "
-            "they share no numbers, so they cannot be compared"
+            f"{a} has the image ids of {first.numbering}, {b} those of {second.numbering}: "
+            "the numberings differ, so they cannot be compared"
         )
     shared = first.images & second.images
     objects: int | None
@@ -107,7 +107,7 @@ def _objects(side: _Side, images: set[str]) -> set[str]:
 
 
 def _same_masks(a: _Side, b: _Side, images: set[str]) -> int:
-    """Objects of A with one of B that covers the same pixels, each of B taken once, the best first."""
+    """Number of objects of A matched one-to-one with objects of B by mask IoU, best pairs first."""
     first, second = _masks(a, images), _masks(b, images)
     count = 0
     for image_id in sorted(images):
@@ -135,7 +135,7 @@ def _masks(side: _Side, images: set[str]) -> dict[str, list[Mask]]:
 
 
 def _image_of(row: Any) -> str:
-    """The file name where it is given: ids are often numbered again, one for each expression."""
+    """The file name if given, else the id: some files renumber the images, with one id per expression."""
     if not isinstance(row, dict):
         return str(row)
     return str(row.get("file_name") or row.get("image_id", row.get("id", "")))

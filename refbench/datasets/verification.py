@@ -22,13 +22,13 @@ from refbench.storage.samples import load_samples, objects_of_file
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
 WHOLE, PARTIAL, NOT_BUILT, UNVERIFIED = "whole", "partial", "absent", "unverified"
-# What a source outside the build states; the rest compares a dataset with its own manifest.
+# Checks against published figures; all others compare a dataset with its own manifest.
 PUBLISHED = {*COUNTS, *DIGESTS, "categories", "objects"}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One comparison. `status` is ok, differs, absent (a split that is not built here) or noted (told, no fault)."""
+    """One comparison. `status` is ok, differs, absent (a split that is not built here) or noted (not an error)."""
 
     split: str
     what: str
@@ -40,8 +40,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """`state` is whole, partial (published splits are absent), differs, or unverified (nothing is published that
-    could be compared)."""
+    """`state` is whole, partial (published splits are absent), differs, or unverified (there are no published
+    figures to compare with)."""
 
     dataset: str
     state: str
@@ -57,7 +57,7 @@ class Verification:
 
 
 def verify(dataset: str) -> Verification:
-    """Read everything that is built, compare it with its manifest and with what is published.
+    """Read the built dataset and compare it with its manifest and with published figures.
 
     Raises:
         DatasetError: the dataset is not built, or a file cannot be read at all.
@@ -82,7 +82,7 @@ def verify(dataset: str) -> Verification:
         checks += _compare(split, wanted, figures, dataset)
         silent = str(stated.refs_without_sentences)
         if silent != "0":
-            remark = "left out, since they ask nothing; the figures above are without them"
+            remark = "left out, since they have no expression; the figures above do not count them"
             checks.append(Check(split, "refs without sentences", "", silent, NOTED, remark))
     try:
         objects = objects_of_file(dataset_folder(dataset) / "objects.parquet")
@@ -113,7 +113,7 @@ def state_of(dataset: str) -> str:
 
 
 def _objects(wanted: Expected, built: Iterable[str], found: int) -> Iterator[Check]:
-    # Published for the whole of it: a part has fewer.
+    # The published number is for the whole dataset; a part has fewer objects.
     if wanted.objects is not None and set(wanted.splits) <= set(built):
         yield _check("", "objects", str(wanted.objects), str(found))
 
@@ -128,7 +128,7 @@ def _state(checks: list[Check]) -> str:
 
 
 def _photographs(split: str, samples: list[Sample]) -> Check:
-    """Whether the images that the split was built with are still where they were; a zip counts as a whole."""
+    """Whether the images of the build still exist; images in a zip exist if the zip does."""
     paths = {Path(s.image_path) for s in samples if s.image_path}
     missing = sum(not p.is_file() and not any(q.is_file() for q in p.parents) for p in paths)
     remark = "put them back, or build again with --images" if missing else "" if paths else "built without images"
@@ -160,7 +160,7 @@ def _compare(split: str, wanted: Expected, figures: dict[str, str], dataset: str
             continue
         remark = row.source if name not in DIGESTS else ""
         if name == "questions" and figures[name] != value:
-            remark = _whose(figures[name]) or "other expressions, or the same of other objects"
+            remark = _whose(figures[name]) or "other expressions, or the same expressions for other objects"
         yield _check(split, name, str(value), figures[name], remark)
 
 
@@ -183,7 +183,7 @@ def _sources(dataset: str, manifest: Manifest) -> Iterator[Check]:
         if wanted is None:
             continue
         same = wanted == source.sha256
-        remark = "" if same else "not the file whose sha256 is on record: a copy that was written again, or another one"
+        remark = "" if same else "the sha256 differs from the one on record: a rewritten copy, or another file"
         yield Check("", source.name, wanted, source.sha256, OK if same else NOTED, remark)
 
 

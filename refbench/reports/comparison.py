@@ -32,7 +32,7 @@ DEFAULT_MARGIN = 0.5
 class Difference:
     """A metric of two runs, all in percent: `difference` is second less first, `low`..`high` its 95 % interval.
 
-    `p_value` is of the hypothesis that the runs are exchangeable, `p_equivalent` of the one that they differ by the
+    `p_value` tests the hypothesis that the runs are exchangeable, `p_equivalent` the hypothesis that they differ by the
     margin or more. `detectable` is the smallest true difference that a comparison of two such runs is likely to find.
     """
 
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SliceDifference:
-    """Mean IoU of a slice in both runs; `p_adjusted` allows for the number of slices that were looked at."""
+    """Mean IoU of a slice in both runs; `p_adjusted` is corrected for the number of slices."""
 
     dimension: str
     label: str
@@ -60,7 +60,7 @@ class SliceDifference:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A sample that one run answers better than the other; IoU in percent."""
+    """A sample on which one run has a higher IoU than the other; IoU in percent."""
 
     sample_id: str
     first_iou: float
@@ -89,19 +89,19 @@ def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
     a, b = read_result(first), read_result(second)
     for place, result in ((first, a), (second, b)):
         if result.scores is None:
-            raise RunError(f"{place} has no scores.parquet, which a comparison goes by; run `refbench score {place}`")
+            raise RunError(f"{place} has no scores.parquet, which a comparison needs; run `refbench score {place}`")
     check_same_dataset(a, b)
     missing, extra = sample_differences(a, b)
     if missing or extra:
         raise RunError(
-            f"{second} lacks {len(missing)} and has {len(extra)} samples beside those of {first}, for instance "
+            f"{second} lacks {len(missing)} samples of {first} and has {len(extra)} others, for instance "
             f"{(missing or extra)[0]}; score both on the same samples"
         )
     return a, aligned(a, b)
 
 
 def check_same_dataset(first: Result, second: Result) -> None:
-    """Raise RunError unless both are of one split, in one version as far as their files tell."""
+    """Raise RunError unless both are of one split and, if their files state it, of one version."""
     if first.address and second.address and first.address != second.address:
         raise RunError(f"{first.folder} is of {first.address}, {second.folder} of {second.address}: not comparable")
     if first.fingerprint and second.fingerprint and first.fingerprint != second.fingerprint:
@@ -119,10 +119,10 @@ def sample_differences(first: Result, second: Result) -> tuple[list[str], list[s
 
 
 def aligned(first: Result, second: Result) -> Result:
-    """The second with those of its rows that the first has, in the first's order.
+    """The second result with the samples of the first only, in the first's order.
 
     Raises:
-        RunError: a sample has another target in the two, so they are of two versions of a dataset.
+        RunError: a sample has different targets in the two, so they are of two versions of a dataset.
     """
     if first.scores is None or second.scores is None:
         raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` there")
@@ -149,7 +149,7 @@ def aligned(first: Result, second: Result) -> Result:
 def differences(
     first: ScoreTable, second: ScoreTable, metrics: Sequence[str], margin: float = DEFAULT_MARGIN
 ) -> list[Difference]:
-    """Metrics of the protocol `refbench` of two tables with the same samples in the same order; margin in percent."""
+    """Compare metrics of the protocol `refbench` between tables with the same samples and order; margin in percent."""
     evidence = Evidence(first), Evidence(second)
     pair = as_pair(*(sums_of(REFBENCH, e, metrics) for e in evidence))
     found = difference_replicates(pair)
@@ -179,7 +179,7 @@ def compare(first: Path, second: Path, margin: float = DEFAULT_MARGIN) -> Compar
     """Compare two scored runs on the same samples, under the protocol `refbench`.
 
     Args:
-        margin: differences smaller than this many points of percent are taken for none in the test of equivalence.
+        margin: in percentage points; the equivalence test treats smaller differences as none.
 
     Raises:
         RunError: see `read_pair`.

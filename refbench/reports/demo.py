@@ -29,7 +29,7 @@ SEGMENTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("noisy-oracle", {"dilate": "2", "swap": "0.1"}),
     ("tiny", {}),
 )
-# The lower bounds have nothing to look at.
+# No reports for the trivial segmenters.
 SHOWN = ("noisy-oracle", "tiny")
 
 
@@ -42,7 +42,7 @@ class DemoRun:
 
 
 def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
-    """Build, run, score, rank and draw; what is there already is not done again."""
+    """Build, run, score, rank and write pages; existing datasets and predictions are reused."""
     began = time.monotonic()
     for dataset, module in DATASETS.items():
         if not _is_built(dataset, module.VERSION):
@@ -60,7 +60,7 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
             try:
                 run(adapter, address, options=options, out=folder, progress=progress, log=log)
             except RunError:
-                # Of an older refbench, or of other weights. The folder is the demonstration's own.
+                # The run is of an older refbench or of other weights. The folder belongs to the demonstration.
                 shutil.rmtree(folder)
                 run(adapter, address, options=options, out=folder, progress=progress, log=log)
             score(folder)

@@ -1,4 +1,4 @@
-"""Where a run loses its points: kinds of errors, slices, and what its split can show at all."""
+"""Where a run loses points: kinds of errors, slices, and the smallest difference that its split can detect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CORRELATIONS = (0.9, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """One kind of error: how many samples it is the kind of, and the points that it costs, in percent."""
+    """One kind of error: the number of samples of this kind, and the percentage points that it costs."""
 
     kind: str
     samples: int
@@ -79,7 +79,7 @@ def diagnose(
 
     Args:
         source, dataset: as for `score`.
-        out: where errors.parquet goes, one row per sample; a run folder by default keeps it itself.
+        out: folder for errors.parquet, one row per sample; default: the run folder, if `source` is one.
 
     Raises:
         as `score`.
@@ -153,7 +153,7 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
     if first is None or second is None:
         return []
     if found.first.fingerprint not in ("", split_fingerprint(found.address)):
-        raise DatasetError(f"{found.address} is built here in another version than that of the runs")
+        raise DatasetError(f"{found.address} as built here is another version than that of the runs")
     rows = {(part.dimension, part.label): part.rows for part in slices_of(facts_of(found.address, first))}
     return compare_slices(first, second, rows, found.margin)
 
@@ -162,7 +162,7 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
     """What the dataset tells about the samples of a table, in the table's order.
 
     Raises:
-        DatasetError: the split is not built, or has not these samples.
+        DatasetError: the split is not built, or does not have these samples.
     """
     names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
     table = read_table(split_path(address), names)

@@ -1,10 +1,10 @@
-"""What kind of error costs how much: every wrong pixel of a sample is given to one kind, so the kinds add up.
+"""Costs of the kinds of errors: every wrong pixel of a sample is assigned to one kind, so that the costs add up.
 
-The kinds, with the rule that decides:
+The kinds and their rules:
 
-* `failed`: the model crashed, or gave no answer.
-* `false_alarm`: there is no target, something is answered.
-* `missed`: less than a tenth of the target is covered.
+* `failed`: the model crashed, or returned no prediction.
+* `false_alarm`: there is no target, but the prediction is not empty.
+* `missed`: the prediction covers less than a tenth of the target.
 * `wrong_object`: another object of the image fits the prediction better than the target does, and better than the
   target and that object together.
 
@@ -36,14 +36,14 @@ from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable
 KINDS = ("failed", "missed", "wrong_object", "merged", "part", "boundary", "spill", "false_alarm")
 HARDLY, MUCH = 0.1, 0.15
 MEANING = {
-    "failed": "no answer, or a crash",
+    "failed": "no prediction, or a crash",
     "missed": "less than a tenth of the target covered",
-    "wrong_object": "another object of the image answered",
-    "merged": "pixels of other objects answered too",
-    "part": "pixels of the target not answered",
+    "wrong_object": "another object of the image predicted",
+    "merged": "pixels of other objects predicted too",
+    "part": "pixels of the target not predicted",
     "boundary": "pixels along the outline",
-    "spill": "pixels of no object answered",
-    "false_alarm": "something answered where there is no target",
+    "spill": "pixels of no object predicted",
+    "false_alarm": "prediction not empty although there is no target",
 }
 
 
@@ -72,9 +72,9 @@ class ErrorTable:
 
 
 def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
-    """Give the wrong pixels of each sample to kinds; `measured` holds the columns of ERRORS.
+    """Assign the wrong pixels of each sample to kinds; `measured` holds the columns of ERRORS.
 
-    The kinds of a sample add up to union less intersection, to the last pixel.
+    The pixels of all kinds of a sample add up exactly to union minus intersection.
     """
     columns = measured[ERRORS.name]
     lost = scores.union - scores.intersection
@@ -88,7 +88,7 @@ def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
         undecided[here] = False
 
     decide("failed", scores.failed)
-    # A target without a pixel is nothing, too.
+    # An empty target counts as no target.
     decide("false_alarm", scores.target_area == 0)
     decide("wrong_object", _fits_another(scores, columns))
     decide("missed", scores.intersection < HARDLY * scores.target_area)

@@ -1,6 +1,6 @@
-"""The gate: whether a run is worse than a baseline, for people, for CI and for both at once.
+"""The gate: checks whether a run is worse than a baseline, with output for people and for CI.
 
-It goes by scores.parquet alone: no dataset, no masks, no model.
+It reads scores.parquet only: no dataset, no masks, no model.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class GateResult:
 def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
     """Check a run against a baseline: no sample missing, no new failure, no metric worse by more than its margin.
 
-    A metric fails if it is worse by more than its margin, in points of percent, and if a permutation test tells the
-    difference from chance at 5 %.
+    A metric fails if it is worse by more than its margin, in percentage points, and if the difference is significant at
+    5 % in a permutation test.
 
     Args:
         run, baseline: scored folders, or scores.parquet files.
@@ -64,7 +64,7 @@ def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
     before, now = read_result(Path(baseline)), read_result(Path(run))
     for place, result in ((baseline, before), (run, now)):
         if result.scores is None or not len(result.scores):
-            raise RunError(f"{place} has no rows in scores.parquet, which the gate goes by; run `refbench score` there")
+            raise RunError(f"{place} has no rows in scores.parquet, which the gate needs; run `refbench score` there")
     check_same_dataset(before, now)
     unknown = [name for name in margins if name not in REFBENCH.metrics]
     if unknown:
@@ -110,10 +110,10 @@ def _check_metric(found: Difference, margin: float, images: int) -> GateCheck:
         f"p = {found.p_value:.4f}, margin {margin:g}"
     )
     if beyond and not by_chance:
-        told = "and not by chance" if can_tell else f"of {images} images, too few to tell from chance"
+        told = "and significantly" if can_tell else f"on {images} images, too few for a test"
         return GateCheck(found.metric, FAILED, f"worse by more than its margin, {told}: {figures}", found)
     if beyond:
-        return GateCheck(found.metric, PASSED, f"worse by more than its margin, but within chance: {figures}", found)
+        return GateCheck(found.metric, PASSED, f"worse by more than its margin, not significantly: {figures}", found)
     told = "not worse" if found.difference >= 0 else "worse, within its margin"
     return GateCheck(found.metric, PASSED, f"{told}: {figures}", found)
 
@@ -133,7 +133,7 @@ def to_json(result: GateResult) -> dict[str, Any]:
 
 
 def to_junit(result: GateResult) -> str:
-    """JUnit XML, a test case a check, as CI servers read it."""
+    """JUnit XML with one test case per check, for CI servers."""
     failures = sum(c.verdict == FAILED for c in result.checks)
     counts = {"tests": str(len(result.checks)), "failures": str(failures), "errors": "0", "skipped": "0"}
     suites = ElementTree.Element("testsuites", counts)

@@ -37,7 +37,7 @@ PUBLISHED_COLUMNS = (
     "source",
     "note",
 )
-# Where it is not known by whose evaluator a figure was made.
+# For figures whose evaluator is not known.
 UNKNOWN = "unknown"
 EVIDENCE = ("primary", "secondary")
 DATASET_OF_BENCHMARK = {
@@ -100,7 +100,7 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def system_name(info: RunInfo) -> str:
-    """The adapter and what tells two of its runs apart: options, mode, a limit."""
+    """The adapter, with what distinguishes its runs: options, mode, limit."""
     options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
     name = f"{info.adapter} ({options})" if options else info.adapter
     # A model with a forced answer text and a model that generates the text are different systems.
@@ -181,7 +181,7 @@ def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> st
     if not row["source"]:
         return "every published figure needs its source"
     if row["protocol"] not in protocols:
-        return f"there is no protocol {row['protocol']!r}; name that of `refbench list protocols`, or {UNKNOWN!r}"
+        return f"there is no protocol {row['protocol']!r}; use a name of `refbench list protocols`, or {UNKNOWN!r}"
     if not row["protocol_note"]:
         return "protocol_note is empty; say where the evaluator is, or why it is not known"
     return "" if row["metric_id"] else "metric_id is empty; write 'unclear' where the source does not say"
@@ -232,7 +232,7 @@ class Ranking:
 
 
 def rankings(rows: Sequence[Row]) -> list[Ranking]:
-    """The runs of one split, apart by protocol and fingerprint, since others cannot be compared."""
+    """The runs of one split, grouped by protocol and fingerprint, since only runs of a group are comparable."""
     found = []
     for protocol, fingerprint in sorted({(r.protocol, r.fingerprint) for r in rows}, key=_own_protocol_first):
         group = [r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)]

@@ -26,7 +26,7 @@ NO_PICTURE_GREY = 200
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A mask to draw: its outline in a colour, `thick` or on its inner pixels; filled, its pixels are tinted too."""
+    """A mask to draw: a coloured outline, `thick` or on inner pixels only; with `filled`, its pixels are tinted."""
 
     mask: Mask
     colour: Colour
@@ -35,7 +35,7 @@ class Layer:
 
 
 def picture_of(image_path: str, height: int, width: int) -> NDArray[np.uint8]:
-    """The image, uint8 (H, W, 3); plain grey where there is none or it cannot be read."""
+    """The image, uint8 (H, W, 3); plain grey if it is missing or cannot be read."""
     try:
         if image_path:
             return np.asarray(load_image(image_path, height, width))
@@ -49,7 +49,7 @@ def overlay(
 ) -> Image.Image:
     """Draw masks over an image, scaled so that its longer side has `longest_px`.
 
-    `box` (left, top, right, bottom) cuts a part out first; where it is smaller than `longest_px`, pixels stay squares.
+    `box` (left, top, right, bottom) is cropped first; if it is smaller than `longest_px`, pixels stay squares.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)

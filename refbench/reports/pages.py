@@ -151,7 +151,7 @@ def _forest(slices: Sequence[SliceDifference]) -> str:
 
 
 def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
-    """Write a page that ranks runs a split and protocol, with links to the reports that were written."""
+    """Write a page that ranks the runs of each split and protocol, with links to existing reports."""
     reports = {row.folder: _link(row.folder / "report.html", path.parent) for group in rows.values() for row in group}
     page = _PAGES.get_template("index.html.j2").render(
         tables={address: rankings(group) for address, group in rows.items()}, reports=reports, version=__version__
@@ -177,12 +177,12 @@ def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, 
         groups["Worst"] = with_target[:n]
         groups["Middle"] = with_target[middle - n // 2 : middle + n // 2]
         groups["Best"] = with_target[-n:][::-1]
-    groups["Nothing to find, but something answered"] = without[:n]
+    groups["No target, but prediction not empty"] = without[:n]
     return {title: rows for title, rows in groups.items() if rows}
 
 
 def _read_predictions(run: RunFolder, wanted: set[str]) -> dict[str, Prediction]:
-    """Those of the samples `wanted`; none where the folder does not hold all predictions of a run."""
+    """The predictions of the samples `wanted`; empty if the folder does not hold all predictions of a run."""
     return {p.sample_id: p for p in run.predictions(wanted)} if run.is_there and run.is_whole else {}
 
 

@@ -1,4 +1,4 @@
-"""Parts of a split that can be looked at apart: by the words, by the target, by what stands around it."""
+"""Slices of a split: by the expression, by the target, and by the other objects around it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ LEAST_SAMPLES = 10
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of the samples of a split, each sequence as long as it has samples.
+    """Properties of the samples of a split, with one entry per sample in each sequence.
 
-    `look_alikes` are the other objects of the target's category in the image, None where objects are not known.
+    `look_alikes` counts the other objects of the target's category in the image; None if the objects are not known.
     """
 
     expressions: Sequence[str]

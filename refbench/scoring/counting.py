@@ -1,4 +1,4 @@
-"""One pass over the masks of a run or a predictions file, to integers under every drawing of the targets."""
+"""Counts pixels in one pass over the masks of a run or a predictions file, for every drawing of the targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCH_PAIRS = 4096
 
 
 class Drawing(NamedTuple):
-    """How targets are drawn, on what pixels, and whether pixels to ignore are left out of both masks."""
+    """How targets are rasterised, on which canvas, and whether ignored pixels are left out of both masks."""
 
     target: str
     canvas: Canvas
@@ -239,7 +239,7 @@ class _Targets:
         return self._by_id
 
     def boxes_of_objects(self, rows: Sequence[int]) -> list[NDArray[np.float64]]:
-        """The annotated boxes of the objects that each row means, [left, top, width, height], float64 (n, 4)."""
+        """The annotated boxes of each row's target objects, [left, top, width, height], float64 (n, 4)."""
         out = []
         for row in rows:
             ids = self.ann_ids[row]
@@ -325,7 +325,7 @@ class _Counter:
         }
 
     def answers(self) -> str:
-        """A digest of all answers that were given, whatever their order."""
+        """A digest of all predictions, independent of their order."""
         return f"{self._answers % 2**128:032x}"
 
     def _count_batch(self, batch: list[tuple[str, int, Claim]]) -> None:
@@ -366,7 +366,7 @@ class _Counter:
             )
 
     def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
-        """Predictions without the pixels to ignore; the very same objects where there are none."""
+        """Predictions without the ignored pixels; the same objects if there are none."""
         ignored = self.targets.ignored
         if not ignored:
             return codes

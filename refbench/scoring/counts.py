@@ -42,7 +42,7 @@ class ScoreTable:
         return len(self.failed)
 
     def sample_ids(self) -> list[str]:
-        """The ids as texts, whatever holds the column."""
+        """The ids as strings, whatever the type of the column."""
         return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
 
     def sums(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ class ScoreTable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Pairs of masks of one size each, to be measured; codes are compressed and checked."""
+    """Pairs of masks, the two of a pair having the same size; masks are compressed RLEs, already checked."""
 
     predictions: Sequence[bytes]
     targets: Sequence[bytes]
@@ -76,7 +76,7 @@ class Batch:
     others: Sequence[Sequence[int]] = ()
     # The confidences of `instances`.
     scores: Sequence[Sequence[float]] = ()
-    # The annotated boxes of the objects that each sample means, (n, 4); empty unless a measure asks for them.
+    # The annotated boxes of each sample's target objects, (n, 4); empty unless a measure needs them.
     boxes_of_objects: Sequence[NDArray[np.float64]] = ()
 
 

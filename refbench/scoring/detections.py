@@ -32,7 +32,7 @@ class Written:
         if self.failed:
             parts.append(f"samples of the run that failed: {len(self.failed)}, the first is {self.failed[0]}")
         if self.unasked:
-            parts.append(f"pairs that the run did not ask: {len(self.unasked)}, the first is {self.unasked[0]}")
+            parts.append(f"pairs without a sample in the run: {len(self.unasked)}, the first is {self.unasked[0]}")
         return "; ".join(parts)
 
 
@@ -61,7 +61,7 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
-                f"{truth.path} does not belong to this run: {sample.sample_id} asks for {sample.category!r} on the "
+                f"{truth.path} does not belong to this run: {sample.sample_id} is about {sample.category!r} on the "
                 f"image {sample.image_id}"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
@@ -86,7 +86,7 @@ class _Classes:
         return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
 
     def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
-        """None: not every class is asked of every image in all sets."""
+        """Always empty: in some sets, not every image has a sample for every class."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""A scored folder: summary.json written and read back, beside run.json and scores.parquet, and what must agree."""
+"""A scored folder: writes and reads summary.json, and checks it against run.json and scores.parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refbench.storage.files import checked_record, read_json, write_json
 from refbench.storage.manifest import parse_address
 
 SUMMARY_FILE = "summary.json"
-# What a figure may be away from the same one, computed with another numpy.
+# Tolerance between a figure and the same figure computed with another numpy.
 SLACK_PERCENT = 1e-6
 
 
@@ -38,7 +38,7 @@ class StatedFigure:
 
 @dataclass(frozen=True, slots=True)
 class StatedProtocol:
-    """What summary.json says by one protocol. `samples` are those that the protocol counts."""
+    """The entry of one protocol in summary.json. `samples` is the number that the protocol counts."""
 
     metrics: dict[str, StatedFigure]
     samples: Count
@@ -57,11 +57,11 @@ class StatedProtocol:
 
 @dataclass(frozen=True, slots=True)
 class SummaryFile:
-    """The content of summary.json: a split, and what every protocol that was applied says about one set of answers.
+    """The content of summary.json: a split, and the results of all applied protocols for one set of predictions.
 
-    `failures` are the samples without a usable answer, `missing` those of them that have no answer at all. `sums` are
-    the totals of the counts in scores.parquet. `answers` is a digest of what was scored: protocols that are scored
-    later join those of the same answers.
+    `failures` counts the samples without a usable prediction, `missing` those of them without any prediction. `sums`
+    are the totals of the counts in scores.parquet. `answers` is a digest of the predictions; protocols that are scored
+    later on the same predictions are added.
     """
 
     dataset: str
@@ -82,7 +82,7 @@ class SummaryFile:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a scored folder says. `summaries` is empty and `scores` None where their file is not there."""
+    """The content of a scored folder. `summaries` is empty, or `scores` None, if the file is missing."""
 
     folder: Path
     run: RunInfo | None
@@ -111,15 +111,15 @@ def stated(summary: Summary, interval: str) -> StatedProtocol:
 
 
 def write_summary(folder: Path, now: SummaryFile) -> SummaryFile:
-    """Write summary.json into a folder; protocols that were scored there before on the same answers stay.
+    """Write summary.json into a folder; protocols scored there earlier on the same predictions are kept.
 
-    Neither the order of the calls nor that of the protocols shows in the file.
+    The file does not depend on the order of the calls or of the protocols.
     """
     path = folder / SUMMARY_FILE
     try:
         before = read_summary(path) if path.is_file() else None
     except RunError:
-        # A damaged file is what scoring again mends.
+        # Scoring again replaces a damaged file.
         before = None
     kept = before.protocols if before is not None and _same_answers(before, now) else {}
     protocols = {**kept, **now.protocols}
@@ -133,7 +133,7 @@ def _same_answers(before: SummaryFile, now: SummaryFile) -> bool:
     same = ("dataset", "split", "fingerprint", "samples", "failures", "sums")
     if any(getattr(before, name) != getattr(now, name) for name in same):
         return False
-    # Files of versions before 0.1 hold no digest: their sums have to do.
+    # Files of versions before 0.1 hold no digest: equal sums are enough.
     return before.answers in ("", now.answers)
 
 
@@ -151,7 +151,7 @@ def read_summary(path: Path) -> SummaryFile:
 
 
 def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The first protocol stood at the top, all of them under `protocols` if there were several."""
+    """Convert the old form: the first protocol at the top level, all under `protocols` if there were several."""
     entries = content.get("protocols") or {content["protocol"]: content}
     dataset, _, split = str(content.get("dataset")).partition("/")
     names = ("metrics", "samples", "interval", "refbench_version")
@@ -244,7 +244,7 @@ def _check_alone(path: Path, content: SummaryFile, summaries: Mapping[str, Summa
         if summary.samples != content.samples:
             raise _broken(path, f"{name} counts all {content.samples} samples, not {summary.samples}")
         if any(math.isnan(v) for e in summary.metrics.values() for v in dataclasses.astuple(e)):
-            raise _broken(path, f"no metric of {name} is without a value")
+            raise _broken(path, f"every metric of {name} has a value")
         if set(summary.metrics) not in (set(), set(REFBENCH.metrics)):
             raise _broken(path, f"its metrics are not those of {name}")
 
@@ -280,7 +280,7 @@ def _check_against_rows(path: Path, content: SummaryFile, scores: ScoreTable) ->
 
 def _check_refbench(path: Path, entry: StatedProtocol, evidence: Evidence) -> None:
     """Check that the stored values and intervals of the protocol `refbench` are those computed from the rows."""
-    # Summaries of an older refbench do not tell the kind of their intervals.
+    # Summaries of an older refbench do not state the kind of their intervals.
     kind = entry.interval
     limits = intervals(sums_of(REFBENCH, evidence), kind) if kind in (PERCENTILE, BCA) else None
     summary = entry.summary(REFBENCH.name, 0)
@@ -290,7 +290,7 @@ def _check_refbench(path: Path, entry: StatedProtocol, evidence: Evidence) -> No
             expected += [100 * float(limit[k]) for limit in limits]
         for said, now in zip(dataclasses.astuple(summary.metrics[name]), expected, strict=False):
             if not abs(now - said) <= SLACK_PERCENT:
-                raise _broken(path, f"{name} is {said}, the rows make it {now}")
+                raise _broken(path, f"{name} is {said}, but {now} from the rows")
 
 
 def _signed(name: str) -> tuple[str, ...]:

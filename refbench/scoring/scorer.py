@@ -1,4 +1,4 @@
-"""Scores a run or a predictions file: folds over the integers that `refbench.scoring.counting` makes of its masks."""
+"""Scores a run or a predictions file: computes metrics from the pixel counts of `refbench.scoring.counting`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ ALL = "all"
 class Scored:
     """A scored split: the counts, a summary for each protocol, and the folder that holds both (None: not written).
 
-    `left_out` tells why a protocol of "all" was not applied, `notes` what is odd about the predictions. `missing`
-    counts the failed samples that have no prediction at all.
+    `left_out` gives the reason why a protocol of "all" was not applied, `notes` irregularities of the predictions.
+    `missing` counts the failed samples that have no prediction at all.
     """
 
     address: str
@@ -59,8 +59,8 @@ def score(
         source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
         dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
         protocols: names from `refbench list protocols`; "all" stands for every one that applies.
-        out: where scores.parquet and summary.json go; a run folder by default keeps them itself. Protocols that were
-            scored there before, on the same answers, stay in summary.json.
+        out: folder for scores.parquet and summary.json; default: the run folder, if `source` is one. Protocols that
+            were scored there earlier on the same predictions stay in summary.json.
         interval: "percentile" or "bca".
 
     Raises:
@@ -115,7 +115,7 @@ def explain(
 
     Args:
         source, dataset: as for `score`.
-        first, second: a protocol, whose headline is meant, or `NAME:METRIC`.
+        first, second: a protocol (its headline metric is used), or `NAME:METRIC`.
 
     Raises:
         PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
@@ -136,11 +136,11 @@ def _protocol_and_metric(text: str) -> tuple[str, str | None]:
 
 
 def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
-    """The protocols of these names for a split, and of those that "all" stands for, why some are left out.
+    """The protocols with these names for a split, and the reasons why protocols of "all" are left out.
 
     Raises:
-        UnknownPlugin: there is none of a name.
-        PredictionError: one is about other datasets, or scores detections.
+        UnknownPlugin: there is no protocol with a given name.
+        PredictionError: a protocol is for other datasets, or scores detections.
     """
     rules: dict[str, Protocol] = {}
     left_out: dict[str, str] = {}
@@ -173,10 +173,10 @@ def _reason_against(rule: Any, address: str) -> str:
 
 
 def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
-    """The split that a source answers, and the source: a run folder, whole and of this build, or a predictions file.
+    """The split of a source, and the source: a complete run folder of the current build, or a predictions file.
 
     Raises:
-        PredictionError: it is not there, or nothing says which split it answers.
+        PredictionError: the source does not exist, or its split is not given.
         RunError: the run is of another split, unfinished, or of another version of the dataset.
     """
     source = Path(source)
@@ -186,7 +186,7 @@ def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | Ru
     if not run.is_there:
         if dataset is None:
             raise PredictionError(
-                f"{source} is not a run folder: say which split it answers with --dataset DATASET/SPLIT"
+                f"{source} is not a run folder: give the split of its predictions with --dataset DATASET/SPLIT"
             )
         return dataset, source
     if dataset is not None and dataset != run.info.address:

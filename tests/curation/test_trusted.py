@@ -221,6 +221,7 @@ def test_a_fit_rises_and_accepts_what_it_was_asked_for() -> None:
     assert TrustedCalibration().expected(1.0) == 0.0
 
 
+@pytest.mark.slow
 def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> None:
     """Two known sources, a recipe calibrated on both, and a split curated by it: through the real code path."""
     truth = {

@@ -198,7 +198,7 @@ def test_every_catalogue_file_is_read() -> None:
         for split in expected(dataset).splits.values():
             assert split.source, dataset
         if dataset not in hub:
-            with pytest.raises(DatasetError, match="the hub holds no"):
+            with pytest.raises(DatasetError, match="refbench knows no copy of"):
                 hub_source(dataset)
             continue
         source = hub_source(dataset)

@@ -102,10 +102,10 @@ def test_sets_may_count_from_0(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[str, str]] = [
     # Two of a name, in each part.
-    ("t['annotations'][1]['id'] = 1", r"annotations\[1\] \(id 1\): its id 1 is that of annotations\[0\] too"),
-    ("t['annotations'][1]['id'] = 1.0", r"annotations\[1\] \(id 1.0\): its id 1 is that of annotations\[0\] too"),
-    ("t['images'].append(dict(t['images'][0]))", r"images\[1\] \(id 1\): its id 1 is that of images\[0\] too"),
-    ("t['categories'][1]['id'] = 1", r"categories\[1\] \(id 1\): its id 1 is that of categories\[0\] too"),
+    ("t['annotations'][1]['id'] = 1", r"annotations\[1\] \(id 1\): its id 1 is also the id of annotations\[0\]"),
+    ("t['annotations'][1]['id'] = 1.0", r"annotations\[1\] \(id 1.0\): its id 1 is also the id of annotations\[0\]"),
+    ("t['images'].append(dict(t['images'][0]))", r"images\[1\] \(id 1\): its id 1 is also the id of images\[0\]"),
+    ("t['categories'][1]['id'] = 1", r"categories\[1\] \(id 1\): its id 1 is also the id of categories\[0\]"),
     # Ids that are none.
     ("t['annotations'][0]['id'] = None", r"annotations\[0\] \(id null\): its id is null; expected a number or text"),
     ("t['annotations'][0]['id'] = True", r"its id is true"),

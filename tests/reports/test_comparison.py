@@ -157,7 +157,7 @@ def test_clearly_worse_fails_and_says_how(baseline: Path, tmp_path: Path, refben
     files = tmp_path / "gate.xml", tmp_path / "gate.md"
     done = refbench("gate", worse, "--baseline", baseline, "--junit", files[0], "--markdown", files[1])
     assert done.returncode == 1
-    assert "worse by more than its margin, and not by chance" in done.stdout
+    assert "worse by more than its margin, and significantly" in done.stdout
     suite = ElementTree.parse(files[0]).getroot().find("testsuite")
     assert suite is not None
     assert [suite.get(k) for k in ("tests", "failures")] == ["5", "3"]
@@ -166,7 +166,7 @@ def test_clearly_worse_fails_and_says_how(baseline: Path, tmp_path: Path, refben
     }  # fmt: skip
     text = files[1].read_text()
     assert text.startswith("### ❌ The gate fails: scenes/val")
-    assert text.count("| ❌ worse by more than its margin, and not by chance |") == 3
+    assert text.count("| ❌ worse by more than its margin, and significantly |") == 3
 
 
 @pytest.mark.slow
@@ -279,7 +279,7 @@ def test_of_a_few_images_the_margin_decides(baseline: Path, tmp_path: Path, refb
     lost = rewritten(small, tmp_path / "lost", one_sample_lost)
     done = refbench("gate", lost, "--baseline", small, "--json")
     assert done.returncode == 1
-    assert "of 1 images, too few to tell from chance" in done.stdout
+    assert "on 1 images, too few for a test" in done.stdout
     assert json.loads(done.stdout)["checks"][-1]["figures"]["detectable"] is None
 
 

@@ -88,7 +88,7 @@ def test_every_published_figure_has_source_and_evidence() -> None:
         ("evidence", "hearsay", "line 2: evidence must be one of"),
         ("source", "", "line 2: every published figure needs its source"),
         ("metric_id", "", "line 2: metric_id is empty"),
-        ("protocol", "", "line 2: there is no protocol ''; name that of `refbench list protocols`, or 'unknown'"),
+        ("protocol", "", "line 2: there is no protocol ''; use a name of `refbench list protocols`, or 'unknown'"),
         ("protocol", "lavt", "line 2: there is no protocol 'lavt'"),
         ("protocol_note", "", "line 2: protocol_note is empty"),
     ],

@@ -74,7 +74,7 @@ def test_a_missing_column_is_named(scored: Path) -> None:
     [
         ("precision_at_0.7", (99.9, 99.0, 100.0), "precision_at_X rises"),
         ("mean_iou", (101.0, 90.0, 100.0), "every figure is a percentage"),
-        ("mean_iou", (50.0, 60.0, 40.0), "upside down"),
+        ("mean_iou", (50.0, 60.0, 40.0), "low is above high"),
     ],
 )
 def test_a_summary_that_breaks_one_is_refused(
@@ -119,11 +119,11 @@ def edited(scored: Path, change: Any) -> Path:
     [
         (lambda s: s["sums"].update(union=s["sums"]["union"] + 1), "sums.union is"),
         (lambda s: s.update(failures=3), "3 failures, 0 in the rows"),
-        (lambda s: figures(s)["mean_iou"].update(value=figures(s)["mean_iou"]["low"]), "the rows make it"),
+        (lambda s: figures(s)["mean_iou"].update(value=figures(s)["mean_iou"]["low"]), "from the rows"),
         (lambda s: s.update(split="other"), "the rows are of snapshots/test"),
         (lambda s: s.update(fingerprint="f" * 64), "is not that of the run"),
-        (lambda s: figures(s)["mean_iou"].update(value=None, low=None, high=None), "is without a value"),
-        (lambda s: figures(s)["mean_iou"].update(low=figures(s)["mean_iou"]["value"]), "the rows make it"),
+        (lambda s: figures(s)["mean_iou"].update(value=None, low=None, high=None), "has a value"),
+        (lambda s: figures(s)["mean_iou"].update(low=figures(s)["mean_iou"]["value"]), "from the rows"),
         (lambda s: figures(s).pop("mean_iou"), "its metrics are not those of refbench"),
         (lambda s: s.update(samples=7), "87 samples by refbench, 7 in all"),
         (lambda s: (s.update(samples=7), own(s).update(samples=7)), "7 samples, 87 in the run"),

@@ -55,7 +55,7 @@ def test_every_protocol_is_in_the_leaderboard_and_on_the_page(folder: Path, tmp_
     page = write_report(folder).read_text()
     for name, metric in (("refbench", "cIoU"), ("lavt-480", "overall IoU")):
         assert f'<td>{name}</td><td class="word">{metric}</td>' in page
-    assert "<li>lavt-480: the original never leaves its canvas" in page
+    assert "<li>lavt-480: the original predicts on its canvas" in page
     score(folder, protocols=["biou-hqsam"])
     assert "nan" not in re.sub(r"base64,[^\"]*", "", write_report(folder).read_text())
 

@@ -32,10 +32,10 @@ from refbench.storage.samples import OBJECT_SCHEMA, SAMPLE_SCHEMA, objects_table
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the user points a builder at: a folder of the original layout, or the file itself.
+    """Input paths given by the user: a folder in the original layout, or the file itself.
 
-    `downloads` tells which repositories of the hub, at which commits, the folders came from. `splits`, if any, are
-    the only ones that are wanted.
+    `downloads` lists the repositories of the hub, with commits, that the folders were downloaded from. `splits`, if
+    not empty, selects the splits to build.
     """
 
     annotations: Path | None = None
@@ -48,9 +48,9 @@ class Sources:
 class Built:
     """A dataset before it is written: samples by split, every annotated object, and where they came from.
 
-    `version` goes up when the same sources would give other samples. `notes` tell what the builder found odd
-    but could work with; nothing is dropped without one. `image_ids` and `annotation_ids` say whose numbers
-    these are: datasets with one numbering can be compared image by image, object by object. `options` are the
+    `version` goes up when the same sources would give other samples. `notes` report irregularities
+    that did not stop the build; nothing is dropped without a note. `image_ids` and `annotation_ids` name the numbering
+    of the ids: datasets with the same numbering can be compared image by image and object by object. `options` are the
     options that an export was built with; the options of this build replace them. `refs_without_sentences` is the
     number of refs without sentences, by split.
     """
@@ -93,14 +93,14 @@ def build_dataset(
     `builder` is called as a `Builder`.
 
     Raises:
-        DatasetError: the sources are missing or broken; nothing of an older build is touched then.
+        DatasetError: the sources are missing or broken; an older build then stays unchanged.
     """
     with staging_folder(dataset) as staging, without_garbage_collection():
         built = builder(dataset, sources, staging, progress, **options)
         _keep_wanted(dataset, built, sources.splits)
         gone = _splits_built(dataset) - set(built.splits)
         if gone:
-            built.notes.append(f"it replaced a build that also had {', '.join(sorted(gone))}; build these again")
+            built.notes.append(f"it replaced a build that also had {', '.join(sorted(gone))}; build those splits again")
         built.notes.extend(f"downloaded from {place}" for place in sources.downloads)
         return write_dataset(dataset, built, staging, options)
 
@@ -111,7 +111,7 @@ def _keep_wanted(dataset: str, built: Built, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted) - set(built.splits))
     if missing:
         raise DatasetError(
-            f"{dataset}: the files hold no split {missing[0]!r}, but {', '.join(built.splits) or 'none'}"
+            f"{dataset}: the files have no split {missing[0]!r}; their splits: {', '.join(built.splits) or 'none'}"
         )
     for split in set(built.splits) - set(wanted):
         del built.splits[split]
@@ -131,7 +131,7 @@ def find_annotations(path: Path, folder: str, names: Sequence[str], release: str
     shown = " or ".join(names)
     if path.is_file():
         if path.name not in names:
-            raise DatasetError(f"{path} is not {shown}, the file of this dataset; another would be mislabelled")
+            raise DatasetError(f"{path} is not {shown}, the file of this dataset; another file would get a wrong label")
         return path
     for candidate in (place / name for place in (path / folder, path) for name in names):
         if candidate.is_file():
@@ -143,11 +143,11 @@ def find_annotations(path: Path, folder: str, names: Sequence[str], release: str
 
 
 def refuse(dataset: str, problems: Sequence[str], things: str = "rows") -> None:
-    """Raise DatasetError if there are problems: all of them at once, so that one mending is enough."""
+    """Raise one DatasetError that lists all problems, if there are any, so that they can be fixed together."""
     if problems:
         raise DatasetError(
             f"{dataset} was not built: {len(problems)} {things} cannot be used.\n{summarise_problems(problems)}\n"
-            "Mend the files or get them again; rows are counted from 0."
+            "Fix the files or download them again; rows are counted from 0."
         )
 
 
@@ -176,7 +176,7 @@ def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
 def questions_fingerprint(samples: Iterable[Sample]) -> str:
     """sha256 over the triples of expression, annotations and image, in any order, without masks.
 
-    Two copies of a split that number their refs differently, or were rasterised differently, agree in it.
+    Two copies of a split that differ only in their ref ids or their rasterisation have the same value.
     """
     lines = sorted(_TEXT.encode([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
     return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
@@ -193,8 +193,8 @@ _TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
 class _Lines:
-    """A digest of rows as canonical JSON, one a line. Polygons take most of the time, and the samples of one
-    object follow each other, so theirs are written once."""
+    """A digest of rows as canonical JSON, one row per line. Polygons take most of the time; the samples of one
+    object are adjacent, so their polygons are encoded once."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -214,12 +214,12 @@ class _Lines:
 
 @contextmanager
 def staging_folder(dataset: str) -> Iterator[Path]:
-    """A new folder beside the dataset's own; gone at the end unless it was published."""
+    """A new folder beside the dataset folder; deleted at the end unless it was published."""
     parent = dataset_folder(dataset).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.glob(f".{dataset}.*"):
-            # A build that was killed; a younger one may still be at work.
+            # Left by a killed build; a more recent folder may be of a running build.
             if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))

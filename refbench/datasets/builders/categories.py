@@ -1,4 +1,4 @@
-"""Class names: as expressions, which LVIS and SGinW share, and in the groups that COCO gives them."""
+"""Class names as expressions (shared by LVIS and SGinW), and the supercategories of COCO's classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUPERCATEGORIES = {name: group for group, names in _GROUPS.items() for name in n
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image that is asked about; `path` is "" without images."""
+    """An image that has expressions; `path` is "" if the dataset is built without images."""
 
     image_id: str
     path: str
@@ -55,7 +55,7 @@ def category_sample(
     objects: Sequence[AnnotatedObject],
     tags: Sequence[str] = (),
 ) -> Sample:
-    """One class on one image: the target is the union of its `objects`, or nothing if there are none."""
+    """One class on one image: the target is the union of `objects`; without objects, the sample is no-target."""
     if len(objects) == 1:
         mask, box, polygons = objects[0].mask, objects[0].box_xywh, objects[0].polygons
     else:

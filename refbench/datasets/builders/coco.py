@@ -38,7 +38,7 @@ OUTSIDE_TOLERANCE_PX = 2.0
 class CocoInstances:
     """The images, annotations and categories of an `instances.json`, checked and reachable by id.
 
-    What is wrong with a row goes to `problems`, with its position in the file.
+    Problems of a row are appended to `problems`, with its position in the file.
     """
 
     def __init__(self, content: Any, path: Path, problems: list[str]) -> None:
@@ -99,9 +99,9 @@ class CocoInstances:
         return found
 
     def objects_of(self, image_ids: Iterable[int], notes: list[str]) -> list[AnnotatedObject]:
-        """Every readable annotation of these images, in file order; what cannot be read becomes a note.
+        """Every readable annotation of these images, in file order; each unreadable annotation becomes a note.
 
-        The targets were read before, with their problems reported as errors; these are the distractors.
+        Problems of targets were reported as errors earlier, so the notes are about distractors only.
         """
         wanted = set(image_ids)
         out = []
@@ -116,7 +116,7 @@ class CocoInstances:
 
 
 class CheckedImages:
-    """Where the images of a COCO file lie, each compared with the file's size once.
+    """Paths of the images of a COCO file; the size of each image is checked once against the file.
 
     `place` is a folder, a zip, or a folder of the hub's Parquet files, whose images go to `folder`.
     """
@@ -131,10 +131,10 @@ class CheckedImages:
             wanted = {name for _, image in coco.images.values() if (name := _name_or_none(image))}
             self._unpacked = unpack_images(tables, wanted, folder)
         self.photographs = None if place is None else Photographs(place)
-        # By name and size: in SA-Co an image is there once for each of its phrases.
+        # Keyed by name and size, since SA-Co lists an image once per noun phrase.
         self._paths: dict[tuple[str, int, int], str | DatasetError] = {}
         self._names: dict[str, str] = {}
-        # How many images were found under the name of another release: those of 2014 and 2017 are the same.
+        # Number of images found under their name in another release (2014 and 2017 have the same images).
         self.renamed = 0
 
     def notes(self) -> list[str]:
@@ -149,7 +149,7 @@ class CheckedImages:
         """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
 
         Raises:
-            DatasetError: missing, unreadable, or of another size than the file says.
+            DatasetError: the image is missing, unreadable, or its size differs from the annotation file.
         """
         if self.photographs is None:
             return ""
@@ -170,8 +170,8 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} was found for two names, {other} and {file_name}; keep the images in the folders "
-                    "that these names give"
+                    f"{path} matches two file names, {other} and {file_name}; keep the images in the folders "
+                    "that these names contain"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path
@@ -184,8 +184,8 @@ class CheckedImages:
 def file_name_of(image: Mapping[str, Any]) -> str:
     """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
 
-    LVIS v0.5 gives both, and there `file_name` is the 2014 name of an image that is shipped under its 2017
-    name (lvis-api `lvis/vis.py` loads by coco_url). People's files in LVIS's form have `file_name` alone.
+    LVIS v0.5 has both fields; its `file_name` is the 2014 name, but the images are released under their 2017
+    names (lvis-api `lvis/vis.py` loads by coco_url). Other files in LVIS format have only `file_name`.
     """
     by_url = "neg_category_ids" in image and image.get("coco_url") is not None
     name = image["coco_url"] if by_url else image.get("file_name")

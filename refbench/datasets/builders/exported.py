@@ -1,4 +1,4 @@
-"""Any dataset, from an export of refbench: the same samples, objects and fingerprint again."""
+"""Rebuilds any dataset from a refbench export, with the same samples, objects and fingerprint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     """Read an export back; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: it is of another dataset, incomplete, or was changed after it was written.
+        DatasetError: the export is of another dataset, incomplete, or was changed after it was written.
     """
     root = sources.annotations or Path()
     about = _read_about(root / EXPORT_FILE)
@@ -63,8 +63,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         notes.append(NO_IMAGES)
     if samples_fingerprint(samples) != about["fingerprint"]:
         raise DatasetError(
-            f"{root} does not hold what {EXPORT_FILE} says: the fingerprint differs, so a file was changed; "
-            "export it again"
+            f"{root} does not match its {EXPORT_FILE}: the fingerprint differs, so a file was changed; export it again"
         )
     progress("samples", len(samples), len(samples))
     builder = about["builder"]
@@ -76,7 +75,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """The description of an export, every value of the kind that it must be."""
+    """Read the description of an export and check the type of every value."""
     about = read_json(path)
     texts = ("format", "dataset", "split", "fingerprint", "licence", "image_ids", "annotation_ids")
     builder = about.get("builder") if isinstance(about, dict) else None
@@ -123,9 +122,9 @@ def _source(root: Path, name: str) -> Source:
 def _with_images(
     samples: list[Sample], root: Path, files: Iterable[str], sources: Sources, folder: Path
 ) -> list[Sample]:
-    """`image_path` holds the bare file name so far; it becomes the place of the image.
+    """Replace the bare file name in `image_path` by the path of the image.
 
-    They come from --images, or out of the export itself if it carries them.
+    Images are taken from --images, or from the export itself if it contains them.
     """
     places = {"": ""}
     if sources.images is not None:
@@ -149,7 +148,7 @@ def _moved(sample: Sample, path: str) -> Sample:
 def _samples(table: pa.Table, path: Path) -> list[Sample]:
     names = [str(n or "") for n in table["image_file"].to_pylist()]
     table = table.append_column("image_path", pa.array(names, pa.string())).select(SAMPLE_SCHEMA.names)
-    # Not below any folder yet: `_with_images` wants the bare names.
+    # `samples_of_table` makes names into paths; `_with_images` needs the bare names.
     found = samples_of_table(table.cast(SAMPLE_SCHEMA), path)
     return [_moved(s, n) for s, n in zip(found, names, strict=True)]
 

@@ -1,4 +1,4 @@
-"""gRefCOCO: expressions that mean any number of objects, none included, on RefCOCO's images.
+"""gRefCOCO: expressions that refer to no object, one object or several, on RefCOCO's images.
 
 Layout (github.com/henghuiding/gRefCOCO): `grefcoco/grefs(unc).json` (or the same as a pickle, `.p`), whose
 `ann_id` is a list, `[-1]` where there is no target, and `grefcoco/instances.json` in COCO format.
@@ -30,7 +30,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress, *, c
     Args:
         crowd: `skip` leaves crowd annotations out of a union, as ReLA (`gres_model/data/datasets/grefer.py`,
             `getMaskByRef`) and Sa2VA do; `use` adds them, as the loaders of GSVA and MLLMSeg (`ValDataset`) do,
-            which do not look at `iscrowd`. The same expression has another target under each.
+            which ignore `iscrowd`. The choice changes the targets of some expressions.
 
     Raises:
         DatasetError: lists every row that cannot be used, with its position in the file.

@@ -1,7 +1,7 @@
-"""LVIS as two views: one sample an instance, and one an image and class with the union as target.
+"""LVIS in two views: one sample per instance, and one per (image, class) with the union of instances as target.
 
 Files: `lvis_v1_val.json` of the release (also v0.5 and train), in COCO format plus, for each image, the classes
-that are known to be absent (`neg_category_ids`) and those whose instances are not all drawn
+that are known to be absent (`neg_category_ids`) and those whose instances are not all annotated
 (`not_exhaustive_category_ids`). Source of the fields: lvis-api and lvisdataset.org. Images are those of
 COCO 2017, train and val, named by `coco_url`.
 """
@@ -45,8 +45,8 @@ def build(
     Args:
         negatives: add to the category view, for every class of `neg_category_ids`, an expression without target.
         not_exhaustive: `drop` leaves (image, class) pairs of `not_exhaustive_category_ids` out of the category
-            view, since a union that lacks instances punishes whoever finds them; `keep` keeps them, with the
-            tag `not-exhaustive`. The instance view has them always, tagged.
+            view, since a target that lacks instances penalises predictions that find them; `keep` keeps these
+            pairs, with the tag `not-exhaustive`. The instance view always has their instances, with the tag.
 
     Raises:
         DatasetError: lists every row that cannot be used, with its position in the file.
@@ -86,13 +86,13 @@ def _notes(reader: _Reader, split: str, images: int) -> list[str]:
     if reader.empty:
         notes.append(
             f"{len(reader.empty)} annotations cover no pixel; they are kept among the objects, but no expression "
-            f"means them: {', '.join(reader.empty[:10])}{' ...' if len(reader.empty) > 10 else ''}"
+            f"refers to them: {', '.join(reader.empty[:10])}{' ...' if len(reader.empty) > 10 else ''}"
         )
     if reader.dropped:
-        notes.append(f"{reader.dropped} pairs of image and class are not exhaustively drawn: not in {split}-category")
+        notes.append(f"{reader.dropped} (image, class) pairs are not exhaustively annotated: not in {split}-category")
     asked = {s.image_id for s in (*reader.instances, *reader.categories)}
     if len(asked) < images:
-        notes.append(f"{images - len(asked)} of {images} images have nothing to ask about")
+        notes.append(f"{images - len(asked)} of {images} images have no expression")
     return notes
 
 
@@ -108,7 +108,7 @@ def _find(dataset: str, sources: Sources) -> tuple[Path, str]:
         path = found[0]
     match = NAME.fullmatch(path.name)
     if match is None:
-        raise DatasetError(f"{path} is not named as LVIS is released, lvis_v1_val.json, which tells the split")
+        raise DatasetError(f"{path} is not named like the LVIS files (lvis_v1_val.json), so its split is unknown")
     return path, match[1]
 
 
@@ -150,7 +150,7 @@ class _Reader:
             except MaskError as error:
                 self.coco.problems.append(f"{self.coco.where(ann_id)}: {error}")
                 continue
-            # The object holds its numbers now; a whole LVIS would otherwise be in memory twice.
+            # `found` has the mask now; keeping both would hold all of LVIS in memory twice.
             row["segmentation"] = None
             self.objects.append(found)
             if found.mask.area == 0:

@@ -1,4 +1,4 @@
-"""Reading the pickles that datasets were released in, without ever running what they hold."""
+"""Reads the pickle files of dataset releases without executing code from them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DATA_OPCODES = (
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, tuples, text and numbers; has no code for anything that could call something.
+    """Reads dicts, lists, tuples, text and numbers; does not implement opcodes that could call a function.
 
-    The Python implementation, for two reasons: its opcode table can be cut down to what data needs, and
-    its memo is a dict, so a forged index cannot make it allocate gigabytes as the C one does.
+    It is based on the Python implementation for two reasons: the opcode table can be reduced to plain data, and
+    the memo is a dict, so a forged index cannot make it allocate gigabytes, as in the C implementation.
     """
 
     dispatch: ClassVar = {
@@ -51,8 +51,8 @@ def read_plain_pickle(path: Path) -> Any:
             f"{path} has Windows line ends: a text-mode copy damaged the pickle; copy it again as a binary file"
         )
     try:
-        # Python 2 wrote the published files, with byte strings as text: ASCII in all of them. What is not UTF-8 comes
-        # out as halves of UTF-16 pairs, which `is_text` refuses, so that the row is named.
+        # The published files were written by Python 2, with text as byte strings, all in ASCII. Bytes that are not
+        # UTF-8 become lone surrogates, which `is_text` rejects, so that the error names the row.
         return _PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="surrogateescape").load()
     except KeyError as error:
         code = error.args[0] if error.args else "?"

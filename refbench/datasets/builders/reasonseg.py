@@ -1,11 +1,11 @@
-"""ReasonSeg: questions that must be reasoned about, with the mask of the answer (LISA).
+"""ReasonSeg (LISA): expressions that need reasoning, each with a target mask.
 
 Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and `<name>.json` beside it, with
-`shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. Rule of the target, restated
-from LISA `utils/data_processing.py`: shapes are painted from the largest to the smallest, a label that holds
-`ignore` paints pixels that LISA leaves out of its counts, `flag` paints nothing, any other label paints the target.
-LISA draws with OpenCV on truncated corners; here pycocotools draws, as everywhere, and the polygons are kept for
-protocols that draw as LISA does.
+`shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. The target follows LISA's
+`utils/data_processing.py`: shapes are painted from the largest to the smallest. A label that contains `ignore` marks
+pixels that LISA does not count, `flag` is not painted, and any other label is target. LISA rasterises with OpenCV
+from truncated corners. Here pycocotools rasterises, as in all datasets; the polygons are kept for protocols that
+rasterise as LISA does.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _read(
 
 def _target(drawn: list[tuple[int, AnnotatedObject]], height: int, width: int) -> Mask:
     """The shapes with their areas, painted over each other from the largest to the smallest."""
-    # Backwards, as LISA sorts; of shapes of one size the later comes first. numpy's default sort, which LISA uses, is
-    # stable for up to 16 shapes, and on processors with AVX-512 it is not.
+    # In reverse, as in LISA: of two shapes with the same area, the later one comes first. LISA uses numpy's default
+    # sort, which is stable for up to 16 shapes, but not on processors with AVX-512.
     order = np.argsort([area for area, _ in drawn], kind="stable")[::-1].tolist() if drawn else []
     target = np.zeros((height, width), bool)
     for k in order:
@@ -159,7 +159,7 @@ def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:
-    """Its label and its corners; None for one that is not drawn, whatever its points."""
+    """The label and polygon of a shape; the polygon is None for the label `flag`, whatever its points."""
     if isinstance(shape, dict) and is_text(shape.get("label")) and shape["label"].lower() == NOT_DRAWN:
         return shape["label"], None
     points = shape.get("points") if isinstance(shape, dict) else None

@@ -1,7 +1,7 @@
 """The RefCOCO family from jxu124/refcoco-benchmark: one row per image, with its refs, polygons and image.
 
-Of the hub's copies this one keeps all polygons and tells the split authors apart (features and split names as
-on its dataset card). It holds evaluation splits only, and of each image only the annotations that are named.
+Of the copies on the hub, this one keeps all polygons and separates the split authors (features and split names
+as on its dataset card). It has evaluation splits only, and for each image only the annotations that refs use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Unpacked:
 
 
 class _Tables:
-    """What the rows of the tables hold, once each: images, their annotations, and the refs with their places."""
+    """The content of the tables without repetitions: images, annotations, and refs with their positions."""
 
     def __init__(self, dataset: str, folder: Path) -> None:
         self.dataset = dataset
@@ -77,7 +77,7 @@ class _Tables:
         if not isinstance(annotation, dict) or not isinstance(ref, dict) or not is_id(annotation.get("id")):
             self.problems.append(f"{where}: needs ann_info with an integer id, and ref_info")
             return
-        # Two refs may name one object; then it comes twice.
+        # Two refs may have the same object; its annotation is then repeated.
         self.annotations.setdefault(annotation["id"], annotation)
         if ref.get("split") != split:
             self.problems.append(f"{where}: its split is {ref.get('split')!r}, the file's {split!r}")
@@ -111,7 +111,7 @@ def build_from_tables(
         raise DatasetError(f"{ORIGIN} carries its images in the Parquet files; drop --images")
     mine = [t for t in tables if split_word(t).startswith(PREFIXES[dataset])]
     if not mine:
-        # Says what they are, if they can be told.
+        # Raises an error that says which tables these are, if they are known.
         for _ in table_rows(tables[0], dataset, COLUMNS, ORIGIN):
             break
         there = ", ".join(sorted({split_word(t) for t in tables}))

@@ -47,14 +47,14 @@ class _Target:
 
 
 class PathsOfImages(Protocol):
-    """Where images lie: `path_of` an image id, "" without images; `notes` on where they were found."""
+    """Image paths: `path_of` an image id, "" without images; `notes` say where the images were found."""
 
     def path_of(self, image_id: int) -> str: ...
     def notes(self) -> list[str]: ...
 
 
 class RefReader:
-    """Turns refs into samples; what is wrong with a row goes to `coco.problems`."""
+    """Turns refs into samples; problems of a row are appended to `coco.problems`."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class RefReader:
             )
 
     def _well_formed(self, where: str, ref: Any) -> tuple[int, ...] | None:
-        """The annotation ids of a ref whose fields are of their types; None, and a problem, of another one."""
+        """The annotation ids of a ref with valid field types; else None, and a problem is appended."""
         if not isinstance(ref, dict):
             self.problems.append(f"{where}: a {type(ref).__name__} where a dict was expected")
             return None
@@ -191,13 +191,13 @@ class RefReader:
         return () if value in NO_OBJECTS else tuple(value)
 
     def _image_id(self, where: str, ref: dict[str, Any], ann_ids: tuple[int, ...]) -> int | None:
-        """The image that the ref and all its annotations agree on; None after telling what is wrong."""
+        """The image id of a ref, if all its annotations are on that image; else None, with a problem appended."""
         claimed = ref.get("image_id")
         if self.style.several:
             flag = ref.get("no_target", not ann_ids)
             if not isinstance(flag, bool) or flag != (not ann_ids):
                 stated = str(flag) if isinstance(flag, bool) else f"a {type(flag).__name__}"
-                self.problems.append(f"{where}: no_target is {stated}, but ann_id names {len(ann_ids)}")
+                self.problems.append(f"{where}: no_target is {stated}, but ann_id lists {len(ann_ids)} annotations")
                 return None
             if len(set(ann_ids)) != len(ann_ids):
                 self.problems.append(f"{where}: ann_id names an annotation twice")
@@ -229,7 +229,7 @@ class RefReader:
             self._targets[key] = self._read_target(ann_ids, image_id)
         found = self._targets[key]
         if isinstance(found, str):
-            # Every ref that means it is named.
+            # Reported for every ref with this target.
             self.problems.append(f"{where}: {found}")
             return None
         return found
@@ -266,7 +266,7 @@ class RefReader:
         return _Target(mask, tuple(objects), names.pop() if len(names) == 1 else "", polygons, mask.box_xywh, tags)
 
     def _whole_numbers(self, objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
-        """A tag where the file gives polygons in whole numbers, whose corners ReLA truncates when it scales."""
+        """A tag for polygons with integer coordinates in the file; ReLA truncates their corners when it scales."""
         written = [self.coco.annotations[int(o.ann_id)][1]["segmentation"] if o.polygons else () for o in objects]
         places = [k for k, p in enumerate(p for one in written for p in one) if all(map(is_id, p))]
         if not places:
@@ -284,7 +284,7 @@ def built_from_refs(
     licence: str,
     progress: Progress,
 ) -> Built:
-    """All samples and objects of the refs, each with its place; or one error that lists all that is wrong."""
+    """The dataset built from refs, given as (position, ref); raises one error that lists all problems."""
     splits: dict[str, list[Sample]] = {}
     for row, (where, ref) in enumerate(refs):
         for split, sample in reader.samples(where, ref):
@@ -313,7 +313,7 @@ def built_from_refs(
     if reader.crowd_parts:
         notes.append(f"{reader.crowd_parts} crowd annotations are left out of unions (tag crowd-left-out)")
     if reader.crowds_only:
-        notes.append(f"{reader.crowds_only} targets are crowds only and keep them (tag crowd-only)")
+        notes.append(f"{reader.crowds_only} targets consist of crowds only and keep them (tag crowd-only)")
     repeated = sum(n - 1 for samples in splits.values() for n in Counter(map(_question, samples)).values())
     if repeated:
         notes.append(f"{repeated} expressions repeat another one of the same ref, as published; all are kept")

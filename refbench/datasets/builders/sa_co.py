@@ -1,8 +1,8 @@
-"""SA-Co (Segment Anything with Concepts), Gold and Silver: noun phrases, each meaning every instance that fits it.
+"""SA-Co (Segment Anything with Concepts), Gold and Silver: noun phrases whose target is every matching instance.
 
 Layout (facebookresearch/sam3, `scripts/eval/{gold,silver}/README.md`, 99d02f2): COCO files in which an "image" is a
-image with a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven subsets,
-Silver one for each of ten domains. A pair without annotations is a phrase that nothing in the image fits.
+pair of an image and a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven
+subsets, Silver one for each of ten domains. A pair without annotations has a phrase that matches nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILES = {
         domain: f"silver_{domain}{'' if domain == 'fathomnet' else '_merged'}_test.json" for domain in SILVER_DOMAINS
     },
 }
-# Tags: pairs in which instances may be missing or drawn in one, and of these such whose union may lack pixels too.
+# Tags: pairs with instances that may be missing or merged; those of them whose union may also lack pixels.
 PARTIAL, PARTIAL_PIXELS = "not-exhaustive", "not-pixel-exhaustive"
 
 
@@ -55,8 +55,8 @@ def build(
 ) -> Built:
     """Read the files that are there; see `refbench.datasets.builders.base.Builder`.
 
-    `not_exhaustive`: pairs in which instances may be missing are kept with a tag (the protocol sa-co leaves them out by
-    itself), or skipped; both are counted in a note.
+    `not_exhaustive`: `keep` keeps pairs in which instances may be missing, with a tag (the protocol sa-co leaves them
+    out); `skip` drops them. A note gives their number.
 
     Raises:
         DatasetError: lists every row that cannot be used, with its position in the file.
@@ -84,7 +84,7 @@ def build(
 
 
 def _images_of(split: str, place: Path | None) -> Path | None:
-    """The folder of a split's images: as SAM 3's own configuration has them, or the given one."""
+    """The image folder of a split: the subfolder in SAM 3's configuration if it exists, else the given one."""
     if place is None:
         return None
     domain = split.rpartition("-")[0] or split
@@ -141,14 +141,14 @@ def _read(dataset: str, split: str, coco: CocoInstances, images: CheckedImages, 
             continue
         partial += PARTIAL in tags
         if keep or PARTIAL not in tags:
-            # Each file has its own instances: those of one annotator must not stand beside another's.
+            # Image ids include the split, so that the instances of different annotators are not mixed.
             pairs[pair_id] = Picture(f"{split}-{name}", path, height, width), phrase, tags
     objects, by_pair, empty = _objects(split, coco, pairs)
     samples = []
     for pair_id, (picture, phrase, tags) in pairs.items():
         targets = by_pair.get(pair_id, [])
         sample = category_sample(dataset, split, str(pair_id), picture, phrase, targets, tags)
-        # The words as SAM 3 is given them; underscores, if any, are no spaces here.
+        # The phrase as given to SAM 3: underscores are not replaced by spaces.
         samples.append(replace(sample, expression=" ".join(phrase.split())))
     notes = []
     if partial:
@@ -162,7 +162,7 @@ def _read(dataset: str, split: str, coco: CocoInstances, images: CheckedImages, 
 def _objects(
     split: str, coco: CocoInstances, pairs: Mapping[int, tuple[Picture, str, tuple[str, ...]]]
 ) -> tuple[list[AnnotatedObject], dict[int, list[AnnotatedObject]], int]:
-    """The instances of these pairs, the same by pair, and how many annotations of them have no pixel."""
+    """The instances of these pairs, the same instances by pair, and the number of empty annotations."""
     objects: list[AnnotatedObject] = []
     by_pair: dict[int, list[AnnotatedObject]] = defaultdict(list)
     empty = 0
@@ -173,7 +173,7 @@ def _objects(
         if pair_id not in pairs:
             continue
         try:
-            # `bbox` and `area` are shares of the image here, not pixels: the mask tells both.
+            # `bbox` and `area` are fractions of the image here, not pixels: both are taken from the mask.
             found = coco.read_object(ann_id, may_be_empty=True)
         except MaskError as error:
             coco.problems.append(f"{coco.where(ann_id)}: {error}")

@@ -1,10 +1,10 @@
 """`scenes`: rendered images with exact masks, made from a seed alone, so nothing is downloaded.
 
-Made to tell segmenters apart cheaply: look-alikes, thin parts, holes, occlusion, and expressions by class,
-colour, pattern, size, position, relation and order, plus some that name nothing in the image. Beside each
-exact target lies the polygon that a hurried annotator would draw, as a model of coarse ground truth.
+It separates segmenters at low cost: look-alikes, thin parts, holes, occlusion, and expressions by class, colour,
+pattern, size, position, relation and order, plus some without a target. Each exact target comes with the polygon
+that a hurried annotator would draw, as a model of coarse ground truth.
 
-`scenes-hurried`: the same images and expressions, with masks as an annotator draws them who errs in known ways.
+`scenes-hurried`: the same images and expressions, with the masks of a simulated annotator whose errors are known.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _render_hurried(job: _Job) -> _Rendered:
 
 def _save(scene: Scene, folder: Path, split: str, index: int) -> str:
     path = f"images/{split}/{index:05d}.png"
-    # Noise has no repetitions to find: looking for them would cost half of the rendering.
+    # Noise has no repetitions; the search for them would take half of the rendering time.
     Image.fromarray(scene.picture).save(folder / path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
     return path
 

@@ -1,7 +1,7 @@
-"""The outlines that annotators draw around the objects of `scenes`: with care, in a hurry, or around another object.
+"""Simulated annotations of the objects of `scenes`: careful, hurried, or around the wrong object.
 
-A model of the faults of coarse ground truth, each of which is known: corners left out, borders drawn 1 to 4 px too
-wide, holes filled, thin parts left out, another object outlined. Nothing here looks at the image.
+They model coarse ground truth with known faults: missing corners, outlines 1 to 4 px too wide, filled holes, missing
+thin parts, another object outlined. The image itself is not used.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FAULTS = (THINNED, INFLATED, FILLED, LOST, WRONG)
 CAREFUL_PERCENT, WRONG_PERCENT = 15, 10
 THINNED_PERCENT, INFLATED_PERCENT, LOST_PERCENT, FILLED_PERCENT = 60, 60, 50, 70
 WIDEST_PX = 4
-# An annotator who takes care clicks a corner wherever a straight line would leave the outline by more than this: a
-# square has four corners on paper, in pixels its sides are stairs of half a pixel.
+# A careful annotator clicks a corner wherever a straight line would deviate from the outline by more than this. Without
+# the tolerance, every step of a rasterised edge (half a pixel) would be a corner.
 CAREFUL_TOLERANCE = 8 * PX // 10
 # A thin part or a hole counts only if removing or filling it changes at least this share of the object.
 NOTABLE_PERCENT = 3
@@ -37,7 +37,7 @@ NOTABLE_PERCENT = 3
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """COCO polygons around `drawn`, the position of an object of the scene, and the faults that they have."""
+    """COCO polygons around the object with the index `drawn` in the scene, and their faults."""
 
     polygons: list[list[float]]
     drawn: int
@@ -45,7 +45,7 @@ class Outline:
 
 
 def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = False) -> list[Outline]:
-    """What one annotator draws around the objects of a scene, given what is in sight of each, bool (H, W).
+    """One annotator's outlines of the objects of a scene, given the visible mask of each, bool (H, W).
 
     An object that is outlined by mistake for another one also has its own correct outline, so it has two outlines. With
     `chains`, its own outline may be around a different object as well. Then only the expression shows that its one
@@ -65,7 +65,7 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
 class _Plan:
     """The random values for one outline. All are drawn even if unused, so outlines do not depend on each other.
 
-    `kind` and the chances are of a hundred, `choice` of CHOICES.
+    `kind` and the chances are below 100, `choice` is below CHOICES.
     """
 
     kind: int
@@ -106,7 +106,7 @@ def _outline(plan: _Plan, seen: BoolArray, drawn: int, wrong: bool) -> Outline:
 
 
 def careful_polygons(mask: BoolArray) -> list[list[float]]:
-    """Every bend of the outline, as COCO polygons; a hole is cut by a slit, since polygons cannot have one."""
+    """COCO polygons with every corner of the outline; the mask is cut at holes, which polygons cannot have."""
     polygons = []
     for part in _without_holes(mask):
         for contour in contours_of(part):

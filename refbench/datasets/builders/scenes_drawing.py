@@ -43,7 +43,7 @@ CORNER_PX = PX // 4
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:
-    """One object of a scene, as it is seen: `mask` is bool (H, W) without what others hide.
+    """One object of a scene; `mask`, bool (H, W), is its visible part.
 
     `centre_x` and `centre_y` are in parts of a pixel (`whole_numbers.PX`).
     """
@@ -58,7 +58,7 @@ class DrawnObject:
 
     @cached_property
     def area(self) -> int:
-        """Pixels in sight; ask when the scene is finished."""
+        """Number of visible pixels, once the scene is finished."""
         return int(np.count_nonzero(self.mask))
 
 
@@ -190,8 +190,8 @@ def _choose_place(draws: Draws, shape: str, size: str, height: int, width: int) 
 def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDArray[np.uint8], list[DrawnObject]]:
     """Paint up to `count` objects, back to front.
 
-    Returns the image, uint8 (H, W, 3) RGB, and the objects with the masks that are left in sight. An
-    object that would hide too much of another is tried elsewhere, and left out after some attempts.
+    Returns the image, uint8 (H, W, 3) RGB, and the objects with their visible masks. An object that would
+    hide too much of another is tried at other places, and left out after some attempts.
     """
     picture = _ground(draws, height, width)
     objects: list[DrawnObject] = []
@@ -225,13 +225,13 @@ def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDA
         objects.append(DrawnObject(shape, colour, pattern, size, place.centre_x, place.centre_y, mask))
         full_areas.append(int(inside.sum()))
         areas = [*left, full_areas[-1]]
-    # Noise of brightness, not of colour, as a camera's after its own clean-up.
+    # Noise in brightness, not in colour, as in a camera image after denoising.
     picture += draws.normal(height * width, 4 * PX).reshape(height, width, 1)
     return np.clip((picture + PX // 2) // PX, 0, 255).astype(np.uint8), objects
 
 
 def _choose_looks(draws: Draws, objects: list[DrawnObject]) -> tuple[str, str, str, str]:
-    """Often a look-alike of an object that is there already: that is what makes expressions necessary."""
+    """Shape, colour, pattern and size; often similar to an existing object, so that expressions are needed."""
     shape, colour = draws.pick(list(SHAPES)), draws.pick(list(COLOURS))
     pattern = draws.pick(PATTERNS, (55, 15, 15, 15))
     size = draws.pick(SIZES, (25, 45, 30))
@@ -301,8 +301,8 @@ def _ground(draws: Draws, height: int, width: int) -> IntArray:
 
 
 def _weights(size: int, points: int) -> IntArray:
-    """How much each of some points in a row weighs at each of `size` pixels, in parts of ONE; a Catmull-Rom curve."""
-    # Where the centre of a pixel lies among the points; each has the middle of its part of the row.
+    """Weights of equally spaced points at each of `size` pixels, in parts of ONE (Catmull-Rom interpolation)."""
+    # Position of each pixel centre in units of points; each point is at the middle of its part of the row.
     at = ((2 * np.arange(size, dtype=np.int64) + 1) * points * ONE) // (2 * size) - ONE // 2
     before, t = at // ONE, at % ONE
     t2 = t * t // ONE
@@ -322,7 +322,7 @@ def contours_of(mask: BoolArray) -> list[IntArray]:
     """
     found = []
     for contour in find_contours(np.pad(mask, 1).astype(np.float64), 0.5):
-        # Points lie halfway between two pixels: whole numbers of half pixels, which begin at the outside's border.
+        # Points lie halfway between two pixels, so they are integers in half pixels; the padding is subtracted.
         points = np.rint(2 * contour).astype(np.int64)[:-1] - 2
         first = int(np.lexsort((points[:, 1], points[:, 0]))[0])
         points = np.roll(points, -first, axis=0)
@@ -343,7 +343,7 @@ def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
     outer_sign = 0
     for contour in contours_of(mask):
         y, x = contour[:, 0], contour[:, 1]
-        # Eight times the area in pixels: in half pixels, and twice.
+        # Eight times the area in pixels: twice the area, in half pixels.
         signed = int((x[:-1] * y[1:] - x[1:] * y[:-1]).sum())
         if polygons and (signed * outer_sign <= 0 or abs(signed) < 8 * 30):
             continue

@@ -1,8 +1,8 @@
-"""Expressions for the `scenes` dataset, each with exactly one answer (or, for no-target ones, none).
+"""Expressions for the `scenes` dataset, each with exactly one target object (or none, if it is no-target).
 
 A property of an object is true, false or borderline (None): an object in the middle of the image is
 neither clearly left nor clearly not. An expression is used only if one object fits it and every other
-clearly does not, so that nobody can argue with the answer.
+clearly does not, so that the target is unambiguous.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _order_descriptions(objects: Sequence[DrawnObject], target: DrawnObject) -> 
 
 
 def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
-    """A plausible expression that nothing fits: mostly a swapped word of something that is there."""
+    """A plausible expression that no object fits, mostly an object's description with one word changed."""
     model = draws.pick(objects)
     for _ in range(20):
         colour, shape = model.colour, model.shape
@@ -256,7 +256,7 @@ def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
 def write_phrases(
     draws: Draws, objects: Sequence[DrawnObject], height: int, width: int, most: int = 10
 ) -> list[Phrase]:
-    """Up to `most` different expressions about a scene, spread over the kinds, one of them for nothing."""
+    """Up to `most` different expressions about a scene, spread over the kinds, one of them no-target."""
     by_kind: dict[str, list[Phrase]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for index, target in enumerate(objects):

@@ -1,8 +1,8 @@
-"""SGinW (Segmentation in the Wild): 25 small sets, every class of a set asked of every image.
+"""SGinW (Segmentation in the Wild): 25 small sets; each image has one expression per class of its set.
 
 Layout (microsoft/X-Decoder, branch seginw): `<Name>/{train,train_10shot,valid}/_annotations_min1cat.coco.json` in
-COCO format with the images beside it. Results are published on `valid`, by AP over all classes of a set on
-all its images, so a class that an image lacks is a question too: one without a target.
+COCO format with the images beside it. Results are published on `valid`, as AP over all classes of a set and
+all its images, so a class that is absent from an image is an expression too, without a target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parquet files of the hub, images inside: how they are found, read a few rows at a time, and unpacked."""
+"""Finds Parquet files of the hub that contain images, reads them in small batches, and unpacks the images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table_rows(
     """The rows as dicts of these columns, and of the optional ones that are there.
 
     Raises:
-        DatasetError: no readable Parquet file, one of another set, or damaged in its middle.
+        DatasetError: the file is not readable Parquet, is of another dataset, or is damaged.
     """
     try:
         with pq.ParquetFile(path) as file:

@@ -1,4 +1,4 @@
-"""Papers whose evaluator follows a rule that is here already, under the names that they print."""
+"""Protocols of papers whose evaluator follows an existing rule, with the names that these papers print."""
 
 from __future__ import annotations
 

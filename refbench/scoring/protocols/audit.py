@@ -13,7 +13,7 @@ from collections.abc import Collection
 from refbench.errors import RunError
 from refbench.records import Summary
 
-# Sums of a float series in another order may end a hair above or below.
+# Float sums in another order may differ slightly.
 SLACK_PERCENT = 1e-9
 PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
 
@@ -31,7 +31,7 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         if not all(lowest - SLACK_PERCENT <= v <= 100 + SLACK_PERCENT for v in figures):
             raise RunError(f"{where}: {name} is {figures}, but every figure is a percentage; score the run again")
         if figures[1] > figures[2]:
-            raise RunError(f"{where}: the interval of {name} is {figures[1:]}, upside down; score the run again")
+            raise RunError(f"{where}: the interval of {name} is {figures[1:]}: low is above high; score the run again")
     series: dict[str, list[tuple[float, float]]] = {}
     for name, figures in metrics.items():
         match = PRECISION_AT.fullmatch(name)

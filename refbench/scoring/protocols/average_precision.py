@@ -1,7 +1,7 @@
 """Average precision of detections against a COCO or LVIS annotation file.
 
-Matching and averaging are pycocotools' (COCO) and hotcoco's (LVIS); what is ours is reading the files (`coco_files`)
-and the Boundary IoU that Boundary AP puts in place of the mask IoU. Values are in percent.
+Matching and averaging are done by pycocotools (COCO) and hotcoco (LVIS). refbench reads the files (`coco_files`) and
+computes the Boundary IoU, which Boundary AP uses in place of the mask IoU. Values are in percent.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ IGNORED_AREA_PX = 1e11
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics by the names that the original prints, in percent (NaN where there is nothing to find), and remarks on
-    what the files hold that the numbers do not show."""
+    """Metrics by the names that the original prints, in percent (NaN if there is no ground truth), and notes on
+    properties of the files that the numbers do not show."""
 
     metrics: dict[str, float]
     notes: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def evaluate_boundary(truths: Sequence[Annotations], results: Results) -> Evalua
 
 
 def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """Federated AP: of an image only the classes count that were searched for in it, at most 300 detections.
+    """Federated AP: in each image, only the classes that were checked there count; at most 300 detections.
 
     Raises:
         DatasetError: the annotation file lacks what LVIS adds to COCO's, or it is broken.
@@ -100,7 +100,7 @@ def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation
 
 
 def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
-    """What lvis-api reads of an annotation file, and remarks; `iscrowd` is not among it, `ignore` is."""
+    """The fields of an annotation file that lvis-api reads (`ignore`, but not `iscrowd`), and notes."""
     images = list(truth.images.values())
     fields = ("neg_category_ids", "not_exhaustive_category_ids")
     if not all(name in image.row for image in images for name in fields):
@@ -204,7 +204,7 @@ def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
 
 
 def _rows_of(results: Results) -> list[dict[str, Any]]:
-    """COCO's results as `loadRes` completes them; sizes go by the mask, never by a box that the file gives."""
+    """COCO's results as `loadRes` completes them; sizes are those of the mask, never of a box in the file."""
     return [
         {
             "id": number,
@@ -230,7 +230,7 @@ def repeated_detections(results: Results) -> tuple[str, ...]:
         return ()
     return (
         f"{results.repeated} detections are the same as an earlier one (image, class, mask and score) and were left "
-        "out, since padded runs on several GPUs write such; the original counts them",
+        "out, since padded runs on several GPUs write duplicates; the original counts them",
     )
 
 

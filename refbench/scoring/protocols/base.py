@@ -1,9 +1,9 @@
 """What a protocol is: ten choices that turn masks into a number, as data.
 
-Six of the choices can be replayed on a stored mask, and each of them is an object here: which samples count (`units`),
-how targets are drawn (`target`) and on what pixels (`canvas`), the formula of a sample's IoU (`sample_iou`), what two
-empty masks are worth (`both_empty`), and how samples become a number (the metrics: an aggregation, or a share above a
-threshold). Four are facts about how the original made its masks, kept in words.
+Seven of the choices can be replayed on a stored mask: which samples count (`units`), how targets are rasterised
+(`target`) and at what size (`canvas`), the formula of a sample's IoU (`sample_iou`), the value of two empty masks
+(`both_empty`), and how samples become a number (aggregation and precision, in the metrics). Three are facts about how
+the original made its masks, kept in words.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Every:
 class FirstOfObject:
     """Only the first sentence of the last ref of each annotation counts: such loaders index refs by annotation."""
 
-    words: str = "the first sentence of each annotation, of two refs on one the last"
+    words: str = "the first sentence of each annotation; if it has several refs, of the last"
 
     def choose(self, evidence: Evidence) -> BoolArray:
         last_ref: dict[tuple[str, ...], str] = dict(zip(evidence.objects, evidence.refs, strict=True))
@@ -100,7 +100,7 @@ class FirstOfObject:
 class FirstOfRef:
     """Only the first sentence of each ref counts; the original puts all sentences of a ref into one prompt."""
 
-    words: str = "one record a ref, answered here by its first sentence"
+    words: str = "one record per ref, represented here by its first sentence"
 
     def choose(self, evidence: Evidence) -> BoolArray:
         return _firsts(evidence.refs)
@@ -122,7 +122,7 @@ class FirstPhrasing:
 class DistinctOfObject:
     """Equal lower-case sentences of one annotation count once. If it has several refs, only the last ref's count."""
 
-    words: str = "each annotation's sentences, once each in lower case, of two refs on one the last"
+    words: str = "each annotation's distinct sentences in lower case; if it has several refs, of the last"
 
     def choose(self, evidence: Evidence) -> BoolArray:
         last_ref: dict[tuple[str, ...], str] = dict(zip(evidence.objects, evidence.refs, strict=True))
@@ -157,7 +157,7 @@ class RandomOfImage:
         return next(self.choose_each(evidence, [self.seed]))
 
     def choose_each(self, evidence: Evidence, seeds: Iterable[int]) -> Iterator[BoolArray]:
-        """What each seed draws."""
+        """The samples that each seed selects."""
         codes, images = image_codes(evidence.scores.image_id)
         # The order of the file does not matter: rows are numbered by their ids.
         numbered = np.empty(len(codes), np.int64)
@@ -260,7 +260,7 @@ class Judged:
 
 
 class Metric(Interface):
-    """A ratio of two sums over samples, in percent; `counts` names what is compared, `over` who is counted."""
+    """A ratio of two sums over samples, in percent; `counts` names the counts used, `over` selects the samples."""
 
     @property
     def words(self) -> str: ...
@@ -285,7 +285,7 @@ def _beside(epsilon: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of the samples' IoU; `epsilon` stands in the original's denominator beside their number."""
+    """The mean of the samples' IoU; as in the original, `epsilon` is added to their number in the denominator."""
 
     epsilon: float = 0.0
     counts: str = MASK
@@ -302,7 +302,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Cumulative:
-    """The sum of intersections by the sum of unions; `epsilon` stands beside the latter."""
+    """The sum of intersections divided by the sum of unions plus `epsilon`."""
 
     epsilon: float = 0.0
     counts: str = MASK
@@ -319,7 +319,7 @@ class Cumulative:
 
 @dataclass(frozen=True, slots=True)
 class MeanOfImages:
-    """The mean over images of the mean over each image's samples; `epsilon` stands beside the number of images."""
+    """The mean over images of the mean over each image's samples; `epsilon` is added to the number of images."""
 
     epsilon: float = 0.0
     counts: str = MASK
@@ -376,7 +376,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The ten choices that a published number rests on, in words; two numbers compare only where all agree."""
+    """The ten choices behind a published number, in words; two numbers are comparable only if all agree."""
 
     units: str
     text: str
@@ -504,7 +504,7 @@ def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
     notes = []
     if evidence.ignored and not protocol.leaves_out_ignored:
         notes.append(
-            f"{evidence.ignored} samples have pixels that the dataset says to ignore; here they count as background"
+            f"{evidence.ignored} samples have pixels that the dataset marks as ignored; here they are background"
         )
     return (*notes, *_spread_of_draws(protocol, evidence))
 

@@ -1,4 +1,4 @@
-"""Rules that look at outlines: Boundary IoU at any width, as HQ-SAM averages it, DAVIS' F, and trimaps."""
+"""Boundary metrics: Boundary IoU at any width, its average as in HQ-SAM, the F of DAVIS, and trimaps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from refbench.scoring.protocols.base import (
 
 DEFAULT_RATIO = 0.02
 DAVIS_SHARE = 0.008
-NO_OUTLINE = "small objects are all band: report the width, and the size of the image that it is a share of"
+NO_OUTLINE = "small objects lie entirely in the band: report its width, and the size of the image"
 
 
 def boundary_iou(*ratios: float) -> Protocol:
@@ -52,7 +52,7 @@ def boundary_iou(*ratios: float) -> Protocol:
         leaves_out_ignored=True,
         headline=f"boundary_iou({next(iter(names.values()))})",
         measures=tuple(_band(ratio, f"boundary-{text}") for ratio, text in names.items()),
-        caveats=(NO_OUTLINE, "the original prints AP by it (boundary-ap), no mean; the names are ours"),
+        caveats=(NO_OUTLINE, "the original prints AP with it (boundary-ap), no mean; the metric names are ours"),
     )
 
 

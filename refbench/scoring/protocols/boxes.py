@@ -56,7 +56,7 @@ def _rec(judged: Judged) -> Terms:
     empty = judged.evidence.scores.prediction_area == 0
     # The original's box ends at the last pixel, not after it.
     found[2:] -= 1
-    # Its left, top, width and height of the truth are float16; their sums, and all that follows, are float32.
+    # In the original, left, top, width and height of the annotated box are float16; all later values are float32.
     annotated = _box(judged, "annotated")
     corner = annotated[:2].astype(np.float16).astype(np.float32)
     given = np.concatenate([corner, corner + (annotated[2:] - annotated[:2]).astype(np.float16).astype(np.float32)])
@@ -83,7 +83,7 @@ REC_ACC = Protocol(
     measures=(BOXES,),
     caveats=(
         STORED_MASK,
-        "the box is drawn around the mask; models that answer with a box of their own are scored by that elsewhere",
+        "the box is that of the mask; elsewhere, models that predict a box are scored by their own box",
         "the original's box ends at the mask's last pixel, a pixel short of COCO's, and left, top, width and height of "
         "the true box are rounded to float16",
     ),
@@ -105,9 +105,9 @@ def _giou_of(found: FloatArray, meant: FloatArray) -> FloatArray:
 
 
 def _arctan(ratio: FloatArray) -> FloatArray:
-    """The arc tangent of numbers from 0 on, to 2e-16, by operations that every processor rounds alike.
+    """The arc tangent of numbers >= 0, to 2e-16, by operations that every processor rounds in the same way.
 
-    numpy's own differs in its last bit with the instructions of the processor, and metrics are stored.
+    The last bit of numpy's arctan depends on the processor, and stored metrics must not.
     """
     above = ratio > 1
     x = np.where(above, 1 / np.where(above, ratio, 1), ratio)
@@ -218,8 +218,8 @@ SAMTOK_BENCH = Protocol(
         "gIoU": _mean_box(_giou_of, "mean generalised IoU of boxes"),
         "cIoU": Cumulative(),
         "union_iou": _of_set("union_iou", "mean IoU of the union of all answers"),
-        "best_match_iou": _of_set("best_match_iou", "mean of the best answer's IoU by their number"),
-        "n_acc": _of_set("n_acc", "share of answers with as many masks as meant"),
+        "best_match_iou": _of_set("best_match_iou", "mean of the best mask's IoU / number of masks"),
+        "n_acc": _of_set("n_acc", "share of predictions with the right number of masks"),
     },
     headline="mIoU",
     when_empty=0.0,
@@ -227,7 +227,7 @@ SAMTOK_BENCH = Protocol(
     signed=("box_giou", "box_ciou", "gIoU"),
     caveats=(
         STORED_MASK,
-        "the stored mask stands for the first of several answers that is not empty",
+        "the stored mask stands for the first non-empty one of several masks",
         "gIoU is the generalised IoU of boxes, the cIoU of a single sample the complete IoU of boxes; n_acc counts "
         "masks and is not the N_acc of gres",
     ),
@@ -275,7 +275,7 @@ def _overlaps(found: NDArray[np.float32], given: NDArray[np.float32], generalise
 
 
 def _greedy(overlaps: NDArray[np.float32]) -> int:
-    """How many boxes find one each, the best pair first, with at least GREC_OVERLAP."""
+    """Number of one-to-one matches with an overlap of at least GREC_OVERLAP, best pairs first."""
     left, matched = overlaps.copy(), 0
     for _ in range(min(overlaps.shape)):
         best = int(left.argmax())
@@ -314,7 +314,7 @@ def _grec(name: str, generalised: bool, source: str, caveats: tuple[str, ...]) -
 
     return Protocol(
         name=name,
-        summary=f"share of sentences whose boxes have an F1 of 1 at {overlap} >= 0.5; no-target is not a box",
+        summary=f"share of sentences whose boxes have an F1 of 1 at {overlap} >= 0.5; no-target: no box",
         source=source,
         text="the expression, lower case",
         binarisation="boxes that score at least 0.7",
@@ -345,5 +345,5 @@ GREC_IOU = _grec(
     "grec-iou",
     False,
     "He et al., GREC: Generalized Referring Expression Comprehension, arXiv 2308.16182, section 4",
-    ("no code prints it: the authors' takes the generalised IoU, which is grec",),
+    ("no code prints it: the authors' code takes the generalised IoU, as the protocol grec does",),
 )

@@ -1,11 +1,11 @@
-"""On what pixels masks are compared: the image's own, or a size that the original's loader resizes to.
+"""The canvas on which masks are compared: the image's own size, or a size that the original's loader resizes to.
 
-Every such loader takes pixels by nearest neighbour, but three libraries take three different ones. Each is restated
-here as the source of every row or column, so that masks are resized on their runs, without pixels:
+These loaders all resize by nearest neighbour, but three libraries select three different pixels. Each is restated
+here as a map from new to old rows or columns, so that masks are resized as run lengths, without decoding:
 
-* Pillow takes the pixel under the centre of the new one: `(i + 0.5) * old / new`, added up step by step.
-* OpenCV and mmcv take the one under its corner: `i * (1 / (new / old))`.
-* PyTorch takes the one under its corner too, `i * (old / new)` in float32.
+* Pillow takes the pixel under the centre of the new pixel: `(i + 0.5) * old / new`, added up step by step.
+* OpenCV and mmcv take the pixel under the corner of the new pixel: `i * (1 / (new / old))`.
+* PyTorch also takes the pixel under the corner, `i * (old / new)` in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Places = NDArray[np.int64]
 def pillow_nearest(old: int, new: int) -> Places:
     """Which of `old` pixels each of `new` pixels takes; Pillow `Geometry.c:ImagingScaleAffine` (13.0)."""
     step = old / new
-    # Sums in a row, as Pillow makes them: multiples of the step would round otherwise.
+    # Cumulative sums, as in Pillow: multiples of the step would be rounded differently.
     at = np.cumsum(np.concatenate([[step * 0.5], np.full(new - 1, step)]))
     return np.minimum(at.astype(np.int64), old - 1)
 
@@ -59,7 +59,7 @@ class Canvas:
     Attributes:
         words: how a table names it.
         side: height and width in pixels or, with `keeps_ratio`, the longer of the two.
-        keeps_ratio: whether the image's proportions stay; what the original pads is background in both masks.
+        keeps_ratio: whether the aspect ratio is kept; the original's padding is background in both masks.
         nearest: which old pixel each new one takes.
         rounded: how the shorter side becomes a whole number.
     """
@@ -77,7 +77,7 @@ class Canvas:
         if not self.keeps_ratio:
             return self.side, self.side
         ratio = self.side / max(height, width)
-        # A sliver keeps a pixel: the originals would fail on it.
+        # At least one pixel per side: the originals would fail on such a narrow image.
         return max(1, self.rounded(height * ratio)), max(1, self.rounded(width * ratio))
 
     def resized(self, mask: Mask) -> Mask:

@@ -1,4 +1,4 @@
-"""Annotation files and results of COCO as the evaluators of detections get them: checked, typed and numbered again.
+"""COCO annotation files and results for the detection evaluators: checked, typed and renumbered.
 
 The evaluators treat an id of 0 as "no match", replace a row by a later row with the same id, take sizes from an
 unchecked `bbox`, and fail with unclear errors on many other inputs. Therefore they never read a file themselves. This
@@ -88,7 +88,7 @@ def read_annotations(path: Path) -> Annotations:
     """Read an annotation file of COCO, LVIS or SA-Co. Fields that only some protocols need are read by those protocols.
 
     Raises:
-        DatasetError: it is none, or rows of it cannot be used; lists every one.
+        DatasetError: it is not an annotation file, or rows cannot be used; lists every such row.
     """
     content = read_json(path)
     parts = ("images", "annotations", "categories")
@@ -107,7 +107,7 @@ def read_annotations(path: Path) -> Annotations:
             if not isinstance(row, dict):
                 raise MaskError(f"it is {shown(row)}; expected an object")
             if "id" in row:
-                # No evaluator needs one; but two of a name are a mistake of whoever wrote the file.
+                # Evaluators do not need this id, but a repeated id is an error in the file.
                 _once(read_key(row, "id"), position, "annotations", seen)
             truths.append(_truth(row, where, images, categories))
         except MaskError as error:
@@ -126,7 +126,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
     if not isinstance(rows, list):
         raise PredictionError(f"{path} holds a {type(rows).__name__}, not the list of COCO results")
     problems: list[str] = []
-    # The same image, class, mask and score once: a run on several GPUs is padded with samples that come twice.
+    # Repeated (image, class, mask, score) are kept once: runs on several GPUs are padded with repeated samples.
     found: dict[tuple[int, int, bytes, float], Detection] = {}
     for position, row in enumerate(rows):
         try:
@@ -146,7 +146,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
 
 
 def fields_of(items: Sequence[T], read: Callable[[T], Any], where: Callable[[T], str], path: Path) -> list[Any]:
-    """What a protocol needs of each image, class or annotation besides; raises a DatasetError that lists what fails."""
+    """Further fields of each image, class or annotation for a protocol; raises a DatasetError that lists problems."""
     values, problems = [], []
     for item in items:
         try:
@@ -196,7 +196,7 @@ def _check_sides(row: Row) -> None:
 def _once(key: Key, position: int, part: str, seen: dict[Key, int]) -> None:
     first = seen.setdefault(key, position)
     if first != position:
-        raise MaskError(f"its id {shown(key)} is that of {part}[{first}] too; ids must differ")
+        raise MaskError(f"its id {shown(key)} is also the id of {part}[{first}]; ids must differ")
 
 
 def _where(part: str, position: int, row: Any) -> str:

@@ -1,10 +1,9 @@
 """`refbench`: the default protocol. Nothing is resized, dropped or averaged twice.
 
-Every expression counts once, on its image's original pixels, against the union of the target's polygons. An
-expression without a target is answered rightly by an empty mask (IoU 1) and wrongly by any pixel (IoU 0). A
-failed sample has IoU 0, also when it has no target: a crash must not be worth a point. Pixels that a dataset
-says to ignore (ReasonSeg) are neither right nor wrong. Thresholds are met by equality (`>=`). The `no_target`
-flag of a prediction is stored, but masks alone count here.
+Every expression counts once, at its image's original size, against the union of the target's polygons. For an
+expression without a target, an empty mask has IoU 1 and any other mask IoU 0. A failed sample has IoU 0, even
+without a target: a crash must not score. Pixels that a dataset marks as ignored (ReasonSeg) do not count.
+Thresholds use `>=`. The `no_target` flag of a prediction is stored, but only masks count here.
 """
 
 from __future__ import annotations

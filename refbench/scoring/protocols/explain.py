@@ -1,8 +1,8 @@
 """From the number of one protocol to that of another, one choice at a time.
 
-Every step replaces one choice by the other protocol's and says what that does to the number, so the differences add up
-to the whole. The order of the choices is a convention: an effect that two choices have only together is shown at the
-first of them. Choices that concern how the original made its masks cannot be replayed on stored ones; they are listed.
+Every step replaces one choice by that of the other protocol and gives the change of the number; the changes add up to
+the whole difference. The order of the steps is a convention: an effect that two choices have only together is counted
+for the later one. Choices about how the original made its masks cannot be replayed on stored masks; they are listed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from decimal import Decimal
 from refbench.errors import PredictionError
 from refbench.scoring.protocols.base import MASK, Evidence, Metric, Precision, Protocol, everyone, value_of
 
-# In the order of a scorer's work; the metric, which is the last, is not a field of a protocol.
+# In the order in which a scorer applies them; the last one, the metric, is not a field of a protocol.
 REPLAYED = ("units", "target", "canvas", "sample_iou", "both_empty")
 # Fields of a protocol that are part of a choice.
 GOES_WITH = {"target": ("leaves_out_ignored",), "both_empty": ("when_empty",)}
@@ -63,7 +63,7 @@ def chosen_metric(rule: Protocol, metric: str | None) -> str:
 
 
 def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
-    """The first protocol, then for each choice that differs, its name and the protocol with it replaced too."""
+    """The first protocol; then, for each choice that differs, its name and the protocol with it also replaced."""
     current = first
     out = [("", first)]
     for choice in REPLAYED:
@@ -128,7 +128,7 @@ def _words(rule: Protocol, choice: str) -> str:
 def _rounded(value: float) -> Decimal:
     if math.isnan(value):
         raise PredictionError(
-            "one of the numbers has no value here: its rule divides 0 by 0 where there is no target and nothing found; "
-            "explain it on a split whose expressions all have a target"
+            "one of the numbers has no value here: its rule gives 0 / 0 for an empty prediction without a target; "
+            "use a split whose expressions all have a target"
         )
     return Decimal(value).quantize(DECIMALS)

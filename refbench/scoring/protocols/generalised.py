@@ -1,4 +1,4 @@
-"""Published rules for expressions that may mean nothing or several objects (gRefCOCO)."""
+"""Published rules for expressions that may have no target or several objects (gRefCOCO)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from refbench.scoring.protocols.targets import SCALED
 
 WHOLE_NUMBERS = (
     "polygons that the annotation file gives in whole numbers lose their fractions when the original scales them; "
-    "followed where the split says which ones (tag integer-polygons)"
+    "reproduced where the split marks these polygons (tag integer-polygons)"
 )
 EMPTY_IS_FLAG = "a prediction without a flag of its own counts as flagged if its mask is empty"
 WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build grefcoco with its default"
@@ -37,9 +37,9 @@ WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build gre
 
 @dataclass(frozen=True, slots=True)
 class ByFlag:
-    """GRES: the flag for no target decides everything, whatever the mask holds.
+    """GRES: the no-target flag decides everything, whatever the mask holds.
 
-    The flag is the prediction's own or, with `pixels`, fewer than so many pixels of foreground on the canvas.
+    The flag is the prediction's own or, with `pixels`, set if the mask has fewer foreground pixels on the canvas.
     """
 
     pixels: int | None = None
@@ -69,7 +69,7 @@ class ByFlag:
 
 @dataclass(frozen=True, slots=True)
 class ByRejection:
-    """GSVA and MLLMSeg: a token decides where there is no target; a rejected target keeps the credit of its mask.
+    """GSVA and MLLMSeg: a token decides if there is no target; a rejected target keeps the IoU of its mask.
 
     A mask predicted for an expression without target adds its pixels to the cumulative union, but only on the datasets
     in `missed_count_on`; None means on all datasets.
@@ -103,7 +103,7 @@ class ByRejection:
 def _flags(judged: Judged) -> tuple[BoolArray, BoolArray]:
     """Where there is no target, and where a prediction says so."""
     rule, scores = judged.protocol.both_empty, judged.evidence.scores
-    # Under another rule (a step of an explanation) the prediction's own flag is all there is.
+    # Under another rule (in a step of `explain`), only the prediction's own flag is available.
     known = rule if isinstance(rule, (ByFlag, ByRejection)) else ByFlag()
     return known.nothing(scores), known.said(scores)
 
@@ -119,7 +119,7 @@ def _target_accuracy(judged: Judged) -> Terms:
 
 
 def _gres_target_accuracy(judged: Judged) -> Terms:
-    """As `_target_accuracy`, but 0 where no sample is without target: the original leaves both accuracies at 0 then."""
+    """As `_target_accuracy`, but 0 if every sample has a target: the original then leaves both accuracies at 0."""
     right, something = _target_accuracy(judged)
     return right * bool((something == 0).any()), something
 
@@ -136,12 +136,12 @@ def _legacy(beside_said: bool) -> Own:
 
 
 def _flagged_where_nothing(judged: Judged) -> Terms:
-    """As `_no_target_accuracy`, but by the annotation and the prediction's own flag, whatever the rule of the union."""
+    """As `_no_target_accuracy`, but always from the annotation and the prediction's own flag."""
     scores = judged.evidence.scores
     return (scores.no_target & scores.predicted_no_target).astype(np.float64), scores.no_target.astype(np.float64)
 
 
-T_ACC_IF_ANY = Own("share of targets not flagged, 0 if all have one", _gres_target_accuracy)
+T_ACC_IF_ANY = Own("share of targets not flagged, 0 if all samples have a target", _gres_target_accuracy)
 FLAGGED_EMPTY = Own("share of no-targets flagged", _flagged_where_nothing)
 T_ACC = Own("share of targets not flagged", _target_accuracy)
 N_ACC = Own("share of no-targets flagged", _no_target_accuracy)

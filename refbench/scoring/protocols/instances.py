@@ -1,4 +1,4 @@
-"""What is measured on all masks of an answer, where a model returns several."""
+"""Counts over all masks of a prediction, for models that return several."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Published rules of referring segmentation, each restated from the evaluator named in `source`.
 
-A failed sample is an empty prediction, and never worth a point: where a rule gives 1 for nothing found where nothing
-is, a crash gets 0. Values are in percent, whatever the original prints.
+A failed sample is an empty prediction and never scores: where a rule gives 1 for an empty prediction without a target,
+a crash gets 0. Values are in percent, whatever the original prints.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ GLAMM_3 = Protocol(
     headline="ciou",
     caveats=(
         STORED_MASK,
-        "not deterministic in the original, which draws sentences and question templates again each time; here the "
-        "draw of the seed 0, without the templates",
+        "not deterministic in the original, which draws new sentences and question templates each time; here the "
+        "sentences are drawn with seed 0, without templates",
         "the sentences of an image share one prompt in the original",
         PADDED,
     ),
@@ -207,8 +207,8 @@ MLLMSEG_RES = Protocol(
     headline="ciou",
     caveats=(
         STORED_MASK,
-        "the original feeds all sentences of an image and the form of the answer in one prompt: another condition than "
-        "one sentence at a time, which no rule of scoring undoes",
+        "the original puts all sentences of an image and the form of the answer into one prompt; a run with one "
+        "sentence at a time differs from that, and scoring cannot undo it",
         "its rec_bbox_iou_0.5 is the protocol rec-acc@0.5",
     ),
 )
@@ -218,13 +218,13 @@ def _record_of_ref(name: str, source: str, records: str, mean: Mean) -> Protocol
     """PSALM's evaluation, and those that were copied from it."""
     return Protocol(
         name=name,
-        summary="one record a ref; as lisa, on targets filled by OpenCV from corners without their fractions",
+        summary="one record per ref; as lisa, on targets filled by OpenCV from truncated corners",
         source=source,
         sources=dict.fromkeys(("units", "text"), records),
         units=FirstOfRef(),
         text="all sentences of the ref, each with a stop, in one prompt",
         target=OPENCV,
-        # HyperSeg and InstructSeg paint what ReasonSeg says to ignore as ground; PSALM does not read ReasonSeg.
+        # HyperSeg and InstructSeg paint ReasonSeg's ignored pixels as background; PSALM does not read ReasonSeg.
         binarisation="the instance of the highest score",
         resampling="bilinear",
         sample_iou=SampleIou(under=1e-5),
@@ -341,14 +341,14 @@ XDECODER = Protocol(
         STORED_MASK,
         "the original sums IoU in float32, and puts the first sentences of all objects of an image through its decoder "
         "together; SEEM's first version resizes bilinearly",
-        "precisionB@ and mBIoU are of boxes that the model gives beside its masks; no mask tells them",
+        "precisionB@ and mBIoU are of boxes that the model predicts beside its masks; masks do not give them",
         "the original's annotation file holds RefCOCOg (UMD) val alone",
     ),
 )
 
 MMDET_REFSEG = Protocol(
     name="mmdet-refseg",
-    summary="one unit an annotation, answered here by its first sentence; cIoU: sums; mIoU, 0/0 = 0",
+    summary="one unit per annotation, represented here by its first sentence; cIoU: sums; mIoU, 0/0 = 0",
     source="open-mmlab/mmdetection mmdet/evaluation/metrics/refseg_metric.py (0f8d6ef)",
     sources=dict.fromkeys(("units", "text"), "open-mmlab/mmdetection mmdet/datasets/refcoco.py (0f8d6ef)"),
     units=FirstOfObject(),
@@ -359,8 +359,8 @@ MMDET_REFSEG = Protocol(
     when_empty=0.0,
     caveats=(
         STORED_MASK,
-        "the base configuration joins all sentences of an annotation to one prompt (text_mode concat), by default "
-        "another mode draws one at random; masks of single sentences can only answer for select_first",
+        "the base configuration joins all sentences of an annotation to one prompt (text_mode concat); the default "
+        "mode draws one at random; masks of single sentences correspond to select_first only",
     ),
 )
 
@@ -378,7 +378,7 @@ REFCOCO_M = Protocol(
 
 
 def _over_detections(judged: Judged) -> Terms:
-    """IoU of all detections where every sentence has as many of them; else of the mask that stands for the best one."""
+    """IoU of all detections if every sentence has the same number of them; else IoU of the best one's stored mask."""
     number = judged.evidence.measured[DETECTIONS.name]["number"]
     if len(number) and number.min() == number.max() > 1:
         return judged.evidence.measured[DETECTIONS.name]["iou_sum"], number.astype(np.float64)
@@ -402,7 +402,7 @@ UNINEXT = Protocol(
     measures=(DETECTIONS,),
     caveats=(
         "the original crashes on a sentence without a detection; here that is an empty mask",
-        "its mIoU needs as many detections (`instances`) for every sentence; where their number differs, the original "
-        "crashes and here the best one of each sentence counts",
+        "its mIoU needs the same number of detections (`instances`) for every sentence; else the original crashes, "
+        "and here the best detection of each sentence counts",
     ),
 )

@@ -143,7 +143,7 @@ def _f_scores(judged: Judged) -> NDArray[np.float64]:
     precision = (judged.intersection + SMOOTH) / (scores.prediction_area + SMOOTH)
     recall = (judged.intersection + SMOOTH) / (scores.target_area + SMOOTH)
     f: NDArray[np.float64] = 2 * precision * recall / (precision + recall)
-    # Two empty masks have an F of 1 in the original, also where a crash answered nothing.
+    # In the original, two empty masks have an F of 1, also after a crash; here a crash gets 0.
     return np.where(scores.failed & (scores.target_area == 0), 0.0, f)
 
 
@@ -186,9 +186,9 @@ POLYFORMER_512 = Protocol(
 
 @dataclass(frozen=True, slots=True)
 class CrowdIfSeveral:
-    """SeqTR takes an object of several polygons for a crowd: its IoU is I / |P|, as pycocotools counts crowds."""
+    """SeqTR treats an object of several polygons as a crowd: its IoU is I / |P|, as pycocotools counts crowds."""
 
-    words: str = "0; of an object of several polygons I / |P|, as of a crowd"
+    words: str = "0; for an object of several polygons I / |P|, as for a crowd"
 
     def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
         scores = evidence.scores
@@ -267,7 +267,7 @@ ONEREF = Protocol(
 )
 
 NO_BOX_ABOVE = (
-    "no-target is where no box of the original scores above 0.7; here it is the prediction's flag, or its empty mask"
+    "in the original, no-target means that no box scores above 0.7; here, the prediction's flag or an empty mask"
 )
 
 DERIS_GRES = Protocol(

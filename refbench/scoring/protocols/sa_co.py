@@ -1,7 +1,7 @@
 """SA-Co (Segment Anything with Concepts): cgF1 of all instances of a noun phrase, against one annotator or several.
 
-An "image" of its files is an image with a noun phrase. cgF1 is the F1 of matched instances over the pairs that have
-some (`positive_micro_F1`) times the correlation of "is it there?" over all pairs (`IL_MCC`).
+An "image" in its files is a pair of an image and a noun phrase. cgF1 is the F1 of matched instances over the pairs with
+instances (`positive_micro_F1`) times the Matthews correlation of predicted presence over all pairs (`IL_MCC`).
 Source: facebookresearch/sam3 `sam3/eval/cgf1_eval.py` (99d02f2).
 """
 
@@ -55,7 +55,7 @@ def evaluate_sa_co(truths: Sequence[Annotations], results: Results) -> Evaluatio
     """The figures of CGF1Evaluator, iou_type segm, in percent, IL_MCC too.
 
     Raises:
-        DatasetError: a file is none of SA-Co, lacks a pair of the first one, or none is annotated exhaustively.
+        DatasetError: a file is not of SA-Co or lacks a pair of the first one, or no pair is annotated exhaustively.
     """
     counted = _exhaustive_pairs(truths)
     found: dict[int, list[Mask]] = defaultdict(list)
@@ -72,7 +72,7 @@ def evaluate_sa_co(truths: Sequence[Annotations], results: Results) -> Evaluatio
 
 
 def _exhaustive_pairs(truths: Sequence[Annotations]) -> list[Key]:
-    """The pairs of the first file in which nobody has left out an instance, in the order of their ids."""
+    """The pairs of the first file that are annotated exhaustively in all files, in the order of their ids."""
     partial: set[Key] = set()
     for truth in truths:
         exhaustive = fields_of(list(truth.images.values()), _is_exhaustive, lambda i: i.where, truth.path)
@@ -194,14 +194,14 @@ def _f1(precision: Floats, recall: Floats) -> Floats:
 
 
 def _mean(values: Floats) -> float:
-    # The original leaves out what is -1 or less; NaN is where no pair has both instances and detections.
+    # The original leaves out values of -1 or less; NaN means that no pair has both instances and detections.
     kept = values[values > -1]
     return float(kept.mean()) if len(kept) else math.nan
 
 
 SA_CO = DetectionProtocol(
     "sa-co",
-    "cgF1: F1 of matched instances over .50:.95, times how well presence is told; the annotator that fits best counts",
+    "cgF1: F1 of matched instances over .50:.95, times MCC of predicted presence; the best-fitting annotator counts",
     "facebookresearch/sam3 sam3/eval/cgf1_eval.py (99d02f2)",
     evaluate_sa_co,
     caveats=("IL_MCC is in percent here, as all figures are; SAM 3's tables print it between -1 and 1",),

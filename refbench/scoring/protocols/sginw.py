@@ -44,13 +44,13 @@ def evaluate_sginw(ground_truth: Path, results: Path, progress: Progress = silen
     """AP of each set by its name, then "Average Score" and "Median Score"; and the names of the sets that are missing.
 
     Raises:
-        PredictionError: there are no results, one is of no set, or an entry cannot be scored.
-        DatasetError: the annotation file of a set is missing or none.
+        PredictionError: there are no results, a file belongs to no set, or an entry cannot be scored.
+        DatasetError: the annotation file of a set is missing, or is not an annotation file.
     """
     with _files(results) as found:
         if not found:
             raise PredictionError(
-                f"{results} holds no seginw_<name>_val.json, the files of a submission, one a set: COCO results"
+                f"{results} holds no seginw_<name>_val.json; a submission has one such file of COCO results per set"
             )
         metrics: dict[str, float] = {}
         notes: list[str] = []
@@ -77,7 +77,7 @@ def _average_precision(ground_truth: Path, results: Path) -> Evaluation:
 
 @contextmanager
 def _files(results: Path) -> Iterator[dict[str, Path]]:
-    """Name of the set -> its results, in the order of the names; those of a zip in a folder for the while."""
+    """Name of the set -> its results file, in order of names; files in a zip are unpacked temporarily."""
     if results.is_dir():
         yield _by_set(results, sorted(results.rglob("*.json")))
         return

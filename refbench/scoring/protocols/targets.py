@@ -1,7 +1,7 @@
-"""Targets as published loaders draw them: from the stored polygons, where that differs from their union.
+"""Targets as published loaders rasterise them, where that differs from the union of the stored polygons.
 
-`REFER.getMask` (lichengunc/refer `refer.py`, e3bbaa3) adds the rasterised polygons of an object up, so a pixel inside
-two of them has the value 2. What a loader makes of that value is a choice of its own:
+`REFER.getMask` (lichengunc/refer `refer.py`, e3bbaa3) adds up the rasterised polygons of an object, so a pixel inside
+two of them has the value 2. Loaders treat that value in different ways:
 
 * `union`: foreground. The stored mask.
 * `hole`: background. LAVT, MagNet and CARIS keep `== 1`; LISA and EVF-SAM drop it in `histc(min=0, max=1)`.
@@ -9,11 +9,11 @@ two of them has the value 2. What a loader makes of that value is a choice of it
 * `rle-corrupt`: Sa2VA hands the array, combined in the same way, to `pycocotools.mask.encode`, which only looks for
   changes of value, so that every step between 1, 2 and 3 flips foreground and background down the column.
 
-Others do not use pycocotools' rasteriser, or use it elsewhere:
+Others use another rasteriser, or pycocotools' on another canvas:
 
-* `opencv`: PSALM cuts corners off at the point and fills with `cv2.fillPoly`, which draws the outline as well.
-* `scaled`: ReLA moves the corners of the polygons to its canvas and rasterises them there, as their union. A polygon
-  that the file gives in whole numbers is an array of integers there, so its moved corners lose their fractions.
+* `opencv`: PSALM truncates the corners to integers and fills with `cv2.fillPoly`, which draws the outline as well.
+* `scaled`: ReLA scales the corners of the polygons to its canvas and rasterises them there, as their union. A polygon
+  with integer coordinates in the file is an integer array there, so its scaled corners are truncated.
 
 On a canvas (`refbench.scoring.protocols.canvases`) `scaled` is rasterised again, and everything else is resized.
 """
@@ -31,7 +31,7 @@ from refbench.plugins.loading import load_attribute
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 
 UNION, HOLE, OR_HOLE, RLE_CORRUPT, OPENCV, SCALED = "union", "hole", "or-hole", "rle-corrupt", "opencv", "scaled"
-# These differ from the union only where several polygons are meant: of one object, or of all of them.
+# These differ from the union only for targets with several polygons, of one object or of several.
 OF_SEVERAL_POLYGONS = (HOLE, OR_HOLE, RLE_CORRUPT)
 # These need to know which polygon belongs to which object.
 BY_OBJECT = (OR_HOLE, RLE_CORRUPT)
@@ -49,7 +49,7 @@ def drawn(
     """The target under a rule, on its canvas.
 
     Args:
-        objects: the polygons of each object that is meant.
+        objects: the polygons of each target object.
         mask: the stored target. It is used unchanged (on a canvas: resized) if the polygons do not describe it: holes,
             crowds, redrawn masks.
         whole_numbers: which polygons, counted over all objects, the annotation file gives in whole numbers.
@@ -75,7 +75,7 @@ def _on_original(objects: Sequence[Polygons], mask: Mask, target: str) -> Mask:
     if target == OPENCV:
         return _filled_by_opencv([p for polygons in objects for p in polygons], mask)
     if target == HOLE and len(objects) > 1:
-        # These loaders know no targets of several objects.
+        # These loaders do not support targets of several objects.
         return mask
     layers = [_layers(polygons, mask.size) for polygons in objects if polygons]
     values: NDArray[np.uint8] = np.bitwise_or.reduce(layers)
@@ -105,7 +105,7 @@ def _filled_by_opencv(polygons: Polygons, mask: Mask) -> Mask:
     corners = np.concatenate(outlines)
     low, high = corners.min(axis=0), corners.max(axis=0) + 1
     if low.min() < 0 or high[0] > mask.width or high[1] > mask.height:
-        # OpenCV draws a line that leaves the image a little otherwise than the same line in a larger one.
+        # OpenCV draws a line that leaves the image slightly differently from the same line in a larger image.
         low, high = np.zeros(2, np.int64), np.array([mask.width, mask.height])
     picture: NDArray[np.uint8] = np.zeros((int(high[1] - low[1]), int(high[0] - low[0])), np.uint8)
     for outline in outlines:

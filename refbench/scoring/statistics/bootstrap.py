@@ -4,9 +4,9 @@ Expressions of one image share its difficulty, so they are not independent: imag
 expressions (a cluster bootstrap; Efron & Tibshirani 1993, chapter 8). Since every metric is a ratio of two
 sums, a replicate needs the sums of each image and nothing else.
 
-The same numbers come out whatever the order of the rows, the number of threads and the BLAS behind numpy: images are
-numbered by their sorted names, and sums are sums of integers, which have no rounding to depend on an order (terms that
-are no integers, such as an IoU, are scaled by a power of two and rounded once, to about 1e-9 of their size).
+The results do not depend on the order of the rows, the number of threads or the BLAS behind numpy: images are numbered
+by their sorted names, and only integers are summed, which needs no rounding (terms that are not integers, such as an
+IoU, are scaled by a power of two and rounded once, to about 1e-9 of their size).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ BLOCK_DRAWS = 2_000_000
 KEPT_DRAWS = 5_000_000
 # Every sum stays below 2^53, up to which float64 holds every integer.
 EXACT_BITS = 53
-# Shares of the replicates that bound a BCa interval are rounded to these.
+# Decimals to which the quantile levels of a BCa interval are rounded.
 SHARE_DECIMALS = 9
-# Terms are rounded to at most this many binary places, which no figure that is printed shows.
+# Terms are rounded to at most this many binary places; printed figures are not affected.
 FINEST_BITS = 40
 
 
@@ -95,7 +95,7 @@ def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) ->
     sums = np.empty((len(terms), image_count))
     scales = np.empty(len(terms))
     for k, row in enumerate(terms):
-        # Of a resample, the worst case is the heaviest image drawn every time.
+        # The largest possible sum of a resample: the image with the largest sum is drawn every time.
         largest = float(np.bincount(images, np.abs(row), image_count).max(initial=0.0)) * image_count
         bits = EXACT_BITS - 1 - math.frexp(largest)[1] if math.isfinite(largest) else 0
         # ldexp is exact, so integers remain what they are.
@@ -107,7 +107,7 @@ def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) ->
 def draws(image_count: int, replicates: int = REPLICATES, seed: int = SEED) -> Iterator[FloatArray]:
     """How often each image is drawn in each replicate, float64 (rows, I), in blocks that add up to `replicates`."""
     if image_count * replicates <= KEPT_DRAWS:
-        # One protocol after the other asks for the same ones.
+        # All protocols use the same draws.
         return iter(_kept_draws(image_count, replicates, seed))
     return _drawn(image_count, replicates, seed)
 
@@ -157,7 +157,7 @@ def limits(
     values: FloatArray,
     without_each: FloatArray | None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Limits (M,) of intervals from replicates (M, R); BCa needs the values left by each image, (M, I), too."""
+    """Limits (M,) of intervals from replicates (M, R); BCa also needs the leave-one-image-out values (M, I)."""
     tail = (1 - confidence) / 2
     if method == PERCENTILE:
         low, high = np.percentile(replicates, [100 * tail, 100 * (1 - tail)], axis=1)
@@ -172,7 +172,7 @@ def limits(
 
 
 def bca_shares(replicates: FloatArray, value: float, without_each: FloatArray, tail: float) -> tuple[float, float]:
-    """Which shares of the replicates bound the BCa interval: `tail` and 1 - tail, moved by bias and skewness."""
+    """The quantile levels of the BCa interval: `tail` and 1 - tail, corrected for bias and skewness."""
     normal = NormalDist()
     # Half of the ties count as below, so that a metric that cannot vary has no bias.
     below = float((replicates < value).mean() + (replicates == value).mean() / 2)
@@ -185,5 +185,5 @@ def bca_shares(replicates: FloatArray, value: float, without_each: FloatArray, t
     for z in (normal.inv_cdf(tail), normal.inv_cdf(1 - tail)):
         shifted = bias + z
         out.append(normal.cdf(bias + shifted / max(1 - skew * shifted, 1e-9)))
-    # Their last digits are those of the machine's exp and log; what is read at them must not be.
+    # Rounded, since their last digits depend on the machine's exp and log; the interval must not.
     return round(out[0], SHARE_DECIMALS), round(out[1], SHARE_DECIMALS)

@@ -1,7 +1,7 @@
 """Two runs on the same samples: differences with intervals, a permutation test, equivalence.
 
-Images are the unit throughout, as in `bootstrap`: both runs are resampled together, and what a permutation exchanges
-between the runs is a whole image.
+Images are the unit throughout, as in `bootstrap`: both runs are resampled together, and a permutation exchanges whole
+images between the runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Pair:
 
 
 def as_pair(first: ImageSums, second: ImageSums) -> Pair:
-    """Bring the integers of two runs to one scale, so that images can change sides."""
+    """Bring the integers of two runs to one scale, so that images can be swapped between the runs."""
     top = np.minimum(first.scale_top, second.scale_top)
     bottom = np.minimum(first.scale_bottom, second.scale_bottom)
     return Pair(_on_scale(first, top, bottom), _on_scale(second, top, bottom))
@@ -75,7 +75,7 @@ def difference_intervals(
 def permutation_p_values(pair: Pair, permutations: int = PERMUTATIONS, seed: int = SEED) -> FloatArray:
     """Two-sided p-values (M,) of the hypothesis that the runs are exchangeable.
 
-    In each permutation a coin for each image decides whether its answers change sides. Source: the sign-flip test of
+    Each permutation decides at random which images swap their predictions. Source: the sign-flip test of
     Edgington & Onghena, Randomization Tests, 2007, with ratios in place of means.
     """
     first, second = pair.first, pair.second

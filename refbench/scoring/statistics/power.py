@@ -1,4 +1,4 @@
-"""What a split can show: the smallest difference it detects, and p-values when many are asked at once."""
+"""Power of a split: the smallest difference that it can detect, and p-values corrected for multiple tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def smallest_detectable(standard_error: float, significance: float = SIGNIFICANC
 
 
 def standard_error_against(standard_error: float, correlation: float) -> float:
-    """Standard error of the difference to a system with an equal one; `correlation` is that of their image scores."""
+    """Standard error of the difference to a system with the same standard error; `correlation`: of image scores."""
     return standard_error * float((2 * max(1 - correlation, 0.0)) ** 0.5)
 
 

@@ -122,8 +122,8 @@ def test_grefcoco_of_real_photographs(test_data: Path, home: Path) -> None:
         ("refs[0]['ann_id'] = [11, 13]", "image_id 1, but annotation 13 is on image 2"),
         ("refs[0]['ann_id'] = [11, 99]", "annotation 99 is not in instances.json"),
         ("refs[0]['ann_id'] = [-1, 11]", "annotation -1 is not in"),
-        ("refs[1]['no_target'] = False", "no_target is False, but ann_id names 0"),
-        ("refs[0]['no_target'] = True", "no_target is True, but ann_id names 2"),
+        ("refs[1]['no_target'] = False", "no_target is False, but ann_id lists 0"),
+        ("refs[0]['no_target'] = True", "no_target is True, but ann_id lists 2"),
         ("refs[1]['image_id'] = 77", "image 77 is not in instances.json"),
         ("del refs[1]['image_id']", "it has no integer image_id"),
         ("refs[0]['split'] = 'test'", "'test' is no name of a split of grefcoco, which has train, val"),
@@ -196,7 +196,7 @@ def test_one_split_alone(tmp_path: Path, home: Path) -> None:
 def test_rows_that_would_lose_something(tmp_path: Path, home: Path) -> None:
     for change, message in (
         ("refs[0]['sent_ids'] = [0, 1, 2]", "sent_ids names 3 sentences, 1 are there"),
-        ("refs[0]['no_target'] = 'no'", "no_target is a str, but ann_id names 2"),
+        ("refs[0]['no_target'] = 'no'", "no_target is a str, but ann_id lists 2"),
         ("instances['annotations'][0]['iscrowd'] = '0'", "its iscrowd is '0'; expected 0 or 1"),
         ("instances['annotations'][0]['bbox'] = '1234'", "its bbox is not four numbers"),
     ):
@@ -235,7 +235,7 @@ def test_lvis_two_views(tmp_path: Path, home: Path) -> None:
     assert {s: v.expressions for s, v in manifest.splits.items()} == {"val-instance": 4, "val-category": 2}
     assert manifest.objects == 5
     assert "1 annotations cover no pixel" in " ".join(manifest.notes)
-    assert "1 pairs of image and class are not exhaustively drawn" in " ".join(manifest.notes)
+    assert "1 (image, class) pairs are not exhaustively annotated" in " ".join(manifest.notes)
     cup, other, bow, incomplete = load_samples("lvis/val-instance")
     assert (cup.expression, cup.ann_ids, cup.tags) == ("cup", ("1",), ("frequency-f",))
     assert np.array_equal(other.target.to_array(), rasterised([mini.SECOND], 60, 80))
@@ -325,7 +325,7 @@ def test_lvis_by_its_name(tmp_path: Path, home: Path) -> None:
         build("lvis", tmp_path)
     assert "train-instance" in build("lvis", tmp_path / "lvis_v1_train.json").splits
     (tmp_path / "lvis_v1_val.json").rename(tmp_path / "mine.json")
-    with pytest.raises(DatasetError, match="is not named as LVIS is released"):
+    with pytest.raises(DatasetError, match="is not named like the LVIS files"):
         build("lvis", tmp_path / "mine.json")
 
 
