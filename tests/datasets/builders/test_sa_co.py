@@ -198,7 +198,8 @@ def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_pa
     assert told.returncode == 0
     assert "the first is sa-co-gold/crowded-a/11/0; they count as nothing found" in told.stderr
     some = run(Exact(), "sa-co-gold/crowded-a", out=tmp_path / "some", limit=2).folder
-    assert "without a sample in the run: 1, the first is 12 ('thing'). sa-co would" in score_run(refbench, some, truth).stderr
+    told = score_run(refbench, some, truth)
+    assert "without a sample in the run: 1, the first is 12 ('thing'). sa-co would" in told.stderr
     # Who wants it anyway scores the file.
     assert cgf1(refbench, some / "coco-results.json", truth)["IL_MCC"] == pytest.approx(50, abs=0.05)
     # What nobody annotated exhaustively need not be asked.
