@@ -32,7 +32,7 @@ from refbench.plugins.options import bind_options, construct
 from refbench.records import Proposal
 from refbench.storage.claims import claim_folder
 from refbench.storage.files import read_json, write_table
-from refbench.storage.images import load_image
+from refbench.storage.images import image_sha256, load_image
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
 from refbench.storage.sharding import cut
@@ -79,8 +79,9 @@ def propose(
         raise DatasetError(f"{curation.address} was built without images; build it with --images to propose masks")
     chosen = _chosen(curation.recipe, refiners, options or {})
     shards = plan_shards(images)
+    seen = _images_sha256(images)
     for choice in chosen:
-        _claim_refiner(curation, choice, device, limit)
+        _claim_refiner(curation, choice, device, limit, seen)
     jobs = [
         (str(folder), curation.address, choice, device, number, [i.image_id for i in shard])
         for choice in chosen
@@ -176,7 +177,17 @@ def make_refiner(choice: RefinerChoice, device: str) -> Any:
     return construct(choice.name, factory, {**choice.options, **offered})
 
 
-def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit: int | None) -> None:
+def _images_sha256(images: Sequence[ImageItems]) -> str:
+    """sha256 over the ids and the files of the images: proposals belong to these pixels."""
+    total = hashlib.sha256()
+    for image in images:
+        total.update(f"{image.image_id} {image_sha256(image.image_path)}\n".encode())
+    return total.hexdigest()
+
+
+def _claim_refiner(
+    curation: Curation, choice: RefinerChoice, device: str, limit: int | None, images_sha256: str
+) -> None:
     folder = curation.folder / "proposals" / choice.name
     refiner = make_refiner(choice, device)
     content = {
@@ -185,6 +196,7 @@ def _claim_refiner(curation: Curation, choice: RefinerChoice, device: str, limit
         "variants": choice.variants,
         "limit": limit,
         "fingerprint": curation.fingerprint,
+        "images_sha256": images_sha256,
         "code_sha256": _code_of(refiner),
         "device": device if "device" in inspect.signature(load("refiners", choice.name)).parameters else "",
         "weights_sha256": str(getattr(refiner, "weights_sha256", "")),

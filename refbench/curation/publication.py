@@ -28,7 +28,8 @@ from refbench.storage.manifest import dataset_folder, parse_address, read_manife
 from refbench.storage.progress import Progress, silent
 
 IMAGE_ROWS = 50
-SHEET_CELLS, SHEET_COLUMNS, CELL_PX = 48, 4, 150
+# Large enough to judge an outline by.
+SHEET_CELLS, SHEET_COLUMNS, CELL_PX = 36, 3, 320
 _CARDS = Environment(
     loader=PackageLoader("refbench.curation"), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True
 )

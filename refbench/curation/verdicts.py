@@ -136,13 +136,17 @@ def _by_trusted(mask_id: str, trust: Trust, twins: Mapping[str, str], recipe: Re
     if expected < rules.accept:
         weakest = _weakest(trust)
         action = Action.DROP if expected < min(rules.drop, rules.accept) else Action.REVIEW
-        return verdict(action, Cause.AGREED_TOO_LITTLE, f"{name} is not sure: {weakest} ({expected:.3f} expected)")
+        return verdict(
+            action,
+            Cause.AGREED_TOO_LITTLE,
+            f"{name} is not sure: {weakest} ({expected:.3f} expected, {rules.accept:g} needed)",
+        )
     if trust.source_boundary_iou >= rules.keep:
         return verdict(
             Action.KEEP, Cause.SOURCE_CONFIRMED, f"{name} confirms the source ({trust.source_boundary_iou:.3f})"
         )
     if better < rules.better:
-        reason = f"the proposal of {name} may not be better ({better:.3f} sure)"
+        reason = f"the proposal of {name} may not be better ({better:.3f} sure, {rules.better:g} needed)"
         return verdict(Action.REVIEW, Cause.NOT_BETTER, reason)
     return verdict(Action.CHANGE, Cause.AGREED, f"{name} is sure ({expected:.3f} expected, {better:.3f} sure)")
 

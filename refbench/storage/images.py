@@ -6,6 +6,7 @@ An image in a zip is read without unpacking. Its path goes through the archive:
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -189,6 +190,16 @@ def image_bytes(path: str | Path, height: int, width: int) -> bytes:
     if content is None:
         raise DatasetError(f"the image {path} does not exist any more")
     return content
+
+
+def image_sha256(path: str | Path) -> str:
+    """sha256 of an image file as it is; "" if it cannot be read."""
+    place = Path(path)
+    try:
+        content = place.read_bytes() if place.is_file() else read_through_zip(place)
+    except (DatasetError, OSError):
+        content = None
+    return hashlib.sha256(content).hexdigest() if content is not None else ""
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -271,6 +271,28 @@ def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> 
         decide(other)
 
 
+def test_proposals_belong_to_the_pixels_of_their_images(home: Path, tmp_path: Path) -> None:
+    build_bright(tmp_path / "a", "refcoco", 3)
+    folder, chosen = tmp_path / "curation", parse_recipe('[[refiners]]\nname = "watershed"\n', "r")
+    audit("refcoco/val", chosen, out=folder, with_images=False, workers=1)
+    propose(folder, workers=1)
+    before = read_proposals(folder)
+    first, second = (tmp_path / "a" / "images" / f"COCO_train2014_{k:012d}.jpg" for k in (1, 2))
+    content = first.read_bytes()
+    # Two images change places; then one is gone.
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    with pytest.raises(RunError, match=r"belongs to another watershed \(images_sha256 "):
+        propose(folder, workers=1)
+    second.write_bytes(first.read_bytes())
+    first.unlink()
+    with pytest.raises(RunError, match="images_sha256"):
+        propose(folder, workers=1)
+    first.write_bytes(content)
+    propose(folder, workers=1)
+    assert read_proposals(folder) == before
+
+
 def _masks(wanted: Iterable[str]) -> list[TargetMask]:
     proposals = set(wanted)
     return [t for items in load_items("refcoco/val") for t in items.masks if t.mask_id in proposals]
