@@ -147,7 +147,7 @@ def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
     ids = whole.sample_ids()
     rows = np.array([k for k, sample_id in enumerate(ids) if _key(sample_id) in new], np.int64)
     if not len(rows):
-        raise RunError(f"{folder} answers no expression that is left")
+        raise RunError(f"{folder} has no prediction for the expressions that both versions share")
     left = whole.take(rows)
     masks = {p.sample_id: p.mask for p in run.predictions()}
     chosen = [ids[k] for k in rows.tolist()]

@@ -31,7 +31,7 @@ from refbench.curation.recipe import (
     parse_recipe,
     read_recipe,
 )
-from refbench.curation.trust import trust
+from refbench.curation.trusted import trust
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask

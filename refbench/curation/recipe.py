@@ -114,9 +114,10 @@ class Calibration:
 class TrustedCalibration:
     """What the score of the trusted refiner is worth, as measured on masks whose truth is known (`on`).
 
-    `score`, `boundary_iou` and `better` are knots, linear between them: for a score (`curation.trust.Trust.score`), the
-    expected boundary IoU of the proposal with the truth, and the share of proposals that are better than their source.
-    It holds for the `refiner` with these weights, and for these `witnesses`, only.
+    `score`, `boundary_iou` and `better` are knots, with linear values between them. For a score
+    (`curation.trusted.Trust.score`) they give the expected boundary IoU of the proposal with the truth, and the share
+    of proposals that are better than their source. They hold for the `refiner` with these weights, and for these
+    `witnesses`, only.
     """
 
     on: tuple[str, ...] = ()

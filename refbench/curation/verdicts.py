@@ -11,7 +11,7 @@ from refbench.curation.agreement import Agreement, agree
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.language import flag
 from refbench.curation.recipe import MaskRules, Recipe
-from refbench.curation.trust import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, trust
+from refbench.curation.trusted import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, trust
 from refbench.masks.mask import Mask
 from refbench.records import Action, Cause, Decision, Finding, Proposal, Sample
 

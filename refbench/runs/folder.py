@@ -222,7 +222,7 @@ class RunFolder:
             first = index.sample_ids[int(np.argmin(seen))]
             raise RunError(
                 f"{self} has no prediction for {int((~seen).sum())} of its samples, the first is {first}: its shards "
-                f"belong to another run; remove its folder predictions and {AGAIN}"
+                f"belong to another run; remove {self.path / 'predictions'} and {AGAIN}"
             )
 
     def timings(self) -> list[ShardTiming]:

@@ -69,8 +69,8 @@ def test_many_at_the_same_moment(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         (answer(action="burn"), "one of keep, change, drop"), (answer(" "), "a reviewer has a name"),
-        (answer("a" * 61), "a reviewer has a name"), (answer(action="change"), "brings one"),
-        (answer(mask=MASK), "brings one"), (answer(action="change", mask=Mask.empty(5, 5)), "is empty"),
+        (answer("a" * 61), "a reviewer has a name"), (answer(action="change"), "if and only if"),
+        (answer(mask=MASK), "if and only if"), (answer(action="change", mask=Mask.empty(5, 5)), "is empty"),
         (Answer("k", "expression", "i", "anna", "change", "", MASK), "one of keep, drop"),
     ],
 )  # fmt: skip

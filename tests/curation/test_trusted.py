@@ -40,7 +40,7 @@ from refbench.curation.recipe import Recipe, TrustedCalibration, parse_recipe, r
 from refbench.curation.refiners import isnet_weights
 from refbench.curation.refiners.base import propose as ask
 from refbench.curation.refiners.isnet import IsNet
-from refbench.curation.trust import DEEP_SHARE, DEEP_WEIGHT, WITNESS_WEIGHT, trust
+from refbench.curation.trusted import DEEP_SHARE, DEEP_WEIGHT, WITNESS_WEIGHT, trust
 from refbench.curation.verdicts import decide_masks, gather
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError

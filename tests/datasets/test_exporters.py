@@ -160,7 +160,7 @@ def test_photographs_that_an_export_does_not_name(built: Path, tmp_path: Path, t
 def test_a_rebuild_tells_which_splits_went(built: Path, tmp_path: Path) -> None:
     export("refcoco/val", "jsonl", tmp_path / "out", False, silent)
     manifest = build_dataset("refcoco", exported.build, Sources(tmp_path / "out"), silent)
-    assert "it replaced a build that also had testA, testB; build these again" in manifest.notes
+    assert "it replaced a build that also had testA, testB; build those splits again" in manifest.notes
 
 
 @pytest.mark.slow

@@ -271,7 +271,7 @@ def test_the_content_tells_the_format(embedded: Path, tmp_path: Path) -> None:
         ([255, 255, 255, 0, 0, 0], (1, 0), ""),
         ([9, 9, 9, 128, 0, 0, 0, 0, 0], (2, 1), ""),
         ([255, 255, 255, 128, 0, 0], (0, 1), "a mask holds 0 \\(black\\) and one other value"),
-        ([0, 0, 0, 0, 0, 0], (0, 1), "its palette gives one colour to two values"),
+        ([0, 0, 0, 0, 0, 0], (0, 1), "its palette has one colour for two values"),
     ],
 )
 def test_palette_pictures_count_by_their_colours(
@@ -303,7 +303,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="does not exist"):
         score(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(PredictionError, match="say which split"):
+    with pytest.raises(PredictionError, match="give the split"):
         score(tmp_path / "empty.jsonl")
     cases: list[tuple[str, Any, str]] = [
         ("a.npz", {name: np.zeros(size)}, r"expected bool \(H, W\), found float64"),

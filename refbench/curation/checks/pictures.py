@@ -38,7 +38,8 @@ class BrokenImage(Reporter):
 class OffEdges(Reporter):
     """An outline beside the edges of the image: all of it is shifted by `most_px` or more, or too many points miss.
 
-    A point misses if the nearest notable edge lies `from_px` to `to_px` away; farther ones are of something else.
+    A point misses if the nearest notable edge lies `from_px` to `to_px` away. An edge further away belongs to
+    another object.
     """
 
     code: ClassVar[str] = "mask-off-edges"

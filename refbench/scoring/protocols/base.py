@@ -398,9 +398,10 @@ class Protocol:
     prints. `headline` is the metric that the paper's tables quote. `when_empty` is the value, 0..1, of a ratio whose
     denominator is zero. `sources` names, for a choice, the file that makes it, if that file is not `source`.
     `caveats` list what a stored mask cannot reproduce from the original. If `datasets` is not empty, the protocol
-    applies only to these datasets; `splits` limits it to splits whose names end so. `signed` metrics lie in
-    -100..100. With `leaves_out_ignored`, pixels that a dataset says to ignore belong to neither mask; otherwise they
-    count as background. `same_as` names the protocol with the same rule, if this one only uses another paper's names.
+    applies only to these datasets; `splits` limits it to splits whose names end in one of these. `signed` metrics
+    lie in -100..100. With `leaves_out_ignored`, pixels that a dataset says to ignore belong to neither mask; otherwise
+    they count as background. `same_as` names the protocol with the same rule, if this one only has another paper's
+    names.
     """
 
     name: str

@@ -93,7 +93,7 @@ def _exhaustive_pairs(truths: Sequence[Annotations]) -> list[Key]:
     counted = [key for key in truths[0].images if key not in partial]
     if not counted:
         names = ", ".join(str(truth.path) for truth in truths)
-        raise DatasetError(f"{names}: no pair of an image and a phrase is annotated exhaustively in each of them")
+        raise DatasetError(f"{names}: no (image, phrase) pair is annotated exhaustively in all of them")
     return counted
 
 

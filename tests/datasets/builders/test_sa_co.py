@@ -230,6 +230,6 @@ def test_a_file_of_other_phrases_is_refused(tmp_path: Path, home: Path) -> None:
     content["images"][2]["text_input"] = "another thing"
     other = mini.write_sa_co(tmp_path / "other", content)
     with pytest.raises(
-        PredictionError, match="does not belong to this run: sa-co-gold/crowded-a/12/0 asks for 'thing'"
+        PredictionError, match="does not belong to this run: sa-co-gold/crowded-a/12/0 is about 'thing'"
     ):
         write_detections(folder, read_annotations(other))
