@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from events import GIVE_UP_SECONDS
+from filelock import FileLock
 
 from refbench.curation.decisions import decide
 from refbench.curation.findings import audit
@@ -50,21 +51,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[], None]) -> Path:
+    """A $REFBENCH_HOME that the first test process to need it builds, for all of them."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = folder.with_suffix(".done")
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("REFBENCH_HOME", str(folder))
+                build()
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A $REFBENCH_HOME with `scenes` and `snapshots`, built once; tests must not change what is in it."""
-    folder = tmp_path_factory.mktemp("embedded")
-    before = os.environ.get("REFBENCH_HOME")
-    os.environ["REFBENCH_HOME"] = str(folder)
-    try:
+
+    def build() -> None:
         for dataset in ("scenes", "snapshots"):
             build_dataset(dataset, load("builders", dataset), Sources(), silent)
-    finally:
-        if before is None:
-            del os.environ["REFBENCH_HOME"]
-        else:
-            os.environ["REFBENCH_HOME"] = before
-    return folder
+
+    return built_once(tmp_path_factory, "embedded", build)
 
 
 @pytest.fixture
@@ -102,16 +111,16 @@ SMALL_IMAGES = 14
 def hurried_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A $REFBENCH_HOME with the validation splits of `scenes` and `scenes-hurried`, and a decided curation of the
     latter, whose first SMALL_IMAGES images have proposals; tests must not change what is in it."""
-    folder = tmp_path_factory.mktemp("hurried")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REFBENCH_HOME", str(folder))
+
+    def build() -> None:
         for dataset in ("scenes", "scenes-hurried"):
             build_dataset(dataset, load("builders", dataset), Sources(splits=("val",)), silent)
         curation = default_folder("scenes-hurried/val")
         audit("scenes-hurried/val", parse_recipe(SMALL_RECIPE, "small"), workers=1)
         propose(curation, limit=SMALL_IMAGES, workers=1)
         decide(curation)
-    return folder
+
+    return built_once(tmp_path_factory, "hurried", build)
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:
         if choice.role not in (WITNESS, TRUSTED):
             raise DatasetError(f"{where}: the role of {choice.name} is {WITNESS} or {TRUSTED}, not {choice.role!r}")
         if choice.role == TRUSTED and choice.variants < 2:
-            raise DatasetError(f"{where}: {choice.name} is trusted and needs at least 2 variants, to be compared")
+            raise DatasetError(f"{where}: the trusted refiner {choice.name} needs at least 2 variants")
     if sum(c.role == TRUSTED for c in chosen) > 1:
         raise DatasetError(f"{where}: only one refiner can be {TRUSTED}")
     names = [c.name for c in chosen]

@@ -6,8 +6,8 @@ two of them has the value 2. Loaders treat that value in different ways:
 * `union`: foreground. The stored mask.
 * `hole`: background. LAVT, MagNet and CARIS keep `== 1`; LISA and EVF-SAM drop it in `histc(min=0, max=1)`.
 * `or-hole`: as `hole`; the values of several objects are combined bit by bit first. GLaMM.
-* `rle-corrupt`: Sa2VA hands the array, combined in the same way, to `pycocotools.mask.encode`, which only looks for
-  changes of value, so that every step between 1, 2 and 3 flips foreground and background down the column.
+* `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. That function
+  only looks for changes of value: each change between 1, 2 and 3 swaps foreground and background below it.
 
 Others use another rasteriser, or pycocotools' on another canvas:
 
