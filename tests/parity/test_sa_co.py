@@ -107,7 +107,7 @@ def test_annotators_that_differ(tmp_path: Path) -> None:
 def test_files_that_are_not_of_sa_co(tmp_path: Path) -> None:
     truth = files([pair(1), pair(2)], [box(1, 0)], [box(1, 0)])
     truth[1]["images"] = [pair(1)]
-    with pytest.raises(DatasetError, match=r"annotator1.json lacks the image 2 of .*annotator0.json"):
+    with pytest.raises(DatasetError, match=r"annotator1.json lacks 1 of the images of .*0.json, the first is 2"):
         scored(tmp_path, truth, [])
     truth[1]["images"] = [pair(1), pair(2) | {"is_instance_exhaustive": "yes"}]
     with pytest.raises(DatasetError, match=r"annotator1.json .*\n  - images\[1\] \(id 2\): its is_instance_exhaustive"):

@@ -80,8 +80,8 @@ def _exhaustive_pairs(truths: Sequence[Annotations]) -> list[Key]:
         lacking = [key for key in truths[0].images if key not in truth.images]
         if lacking:
             raise DatasetError(
-                f"{truth.path} lacks {len(lacking)} images of {truths[0].path}, the first is {shown(lacking[0])}: give "
-                "the files of several annotators of the same subset"
+                f"{truth.path} lacks {len(lacking)} of the images of {truths[0].path}, the first is "
+                f"{shown(lacking[0])}: give the files of several annotators of the same subset"
             )
         for key, image in truths[0].images.items():
             other = truth.images[key]
