@@ -48,7 +48,7 @@ def gate(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Exit 1 if a run is worse than a baseline, beyond a margin and chance.
+    """Exit 1 if a run is significantly worse than a baseline, beyond a margin.
 
     RUN and the baseline are scored run folders or scores.parquet files. Neither the dataset nor torch is needed.
 

@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "score": ("refbench.cli.score:score", "Score a run folder or a predictions file."),
     "diagnose": ("refbench.cli.diagnose:diagnose", "Show where a run loses its points: kinds of errors, slices."),
     "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, changed samples."),
-    "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is worse than a baseline, beyond a margin and chance."),
+    "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is significantly worse than a baseline, beyond a margin."),
     "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
     "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write a first version of an adapter or a worker."),
     "env": ("refbench.cli.env:env", "Build, list or remove environments for workers."),

@@ -239,7 +239,7 @@ def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:
 
 def _record(kind: Any, table: Any, where: str) -> Any:
     if not isinstance(table, dict):
-        raise DatasetError(f"{where} is a table, not {table!r}")
+        raise DatasetError(f"{where} must be a table, not {table!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     _only(table, set(fields), where)
     values = {}
@@ -272,13 +272,13 @@ def _field(kind: Any, value: Any, where: str) -> Any:
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DatasetError(f"{where} is a number, not {value!r}")
+        raise DatasetError(f"{where} must be a number, not {value!r}")
     return float(value)
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DatasetError(f"{where} is of type {kind.__name__}, not {value!r}")
+        raise DatasetError(f"{where} must be of type {kind.__name__}, not {value!r}")
     return value
 
 

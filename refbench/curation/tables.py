@@ -80,7 +80,7 @@ def audited_checks(folder: Path) -> tuple[str, ...]:
     try:
         return tuple(map(str, json.loads((read_table(path).schema.metadata or {})[b"checks"])))
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{path} does not say which checks it is of; run `refbench curate audit` again") from None
+        raise RunError(f"{path} does not name the checks that were run; run `refbench curate audit` again") from None
 
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:

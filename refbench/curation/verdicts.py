@@ -207,7 +207,7 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
 
 
 def _twins(image: ImageItems, evidence: Mapping[str, Evidence], least_iou: float) -> dict[str, str]:
-    """Masks of single objects whose best proposals are one and the same object: two sources were drawn around it."""
+    """Masks of different objects with the same best proposal: mask id -> the other mask. One outline is wrong."""
     single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1 and t.mask_id in evidence]
     found = [(i, best.mask) for i in single if (best := evidence[i].best) is not None]
     if len(found) < 2:

@@ -52,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error.strerror or error}; what was finished before is intact: "
-            "free space or permissions, then run the same command again"
+            "check free space and permissions, then run the same command again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ class Reviews:
                     f"another program holds {self.path} for more than {self._busy_seconds:g} s; close it there and try "
                     "again: nothing was lost"
                 ) from error
-            raise RunError(f"{self.path} cannot be used: {error}; free space or permissions, then try again") from error
+            raise RunError(f"{self.path} cannot be used: {error}. Check disk and permissions, try again") from error
         except sqlite3.DatabaseError as error:
             raise RunError(
                 f"{self.path} is not a database of reviews ({error}); restore it, or move it away"
