@@ -38,16 +38,16 @@ demo: $(VENV)/.demo
 	$(BIN)/refbench demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto -m slow
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto --cov=refbench --cov-report=term:skip-covered --cov-report=html
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov=refbench --cov-report=term:skip-covered --cov-report=html
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
