@@ -115,7 +115,7 @@ def test_files_that_are_not_of_sa_co(tmp_path: Path) -> None:
     truth[1]["images"] = [pair(1), pair(2) | {"height": 39}]
     with pytest.raises(DatasetError, match=r"annotator1.json images\[1\] \(id 2\) is 39 x 40 px .*it is 40 x 40"):
         scored(tmp_path, truth, [])
-    with pytest.raises(DatasetError, match="no .image, phrase. pair is annotated exhaustively"):
+    with pytest.raises(DatasetError, match=r"no .image, phrase. pair is annotated exhaustively"):
         scored(tmp_path, files([pair(1, exhaustive=0)], []), [])
 
 
