@@ -15,7 +15,7 @@ from refbench.storage import weights as storage
 def weights() -> None:
     """Add or list weights of networks that curation uses.
 
-    The files are kept by their sha256 below $REFBENCH_HOME/weights. Refiners take the name: -o weights=NAME.
+    The files are kept by their sha256 below $REFBENCH_HOME/weights. Refiners take the name: -o isnet.weights=NAME.
 
     \b
     Example:

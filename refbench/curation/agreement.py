@@ -70,6 +70,12 @@ def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
     )
 
 
+def boundary_iou(masks: Sequence[Mask], others: Sequence[Mask]) -> NDArray[np.float64]:
+    """Boundary IoU of N pairs of masks, float (N,)."""
+    counts = pair_counts(masks, others)
+    return np.asarray(counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"]))
+
+
 def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
     """Boundary IoU of every mask with every other, float (N, N)."""
     n = len(masks)

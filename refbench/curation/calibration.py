@@ -7,8 +7,6 @@ is fitted as a function of the agreement. On another split, the decisions of the
 from __future__ import annotations
 
 import dataclasses
-import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize
 
 from refbench._version import __version__
-from refbench.curation.agreement import agree
+from refbench.curation.agreement import agree, boundary_iou
 from refbench.curation.checks.base import NOTE
 from refbench.curation.decisions import decide
 from refbench.curation.findings import audit
@@ -28,19 +26,18 @@ from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import (
     FIGURES,
     INTERCEPT,
-    TRUSTED,
     Calibration,
     MaskRules,
     Recipe,
     parse_recipe,
     read_recipe,
 )
+from refbench.curation.recipe_text import CALIBRATION, with_section, witnesses_only
 from refbench.curation.tables import read_decisions, read_findings
 from refbench.curation.verdicts import NOT_JUDGED, PROPOSALS
 from refbench.datasets.builders.scenes import hurried_outlines
 from refbench.datasets.builders.scenes_annotator import FAULTS, WRONG
 from refbench.errors import DatasetError
-from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.records import Action, Decision, Finding, Proposal
 from refbench.storage.files import atomic_file
@@ -94,12 +91,6 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
                 image.image_id,
             )
     return out
-
-
-def boundary_iou(masks: Sequence[Mask], truths: Sequence[Mask]) -> NDArray[np.float64]:
-    """Boundary IoU of N pairs, float (N,)."""
-    counts = pair_counts(masks, truths)
-    return np.asarray(counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"]))
 
 
 @dataclass(frozen=True)
@@ -307,12 +298,12 @@ def calibrate(
     """
     recipe = read_recipe(recipe_path)
     fitted_on = f"{SOURCE}/{tune}"
-    blank = parse_recipe(_without_calibration(recipe.text, str(recipe_path)), str(recipe_path))
-    witnesses = parse_recipe(_of_witnesses(blank.text), str(recipe_path))
+    witnesses = parse_recipe(witnesses_only(recipe.text), str(recipe_path))
     known, decisions, _, proposals = _run(fitted_on, witnesses, work / f"tune-{witnesses.sha256[:12]}", progress)
     calibration = fit(_open_cases(known, decisions, proposals), recipe.masks, fitted_on)
-    text = blank.text + _calibration_toml(calibration)
-    fitted = parse_recipe(witnesses.text + _calibration_toml(calibration), str(recipe_path))
+    section = dataclasses.asdict(calibration)
+    text = with_section(recipe.text, CALIBRATION, section)
+    fitted = parse_recipe(with_section(witnesses.text, CALIBRATION, section), str(recipe_path))
     known, decisions, findings, _ = _run(f"{SOURCE}/{test}", fitted, work / f"test-{fitted.sha256[:12]}", progress)
     measured = measure(f"{SOURCE}/{test}", known, decisions, findings)
     with atomic_file(recipe_path) as temporary:
@@ -330,52 +321,6 @@ def _run(
     decide(folder, progress=progress)
     masks, _ = read_decisions(folder)
     return known_masks(load_items(address)), masks, read_findings(folder), read_proposals(folder)
-
-
-def _without_calibration(text: str, where: str) -> str:
-    """The recipe's text up to its calibration, which must be its end: all that follows is written again.
-
-    Raises:
-        DatasetError: another table follows it.
-    """
-    before, *rest = re.split(r"^(?:# Measured by .*\n)?\[calibration\][ \t]*$", text, maxsplit=1, flags=re.MULTILINE)
-    others = [t for t in re.findall(r"^\[+[^\]\n]*\]+", "".join(rest), flags=re.MULTILINE) if "calibration" not in t]
-    if others:
-        raise DatasetError(f"{where}: {others[0]} comes after [calibration] and would be lost; move it before")
-    return before.rstrip() + "\n"
-
-
-def _of_witnesses(text: str) -> str:
-    """The text of a recipe without its trusted refiner and what is known of it."""
-    kept = [part for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE) if not _is_trusted(part)]
-    return "".join(kept)
-
-
-def _is_trusted(part: str) -> bool:
-    """Whether a part of a recipe, from one table's head to the next, is about the trusted refiner."""
-    if part.startswith("[trusted]"):
-        return True
-    rows = tomllib.loads(part).get("refiners", []) if part.startswith("[[refiners]]") else []
-    return any(row.get("role") == TRUSTED for row in rows)
-
-
-def _calibration_toml(found: Calibration) -> str:
-    def numbers(values: Sequence[float]) -> str:
-        return f"[{', '.join(f'{v:g}' for v in values)}]"
-
-    lines = [
-        "",
-        "# Measured by `refbench curate calibrate`, which writes all that follows.",
-        "[calibration]",
-        f'on = "{found.on}"',
-        f"agreement = {numbers(found.agreement)}",
-        f"boundary_iou = {numbers(found.boundary_iou)}",
-        f"better = {{ {', '.join(f'{k} = {v:g}' for k, v in found.better.items())} }}",
-        "# Of masks that nothing but their proposals decides, for several thresholds of `better`.",
-    ]
-    for row in found.thresholds:
-        lines += ["", "[[calibration.thresholds]]", *(f"{k} = {v:g}" for k, v in row.items())]
-    return "\n".join(lines) + "\n"
 
 
 def measured_page(recipe: Recipe, m: Measured) -> str:

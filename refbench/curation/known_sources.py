@@ -7,17 +7,15 @@ A known source is a built split of coarse masks and a JSON file with the truth: 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from refbench._version import __version__
+from refbench.curation.agreement import boundary_iou
 from refbench.curation.findings import audit
 from refbench.curation.folder import load_items
 from refbench.curation.items import TargetMask
@@ -31,9 +29,9 @@ from refbench.curation.recipe import (
     parse_recipe,
     read_recipe,
 )
+from refbench.curation.recipe_text import TRUSTED_SECTION, refiners_only, with_section
 from refbench.curation.trusted import trust
 from refbench.errors import DatasetError, MaskError, RunError
-from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.storage.files import atomic_file, read_json
 from refbench.storage.manifest import split_fingerprint
@@ -110,12 +108,6 @@ def known_cases(
         else:
             cases.append(Case(address, target.mask_id, found.score, after, before, found.source_boundary_iou, wrong))
     return cases
-
-
-def boundary_iou(masks: Sequence[Mask], truths: Sequence[Mask]) -> NDArray[np.float64]:
-    """Boundary IoU of N pairs, float (N,)."""
-    counts = pair_counts(masks, truths)
-    return np.asarray(counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"]))
 
 
 def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> TrustedCalibration:
@@ -232,14 +224,6 @@ def curve(cases: Sequence[Case]) -> list[tuple[float, float, float, float, int]]
     return rows
 
 
-def trusted_toml(found: TrustedCalibration) -> str:
-    """The section [trusted] of a recipe."""
-    lines = ["", "# Measured by `refbench curate calibrate --known`, which writes this section.", "[trusted]"]
-    for field in dataclasses.fields(found):
-        lines.append(f"{field.name} = {_toml(getattr(found, field.name))}")
-    return "\n".join(lines) + "\n"
-
-
 def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], left_out: Sequence[Accepted]) -> str:
     """What the trusted refiner is worth, source by source, as Markdown; `left_out` says what is accepted."""
     chosen = _trusted(recipe)
@@ -273,12 +257,6 @@ def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], left_out
         lines += [f"| {s:.0%} | {b:.3f} | {a:.3f} | {g:.0%} | {w} |" for s, b, a, g, w in curve(cases)]
         lines.append("")
     return "\n".join(lines)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml(v) for v in value)}]"
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
 def _trusted(recipe: Recipe) -> RefinerChoice:
@@ -321,7 +299,7 @@ def calibrate_trusted(
     cases = [dataclasses.replace(c, source=name) for name, found in by_source.items() for c in found]
     fitted = fit_trusted(cases, recipe, weights)
     left_out = [accepted for name in by_source for accepted in judged(cases, name, recipe, weights)]
-    text = with_trusted(without_trusted(recipe.text), fitted)
+    text = with_section(recipe.text, TRUSTED_SECTION, dataclasses.asdict(fitted))
     with atomic_file(recipe_path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     with atomic_file(recipe_path.parent / KNOWN_FILE) as temporary:
@@ -333,37 +311,6 @@ def weights_of(folder: Path, refiner: str) -> str:
     """sha256 of the weights by which a refiner has made the proposals in a folder of a curation."""
     content = read_json(folder / "proposals" / refiner / "refiner.json", RunError)
     return str(content.get("weights_sha256", "")) if isinstance(content, dict) else ""
-
-
-def refiners_only(text: str) -> str:
-    """The tables [[refiners]] of a recipe."""
-    return "".join(part for part in re.split(r"^(?=\[)", text, flags=re.MULTILINE) if part.startswith("[[refiners]]"))
-
-
-def without_trusted(text: str) -> str:
-    """The text of a recipe without its section [trusted]."""
-    lines, inside = text.splitlines(), False
-    out: list[str] = []
-    for line in lines:
-        if line.strip() == "[trusted]":
-            inside = True
-            while out and (out[-1].startswith("# Measured by `refbench curate calibrate --known`") or not out[-1]):
-                out.pop()
-        elif inside and (line.startswith(("[", "#"))):
-            inside = False
-            out.append("")
-        if not inside:
-            out.append(line)
-    return "\n".join(out).rstrip() + "\n"
-
-
-def with_trusted(text: str, found: TrustedCalibration) -> str:
-    """The text of a recipe with a section [trusted], before [calibration], which ends a recipe."""
-    before, comment, after = text.partition("# Measured by `refbench curate calibrate`, which")
-    if not comment:
-        before, comment, after = text.partition("[calibration]")
-    end = f"\n{comment}{after}" if comment else ""
-    return before.rstrip() + "\n" + trusted_toml(found) + end
 
 
 def _work_folder(recipe: Recipe, address: str, work: Path) -> Path:

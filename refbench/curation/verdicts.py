@@ -71,7 +71,7 @@ def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) 
             return Decision(sample.sample_id, Action.DROP, AUDIT, reason, cause=Cause.FINDING)
         if finding.check == TOXIC and recipe.language.toxic != Action.KEEP:
             return Decision(sample.sample_id, recipe.language.toxic, LANGUAGE, reason, cause=Cause.CLASSIFIER)
-    return Decision(sample.sample_id, Action.KEEP, LANGUAGE, "no rule objects", cause=Cause.NO_OBJECTION)
+    return Decision(sample.sample_id, Action.KEEP, LANGUAGE, "no rule applies", cause=Cause.NO_OBJECTION)
 
 
 def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]]) -> list[Finding]:

@@ -32,7 +32,7 @@ def ledger(samples: list[Sample], **changes: Decision) -> Ledger:
     """All kept, but for the items that `changes` names by their last part."""
     items = image(samples)
     masks = {t.mask_id: Decision(t.mask_id, "keep", "proposals", "fine") for t in items.masks}
-    expressions = {s.sample_id: Decision(s.sample_id, "keep", "language", "no rule objects") for s in samples}
+    expressions = {s.sample_id: Decision(s.sample_id, "keep", "language", "no rule applies") for s in samples}
     for name, decision in changes.items():
         key = f"toy/val/{name}" if f"toy/val/{name}" in masks else f"toy/val/{name.replace('_', '/')}"
         (masks if key in masks else expressions)[key] = decision

@@ -20,6 +20,7 @@ from curation.onnx_network import brightness_network
 from PIL import Image
 from pixel_reference import boundary_band
 
+from refbench.curation.agreement import boundary_iou
 from refbench.curation.decisions import decide
 from refbench.curation.findings import audit
 from refbench.curation.folder import load_items
@@ -27,16 +28,22 @@ from refbench.curation.items import TargetMask
 from refbench.curation.known_sources import (
     Case,
     accept,
-    boundary_iou,
     calibrate_trusted,
     curve,
     fit_trusted,
     truth_of,
-    without_trusted,
 )
 from refbench.curation.ledger import read_ledger
 from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import Recipe, TrustedCalibration, parse_recipe, read_recipe
+from refbench.curation.recipe_text import (
+    CALIBRATION,
+    TRUSTED_SECTION,
+    refiners_only,
+    with_section,
+    without_measured,
+    witnesses_only,
+)
 from refbench.curation.refiners import isnet_weights
 from refbench.curation.refiners.base import propose as ask
 from refbench.curation.refiners.isnet import IsNet
@@ -194,6 +201,37 @@ def test_recipes_that_are_refused(text: str, message: str) -> None:
         recipe(text)
 
 
+def test_measured_sections_are_replaced_and_nothing_else_changes() -> None:
+    # The author's sections stand in any order, with comments of their own.
+    text = (
+        "# mine\n"
+        + FITTED
+        + '\n# why these\n[language]\ncertain = "drop"  # always\n'
+        + RECIPE.replace("[masks]", "[masks]  # strict").replace('\nname = "trusting"\n', "\n")
+    )
+    parse_recipe(text, "r")
+    fitted = dataclasses.asdict(recipe().trusted) | {"weights_sha256": "w", "better": (0.0, 0.25)}
+    once = with_section(text, TRUSTED_SECTION, fitted)
+    assert with_section(once, TRUSTED_SECTION, fitted) == once
+    assert parse_recipe(once, "r").trusted == TrustedCalibration(**fitted)
+    for comment in ("# mine", "# why these", "# always", "# strict"):
+        assert comment in once
+    both = with_section(once, CALIBRATION, {"on": "s", "thresholds": ({"better": 0.5}, {"better": 1.0})})
+    read = parse_recipe(both, "r")
+    assert (read.trusted, read.calibration.on) == (TrustedCalibration(**fitted), "s")
+    assert read.calibration.thresholds == ({"better": 0.5}, {"better": 1})
+    assert with_section(both, TRUSTED_SECTION, fitted) == both
+    bare = parse_recipe(without_measured(both), "r")
+    assert bare.trusted == TrustedCalibration()
+    assert bare.calibration.on == ""
+    assert [c.name for c in parse_recipe(witnesses_only(both), "r").refiners] == ["watershed"]
+    asked = parse_recipe(refiners_only(both), "r")
+    assert asked.refiners == read.refiners
+    # Thresholds do not matter to proposals.
+    assert refiners_only(both.replace("accept = 0.6", "accept = 0.9")) == asked.text
+    assert refiners_only("[masks]\naccept = 0.5\n") == ""
+
+
 def case(score: float, proposal: float, before: float = 0.7, *, wrong: bool = False, source: str = "s") -> Case:
     return Case(source, "m", score, proposal, before, 0.5, wrong)
 
@@ -247,7 +285,7 @@ def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> 
         path, [(n, Path(t)) for n, _, t in (k.partition("=") for k in known)], work=home / "curation/calibration"
     )
     assert path.read_bytes() == before
-    assert without_trusted(path.read_text()) == RECIPE.rstrip() + "\n"
+    assert without_measured(path.read_text()).strip() == RECIPE.strip()
 
     folder = tmp_path / "curation"
     audit("refcoco/val", fitted, out=folder, workers=1)

@@ -1,0 +1,71 @@
+"""The text of a recipe file: its measured sections replaced, everything else as its author wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tomlkit
+
+from refbench.curation.recipe import TRUSTED
+
+CALIBRATION, TRUSTED_SECTION = "calibration", "trusted"
+MEASURED = "Measured by `refbench curate calibrate`, which writes this section."
+
+
+def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
+    """The recipe with the section `name` holding `values`; an earlier one is replaced, comments elsewhere stay."""
+    document = tomlkit.parse(text)
+    if name not in document:
+        document.add(tomlkit.nl())
+        document.add(name, tomlkit.table().add(tomlkit.comment(MEASURED)))
+    section: Any = document[name]
+    # Key by key: a comment before the next section belongs to this one for tomlkit.
+    for key in [key for key in section if key not in values]:
+        del section[key]
+    for key, value in values.items():
+        section[key] = _plain(value)
+    return tomlkit.dumps(document).rstrip() + "\n"
+
+
+def without_measured(text: str) -> str:
+    """The recipe before it was calibrated."""
+    document = tomlkit.parse(text)
+    for name in (CALIBRATION, TRUSTED_SECTION):
+        document.pop(name, None)
+    return tomlkit.dumps(document).rstrip() + "\n"
+
+
+def witnesses_only(text: str) -> str:
+    """The recipe before it was calibrated, without its trusted refiner."""
+    document = tomlkit.parse(without_measured(text))
+    refiners = document.get("refiners", [])
+    for k in reversed(range(len(refiners))):
+        if refiners[k].get("role") == TRUSTED:
+            del refiners[k]
+    return tomlkit.dumps(document)
+
+
+def refiners_only(text: str) -> str:
+    """A recipe of the same refiners and nothing else: what proposals depend on."""
+    document = tomlkit.document()
+    if "refiners" in (given := tomlkit.parse(text).unwrap()):
+        document.add("refiners", tomlkit.item(given["refiners"]))
+    return tomlkit.dumps(document)
+
+
+def _plain(value: Any) -> Any:
+    """A value as TOML holds it: whole numbers without a fraction, tuples as lists."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, tuple | list):
+        rows = [_plain(v) for v in value]
+        if rows and isinstance(rows[0], dict):
+            tables = tomlkit.aot()
+            for row in rows:
+                tables.append(tomlkit.item(row))
+            return tables
+        return rows
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
