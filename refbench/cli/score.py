@@ -133,7 +133,7 @@ def _show(scored: Scored) -> None:
         for metric, e in summary.metrics.items():
             interval = f"[{e.low:.2f}, {e.high:.2f}]"
             rows.append([name, metric, f"{e.value:.2f}", interval, str(summary.samples)])
-    missing = f" ({scored.missing} of them have no prediction)" if scored.missing else ""
+    missing = f" ({scored.missing} of them without a prediction)" if scored.missing else ""
     title = f"{scored.address}: {len(scored.scores)} samples, {whole.failures} failed{missing}"
     print_table(title, ["protocol", "metric", "%", "95 % interval", "samples"], rows)
     for note in scored.notes:

@@ -2,7 +2,8 @@
 
 It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. Files in huggingface_hub's own cache are
 used from there. That cache loses interrupted downloads (huggingface_hub 2), so new files are stored here, where the
-same command resumes them. Every file is compared with its sha256. No other module imports huggingface_hub.
+same command resumes them. Every file with a known sha256 is compared with it. No other module imports
+huggingface_hub.
 """
 
 from __future__ import annotations

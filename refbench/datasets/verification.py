@@ -22,7 +22,7 @@ from refbench.storage.samples import load_samples, objects_of_file
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
 WHOLE, PARTIAL, NOT_BUILT, UNVERIFIED = "whole", "partial", "absent", "unverified"
-# Checks against published figures; all others compare a dataset with its own manifest.
+# Checks against published figures: one of them at least makes a dataset whole or partial.
 PUBLISHED = {*COUNTS, *DIGESTS, "categories", "objects"}
 
 

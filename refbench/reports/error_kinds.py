@@ -5,14 +5,14 @@ The kinds and their rules:
 * `failed`: the model crashed, or returned no prediction.
 * `false_alarm`: there is no target, but the prediction is not empty.
 * `missed`: the prediction covers less than a tenth of the target.
-* `wrong_object`: another object of the image fits the prediction better than the target does, and better than the
-  target and that object together.
+* `wrong_object`: another object of the image, with an IoU of at least a tenth, fits the prediction better than the
+  target does, and no worse than the target and that object together.
 
 In all other samples, each wrong pixel is given to one kind:
 
 * `boundary`: inside a band along the target's outline.
-* `part`: in the target but not predicted. If more than 15 % of the target's pixels inside of the band are missing,
-  the missing pixels in the band are `part` as well.
+* `part`: in the target, outside of the band, and not predicted. If more than 15 % of the target's pixels outside of the
+  band are missing, its missing pixels in the band are `part` as well.
 * `merged`: predicted, outside of the band, on another object.
 * `spill`: predicted, outside of the band, on no object.
 

@@ -52,7 +52,7 @@ def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
     """Check a run against a baseline: no sample missing, no new failure, no metric worse by more than its margin.
 
     A metric fails if it is worse by more than its margin, in percentage points, and if the difference is significant at
-    5 % in a permutation test.
+    5 % in a permutation test. With fewer than 6 images the test cannot decide; then the margin alone counts.
 
     Args:
         run, baseline: scored folders, or scores.parquet files.

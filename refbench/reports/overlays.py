@@ -49,7 +49,8 @@ def overlay(
 ) -> Image.Image:
     """Draw masks over an image, scaled so that its longer side has `longest_px`.
 
-    `box` (left, top, right, bottom) is cropped first; if it is smaller than `longest_px`, pixels stay squares.
+    The image is first cropped to `box` (left, top, right, bottom). If that is smaller than `longest_px`, pixels stay
+    squares.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)

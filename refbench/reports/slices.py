@@ -58,7 +58,7 @@ class Slice:
 
 
 def slices_of(facts: Facts) -> list[Slice]:
-    """All slices that contain some samples but not all. A dimension with many labels shows its most frequent ones."""
+    """All slices of at least LEAST_SAMPLES samples, but not of all. Of many labels only the most frequent are shown."""
     words = [WORD.findall(e.lower()) for e in facts.expressions]
     dimensions: dict[str, list[str]] = {
         "words": [_length(len(w)) for w in words],

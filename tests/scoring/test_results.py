@@ -80,7 +80,7 @@ def test_other_answers_begin_a_new_file(embedded: Path, tmp_path: Path, refbench
     assert (summary["failures"], summary["missing"]) == (1, 1)
     assert read_result(out).missing == 1
     done = refbench("score", path, "--dataset", "snapshots/test")
-    assert "87 samples, 1 failed (1 of them have no prediction)" in done.stdout
+    assert "87 samples, 1 failed (1 of them without a prediction)" in done.stdout
     assert json.loads(refbench("score", path, "--dataset", "snapshots/test", "--json").stdout)["missing"] == 1
 
 

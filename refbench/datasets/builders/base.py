@@ -51,8 +51,8 @@ class Built:
     `version` goes up when the same sources would give other samples. `notes` report irregularities
     that did not stop the build; nothing is dropped without a note. `image_ids` and `annotation_ids` name the numbering
     of the ids: datasets with the same numbering can be compared image by image and object by object. `options` are the
-    options that an export was built with; the options of this build replace them. `refs_without_sentences` is the
-    number of refs without sentences, by split.
+    options that an export was built with; options of this build are added, and win where both name one.
+    `refs_without_sentences` is the number of refs without sentences, by split.
     """
 
     builder: str

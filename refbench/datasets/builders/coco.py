@@ -185,7 +185,8 @@ def file_name_of(image: Mapping[str, Any]) -> str:
     """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
 
     LVIS v0.5 has both fields; its `file_name` is the 2014 name, but the images are released under their 2017
-    names (lvis-api `lvis/vis.py` loads by coco_url). Other files in LVIS format have only `file_name`.
+    names (lvis-api `lvis/vis.py` loads by coco_url). Users' own files in LVIS format may have only
+    `file_name`.
     """
     by_url = "neg_category_ids" in image and image.get("coco_url") is not None
     name = image["coco_url"] if by_url else image.get("file_name")

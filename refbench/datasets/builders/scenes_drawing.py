@@ -153,7 +153,11 @@ SHAPES: dict[str, Callable[[IntArray, IntArray, int], IntArray]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where and how large a shape is to be, lengths in 1/PX pixels, the angle as `cosine_and_sine` gives it."""
+    """Where a shape is to be and how large.
+
+    Radius and centre are in 1/PX pixels, `height` and `width` of the image in pixels, the angle is as `cosine_and_sine`
+    gives it.
+    """
 
     shape: str
     radius: int

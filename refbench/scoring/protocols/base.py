@@ -36,10 +36,10 @@ REASONSEG = "reasonseg"
 class Evidence:
     """What a protocol gets as input: counts under one drawing of the targets, and the objects that each sample means.
 
-    `dataset` is the name of the dataset. The other fields have one entry per sample: `objects` are the annotation ids
-    of its target, `refs` its ref, `expressions` its text, and `several` is true if its target is one object of
-    several polygons. They may be left out if the protocol does not use them. `ignored` is the number of samples with
-    pixels that the dataset says to ignore.
+    `dataset` is the name of the dataset. `objects`, `refs`, `expressions` and `several` have one entry per sample: the
+    annotation ids of its target (a key of its ref if it has none), its ref, its text, and whether its target is one
+    object of several polygons. They may be left out if the protocol does not use them. `measured` are the arrays of
+    its measures. `ignored` is the number of samples with pixels that the dataset says to ignore.
     """
 
     scores: ScoreTable

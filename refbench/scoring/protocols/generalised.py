@@ -39,7 +39,8 @@ WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build gre
 class ByFlag:
     """GRES: the no-target flag decides everything, whatever the mask holds.
 
-    The flag is the prediction's own or, with `pixels`, set if the mask has fewer foreground pixels on the canvas.
+    The flag is the prediction's own. If `pixels` is given, it is set if the mask has fewer than `pixels` foreground
+    pixels on the canvas.
     """
 
     pixels: int | None = None
@@ -69,10 +70,10 @@ class ByFlag:
 
 @dataclass(frozen=True, slots=True)
 class ByRejection:
-    """GSVA and MLLMSeg: a token decides if there is no target; a rejected target keeps the IoU of its mask.
+    """GSVA and MLLMSeg: for an expression without target, a token decides; a rejected target keeps the IoU of its mask.
 
-    A mask predicted for an expression without target adds its pixels to the cumulative union, but only on the datasets
-    in `missed_count_on`; None means on all datasets.
+    If the token is missing for an expression without target, the pixels of the predicted mask are added to the
+    cumulative union, but only on the datasets in `missed_count_on`; None means on all datasets.
     """
 
     missed_count_on: tuple[str, ...] | None = None
