@@ -1,6 +1,7 @@
 """Baselines that need no weights.
 
-`nothing`, `everything` and `center` are lower bounds: a model below them has learnt nothing from the words.
+`everything` and `center` are lower bounds: a model below them has learnt nothing from the words. `nothing` shows what
+empty masks alone score.
 `noisy-oracle` returns a perturbed target, to measure a metric's sensitivity.
 """
 

@@ -109,14 +109,13 @@ class DetectorWithSam:
         detector: its weights, a local folder or a name on the hub.
         sam: weights of a SAM, SAM-HQ or SAM 2.
         device: e.g. cpu or cuda:0.
-        policy: one of `policies`.
+        policy: see `check_policy`, which the adapter calls before it loads anything.
         threshold: on the score of a box, in 0..1.
         revision: commit of the detector's hub repository.
         sam_revision: commit of SAM's.
-        policies: those that the adapter knows.
 
     Raises:
-        AdapterError: the policy is unknown, the threshold is not in 0..1, or weights cannot be loaded.
+        AdapterError: weights cannot be loaded.
     """
 
     def __init__(
@@ -129,9 +128,7 @@ class DetectorWithSam:
         threshold: float,
         revision: str,
         sam_revision: str,
-        policies: tuple[str, ...] = POLICIES,
     ) -> None:
-        check_policy(policy, threshold, policies)
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)

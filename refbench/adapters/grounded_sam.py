@@ -73,12 +73,10 @@ class GroundedSam(DetectorWithSam):
         revision: str = "main",
         sam_revision: str = "main",
     ) -> None:
-        policies = (*POLICIES, ALL_CLASSES)
-        # Before anything is loaded.
-        check_policy(policy, threshold, policies)
+        check_policy(policy, threshold, (*POLICIES, ALL_CLASSES))
         self.processor: Any = _processor(detector, revision)
         kind = _architecture(detector, revision)
-        super().__init__(kind, detector, sam, device, policy, threshold, revision, sam_revision, policies)
+        super().__init__(kind, detector, sam, device, policy, threshold, revision, sam_revision)
         self._classes: dict[str, list[str]] = {}
         self._instances: dict[str, PerImage] = {}
 

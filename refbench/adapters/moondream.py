@@ -37,7 +37,7 @@ class Moondream(ServiceAdapter):
         model: the model to ask for; empty leaves it to the service.
         concurrency: requests at once.
         timeout: seconds for one attempt.
-        retries: attempts after a failed one; `Retry-After` is obeyed.
+        retries: attempts after a failed one; `Retry-After` is obeyed, up to 120 s.
         price_per_1000: dollars for a thousand answers, for the estimate of the cost (the vendor's page said 0.40).
         cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
     """

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from refbench.adapters.box_prompts import Detections, DetectorWithSam, corners, cut_note
+from refbench.adapters.box_prompts import Detections, DetectorWithSam, check_policy, corners, cut_note
 from refbench.adapters.torch_settings import moved
 from refbench.records import Answer
 
@@ -42,8 +42,9 @@ class Owlv2Sam(DetectorWithSam):
         revision: str = "main",
         sam_revision: str = "main",
     ) -> None:
-        super().__init__(Owlv2ForObjectDetection, detector, sam, device, policy, threshold, revision, sam_revision)
+        check_policy(policy, threshold)
         self.processor: Any = Owlv2Processor.from_pretrained(detector, revision=revision)
+        super().__init__(Owlv2ForObjectDetection, detector, sam, device, policy, threshold, revision, sam_revision)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
 
     @torch.inference_mode()

@@ -28,7 +28,7 @@ FATAL = {
     404: "there is no such service at the endpoint",
 }
 AGAIN = (408, 425, 429, 500, 502, 503, 504, 529)
-# A server that asks for a longer wait counts as down.
+# Between two attempts; a longer Retry-After is cut to this.
 LONGEST_WAIT_SECONDS = 120
 # After this many samples in a row without an answer, the service counts as down.
 DOWN_AFTER = 3
@@ -46,7 +46,7 @@ class WebService:
             else: in no file, no log, no error.
         concurrency: requests at once.
         timeout: seconds for one attempt.
-        retries: attempts after a failed one; `Retry-After` is obeyed.
+        retries: attempts after a failed one; `Retry-After` is obeyed, up to 120 s.
         price: dollars for an answer, for the estimate of the cost.
         cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
 

@@ -11,9 +11,9 @@ from refbench.curation.items import ImageItems, items_of
 from refbench.curation.recipe import Recipe, parse_recipe
 from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import available, load
-from refbench.storage.claims import OTHER_FOLDER, claim_folder
 from refbench.storage.files import home, read_json
 from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.ownership import OTHER_FOLDER, claim_folder
 from refbench.storage.samples import load_objects, load_samples
 
 CURATION_FILE = "curation.json"

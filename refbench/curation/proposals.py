@@ -30,9 +30,9 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
 from refbench.plugins.options import bind_options, construct
 from refbench.records import Proposal
-from refbench.storage.claims import claim_folder
 from refbench.storage.files import read_json, write_table
 from refbench.storage.images import image_sha256, load_image
+from refbench.storage.ownership import claim_folder
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
 from refbench.storage.sharding import cut
@@ -204,7 +204,8 @@ def _claim_refiner(
         "refbench_version": __version__,
     }
     same = [name for name in content if name != "packages"]
-    claim_folder(folder / "refiner.json", content, same, choice.name, "remove it to make the proposals again")
+    owner = f"setup of the refiner {choice.name}"
+    claim_folder(folder / "refiner.json", content, same, owner, "remove that folder to make the proposals again")
 
 
 def _code_of(refiner: Any) -> str:

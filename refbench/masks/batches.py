@@ -58,10 +58,11 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
         band_t = area_t - intervals_area(eroded_starts_t, eroded_ends_t, m_t)
         band_both = both
         if both > 0:
-            e_p, e_t = eroded_starts_p, eroded_starts_t
-            band_both -= intervals_intersection(starts_p, ends_p, n_p, e_t, eroded_ends_t, m_t)
-            band_both -= intervals_intersection(e_p, eroded_ends_p, m_p, starts_t, ends_t, n_t)
-            band_both += intervals_intersection(e_p, eroded_ends_p, m_p, e_t, eroded_ends_t, m_t)
+            band_both -= intervals_intersection(starts_p, ends_p, n_p, eroded_starts_t, eroded_ends_t, m_t)
+            band_both -= intervals_intersection(eroded_starts_p, eroded_ends_p, m_p, starts_t, ends_t, n_t)
+            band_both += intervals_intersection(
+                eroded_starts_p, eroded_ends_p, m_p, eroded_starts_t, eroded_ends_t, m_t
+            )
         out[i, 0] = both
         out[i, 1] = area_p + area_t - both
         out[i, 2] = area_p
@@ -105,9 +106,11 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
         out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
 
 
-# A band lies along the target's outline (`_band_widths`). `deep`: the target's pixels inside of the band;
-# `deep_missing`: those that the prediction misses; `far_*`: the prediction's pixels outside of the band. `other_*`: the
-# object with the highest IoU with the prediction; `joint_*`: the union of that object and the target.
+# A band lies along the target's outline (`_band_widths`). `deep`: the target's pixels that it encloses;
+# `deep_missing`: those of them that the prediction misses. `band_missing`: the target's pixels in the band that the
+# prediction misses; `band_extra`: its pixels in the band outside of the target. `far_*`: its pixels beyond the band, on
+# other objects or elsewhere.
+# `other_*`: the object with the highest IoU with the prediction; `joint_*`: the union of that object and the target.
 ERROR_COLUMNS = (
     "deep",
     "deep_missing",

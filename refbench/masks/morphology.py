@@ -150,12 +150,15 @@ def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_e
     columns = column_at.shape[0] - 1
     runs = column_at[columns]
     suffix_at = np.zeros(window + 2, np.int64)
-    suffix_lows = np.zeros(2 * runs + 64, np.int64)
-    suffix_highs = np.full(2 * runs + 64, height, np.int64)
+    suffix_lows = np.empty(2 * runs + 64, np.int64)
+    suffix_highs = np.empty(2 * runs + 64, np.int64)
     prefix_lows = np.empty(runs + 1, np.int64)
     prefix_highs = np.empty(runs + 1, np.int64)
     next_lows = np.empty(runs + 1, np.int64)
     next_highs = np.empty(runs + 1, np.int64)
+    # Entry 0 of the suffixes: a full column.
+    suffix_lows[0] = 0
+    suffix_highs[0] = height
     suffix_at[1] = 1
     count = 0
     for block in range(0, columns - window + 1, window):

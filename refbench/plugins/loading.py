@@ -47,7 +47,7 @@ def load(kind: str, name: str) -> Any:
     """Import the plug-in `name`.
 
     Raises:
-        UnknownPlugin: no plug-in has this name; the message lists the known ones.
+        UnknownPlugin: no plug-in has this name; the message names similar ones, or else all known ones.
         RefbenchError: its module needs a package that is not installed; the message says which extra.
     """
     places = available(kind)

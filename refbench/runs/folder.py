@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.records import Prediction, RunInfo
 from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
-from refbench.storage.claims import OTHER_FOLDER, changes, check_same, remove_leftovers
 from refbench.storage.files import read_record, read_table, write_json, write_table
 from refbench.storage.manifest import split_fingerprint
+from refbench.storage.ownership import OTHER_FOLDER, changes, check_same, remove_leftovers
 from refbench.storage.predictions import Claim, SampleIndex, predictions_from_table
 
 RUN_FILE = "run.json"
@@ -233,10 +233,9 @@ class RunFolder:
         """
         if not self.timings_path.exists():
             return []
-        rows = read_table(self.timings_path).to_pylist()
         try:
-            return msgspec.convert(rows, list[ShardTiming])
-        except msgspec.ValidationError as error:
+            return msgspec.convert(read_table(self.timings_path).to_pylist(), list[ShardTiming])
+        except (DatasetError, msgspec.ValidationError) as error:
             raise RunError(f"{self.timings_path} is damaged ({error}); remove it, it is not needed") from None
 
     def write_timings(self, rows: Sequence[ShardTiming]) -> None:

@@ -120,8 +120,8 @@ class Scheduler:
         """Have the shards `numbers` computed and written below `folder`.
 
         `on_shard` gets the sums after each shard, `step` the number of samples that are done altogether.
-        `nothing_done`: no shard was computed before. Then the run stops before anything is written if the adapter
-        fails on every sample and these are more than `max_failures`.
+        `nothing_done`: no sample has succeeded so far. Then the first shard on whose every sample the adapter fails,
+        if these are more than `max_failures`, is not written and stops the run.
 
         Raises:
             AdapterError: the adapter fails on every sample, or its process dies on too many of them.

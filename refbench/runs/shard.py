@@ -149,7 +149,8 @@ class ShardRunner:
             kept=kept,
             timing=dataclasses.replace(
                 clock.timing(task.number, len(shard)),
-                **_memory(self.job.device),
+                peak_memory_bytes=_peak_memory(),
+                peak_device_bytes=_for_torch("peak_memory", self.job.device) or None,
                 device_busy_percent=self._device_busy(),
             ),
             notes=dict(Counter(p.note for p in predictions if p.note)),
@@ -356,13 +357,12 @@ def _for_torch(name: str, *arguments: Any) -> Any:
     return load_attribute(f"refbench.adapters.torch_settings:{name}")(*arguments)
 
 
-def _memory(device: str) -> dict[str, int]:
-    with contextlib.suppress(OSError, ValueError):
-        # The peak of this process since it began; only Linux reports it at no cost.
+def _peak_memory() -> int | None:
+    """Peak memory of this process since it began, in bytes; None except on Linux, which reports it at no cost."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
         status = Path("/proc/self/status").read_text()
-        peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-        return {"peak_memory_bytes": peak, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
-    return {"peak_memory_bytes": 0, "peak_device_bytes": int(_for_torch("peak_memory", device) or 0)}
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return None
 
 
 def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:

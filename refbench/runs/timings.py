@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -70,16 +71,8 @@ class StageClock:
 
     def timing(self, shard: int, samples: int) -> ShardTiming:
         """The row of a shard, memory and device aside."""
-        spent = self._seconds
-        return ShardTiming(
-            shard,
-            samples,
-            time.perf_counter() - self._began,
-            spent["pictures"],
-            spent["model"],
-            spent["encode"],
-            spent["write"],
-        )
+        named: dict[str, Any] = {f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
+        return replace(ShardTiming(shard, samples, time.perf_counter() - self._began), **named)
 
 
 def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: int = 1) -> tuple[list[list[str]], str]:

@@ -39,19 +39,19 @@ def add_weights(name: str, file: Path, note: str = "") -> Weights:
     """Copy a file of weights below `$REFBENCH_HOME/weights`; a name that is there already gets the new file.
 
     Args:
-        name: lower-case letters, digits, dots and dashes.
+        name: 1 to 64 lower-case letters, digits, dots, dashes and underscores; the first is a letter or a digit.
         file: e.g. an ONNX file.
         note: source and licence, for people.
 
     Raises:
         DatasetError: the name has other characters, or the file cannot be read.
     """
-    if not NAME.fullmatch(name):
-        raise DatasetError(f"{name!r} cannot name weights: use lower-case letters, digits, dots and dashes")
-    if not file.is_file():
-        raise DatasetError(f"there is no file {file}")
-    found = Weights(name, file_sha256(file), file.stat().st_size, file.suffix, note)
-    if not found.path.is_file():
+    _check_name(name)
+    try:
+        found = Weights(name, file_sha256(file), file.stat().st_size, file.suffix, note)
+    except OSError as error:
+        raise DatasetError(f"the weights {file} cannot be read: {error}") from None
+    if not found.path.is_file() or file_sha256(found.path) != found.sha256:
         with atomic_file(found.path) as temporary:
             shutil.copyfile(file, temporary)
     write_json(weights_folder() / f"{name}.json", dataclasses.asdict(found))
@@ -73,8 +73,9 @@ def find_weights(name: str) -> Weights:
     Raises:
         DatasetError: there are none of this name, or the file is not the one that was added.
     """
+    _check_name(name)
     entry = weights_folder() / f"{name}.json"
-    if not NAME.fullmatch(name) or not entry.is_file():
+    if not entry.is_file():
         known = ", ".join(w.name for w in list_weights()) or "none"
         raise DatasetError(
             f"there are no weights {name!r} (known: {known}); add them with `refbench weights add {name} FILE`"
@@ -83,6 +84,14 @@ def find_weights(name: str) -> Weights:
     if not found.path.is_file() or file_sha256(found.path) != found.sha256:
         raise DatasetError(f"{found.path} is missing or not the file that was added as {name}; {CURE}")
     return found
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise DatasetError(
+            f"{name!r} cannot name weights: use up to 64 lower-case letters, digits, dots, dashes and underscores, "
+            "beginning with a letter or a digit; a file is named by a path that ends in .onnx"
+        )
 
 
 def _read(entry: Path) -> Weights:

@@ -107,7 +107,7 @@ def test_folders_that_are_not_this_one(hurried: Path, curation: Path, tmp_path: 
         audit("scenes/val", SMALL, out=curation)
     with pytest.raises(DatasetError, match="has no refiner 'sam'"):
         propose(curation, refiners=["sam"])
-    with pytest.raises(RunError, match="belongs to another grabcut"):
+    with pytest.raises(RunError, match="another setup of the refiner grabcut"):
         propose(curation, limit=3, refiners=["grabcut"])
     with pytest.raises(DatasetError, match="no option 'luck'"):
         propose(curation, refiners=["grabcut"], limit=SMALL_IMAGES, options={"grabcut": {"luck": "1"}})

@@ -320,7 +320,7 @@ def test_proposals_belong_to_the_pixels_of_their_images(home: Path, tmp_path: Pa
     # Two images change places; then one is gone.
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
-    with pytest.raises(RunError, match=r"belongs to another watershed \(images_sha256 "):
+    with pytest.raises(RunError, match=r"another setup of the refiner watershed \(images_sha256 "):
         propose(folder, workers=1)
     second.write_bytes(first.read_bytes())
     first.unlink()
@@ -363,6 +363,11 @@ def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench:
     Path(told["path"]).write_bytes(b"changed")
     with pytest.raises(DatasetError, match="not the file that was added as bright"):
         find_weights("bright")
+    # The cure that the message names.
+    add_weights("bright", file)
+    assert find_weights("bright").path.read_bytes() == file.read_bytes()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        add_weights("bright", tmp_path / "nowhere.onnx")
     with pytest.raises(DatasetError, match=r"there are no weights 'isnet' \(known: again, bright\)"):
         find_weights("isnet")
     with pytest.raises(DatasetError, match="cannot name weights"):

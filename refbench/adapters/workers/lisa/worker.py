@@ -51,7 +51,13 @@ class Lisa(object):
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         check_torchvision()
         # These look for torchvision when they are imported; they must not find the stand-in.
-        from transformers import AutoTokenizer, CLIPImageProcessor, LlamaForCausalLM  # noqa: F401
+        from transformers import (  # noqa: F401
+            AutoTokenizer,
+            CLIPImageProcessor,
+            CLIPVisionModel,
+            GenerationConfig,
+            LlamaForCausalLM,
+        )
 
         for_torchvision()
         from model import LISA as official  # noqa: N811 (a module)
@@ -82,11 +88,12 @@ class Lisa(object):
         self.revision = git_revision(repository)
         self.weights_sha256 = sha256_of(weights, clip)
 
-    def _load(self, official, weights, clip):
-        """The official network with the weights, and the CLIP of the folder given."""
+    def _load(self, kind, weights, clip):
+        """The official network, of class `kind`, with the weights, and the CLIP of the folder given."""
+        # Imported before the stand-in for torchvision was there, see above.
         from transformers import CLIPVisionModel, GenerationConfig
 
-        loaded = official.from_pretrained(
+        loaded = kind.from_pretrained(
             weights, low_cpu_mem_usage=True, torch_dtype=self.dtype, vision_tower=clip, seg_token_idx=self.segment_id,
             output_loading_info=True,
         )  # fmt: skip

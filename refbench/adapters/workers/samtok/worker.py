@@ -108,7 +108,8 @@ def several_masks(text):
     """The pairs of codes of gRefCOCO's evaluation, each a mask: [(first, second), ...]."""
     tokens = _tokens(text)
     if len(tokens) % 2:
-        # Groups are repaired only here: cut to two tokens, or filled up with a missing token.
+        # As published, only if the number of tokens is odd: groups are cut to two tokens or filled up with a missing
+        # one, and a group of several tokens without an end token is dropped.
         groups = [_tokens(found.group(1)) for found in GROUP.finditer(text) if _is_mended(found)]
         tokens = [token for group in groups for token in (group + [None])[:2]]
     pairs = [(first, second) for first, second in zip(tokens[::2], tokens[1::2]) if first < CODES]

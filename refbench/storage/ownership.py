@@ -16,6 +16,8 @@ OTHER_FOLDER = "choose another folder with --out, or remove it"
 def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str], owner: str, cure: str) -> None:
     """Write a folder's `file`, or check that the existing one has the same values for `names`.
 
+    Temporary files of killed calls are removed, so no other call may be writing into the folder.
+
     Args:
         file: the JSON file that tells what its folder belongs to.
         content: what to write into it.
