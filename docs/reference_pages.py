@@ -146,7 +146,8 @@ def files_page() -> str:
 | `runs/<adapter>/<dataset>-<split>/` | a run |
 | `curation/<dataset>-<split>/` | a curation |
 | `envs/<name>/` | an environment for a worker |
-| `cache/` | answers of web services |
+| `cache/` | answers of web services, downloads from the hub |
+| `weights/` | weights of networks that curation uses |
 
 ## Dataset
 

@@ -178,6 +178,7 @@ class Cause(StrEnum):
     NOT_BETTER = "not-better"
     DISAGREED = "disagreed"
     AGREED_TOO_LITTLE = "agreed-too-little"
+    NOT_CALIBRATED = "not-calibrated"
     MASK_DROPPED = "mask-dropped"
     PERSON = "person"
     UNKNOWN = ""

@@ -15,7 +15,8 @@ from refbench.storage import weights as storage
 def weights() -> None:
     """Add or list weights of networks that curation uses.
 
-    The files are kept by their sha256 below $REFBENCH_HOME/weights. Refiners take the name: -o isnet.weights=NAME.
+    The files are kept by their sha256 below $REFBENCH_HOME/weights. A recipe
+    names them under the options of a refiner: options = { weights = "NAME" }.
 
     \b
     Example:

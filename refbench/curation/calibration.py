@@ -30,7 +30,7 @@ from refbench.curation.recipe import (
     MaskRules,
     Recipe,
     parse_recipe,
-    read_recipe,
+    recipe_text,
 )
 from refbench.curation.recipe_text import CALIBRATION, with_section, witnesses_only
 from refbench.curation.tables import read_decisions, read_findings
@@ -296,13 +296,13 @@ def calibrate(
     Raises:
         DatasetError: `scenes` or `scenes-hurried` is not built, or the recipe cannot be read.
     """
-    recipe = read_recipe(recipe_path)
+    given = recipe_text(recipe_path)
     fitted_on = f"{SOURCE}/{tune}"
-    witnesses = parse_recipe(witnesses_only(recipe.text), str(recipe_path))
+    witnesses = parse_recipe(witnesses_only(given), str(recipe_path))
     known, decisions, _, proposals = _run(fitted_on, witnesses, work / f"tune-{witnesses.sha256[:12]}", progress)
-    calibration = fit(_open_cases(known, decisions, proposals), recipe.masks, fitted_on)
+    calibration = fit(_open_cases(known, decisions, proposals), witnesses.masks, fitted_on)
     section = dataclasses.asdict(calibration)
-    text = with_section(recipe.text, CALIBRATION, section)
+    text = with_section(given, CALIBRATION, section)
     fitted = parse_recipe(with_section(witnesses.text, CALIBRATION, section), str(recipe_path))
     known, decisions, findings, _ = _run(f"{SOURCE}/{test}", fitted, work / f"test-{fitted.sha256[:12]}", progress)
     measured = measure(f"{SOURCE}/{test}", known, decisions, findings)

@@ -12,7 +12,7 @@ from refbench.curation.checks.base import LEAKS
 from refbench.curation.folder import Curation, check_names, load_items, open_curation
 from refbench.curation.items import ImageItems
 from refbench.curation.ledger import EXPRESSION, LEDGER_FILE, MASK, Ledger, Row, rows_of, write_ledger
-from refbench.curation.proposals import check_proposals, read_proposals
+from refbench.curation.proposals import check_proposals, read_proposals, refiner_weights
 from refbench.curation.recipe import Recipe
 from refbench.curation.review.answers import REVIEW_FILE, Reviews, settle
 from refbench.curation.tables import (
@@ -24,7 +24,6 @@ from refbench.curation.tables import (
 from refbench.curation.verdicts import decide_expression, decide_masks, gather
 from refbench.errors import RunError
 from refbench.records import Action, Decision, Finding
-from refbench.storage.files import read_json
 from refbench.storage.progress import Progress, silent
 
 
@@ -80,12 +79,13 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
 
 def _check_weights(folder: Path, recipe: Recipe) -> None:
     """Raise RunError if the recipe was calibrated for other weights than those that made the proposals."""
-    used = _weights(folder, recipe).get(recipe.trusted.refiner, "")
-    if recipe.trusted.weights_sha256 and used != recipe.trusted.weights_sha256:
+    fitted = recipe.trusted.weights_sha256
+    used = refiner_weights(folder, recipe.trusted.refiner) or ""
+    if fitted and used != fitted:
         raise RunError(
             f"{folder} holds proposals of {recipe.trusted.refiner} with the weights {used[:12]}..., the recipe was "
-            f"calibrated for {recipe.trusted.weights_sha256[:12]}...; use those, or run `refbench curate calibrate "
-            "--known` for these"
+            f"calibrated for {fitted[:12]}...; name the weights in the recipe, under options, and run `refbench curate "
+            "calibrate --known` for them"
         )
 
 
@@ -134,9 +134,4 @@ def _counts(rows: Sequence[Row], item: str) -> dict[str, int]:
 
 
 def _weights(folder: Path, recipe: Recipe) -> dict[str, str]:
-    out = {}
-    for choice in recipe.refiners:
-        path = folder / "proposals" / choice.name / "refiner.json"
-        if path.is_file():
-            out[choice.name] = str(read_json(path, RunError).get("weights_sha256", ""))
-    return out
+    return {c.name: w for c in recipe.refiners if (w := refiner_weights(folder, c.name)) is not None}

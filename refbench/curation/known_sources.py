@@ -1,7 +1,8 @@
 """Calibrate the trusted refiner's score on coarse masks whose true masks are known, source by source.
 
 A known source is a built split of coarse masks and a JSON file with the truth: annotation id -> `{"size": [h, w],
-"counts": "...", "wrong": bool}`, `counts` compressed COCO run-length code, `wrong` for an outline on another object.
+"counts": "...", "wrong": bool}`. `counts` is compressed COCO run-length code; `wrong` is true for a coarse outline on
+another object.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from refbench._version import __version__
 from refbench.curation.agreement import boundary_iou
-from refbench.curation.findings import audit
-from refbench.curation.folder import load_items
-from refbench.curation.items import TargetMask
-from refbench.curation.proposals import propose, read_proposals
+from refbench.curation.folder import claim, load_items
+from refbench.curation.items import ImageItems
+from refbench.curation.proposals import propose, read_proposals, refiner_weights
 from refbench.curation.recipe import (
     WITNESS,
     MaskRules,
@@ -27,18 +28,21 @@ from refbench.curation.recipe import (
     RefinerChoice,
     TrustedCalibration,
     parse_recipe,
-    read_recipe,
+    recipe_text,
+    refiners_sha256,
 )
-from refbench.curation.recipe_text import TRUSTED_SECTION, refiners_only, with_section
-from refbench.curation.trusted import trust
+from refbench.curation.recipe_text import TRUSTED_SECTION, refiners_only, with_section, without_measured
+from refbench.curation.trusted import judge, trust
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.masks.mask import Mask
+from refbench.records import Action
 from refbench.storage.files import atomic_file, read_json
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
 
 # Of a calibration curve: fewer masks a knot would follow single ones.
 MASKS_A_KNOT = 6
+FEWEST_MASKS = 2 * MASKS_A_KNOT
 KNOWN_FILE = "known.md"
 PARTS = 10
 OTHER_SOURCES, OTHER_PARTS = "the other sources", "the other parts of it"
@@ -47,18 +51,22 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A mask of a known source. `score` is -1 where the refiner made no proposal; boundary IoU with the truth."""
+    """A mask of a known source: boundary IoU of the source and of the trusted proposal with the truth.
+
+    `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no proposal.
+    """
 
     source: str
+    image_id: str
     mask_id: str
     score: float
-    proposal: float
-    before: float
     source_boundary_iou: float
+    before: float
+    after: float
     wrong: bool
 
 
-def truth_of(path: Path, masks: Sequence[TargetMask]) -> dict[str, tuple[Mask, bool]]:
+def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, bool]]:
     """The true mask of each mask of one annotation, and whether its outline lies on another object.
 
     Raises:
@@ -68,45 +76,55 @@ def truth_of(path: Path, masks: Sequence[TargetMask]) -> dict[str, tuple[Mask, b
     if not isinstance(content, dict):
         raise DatasetError(f"{path} is not a JSON object: annotation id -> {{size, counts, wrong}}")
     out = {}
-    for target in masks:
+    for target in (t for image in images for t in image.masks):
         entry = content.get(target.ann_ids[0]) if len(target.ann_ids) == 1 else None
         if entry is None:
             continue
+        where = f"{path}, {target.ann_ids[0]}"
         try:
             found = Mask.from_rle({"size": entry["size"], "counts": entry["counts"]})
-        except (KeyError, TypeError, MaskError) as error:
-            raise DatasetError(f"{path}, {target.ann_ids[0]}: no mask ({error})") from None
+            wrong = entry.get("wrong", False)
+        except (AttributeError, KeyError, TypeError, MaskError) as error:
+            raise DatasetError(f"{where}: no mask ({error})") from None
         if found.size != target.mask.size:
-            raise DatasetError(f"{path}, {target.ann_ids[0]}: its size is {found.size}, the image {target.mask.size}")
-        out[target.mask_id] = found, bool(entry.get("wrong", False))
+            raise DatasetError(f"{where}: its size is {found.size}, the image {target.mask.size}")
+        if not isinstance(wrong, bool):
+            raise DatasetError(f"{where}: wrong must be true or false, not {wrong!r}")
+        out[target.mask_id] = found, wrong
     if not out:
-        raise DatasetError(f"{path} has the truth of no mask of the split; its keys are annotation ids")
+        raise DatasetError(f"{path} has the truth of no mask of the split; its keys must be annotation ids")
     return out
 
 
 def known_cases(
     recipe: Recipe, address: str, truth: Path, work: Path, *, device: str = "cpu", progress: Progress = silent
 ) -> list[Case]:
-    """Have the trusted refiner redraw every mask of a known source; what is in `work` already is used again."""
+    """Have the refiners redraw every mask of a known source; proposals that are in `work` already are used again.
+
+    Raises:
+        DatasetError: the split is not built, or the truth cannot be read.
+        RunError: the trusted refiner made no proposal.
+    """
     chosen = _trusted(recipe)
-    folder = _work_folder(recipe, address, work)
-    audit(address, recipe, out=folder, with_images=False, progress=progress)
-    propose(folder, device=device, progress=progress)
+    images = load_items(address)
+    known = truth_of(truth, images)
+    folder = claim(_work_folder(recipe, address, work), address, recipe)
+    made = propose(folder, device=device, progress=progress)
     proposals = read_proposals(folder)
-    masks = [t for image in load_items(address) for t in image.masks]
-    known = truth_of(truth, masks)
     cases = []
-    for target in masks:
-        if target.mask_id not in known:
-            continue
-        true, wrong = known[target.mask_id]
-        found = trust(target.mask, proposals.get(target.mask_id, ()), chosen.name)
-        best = found.proposal.mask if found else target.mask
-        after, before = boundary_iou([best, target.mask], [true, true]).tolist()
-        if found is None:
-            cases.append(Case(address, target.mask_id, -1.0, after, before, 0.0, wrong))
-        else:
-            cases.append(Case(address, target.mask_id, found.score, after, before, found.source_boundary_iou, wrong))
+    for image in images:
+        for target in image.masks:
+            if target.mask_id not in known:
+                continue
+            true, wrong = known[target.mask_id]
+            found = trust(target.mask, proposals.get(target.mask_id, ()), chosen.name)
+            best = found.proposal.mask if found else target.mask
+            after, before = boundary_iou([best, target.mask], [true, true]).tolist()
+            score, likeness = (found.score, found.source_boundary_iou) if found else (-1.0, 0.0)
+            cases.append(Case(address, image.image_id, target.mask_id, score, likeness, before, after, wrong))
+    if all(case.score < 0 for case in cases):
+        why = made.first_errors.get(chosen.name, "its variants have no majority")
+        raise RunError(f"{chosen.name} made no proposal for {address}: {why}")
     return cases
 
 
@@ -114,118 +132,135 @@ def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> T
     """Knots of the expected boundary IoU and of the share of better proposals, both rising with the score (isotonic).
 
     Raises:
-        DatasetError: there are too few masks to tell anything.
+        DatasetError: there are too few masks, or too few different scores.
     """
     refiner = _trusted(recipe).name
-    used = sorted((c for c in cases if c.score >= 0), key=lambda c: c.score)
-    if len(used) < 2 * MASKS_A_KNOT:
-        raise DatasetError(f"{len(used)} masks have a proposal of {refiner}; at least {2 * MASKS_A_KNOT} are needed")
-    score = np.array([c.score for c in used])
-    quality = isotonic_regression([c.proposal for c in used]).x
-    better = isotonic_regression([float(c.proposal > c.before) for c in used]).x
-    knots: dict[float, tuple[float, float]] = {}
-    # Values at the knots, not means over intervals: a mean would be too high for the worst masks of its interval.
-    for k in np.linspace(0, len(used) - 1, len(used) // MASKS_A_KNOT + 1).round().astype(int).tolist():
-        knots.setdefault(round(float(score[k]), 3), (float(quality[k]), float(better[k])))
+    used = [c for c in cases if c.score >= 0]
+    scores, place, counts = np.unique([round(c.score, 3) for c in used], return_inverse=True, return_counts=True)
+    if len(used) < FEWEST_MASKS or len(scores) < 2:
+        raise DatasetError(
+            f"{refiner} has proposals for {len(used)} masks of known sources, with {len(scores)} different scores; "
+            f"a calibration needs {FEWEST_MASKS} masks: give more of them with --known"
+        )
+
+    def rising(values: Sequence[float]) -> NDArray[np.float64]:
+        # Equal scores are one value.
+        means = np.bincount(place, values) / counts
+        return np.asarray(isotonic_regression(means, weights=counts).x)
+
+    quality = rising([c.after for c in used])
+    better = rising([float(c.after > c.before) for c in used])
+    # The values at the knots themselves: a mean over masks of different quality would promise too much to the worst.
+    at = np.searchsorted(np.cumsum(counts), np.linspace(1, len(used), len(used) // MASKS_A_KNOT + 1))
+    knots = sorted({0, len(scores) - 1, *np.minimum(at, len(scores) - 1).tolist()})
     return TrustedCalibration(
         on=tuple(dict.fromkeys(c.source for c in cases)),
         refiner=refiner,
         witnesses=tuple(c.name for c in recipe.refiners if c.role == WITNESS),
         weights_sha256=weights_sha256,
-        score=tuple(knots),
-        boundary_iou=tuple(round(q, 4) for q, _ in knots.values()),
-        better=tuple(round(b, 4) for _, b in knots.values()),
+        refiners_sha256=refiners_sha256(recipe.refiners),
+        score=tuple(float(scores[k]) for k in knots),
+        boundary_iou=tuple(round(float(quality[k]), 4) for k in knots),
+        better=tuple(round(float(better[k]), 4) for k in knots),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a calibration accepts of a source; shares in 0..1, boundary IoU of the accepted masks with the truth.
+    """What the trusted refiner's rule accepts of a source, judged by fits on `fitted_on`.
 
-    `fitted_on`: the other sources, or the other parts of the same one.
+    `before` and `after` are the mean boundary IoU of the accepted masks with the truth; `better` is the share of the
+    replaced ones that are better than their source. None where there is no such mask.
     """
 
     source: str
     fitted_on: str
     masks: int
-    accepted: float
-    before: float
-    after: float
-    better: float
+    kept: int
+    replaced: int
+    before: float | None
+    after: float | None
+    better: float | None
     wrong: int
     wrong_accepted: int
 
+    @property
+    def share(self) -> float:
+        """Share of the masks that are accepted, in 0..1."""
+        return (self.kept + self.replaced) / self.masks
+
 
 def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str) -> list[Accepted]:
-    """What the recipe accepts of a source. No fit judges masks that it was fitted on.
+    """What the rule accepts of a source, by fits that have not seen the images of the masks that they judge.
 
-    The first row, if there are other sources, is by a fit on them. For the last row, the masks of the source are cut
-    into PARTS in their order, and each part is judged by a fit on all other parts. So neighbouring masks, which may
-    show the same scene, stay in one part.
+    One fit is on the other sources. For the other row the images of the source are cut into PARTS, in their order, so
+    that neighbours, which may show the same scene, stay together; each part is judged by a fit on the others. A row is
+    left out if there are too few masks for its fits.
     """
     own = [c for c in cases if c.source == source]
-    others = [c for c in cases if c.source != source]
-    out = []
-    if others:
-        found = fit_trusted(others, recipe, weights_sha256)
-        out.append(accept([(c, found) for c in own], recipe.masks, OTHER_SOURCES))
-    parts = [own[k * len(own) // PARTS : (k + 1) * len(own) // PARTS] for k in range(PARTS)]
-    pairs = []
-    for part in parts:
-        inside = {c.mask_id for c in part}
-        found = fit_trusted([c for c in own if c.mask_id not in inside], recipe, weights_sha256)
-        pairs += [(c, found) for c in part]
-    return [*out, accept(pairs, recipe.masks, OTHER_PARTS)]
+    images = list(dict.fromkeys(c.image_id for c in own))
+    groups = [set(images[k * len(images) // PARTS : (k + 1) * len(images) // PARTS]) for k in range(PARTS)]
+    others = [c for c in cases if c.source != source and c.image_id not in set(images)]
+    rows = []
+    for fitted_on, pairs in (
+        (OTHER_SOURCES, [(others, own)]),
+        (
+            OTHER_PARTS,
+            [([c for c in own if c.image_id not in g], [c for c in own if c.image_id in g]) for g in groups if g],
+        ),
+    ):
+        try:
+            fits = [(c, fit_trusted(seen, recipe, weights_sha256)) for seen, asked in pairs for c in asked]
+        except DatasetError:
+            continue
+        rows.append(accept(fits, recipe.masks, fitted_on))
+    return rows
 
 
 def accept(cases: Sequence[tuple[Case, TrustedCalibration]], rules: MaskRules, fitted_on: str = "") -> Accepted:
-    """Apply the rule of `curation.verdicts` to known masks, each with its calibration.
-
-    `better` is of the masks that are replaced.
-    """
-    kept, changed = [], []
-    for case, calibration in cases:
-        if case.score < 0 or calibration.expected(case.score) < rules.accept:
-            continue
-        if case.source_boundary_iou >= rules.keep:
-            kept.append(case)
-        elif calibration.probably_better(case.score) >= rules.better:
-            changed.append(case)
-    final = [c.before for c in kept] + [c.proposal for c in changed]
-    taken = [*kept, *changed]
+    """Apply the trusted refiner's rule to known masks, each with its calibration."""
+    actions = [(case, judge(case.score, case.source_boundary_iou, fit, rules)[0]) for case, fit in cases]
+    kept = [case for case, action in actions if action == Action.KEEP]
+    replaced = [case for case, action in actions if action == Action.CHANGE]
     return Accepted(
         source=cases[0][0].source,
         fitted_on=fitted_on,
         masks=len(cases),
-        accepted=len(taken) / len(cases),
-        before=float(np.mean([c.before for c in taken])) if taken else 0.0,
-        after=float(np.mean(final)) if final else 0.0,
-        better=float(np.mean([c.proposal > c.before for c in changed])) if changed else 0.0,
-        wrong=sum(c.wrong for c, _ in cases),
-        wrong_accepted=sum(c.wrong for c in taken),
+        kept=len(kept),
+        replaced=len(replaced),
+        before=_mean([c.before for c in (*kept, *replaced)]),
+        after=_mean([c.before for c in kept] + [c.after for c in replaced]),
+        better=_mean([c.after > c.before for c in replaced]),
+        wrong=sum(case.wrong for case, _ in cases),
+        wrong_accepted=sum(case.wrong for case in (*kept, *replaced)),
     )
 
 
-def curve(cases: Sequence[Case]) -> list[tuple[float, float, float, float, int]]:
-    """Of the best-ranked share of a source: `(share, before, after, share that is better, wrong ones)`."""
+@dataclass(frozen=True, slots=True)
+class BestRanked:
+    """The masks of a source with the highest scores: mean boundary IoU with the truth, and how many are better."""
+
+    share: float
+    before: float
+    after: float
+    better: float
+    wrong: int
+
+
+def curve(cases: Sequence[Case]) -> list[BestRanked]:
+    """The best-ranked SHARES of a source, as if all their proposals were taken."""
     ranked = sorted(cases, key=lambda c: -c.score)
     rows = []
     for share in SHARES:
         some = ranked[: max(1, round(share * len(ranked)))]
-        rows.append(
-            (
-                share,
-                float(np.mean([c.before for c in some])),
-                float(np.mean([c.proposal for c in some])),
-                float(np.mean([c.proposal > c.before for c in some])),
-                sum(c.wrong for c in some),
-            )
-        )
+        before, after = (float(np.mean([getattr(c, name) for c in some])) for name in ("before", "after"))
+        better = float(np.mean([c.after > c.before for c in some]))
+        rows.append(BestRanked(share, before, after, better, sum(c.wrong for c in some)))
     return rows
 
 
-def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], left_out: Sequence[Accepted]) -> str:
-    """What the trusted refiner is worth, source by source, as Markdown; `left_out` says what is accepted."""
+def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted: Sequence[Accepted]) -> str:
+    """What the trusted refiner is worth, source by source, as Markdown."""
     chosen = _trusted(recipe)
     lines = [
         f"# What {chosen.name} does where the truth is known",
@@ -233,36 +268,33 @@ def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], left_out
         f"Written by `refbench curate calibrate --known` of refbench {__version__}. {chosen.variants} prompts a mask;",
         f"weights {recipe.trusted.weights_sha256[:12]}.",
         "",
-    ]
-    lines += [
-        "## What the recipe accepts",
+        "## What its rule accepts",
         "",
-        "| source | fitted on | masks | accepted | boundary IoU before | after | replaced masks that are better | "
-        "outlines on another object accepted |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
-        *(
-            f"| {a.source} | {a.fitted_on} | {a.masks} | {a.accepted:.0%} | {a.before:.3f} | {a.after:.3f} | "
-            f"{a.better:.1%} | {a.wrong_accepted} of {a.wrong} |"
-            for a in left_out
-        ),
+        "Findings of the audit and the witnesses' own verdicts are left out. Each mask is judged by a fit that has not",
+        "seen its image.",
         "",
+        "| source | fitted on | masks | accepted | replaced | boundary IoU before | after | replaced masks that are "
+        "better | outlines on another object accepted |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    for a in accepted:
+        wrong = f"{a.wrong_accepted} of {a.wrong}" if a.wrong else "none in it"
+        better = "-" if a.better is None else f"{a.better:.1%}"
+        lines.append(
+            f"| {a.source} | {a.fitted_on} | {a.masks} | {a.kept + a.replaced} ({a.share:.0%}) | {a.replaced} | "
+            f"{_figure(a.before)} | {_figure(a.after)} | {better} | {wrong} |"
+        )
+    lines.append("")
     for source, cases in by_source.items():
         lines += [
-            f"## {source}: {len(cases)} masks, ranked by score",
+            f"## {source}: {len(cases)} masks of {len({c.image_id for c in cases})} images, ranked by score",
             "",
             "| best-ranked | boundary IoU before | after | better | on another object |",
             "|--:|--:|--:|--:|--:|",
+            *(f"| {r.share:.0%} | {r.before:.3f} | {r.after:.3f} | {r.better:.0%} | {r.wrong} |" for r in curve(cases)),
+            "",
         ]
-        lines += [f"| {s:.0%} | {b:.3f} | {a:.3f} | {g:.0%} | {w} |" for s, b, a, g, w in curve(cases)]
-        lines.append("")
     return "\n".join(lines)
-
-
-def _trusted(recipe: Recipe) -> RefinerChoice:
-    if recipe.trusted_refiner is None:
-        raise RunError(f'the recipe {recipe.name} trusts no refiner: give one the role "trusted"')
-    return recipe.trusted_refiner
 
 
 def calibrate_trusted(
@@ -273,45 +305,60 @@ def calibrate_trusted(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Accepted]:
-    """Calibrate the trusted refiner's score on known sources; judge each source by a fit that leaves it out.
+    """Calibrate the trusted refiner's score on known sources; returns what its rule accepts, see `judged`.
 
-    Writes the section [trusted] of the recipe, and `known.md` beside it. `work` takes the curations; what is there
-    already is used again.
+    Writes the section [trusted] of the recipe, and `known.md` beside it. `work` takes the proposals; those that are
+    there already are used again, so thresholds can be changed at no cost.
 
     Args:
-        sources: addresses of built splits, each with the JSON file of its truth.
+        sources: addresses of built splits, each once, with the JSON file of its truth.
 
     Raises:
-        DatasetError: a source is not built, its truth cannot be read, or the recipe cannot.
-        RunError: the recipe trusts no refiner.
+        DatasetError: a source is given twice or not built, its truth cannot be read, there are too few masks, or the
+            recipe cannot be read.
+        RunError: the recipe trusts no refiner, or that one makes no proposals.
     """
-    recipe = read_recipe(recipe_path)
+    addresses = [address for address, _ in sources]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise DatasetError(f"{address} is given twice; one build has one truth")
+    text, where = recipe_text(recipe_path), str(recipe_path)
+    # What was measured before may be of other refiners; it is replaced.
+    recipe = parse_recipe(without_measured(text), where)
     chosen = _trusted(recipe)
-    # Thresholds do not change proposals: those that are there stay useful when a recipe changes.
-    asked = parse_recipe(refiners_only(recipe.text), str(recipe_path))
-    by_source: dict[str, list[Case]] = {}
-    weights = ""
+    # Thresholds do not change proposals: existing proposals stay useful when a recipe changes.
+    asked = parse_recipe(refiners_only(text), where)
+    by_source = {}
     for address, truth in sources:
-        by_source[f"{address} ({truth.parent.name})"] = known_cases(
-            asked, address, truth, work, device=device, progress=progress
-        )
-        weights = weights_of(_work_folder(asked, address, work), chosen.name)
-    cases = [dataclasses.replace(c, source=name) for name, found in by_source.items() for c in found]
+        name = f"{address} ({truth.resolve().parent.name})"
+        found = known_cases(asked, address, truth, work, device=device, progress=progress)
+        by_source[name] = [dataclasses.replace(case, source=name) for case in found]
+    weights = refiner_weights(_work_folder(asked, addresses[0], work), chosen.name) or ""
+    cases = [case for found in by_source.values() for case in found]
     fitted = fit_trusted(cases, recipe, weights)
-    left_out = [accepted for name in by_source for accepted in judged(cases, name, recipe, weights)]
-    text = with_section(recipe.text, TRUSTED_SECTION, dataclasses.asdict(fitted))
+    accepted = [row for name in by_source for row in judged(cases, name, recipe, weights)]
+    text = with_section(text, TRUSTED_SECTION, dataclasses.asdict(fitted))
+    page = known_page(parse_recipe(text, where), by_source, accepted)
     with atomic_file(recipe_path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     with atomic_file(recipe_path.parent / KNOWN_FILE) as temporary:
-        temporary.write_text(known_page(parse_recipe(text, str(recipe_path)), by_source, left_out), encoding="utf-8")
-    return left_out
-
-
-def weights_of(folder: Path, refiner: str) -> str:
-    """sha256 of the weights by which a refiner has made the proposals in a folder of a curation."""
-    content = read_json(folder / "proposals" / refiner / "refiner.json", RunError)
-    return str(content.get("weights_sha256", "")) if isinstance(content, dict) else ""
+        temporary.write_text(page, encoding="utf-8")
+    return accepted
 
 
 def _work_folder(recipe: Recipe, address: str, work: Path) -> Path:
     return work / f"{address.replace('/', '-')}-{split_fingerprint(address)[:8]}-{recipe.sha256[:12]}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _trusted(recipe: Recipe) -> RefinerChoice:
+    if recipe.trusted_refiner is None:
+        raise RunError(f'the recipe {recipe.name} trusts no refiner: give one of its [[refiners]] role = "trusted"')
+    return recipe.trusted_refiner

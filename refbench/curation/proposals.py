@@ -177,6 +177,15 @@ def make_refiner(choice: RefinerChoice, device: str) -> Any:
     return construct(choice.name, factory, {**choice.options, **offered})
 
 
+def refiner_weights(folder: Path, refiner: str) -> str | None:
+    """sha256 of the weights with which a refiner made the proposals in a curation folder; None if it made none."""
+    path = folder / "proposals" / refiner / "refiner.json"
+    if not path.is_file():
+        return None
+    content = read_json(path, RunError)
+    return str(content.get("weights_sha256", "")) if isinstance(content, dict) else ""
+
+
 def _images_sha256(images: Sequence[ImageItems]) -> str:
     """sha256 over the ids and the files of the images: proposals belong to these pixels."""
     total = hashlib.sha256()

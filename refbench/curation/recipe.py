@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,11 @@ class Calibration:
     better: Mapping[str, Any] = field(default_factory=dict)
     thresholds: tuple[Mapping[str, float], ...] = ()
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether anything was measured: without that, agreement says nothing about the truth."""
+        return self != Calibration()
+
     def expected(self, agreement: float) -> float:
         """Expected boundary IoU with the truth, in 0..1."""
         return float(np.interp(agreement, self.agreement, self.boundary_iou))
@@ -117,13 +123,14 @@ class TrustedCalibration:
     `score`, `boundary_iou` and `better` are knots, with linear values between them. For a score
     (`curation.trusted.Trust.score`) they give the expected boundary IoU of the proposal with the truth, and the share
     of proposals that are better than their source. They hold for the `refiner` with these weights, and for these
-    `witnesses`, only.
+    refiners with their prompts and options (`refiners_sha256`, see `refiners_sha256`), only.
     """
 
     on: tuple[str, ...] = ()
     refiner: str = ""
     witnesses: tuple[str, ...] = ()
     weights_sha256: str = ""
+    refiners_sha256: str = ""
     score: tuple[float, ...] = ()
     boundary_iou: tuple[float, ...] = ()
     better: tuple[float, ...] = ()
@@ -168,11 +175,15 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         DatasetError: no TOML, an unknown key, a value of the wrong kind or out of range; names the file and the key.
     """
+    return parse_recipe(recipe_text(path), str(path))
+
+
+def recipe_text(path: Path) -> str:
+    """The text of a recipe file; DatasetError if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"the recipe {path} cannot be read: {error}") from None
-    return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
@@ -313,13 +324,17 @@ def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice
         raise DatasetError(
             f"{where}, [trusted]: score, boundary_iou and better must have the same length, and their values must rise"
         )
-    chosen = next((c.name for c in refiners if c.role == TRUSTED), "no refiner")
-    witnesses = [c.name for c in refiners if c.role == WITNESS]
-    if trusted.refiner != chosen or sorted(trusted.witnesses) != sorted(witnesses):
+    if trusted.refiners_sha256 != refiners_sha256(refiners):
         raise DatasetError(
-            f"{where}, [trusted] was fitted for {trusted.refiner} with the witnesses {_names(trusted.witnesses)}; the "
-            f"recipe trusts {chosen}, with {_names(witnesses)}: run `refbench curate calibrate --known` again"
+            f"{where}, [trusted] was fitted for {trusted.refiner} with the witnesses {_names(trusted.witnesses)}, with "
+            "other refiners, variants or options than the recipe has now: run `refbench curate calibrate --known` again"
         )
+
+
+def refiners_sha256(refiners: Sequence[RefinerChoice]) -> str:
+    """sha256 of the refiners of a recipe with their roles, variants and options, whatever their order."""
+    rows = sorted(json.dumps(dataclasses.asdict(choice), sort_keys=True, default=str) for choice in refiners)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def _names(names: Sequence[str]) -> str:

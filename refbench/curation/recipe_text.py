@@ -10,7 +10,10 @@ import tomlkit
 from refbench.curation.recipe import TRUSTED
 
 CALIBRATION, TRUSTED_SECTION = "calibration", "trusted"
-MEASURED = "Measured by `refbench curate calibrate`, which writes this section."
+MEASURED = {
+    CALIBRATION: "Measured by `refbench curate calibrate`, which writes this section.",
+    TRUSTED_SECTION: "Measured by `refbench curate calibrate --known`, which writes this section.",
+}
 
 
 def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
@@ -18,7 +21,7 @@ def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
     document = tomlkit.parse(text)
     if name not in document:
         document.add(tomlkit.nl())
-        document.add(name, tomlkit.table().add(tomlkit.comment(MEASURED)))
+        document.add(name, tomlkit.table().add(tomlkit.comment(MEASURED[name])))
     section: Any = document[name]
     # Key by key: a comment before the next section belongs to this one for tomlkit.
     for key in [key for key in section if key not in values]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.curation.agreement import boundary_ious
+from refbench.curation.recipe import MaskRules, TrustedCalibration
 from refbench.curation.surroundings import signed_distance, window_of
 from refbench.masks.mask import Mask
-from refbench.records import Proposal
+from refbench.records import Action, Cause, Proposal
 
 # Beyond this share of the square root of its area, source and proposal differ by more than a hurried outline.
 DEEP_SHARE = 0.04
@@ -23,12 +24,13 @@ MARGIN_PX = 4
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a trusted refiner says of one mask; all figures in 0..1.
+    """What a trusted refiner says of one mask.
 
     `proposal` is the majority of its variants. `stability` is their mean boundary IoU with each other,
-    `source_boundary_iou` and `source_iou` compare the proposal with the source, `deep_difference` is the area in which
-    the two differ far from the source's outline, as a share of the source, and `witnesses` the mean boundary IoU of the
-    other refiners' proposals with this one (None if there are none). `score` ranks masks: the higher, the better the
+    `source_boundary_iou` and `source_iou` compare the proposal with the source, and `witnesses` is the mean boundary
+    IoU of the other refiners' proposals with this one, 0 for one that failed; None without witnesses. These and
+    `score` are in 0..1. `deep_difference` is the area in which proposal and source differ far from the source's
+    outline, as a share of the source's area; it can be above 1. `score` ranks masks: the higher, the better the
     proposal is expected to be.
     """
 
@@ -60,6 +62,24 @@ class Trust:
         }
 
 
+def judge(
+    score: float, source_boundary_iou: float, calibration: TrustedCalibration, rules: MaskRules
+) -> tuple[Action, Cause]:
+    """What becomes of a mask whose trusted proposal has this score and this boundary IoU with the source."""
+    if not calibration.score:
+        return Action.REVIEW, Cause.NOT_CALIBRATED
+    expected = calibration.expected(score)
+    if expected < rules.accept:
+        # Below all scores that were measured nothing is known, so nothing is given up either.
+        hopeless = score >= calibration.score[0] and expected < min(rules.drop, rules.accept)
+        return (Action.DROP if hopeless else Action.REVIEW), Cause.AGREED_TOO_LITTLE
+    if source_boundary_iou >= rules.keep:
+        return Action.KEEP, Cause.SOURCE_CONFIRMED
+    if calibration.probably_better(score) < rules.better:
+        return Action.REVIEW, Cause.NOT_BETTER
+    return Action.CHANGE, Cause.AGREED
+
+
 def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | None:
     """What the trusted `refiner` says; None unless at least two of its variants made a proposal."""
     own = [p for p in proposals if p.refiner == refiner and not p.error]
@@ -69,7 +89,8 @@ def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | 
     majority = Mask.from_array(2 * pixels.sum(axis=0) > len(own))
     if majority.area == 0:
         return None
-    others = [p.mask for p in proposals if p.refiner != refiner and not p.error and p.variant == 0]
+    witnesses = [p for p in proposals if p.refiner != refiner and p.variant == 0]
+    others = [p.mask for p in witnesses if not p.error]
     boundary = boundary_ious([majority, source, *(p.mask for p in own), *others])
     variants = boundary[2 : 2 + len(own), 2 : 2 + len(own)]
     pairs = variants[np.triu_indices(len(own), 1)]
@@ -82,7 +103,8 @@ def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | 
         source_boundary_iou=round(float(boundary[0, 1]), 6),
         source_iou=round(intersection / (majority.area + source.area - intersection), 6),
         deep_difference=round(_deep_difference(source, majority), 6),
-        witnesses=round(float(with_others.mean()), 6) if len(with_others) else None,
+        # A witness that failed supports nothing.
+        witnesses=round(float(with_others.sum()) / len(witnesses), 6) if witnesses else None,
     )
 
 

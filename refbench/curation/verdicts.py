@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pycocotools import mask as coco_mask
 
 from refbench.curation.agreement import Agreement, agree
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.language import flag
-from refbench.curation.recipe import MaskRules, Recipe
-from refbench.curation.trusted import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, trust
+from refbench.curation.recipe import Recipe
+from refbench.curation.trusted import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, judge, trust
 from refbench.masks.mask import Mask
 from refbench.records import Action, Cause, Decision, Finding, Proposal, Sample
 
@@ -28,13 +28,6 @@ class Evidence:
 
     agreement: Agreement | None
     trust: Trust | None = None
-
-    @property
-    def best(self) -> Proposal | None:
-        """The proposal of the trusted refiner, else the one that the witnesses agree on."""
-        if self.trust is not None:
-            return self.trust.proposal
-        return self.agreement.best if self.agreement is not None else None
 
 
 def gather(source: Mask, proposals: Sequence[Proposal], recipe: Recipe) -> Evidence:
@@ -53,9 +46,12 @@ def decide_masks(
     recipe: Recipe,
 ) -> list[Decision]:
     """What the recipe makes of the masks of one image; `found` are findings by item id, `evidence` by mask id."""
-    twins = _twins(image, evidence, recipe.masks.same_object)
-    nothing = Evidence(None, None)
-    return [_mask(t, _findings(image, t, found), evidence.get(t.mask_id, nothing), twins, recipe) for t in image.masks]
+    nothing = Evidence(None)
+    verdicts = {t.mask_id: _verdict(evidence.get(t.mask_id, nothing), recipe) for t in image.masks}
+    for mask_id, other in _twins(image, verdicts, recipe.masks.same_object).items():
+        reason = f"one object for two masks: {other}"
+        verdicts[mask_id] = replace(verdicts[mask_id], action=Action.REVIEW, cause=Cause.SAME_OBJECT, reason=reason)
+    return [_mask(t, _findings(image, t, found), verdicts[t.mask_id], recipe) for t in image.masks]
 
 
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
@@ -80,10 +76,7 @@ def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequenc
     return [f for i in ids for f in found.get(i, ())]
 
 
-def _mask(
-    target: TargetMask, found: Sequence[Finding], evidence: Evidence, twins: Mapping[str, str], recipe: Recipe
-) -> Decision:
-    verdict = _verdict(target.mask_id, evidence, twins, recipe)
+def _mask(target: TargetMask, found: Sequence[Finding], verdict: _Verdict, recipe: Recipe) -> Decision:
     scores = verdict.scores
     for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.audit.review)):
         for finding in found:
@@ -108,47 +101,37 @@ class _Verdict:
     scores: dict[str, float]
 
 
-def _verdict(mask_id: str, evidence: Evidence, twins: Mapping[str, str], recipe: Recipe) -> _Verdict:
-    """By the trusted refiner, if it is sure; else by the witnesses."""
-    trusted = None
-    if evidence.trust is not None:
-        trusted = _by_trusted(mask_id, evidence.trust, twins, recipe)
-        if trusted.action in (Action.KEEP, Action.CHANGE) or mask_id in twins:
-            return trusted
-    agreement = evidence.agreement
-    scores = _scores(agreement, recipe)
-    action, cause, reason = _judged(mask_id, agreement, scores, twins, recipe.masks)
-    witnesses = _Verdict(action, cause, reason, agreement.best if agreement else None, scores)
-    return trusted if trusted is not None and action not in (Action.KEEP, Action.CHANGE) else witnesses
+def _verdict(evidence: Evidence, recipe: Recipe) -> _Verdict:
+    """By the trusted refiner, if it is sure; else by the witnesses, if they are."""
+    accepted = (Action.KEEP, Action.CHANGE)
+    witnesses = _by_witnesses(evidence.agreement, recipe)
+    if evidence.trust is None:
+        return witnesses
+    trusted = _by_trusted(evidence.trust, recipe)
+    return witnesses if trusted.action not in accepted and witnesses.action in accepted else trusted
 
 
-def _by_trusted(mask_id: str, trust: Trust, twins: Mapping[str, str], recipe: Recipe) -> _Verdict:
-    rules, calibration = recipe.masks, recipe.trusted
+def _by_trusted(trust: Trust, recipe: Recipe) -> _Verdict:
+    rules, calibration, name = recipe.masks, recipe.trusted, trust.proposal.refiner
     expected, better = calibration.expected(trust.score), calibration.probably_better(trust.score)
+    action, cause = judge(trust.score, trust.source_boundary_iou, calibration, rules)
+    reasons = {
+        Cause.NOT_CALIBRATED: f"the score of {name} is not calibrated: run `refbench curate calibrate --known`",
+        Cause.AGREED_TOO_LITTLE: (
+            f"{name} is not sure: {_weakest(trust)} ({expected:.3f} expected, {rules.accept:g} needed)"
+        ),
+        Cause.SOURCE_CONFIRMED: f"{name} confirms the source ({trust.source_boundary_iou:.3f})",
+        Cause.NOT_BETTER: f"the proposal of {name} may not be better ({better:.3f} sure, {rules.better:g} needed)",
+        Cause.AGREED: f"{name} is sure ({expected:.3f} expected, {better:.3f} sure)",
+    }
     figures = {"expected_boundary_iou": round(expected, 6), "probably_better": round(better, 6), **trust.figures()}
-    name = trust.proposal.refiner
+    return _Verdict(action, cause, reasons[cause], trust.proposal, figures)
 
-    def verdict(action: Action, cause: Cause, reason: str) -> _Verdict:
-        return _Verdict(action, cause, reason, trust.proposal, figures)
 
-    if mask_id in twins:
-        return verdict(Action.REVIEW, Cause.SAME_OBJECT, f"one object for two masks: {twins[mask_id]}")
-    if expected < rules.accept:
-        weakest = _weakest(trust)
-        action = Action.DROP if expected < min(rules.drop, rules.accept) else Action.REVIEW
-        return verdict(
-            action,
-            Cause.AGREED_TOO_LITTLE,
-            f"{name} is not sure: {weakest} ({expected:.3f} expected, {rules.accept:g} needed)",
-        )
-    if trust.source_boundary_iou >= rules.keep:
-        return verdict(
-            Action.KEEP, Cause.SOURCE_CONFIRMED, f"{name} confirms the source ({trust.source_boundary_iou:.3f})"
-        )
-    if better < rules.better:
-        reason = f"the proposal of {name} may not be better ({better:.3f} sure, {rules.better:g} needed)"
-        return verdict(Action.REVIEW, Cause.NOT_BETTER, reason)
-    return verdict(Action.CHANGE, Cause.AGREED, f"{name} is sure ({expected:.3f} expected, {better:.3f} sure)")
+def _by_witnesses(agreement: Agreement | None, recipe: Recipe) -> _Verdict:
+    scores = _scores(agreement, recipe)
+    action, cause, reason = _judged(agreement, scores, recipe)
+    return _Verdict(action, cause, reason, agreement.best if agreement else None, scores)
 
 
 def _weakest(trust: Trust) -> str:
@@ -167,30 +150,28 @@ def _weakest(trust: Trust) -> str:
     return max(costs, key=lambda reason: costs[reason])
 
 
-def _judged(
-    mask_id: str,
-    agreement: Agreement | None,
-    scores: Mapping[str, float],
-    twins: Mapping[str, str],
-    rules: MaskRules,
-) -> tuple[Action, Cause, str]:
-    """What the proposals for a mask make of it, why, and the same in words."""
+def _judged(agreement: Agreement | None, scores: Mapping[str, float], recipe: Recipe) -> tuple[Action, Cause, str]:
+    """What the witnesses' proposals for a mask make of it, why, and the same in words."""
+    rules = recipe.masks
     if agreement is None:
         return Action.REVIEW, Cause.NO_PROPOSAL, "no refiner made a proposal"
-    if mask_id in twins:
-        return Action.REVIEW, Cause.SAME_OBJECT, f"one object for two masks: {twins[mask_id]}"
     if agreement.refiners < rules.refiners:
         return Action.REVIEW, Cause.TOO_FEW_REFINERS, f"too few refiners made a proposal: {agreement.refiners}"
+    if not recipe.calibration.is_fitted:
+        reason = "the agreement of the refiners is not calibrated: run `refbench curate calibrate`"
+        return Action.REVIEW, Cause.NOT_CALIBRATED, reason
     expected, better = scores["expected_boundary_iou"], scores["probably_better"]
+    needed = f"({expected:.3f} expected, {rules.accept:g} needed)"
     if expected < min(rules.drop, rules.accept):
-        return Action.DROP, Cause.DISAGREED, f"the proposals do not agree ({expected:.3f} expected)"
+        return Action.DROP, Cause.DISAGREED, f"the proposals do not agree {needed}"
     if expected < rules.accept:
-        return Action.REVIEW, Cause.AGREED_TOO_LITTLE, f"the proposals agree too little ({expected:.3f} expected)"
+        return Action.REVIEW, Cause.AGREED_TOO_LITTLE, f"the proposals agree too little {needed}"
     confirmed = agreement.source_boundary_iou
     if confirmed >= rules.keep:
         return Action.KEEP, Cause.SOURCE_CONFIRMED, f"the proposals confirm it ({confirmed:.3f})"
     if better < rules.better:
-        return Action.REVIEW, Cause.NOT_BETTER, f"the best proposal may not be better ({better:.3f} sure)"
+        reason = f"the best proposal may not be better ({better:.3f} sure, {rules.better:g} needed)"
+        return Action.REVIEW, Cause.NOT_BETTER, reason
     return Action.CHANGE, Cause.AGREED, f"the proposals agree ({expected:.3f} expected, {better:.3f} sure)"
 
 
@@ -206,10 +187,13 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
     }
 
 
-def _twins(image: ImageItems, evidence: Mapping[str, Evidence], least_iou: float) -> dict[str, str]:
-    """Masks of different objects with the same best proposal: mask id -> the other mask. One outline is wrong."""
-    single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1 and t.mask_id in evidence]
-    found = [(i, best.mask) for i in single if (best := evidence[i].best) is not None]
+def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float) -> dict[str, str]:
+    """Masks of different objects whose proposals are the same object: mask id -> the other mask. One outline is wrong.
+
+    Compared are the proposals that would replace the masks, whoever made them.
+    """
+    single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1]
+    found = [(i, best.mask) for i in single if (best := verdicts[i].best) is not None]
     if len(found) < 2:
         return {}
     codes = [mask.to_rle() for _, mask in found]

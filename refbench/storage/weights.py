@@ -11,6 +11,7 @@ from refbench.errors import DatasetError
 from refbench.storage.files import atomic_file, file_sha256, home, read_record, write_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SUFFIX = r"(\.[A-Za-z0-9]{1,16})?"
 CURE = "add the weights again with `refbench weights add`"
 
 
@@ -48,7 +49,8 @@ def add_weights(name: str, file: Path, note: str = "") -> Weights:
     """
     _check_name(name)
     try:
-        found = Weights(name, file_sha256(file), file.stat().st_size, file.suffix, note)
+        suffix = file.suffix if re.fullmatch(SUFFIX, file.suffix) else ""
+        found = Weights(name, file_sha256(file), file.stat().st_size, suffix, note)
     except OSError as error:
         raise DatasetError(f"the weights {file} cannot be read: {error}") from None
     if not found.path.is_file() or file_sha256(found.path) != found.sha256:
@@ -86,16 +88,33 @@ def find_weights(name: str) -> Weights:
     return found
 
 
+def weights_file(given: str) -> tuple[Path, str]:
+    """The file and the sha256 of weights that are given by a name or, if no weights have it, by a path.
+
+    Raises:
+        DatasetError: neither, or the file is not the one that was added under the name.
+    """
+    known = NAME.fullmatch(given) and (weights_folder() / f"{given}.json").is_file()
+    if not known and Path(given).is_file():
+        return Path(given), file_sha256(Path(given))
+    found = find_weights(given)
+    return found.path, found.sha256
+
+
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise DatasetError(
-            f"{name!r} cannot name weights: use up to 64 lower-case letters, digits, dots, dashes and underscores, "
-            "beginning with a letter or a digit; a file is named by a path that ends in .onnx"
+            f"{name!r} is neither a file nor a name of weights: names have up to 64 lower-case letters, digits, dots, "
+            "dashes and underscores, and begin with a letter or a digit"
         )
 
 
 def _read(entry: Path) -> Weights:
     found = read_record(entry, Weights, DatasetError, CURE)
-    if found.name != entry.stem or not re.fullmatch("[0-9a-f]{64}", found.sha256) or "/" in found.suffix:
+    if (
+        found.name != entry.stem
+        or not re.fullmatch("[0-9a-f]{64}", found.sha256)
+        or not re.fullmatch(SUFFIX, found.suffix)
+    ):
         raise DatasetError(f"{entry} was not written by refbench; {CURE}")
     return found

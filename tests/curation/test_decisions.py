@@ -228,6 +228,14 @@ def test_the_measured_pages_are_of_these_recipes() -> None:
     )
     assert f"weights {learned.trusted.weights_sha256[:12]}" in page
     assert all(f"## {source}:" in page for source in learned.trusted.on)
+    # The guide tells the same.
+    cells = [c.strip() for c in next(r for r in page.splitlines() if "the other parts of it" in r).split("|")]
+    masks, (accepted, share), replaced, before, after, better = cells[3], cells[4].split(), *cells[5:9]
+    assert (int(accepted) <= int(masks), better) == (True, "100.0%")
+    guide = " ".join((PROJECT / "docs/guides/curation.md").read_text().split())
+    assert f"On {masks} frames" in guide
+    assert f"accepts {share.strip('(%)')} % of the masks" in guide
+    assert f"rises from {float(before):.2f} to {float(after):.2f}, and all {replaced} replaced masks" in guide
 
 
 @pytest.mark.slow

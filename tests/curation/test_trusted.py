@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,21 @@ from refbench.curation.agreement import boundary_iou
 from refbench.curation.decisions import decide
 from refbench.curation.findings import audit
 from refbench.curation.folder import load_items
-from refbench.curation.items import TargetMask
 from refbench.curation.known_sources import (
+    OTHER_PARTS,
+    OTHER_SOURCES,
+    PARTS,
     Case,
     accept,
     calibrate_trusted,
     curve,
     fit_trusted,
+    judged,
     truth_of,
 )
 from refbench.curation.ledger import read_ledger
 from refbench.curation.proposals import propose, read_proposals
-from refbench.curation.recipe import Recipe, TrustedCalibration, parse_recipe, read_recipe
+from refbench.curation.recipe import Recipe, TrustedCalibration, parse_recipe, read_recipe, refiners_sha256
 from refbench.curation.recipe_text import (
     CALIBRATION,
     TRUSTED_SECTION,
@@ -73,23 +76,43 @@ accept = 0.6
 keep = 0.95
 better = 0.6
 """
-FITTED = """
-[trusted]
-on = ["somewhere"]
-refiner = "isnet"
-witnesses = ["watershed"]
-score = [0.0, 1.0]
+
+
+TWO_WITNESSES = RECIPE.replace('name = "watershed"', 'name = "watershed"\n[[refiners]]\nname = "grabcut"')
+CALIBRATED = """
+[calibration]
+on = "scenes"
+agreement = [0.0, 1.0]
 boundary_iou = [0.0, 1.0]
-better = [0.0, 1.0]
+better = { intercept = 5.0 }
 """
 
 
-def recipe(text: str = RECIPE + FITTED) -> Recipe:
-    return parse_recipe(text, "recipe")
+def fitted(text: str = RECIPE, *, witnesses: str = '"watershed"', better: str = "[0.0, 1.0]") -> str:
+    """A recipe with a section [trusted] whose score is the expected boundary IoU."""
+    sha = refiners_sha256(parse_recipe(text, "recipe").refiners)
+    return f"""{text}
+[trusted]
+on = ["somewhere"]
+refiner = "isnet"
+witnesses = [{witnesses}]
+refiners_sha256 = "{sha}"
+score = [0.0, 1.0]
+boundary_iou = [0.0, 1.0]
+better = {better}
+"""
+
+
+def recipe(text: str = "") -> Recipe:
+    return parse_recipe(text or fitted(), "recipe")
 
 
 def proposal(mask: Mask, refiner: str = "isnet", variant: int = 0, error: str = "") -> Proposal:
     return Proposal("toy/val/a", refiner, variant, mask, 0.9, error=error)
+
+
+def failed(refiner: str) -> Proposal:
+    return proposal(square(0, 0, 9), refiner, error="no")
 
 
 def pixel_boundary_iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -113,7 +136,8 @@ def test_the_figures_are_what_they_say() -> None:
     pairs = [pixel_boundary_iou(arrays[i], arrays[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert found.stability == pytest.approx(np.mean(pairs), abs=1e-6)
     assert found.source_boundary_iou == pytest.approx(pixel_boundary_iou(majority, source.to_array()), abs=1e-6)
-    assert found.witnesses == pytest.approx(pixel_boundary_iou(majority, witness.to_array()), abs=1e-6)
+    # Two witnesses, one of which failed.
+    assert found.witnesses == pytest.approx(pixel_boundary_iou(majority, witness.to_array()) / 2, abs=1e-6)
     # Deep: further from the source's outline than DEEP_SHARE of its side; the outline runs between pixels.
     inside = source.to_array()
     rows, columns = np.indices(inside.shape)
@@ -141,7 +165,7 @@ def test_one_answer_cannot_be_compared() -> None:
     assert trust(square(8, 8, 24), apart, "isnet") is None
 
 
-def decided(source: Mask, proposals: list[Proposal], text: str = RECIPE + FITTED) -> Decision:
+def decided(source: Mask, proposals: list[Proposal], text: str = "") -> Decision:
     items = image([sample("a", 0, "the square", source)])
     chosen = recipe(text)
     (found,) = decide_masks(items, {}, {"toy/val/a": gather(source, proposals, chosen)}, chosen)
@@ -165,15 +189,26 @@ def test_the_rule() -> None:
         assert (found.action, found.cause) == ("review", Cause.AGREED_TOO_LITTLE)
         assert words in found.reason
     # Without a calibration nothing is accepted.
-    assert decided(square(9, 9, 24), [*sure, witness], RECIPE).action == "review"
-    unsure = (RECIPE + FITTED).replace("better = [0.0, 1.0]", "better = [0.0, 0.5]")
-    assert decided(square(9, 9, 24), [*sure, witness], unsure).cause == Cause.NOT_BETTER
+    assert decided(square(9, 9, 24), [*sure, witness], RECIPE).cause == Cause.NOT_CALIBRATED
+    assert decided(square(9, 9, 24), [*sure, witness], fitted(better="[0.0, 0.5]")).cause == Cause.NOT_BETTER
+    # Masks are dropped only for scores that were measured.
+    for least, action in (("0.0", "drop"), ("0.9", "review")):
+        text = fitted(RECIPE.replace("keep = 0.95", "keep = 0.95\ndrop = 0.6"))
+        text = text.replace("score = [0.0, 1.0]", f"score = [{least}, 1.0]")
+        assert decided(square(14, 10, 22), [*torn, witness], text).action == action
+
+
+def test_a_witness_that_failed_supports_nothing() -> None:
+    source, own = square(9, 9, 24), [proposal(square(10, 10, 22), variant=k) for k in range(3)]
+    good = proposal(square(10, 10, 22), "watershed")
+    both, one = trust(source, [*own, good], "isnet"), trust(source, [*own, good, failed("grabcut")], "isnet")
+    assert both is not None
+    assert one is not None
+    assert (both.witnesses, one.witnesses) == (1.0, 0.5)
 
 
 def test_witnesses_that_agree_decide_where_the_trusted_one_is_not_sure() -> None:
-    text = (RECIPE + FITTED).replace('witnesses = ["watershed"]', 'witnesses = ["watershed", "grabcut"]')
-    text = text.replace('name = "watershed"', 'name = "watershed"\n[[refiners]]\nname = "grabcut"')
-    text += "[calibration]\nagreement = [0.0, 1.0]\nboundary_iou = [0.0, 1.0]\nbetter = { intercept = 5.0 }\n"
+    text = fitted(TWO_WITNESSES, witnesses='"watershed", "grabcut"') + CALIBRATED
     torn = [proposal(square(4 + 16 * k, 10, 22), variant=k) for k in range(3)]
     agreeing = [proposal(square(10, 10, 22), name) for name in ("watershed", "grabcut")]
     found = decided(square(9, 9, 24), [*torn, *agreeing], text)
@@ -184,16 +219,41 @@ def test_witnesses_that_agree_decide_where_the_trusted_one_is_not_sure() -> None
     )
 
 
+def test_witnesses_that_were_not_calibrated_accept_nothing() -> None:
+    """However well they agree, nobody has measured what that is worth."""
+    text = fitted(TWO_WITNESSES, witnesses='"watershed", "grabcut"')
+    torn = [proposal(square(4 + 16 * k, 10, 22), variant=k) for k in range(3)]
+    agreeing = [proposal(square(10, 10, 22), name) for name in ("watershed", "grabcut")]
+    for source in (square(10, 10, 22), square(9, 9, 24)):
+        assert decided(source, [*torn, *agreeing], text + CALIBRATED).action in ("keep", "change")
+        assert decided(source, [*torn, *agreeing], text).action == "review"
+        # Without the trusted one either.
+        assert decided(source, agreeing, text).cause == Cause.NOT_CALIBRATED
+
+
+def test_one_object_for_two_masks_by_the_proposals_that_decide() -> None:
+    """The trusted one is unsure of both and the witnesses decide: theirs are compared."""
+    chosen = recipe(fitted(TWO_WITNESSES, witnesses='"watershed", "grabcut"') + CALIBRATED)
+    sources = {"a": square(9, 9, 24), "b": square(20, 20, 24)}
+    torn = {k: [proposal(square(4 + 16 * v, 30 * (k == "b"), 22), variant=v) for v in range(3)] for k in sources}
+    agreeing = [proposal(square(10, 10, 22), name) for name in ("watershed", "grabcut")]
+    items = image([sample(k, 0, k, mask) for k, mask in sources.items()])
+    evidence = {f"toy/val/{k}": gather(mask, [*torn[k], *agreeing], chosen) for k, mask in sources.items()}
+    found = decide_masks(items, {}, evidence, chosen)
+    assert [d.cause for d in found] == [Cause.SAME_OBJECT] * 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (RECIPE.replace('role = "trusted"', 'role = "king"'), "the role of isnet is witness or trusted"),
         (RECIPE.replace("variants = 3", "variants = 1"), "needs at least 2 variants"),
         (RECIPE.replace('"watershed"', '"watershed"\nvariants = 2\nrole = "trusted"'), "only one refiner"),
-        (RECIPE + FITTED.replace('["watershed"]', '["grabcut"]'), "was fitted for isnet with the witnesses grabcut"),
-        (RECIPE + FITTED.replace('"isnet"', '"sam"'), "was fitted for sam"),
-        (RECIPE + FITTED.replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"), "their values must rise"),
-        (RECIPE + FITTED.replace("better = [0.0, 1.0]", "better = [0.0]"), "the same length"),
+        (fitted().replace('name = "watershed"', 'name = "grabcut"'), "was fitted for isnet with the"),
+        (fitted().replace("variants = 3", "variants = 4"), "with other refiners, variants or options"),
+        (fitted().replace("variants = 3", 'variants = 3\noptions = { weights = "mine" }'), "other refiners, variants"),
+        (fitted().replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"), "their values must rise"),
+        (fitted(better="[0.0]"), "the same length"),
     ],
 )  # fmt: skip
 def test_recipes_that_are_refused(text: str, message: str) -> None:
@@ -205,22 +265,22 @@ def test_measured_sections_are_replaced_and_nothing_else_changes() -> None:
     # The author's sections stand in any order, with comments of their own.
     text = (
         "# mine\n"
-        + FITTED
+        + fitted().removeprefix(RECIPE)
         + '\n# why these\n[language]\ncertain = "drop"  # always\n'
         + RECIPE.replace("[masks]", "[masks]  # strict").replace('\nname = "trusting"\n', "\n")
     )
     parse_recipe(text, "r")
-    fitted = dataclasses.asdict(recipe().trusted) | {"weights_sha256": "w", "better": (0.0, 0.25)}
-    once = with_section(text, TRUSTED_SECTION, fitted)
-    assert with_section(once, TRUSTED_SECTION, fitted) == once
-    assert parse_recipe(once, "r").trusted == TrustedCalibration(**fitted)
+    section = dataclasses.asdict(recipe().trusted) | {"weights_sha256": "w", "better": (0.0, 0.25)}
+    once = with_section(text, TRUSTED_SECTION, section)
+    assert with_section(once, TRUSTED_SECTION, section) == once
+    assert parse_recipe(once, "r").trusted == TrustedCalibration(**section)
     for comment in ("# mine", "# why these", "# always", "# strict"):
         assert comment in once
     both = with_section(once, CALIBRATION, {"on": "s", "thresholds": ({"better": 0.5}, {"better": 1.0})})
     read = parse_recipe(both, "r")
-    assert (read.trusted, read.calibration.on) == (TrustedCalibration(**fitted), "s")
+    assert (read.trusted, read.calibration.on) == (TrustedCalibration(**section), "s")
     assert read.calibration.thresholds == ({"better": 0.5}, {"better": 1})
-    assert with_section(both, TRUSTED_SECTION, fitted) == both
+    assert with_section(both, TRUSTED_SECTION, section) == both
     bare = parse_recipe(without_measured(both), "r")
     assert bare.trusted == TrustedCalibration()
     assert bare.calibration.on == ""
@@ -232,8 +292,8 @@ def test_measured_sections_are_replaced_and_nothing_else_changes() -> None:
     assert refiners_only("[masks]\naccept = 0.5\n") == ""
 
 
-def case(score: float, proposal: float, before: float = 0.7, *, wrong: bool = False, source: str = "s") -> Case:
-    return Case(source, "m", score, proposal, before, 0.5, wrong)
+def case(score: float, after: float, *, image_id: str = "", wrong: bool = False, source: str = "s") -> Case:
+    return Case(source, image_id or f"{score}", f"{source}/{score}", score, 0.5, 0.7, after, wrong)
 
 
 def test_a_fit_rises_and_accepts_what_it_was_asked_for() -> None:
@@ -247,16 +307,76 @@ def test_a_fit_rises_and_accepts_what_it_was_asked_for() -> None:
     assert found.expected(0.8) == pytest.approx(0.8, abs=0.05)
     rules = dataclasses.replace(recipe().masks, accept=0.8, better=0.9)
     taken = accept([(c, found) for c in cases], rules)
-    assert 0.1 < taken.accepted < 0.3
+    assert 0.1 < taken.share < 0.3
+    assert (taken.kept, taken.before) == (0, pytest.approx(0.7))
+    assert taken.after is not None
     assert taken.after > 0.85
     assert taken.better == 1.0
     assert (taken.wrong, taken.wrong_accepted) == (sum(s < 0.1 for s in scores), 0)
     rows = curve(cases)
-    assert [r[0] for r in rows] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
-    assert [r[2] for r in rows] == sorted((r[2] for r in rows), reverse=True)
-    with pytest.raises(DatasetError, match="at least 12 are needed"):
-        fit_trusted(cases[:10], recipe(RECIPE), "w")
+    assert [r.share for r in rows] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert [r.after for r in rows] == sorted((r.after for r in rows), reverse=True)
+    for few, message in ((cases[:10], "a calibration needs 12 masks"), ([cases[0]] * 30, "with 1 different scores")):
+        with pytest.raises(DatasetError, match=message):
+            fit_trusted(few, recipe(RECIPE), "w")
     assert TrustedCalibration().expected(1.0) == 0.0
+    # Nothing is accepted: there is no figure of what is accepted.
+    none = accept([(cases[-1], found)], rules)
+    assert (none.share, none.before, none.after, none.better) == (0.0, None, None, None)
+    # Equal scores are worth the same, whatever their order.
+    tied = [case(0.5 if k < 12 else 0.9, 0.1 + 0.05 * k, image_id=f"{k}") for k in range(24)]
+    for order in (tied, tied[::-1]):
+        assert fit_trusted(order, recipe(RECIPE), "w").expected(0.5) == pytest.approx(0.1 + 0.05 * 5.5, abs=1e-3)
+
+
+def test_no_mask_is_judged_by_a_fit_that_has_seen_its_image() -> None:
+    random = np.random.default_rng(5)
+
+    def source(name: str, images: int, quality: float) -> list[Case]:
+        # Two masks an image; the better the score, the better the proposal.
+        scores = random.permutation(np.linspace(0.3, 0.99, 2 * images))
+        return [
+            Case(name, f"{name}-{k // 2}", f"{name}/{k}", float(s), 0.5, 0.7, float(s) * quality, False)
+            for k, s in enumerate(scores)
+        ]
+
+    good, bad = source("good", 30, 1.0), source("bad", 30, 0.5)
+    rules = recipe(RECIPE.replace("accept = 0.6", "accept = 0.75"))
+    other, own = judged([*good, *bad], "good", rules, "w")
+    assert (other.fitted_on, own.fitted_on) == (OTHER_SOURCES, OTHER_PARTS)
+    # The other source promises half as much.
+    assert other.share == 0.0
+    assert own.share > 0.25
+    # One part whose scores promise too much: only a fit that has seen it would know.
+    part = {f"good-{k}" for k in range(30 // PARTS)}
+    trap = [dataclasses.replace(c, score=0.995, after=0.0) if c.image_id in part else c for c in good]
+    _, found = judged([*trap, *bad], "good", rules, "w")
+    assert (found.replaced, found.after) == (2 * len(part), 0.0)
+    assert accept([(c, fit_trusted(trap, rules, "w")) for c in trap], rules.masks).replaced == 0
+    # What another source has of the same images is not used.
+    copied = [dataclasses.replace(c, source="copy", mask_id=f"copy/{k}") for k, c in enumerate(good)]
+    assert [r.fitted_on for r in judged([*good, *copied], "good", rules, "w")] == [OTHER_PARTS]
+    # A source that is too small for fits on its own parts is judged by the others alone.
+    small = source("small", 3, 1.0)
+    assert [r.fitted_on for r in judged([*small, *good], "small", rules, "w")] == [OTHER_SOURCES]
+    assert judged(small, "small", rules, "w") == []
+
+
+def test_a_calibration_cures_a_recipe_whose_measured_sections_are_stale(home: Path, tmp_path: Path) -> None:
+    truth = build_bright(tmp_path / "a", "refcoco", 12)
+    add_weights("isnet", brightness_network(tmp_path / "b.onnx", side=64))
+    path = tmp_path / "recipe.toml"
+    path.write_text(fitted().replace("variants = 3", "variants = 2"))
+    with pytest.raises(DatasetError, match="calibrate --known"):
+        read_recipe(path)
+    before = path.read_bytes()
+    with pytest.raises(DatasetError, match="refcoco/val is given twice"):
+        calibrate_trusted(path, [("refcoco/val", truth)] * 2, work=tmp_path / "work")
+    with pytest.raises(DatasetError, match=r"nowhere\.json"):
+        calibrate_trusted(path, [("refcoco/val", tmp_path / "nowhere.json")], work=tmp_path / "work")
+    assert path.read_bytes() == before
+    calibrate_trusted(path, [("refcoco/val", truth)], work=tmp_path / "work")
+    assert read_recipe(path).trusted.on == ("refcoco/val (a)",)
 
 
 @pytest.mark.slow
@@ -274,10 +394,11 @@ def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> 
     for source in json.loads(done.stdout)["sources"]:
         assert source["masks"] == 30
         assert source["accepted"] >= 0.6
+        assert source["accepted"] == (source["kept"] + source["replaced"]) / source["masks"]
         assert source["after"] > 0.95 > source["before"]
         assert (source["wrong"], source["wrong_accepted"]) == (3, 0)
-    fitted = read_recipe(path)
-    assert fitted.trusted.weights_sha256 == find_weights("isnet").sha256
+    calibrated = read_recipe(path)
+    assert calibrated.trusted.weights_sha256 == find_weights("isnet").sha256
     assert "the other parts of it" in (tmp_path / "known.md").read_text()
     # Again: the same file.
     before = path.read_bytes()
@@ -288,20 +409,20 @@ def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> 
     assert without_measured(path.read_text()).strip() == RECIPE.strip()
 
     folder = tmp_path / "curation"
-    audit("refcoco/val", fitted, out=folder, workers=1)
+    audit("refcoco/val", calibrated, out=folder, workers=1)
     propose(folder, workers=1)
     first = read_proposals(folder)
     decide(folder)
     rows = [r for r in read_ledger(folder).rows if r.item == "mask" and r.action == "changed"]
     assert len(rows) >= 18
-    answers = truth_of(truth["refcoco"], _masks(first))
+    answers = truth_of(truth["refcoco"], load_items("refcoco/val"))
     assert not any(answers[r.item_id][1] for r in rows)
     counts = pair_counts([r.mask for r in rows if r.mask], [answers[r.item_id][0] for r in rows])
     assert (counts["boundary_intersection"] / counts["boundary_union"]).mean() > 0.95
     assert {r.refiner for r in rows} == {"isnet"}
     # Other weights than those of the calibration.
     other = tmp_path / "other"
-    text = path.read_text().replace(fitted.trusted.weights_sha256, "0" * 64)
+    text = path.read_text().replace(calibrated.trusted.weights_sha256, "0" * 64)
     audit("refcoco/val", parse_recipe(text, "r"), out=other, workers=1)
     propose(other, workers=2)
     assert read_proposals(other) == first
@@ -331,22 +452,18 @@ def test_proposals_belong_to_the_pixels_of_their_images(home: Path, tmp_path: Pa
     assert read_proposals(folder) == before
 
 
-def _masks(wanted: Iterable[str]) -> list[TargetMask]:
-    proposals = set(wanted)
-    return [t for items in load_items("refcoco/val") for t in items.masks if t.mask_id in proposals]
-
-
 def test_truth_files_that_are_none(home: Path, tmp_path: Path) -> None:
     truth = build_bright(tmp_path / "a", "refcoco", 3)
-    masks = _masks(f"refcoco/val/{k}" for k in (1, 2, 3))
+    images = load_items("refcoco/val")
     content = json.loads(truth.read_text())
     for broken, message in (
         ([], "is not a JSON object"), ({"77": content["1"]}, "the truth of no mask"),
         ({"1": {"size": [1, 2]}}, "no mask"), ({"1": {"size": [4, 4], "counts": "04"}}, "no mask|its size"),
+        ({"1": "mask"}, "no mask"), ({"1": content["1"] | {"wrong": "no"}}, "wrong must be true or false, not 'no'"),
     ):  # fmt: skip
         truth.write_text(json.dumps(broken))
         with pytest.raises(DatasetError, match=message):
-            truth_of(truth, masks)
+            truth_of(truth, images)
 
 
 def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench: Cli) -> None:
@@ -370,13 +487,14 @@ def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench:
         add_weights("bright", tmp_path / "nowhere.onnx")
     with pytest.raises(DatasetError, match=r"there are no weights 'isnet' \(known: again, bright\)"):
         find_weights("isnet")
-    with pytest.raises(DatasetError, match="cannot name weights"):
+    with pytest.raises(DatasetError, match="is neither a file nor a name of weights"):
         add_weights("../up", file)
     (home / "weights" / "bright.json").write_text('{"name": "other"}')
     with pytest.raises(DatasetError, match=r"bright\.json"):
         list_weights()
+    (home / "weights" / "bright.json").unlink()
     for missing, message in (
-        ("nowhere.onnx", "there is no file"),
+        ("nowhere.onnx", "there are no weights 'nowhere.onnx'"),
         (str(tmp_path / "text.onnx"), "not an ONNX network"),
     ):
         (tmp_path / "text.onnx").write_text("hello")
@@ -434,9 +552,10 @@ def test_isnet_on_photographs(test_data: Path, home: Path) -> None:
     folder = test_data / "truth-photos"
     build_dataset("refcoco", load("builders", "refcoco"), Sources(folder / "refer", folder / "images"), silent)
     refiner = load("refiners", "isnet")()
-    masks = [t for items in load_items("refcoco/val")[15:20] for t in items.masks]
-    truth = truth_of(folder / "truth.json", masks)
-    paths = {t.mask_id: i.image_path for i in load_items("refcoco/val") for t in i.masks}
+    images = load_items("refcoco/val")[15:20]
+    masks = [t for items in images for t in items.masks]
+    truth = truth_of(folder / "truth.json", images)
+    paths = {t.mask_id: i.image_path for i in images for t in i.masks}
     after, before = [], []
     for target in masks:
         pixels = np.asarray(Image.open(paths[target.mask_id]).convert("RGB"))

@@ -15,7 +15,7 @@ from refbench.curation.recipe import Recipe, parse_recipe, read_recipe
 from refbench.curation.verdicts import Evidence, decide_expression, decide_masks
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.records import Decision, Finding, Proposal
+from refbench.records import Cause, Decision, Finding, Proposal
 
 RECIPE = """
 [audit]
@@ -101,8 +101,8 @@ def test_the_rules_of_a_recipe() -> None:
     assert decided(square(7, 7, 27), scattered).action == "drop"
     assert decided(square(7, 7, 27), []).reason == "no refiner made a proposal"
     assert decided(square(10, 10, 20), good[:1]).reason == "too few refiners made a proposal: 1"
-    # Without a calibration nothing is surely better.
-    assert decided(square(7, 7, 27), good, text="[masks]\naccept = 0.8").action == "review"
+    # Without a calibration nobody knows what agreement is worth.
+    assert decided(square(10, 10, 20), good, text="[masks]\naccept = 0.1").cause == Cause.NOT_CALIBRATED
 
 
 def test_findings_come_before_proposals() -> None:

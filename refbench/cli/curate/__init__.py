@@ -17,7 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("refbench.cli.curate.export:export", "Write a curated split as moondream/refcoco-m is published."),
     "calibrate": (
         "refbench.cli.curate.calibrate:calibrate",
-        "Fit a recipe and measure it on scenes whose true masks are known.",
+        "Fit a recipe and measure it on masks whose truth is known.",
     ),
 }
 

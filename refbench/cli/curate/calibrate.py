@@ -33,13 +33,14 @@ def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device
     witnesses, and measured.md beside it. Build scenes and scenes-hurried first.
 
     With --known: on masks of yours. Writes the section [trusted], which is about the trusted refiner, and known.md.
-    With several sources, each one is judged by a fit on the others. TRUTH.json maps annotation ids to the true
-    masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": outline on another object}.
+    Each source is judged by a fit on the other sources, and by fits on its other parts. TRUTH.json maps annotation ids
+    to the true masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": true if the coarse
+    outline lies on another object}.
 
     \b
     Example:
       refbench build scenes && refbench build scenes-hurried
-      refbench curate calibrate --recipe datasets/refcoco-m/recipe.toml
+      refbench curate calibrate --recipe datasets/refcoco-m/without-weights/recipe.toml
       refbench curate calibrate --recipe recipe.toml --known mine/val=truth.json
     """
     work = home() / "curation" / "calibration"
@@ -64,7 +65,7 @@ def _on_known(recipe: Path, known: tuple[str, ...], work: Path, device: str, as_
     with ConsoleProgress() as progress:
         found = known_sources.calibrate_trusted(recipe, sources, work=work, device=device, progress=progress)
     if as_json:
-        print_json({"sources": [dataclasses.asdict(a) for a in found]})
+        print_json({"sources": [{**dataclasses.asdict(a), "accepted": a.share} for a in found]})
     else:
         click.echo((recipe.parent / known_sources.KNOWN_FILE).read_text(encoding="utf-8"))
         remark(f"{recipe} and {recipe.parent / known_sources.KNOWN_FILE} are written")

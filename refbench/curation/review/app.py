@@ -187,7 +187,7 @@ class ReviewPage:
         self.data, self.token, self.hosts = data, token, hosts
 
     def guard(self, handler: Handler) -> Handler:
-        """The handler, for requests that come from this machine and know the token."""
+        """The handler, for requests that name this machine as their host and know the token."""
 
         def guarded(request: Request) -> Response:
             refusal = _refusal(request, self.token, self.hosts)
