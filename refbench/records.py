@@ -1,4 +1,4 @@
-"""The nouns: frozen dataclasses, each one row on disk."""
+"""Basic types: frozen dataclasses, most of which are one row on disk."""
 
 from __future__ import annotations
 
@@ -180,6 +180,7 @@ class Cause(StrEnum):
     AGREED_TOO_LITTLE = "agreed-too-little"
     NOT_CALIBRATED = "not-calibrated"
     MASK_DROPPED = "mask-dropped"
+    PUBLISHED = "published"
     PERSON = "person"
     UNKNOWN = ""
 

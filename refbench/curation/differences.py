@@ -27,6 +27,7 @@ from refbench.storage.samples import load_samples
 
 # How far a mask has moved: the least IoU of each kind of change.
 KINDS = ((0.9, "border"), (0.5, "shape"), (0.0, "another object"))
+SAME = "same"
 HEADLINES = ("cumulative_iou", "mean_iou", "mean_boundary_iou")
 
 
@@ -69,7 +70,7 @@ class Diff:
     def kinds(self) -> dict[str, int]:
         """How many masks changed in which way."""
         found = Counter(m.kind for m in self.masks)
-        return {k: found.get(k, 0) for k in ("same", *(name for _, name in KINDS), "dropped", "added")}
+        return {k: found.get(k, 0) for k in (SAME, *(name for _, name in KINDS), "dropped", "added")}
 
     def ranking(self, which: str, metric: str) -> list[str]:
         """Names of the runs, best first, by a metric on `first`, `left` or `second`."""
@@ -79,9 +80,9 @@ class Diff:
 def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
     """Compare two versions of a split mask by mask, and rescore runs of the first one on the second.
 
-    Items are the same if they have the same annotations and numbers; the dataset name does not matter. Each run is
-    also scored on an intermediate step: the masks of the first version, but only the expressions that are left. This
-    separates two effects: the selection of expressions and the new masks.
+    Items are the same if they have the same annotation ids and expression numbers; the dataset name does not matter.
+    Each run is also scored on an intermediate step: the masks of the first version, but only the expressions that are
+    left. This separates two effects: the selection of expressions and the new masks.
 
     Raises:
         DatasetError: a split is not built, or the two share no expression.
@@ -125,7 +126,7 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
         strict=True,
     ):  # fmt: skip
         iou, boundary = (a / b if b else 1.0 for a, b in ((inter, union), (b_inter, b_union)))
-        kind = "same" if old[k].target == new[k].target else next(name for least, name in KINDS if iou >= least)
+        kind = kind_of_change(old[k].target, new[k].target, iou)
         out[k] = MaskChange(k, old[k].image_id, kind, iou, boundary, old[k].target, new[k].target)
     changes = []
     for k, sample in old.items():
@@ -135,6 +136,11 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
         if k not in old:
             changes.append(MaskChange(k, sample.image_id, "added", float("nan"), float("nan"), None, sample.target))
     return changes
+
+
+def kind_of_change(first: Mask, second: Mask, iou: float) -> str:
+    """SAME for equal masks, else one of KINDS by their IoU."""
+    return SAME if first == second else next(name for least, name in KINDS if iou >= least)
 
 
 def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:

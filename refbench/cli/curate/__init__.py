@@ -1,4 +1,4 @@
-"""`refbench curate`: a verb of its own verbs, each in a file of its own."""
+"""`refbench curate`: a group of commands, each in a file of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "apply": ("refbench.cli.curate.apply:apply", "Build the next version of a dataset from its source and a ledger."),
     "diff": ("refbench.cli.curate.diff:diff", "Compare two versions of a split, mask by mask, and how they rank runs."),
     "why": ("refbench.cli.curate.why:why", "Tell the story of one mask or expression."),
-    "export": ("refbench.cli.curate.export:export", "Write a curated split as moondream/refcoco-m is published."),
+    "export": ("refbench.cli.curate.export:export", "Write a curated split in the format of moondream/refcoco-m."),
+    "from-published": (
+        "refbench.cli.curate.from_published:from_published",
+        "Write the ledger that leads from a split to its published cleaned version.",
+    ),
+    "compare-recipes": (
+        "refbench.cli.curate.compare_recipes:compare_recipes",
+        "Compare two ledgers of one split: where two recipes decide differently.",
+    ),
     "calibrate": (
         "refbench.cli.curate.calibrate:calibrate",
         "Fit a recipe and measure it on masks whose truth is known.",

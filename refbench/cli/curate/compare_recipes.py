@@ -1,0 +1,40 @@
+"""`refbench curate compare-recipes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench.cli.output import print_json, print_table, remark
+from refbench.curation import ledger_differences
+
+
+@click.command("compare-recipes")
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV with one row for each mask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare_recipes(first: Path, second: Path, csv: Path | None, as_json: bool) -> None:
+    """Compare two ledgers of one split: where two recipes decide differently.
+
+    A and B are ledger files or curation folders. One may be the ledger of a published split (`from-published`).
+
+    \b
+    Example:
+      refbench curate compare-recipes refcoco-m.parquet ~/.refbench/curation/refcoco-val --csv masks.csv
+    """
+    found = ledger_differences.compare_ledgers(first, second)
+    if csv is not None:
+        ledger_differences.differences_table(found).to_csv(csv, index=False)
+    tables = {"masks": found.masks_by_action, "expressions": found.expressions_by_action}
+    if as_json:
+        counts = {
+            name: [{"first": a, "second": b, "items": n} for (a, b), n in sorted(table.items())]
+            for name, table in tables.items()
+        }
+        print_json({"source": found.source, **counts, "mean_boundary_iou": found.mean_boundary_iou})
+        return
+    for name, table in tables.items():
+        print_table(name, ["A", "B", "how many"], [[a, b, str(n)] for (a, b), n in sorted(table.items())])
+    remark(f"boundary IoU of the masks that both accept, A with B: {found.mean_boundary_iou:.3f}")

@@ -1,0 +1,39 @@
+"""`refbench curate from-published`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refbench.cli.output import print_json, print_table, remark
+from refbench.curation import published
+from refbench.curation.ledger import write_ledger
+
+
+@click.command("from-published")
+@click.argument("source", metavar="SOURCE")
+@click.argument("cleaned", metavar="CLEANED")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="ledger.parquet", show_default=True, help="The ledger to write."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def from_published(source: str, cleaned: str, out: Path, as_json: bool) -> None:
+    """Write the ledger that leads from a split to its published cleaned version.
+
+    The ledger says which masks the published split kept, changed and dropped, and which expressions.
+    `refbench curate apply` makes the cleaned split of it, `compare-recipes` compares it with a ledger of yours.
+
+    \b
+    Example:
+      refbench curate from-published refcoco/val refcoco-m/val --out refcoco-m.parquet
+      refbench curate compare-recipes refcoco-m.parquet ~/.refbench/curation/refcoco-val
+    """
+    found = published.from_published(source, cleaned)
+    write_ledger(out, found.ledger)
+    if as_json:
+        print_json({"ledger": str(out), "masks": dict(found.masks), "expressions": dict(found.expressions)})
+        return
+    for name, counts in (("masks", found.masks), ("expressions", found.expressions)):
+        print_table(name, ["in the cleaned split", "how many"], [[k, str(n)] for k, n in counts.items()])
+    remark(f"{out} is written")

@@ -1,0 +1,166 @@
+"""From a coarse split and a published cleaned one to the ledger that leads from the first to the second."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from refbench.curation.differences import SAME, kind_of_change
+from refbench.curation.folder import load_items
+from refbench.curation.items import ImageItems, TargetMask
+from refbench.curation.ledger import Ledger, rows_of
+from refbench.errors import DatasetError, summarise_problems
+from refbench.masks.counting import pair_counts
+from refbench.masks.mask import Mask
+from refbench.records import Action, Cause, Decision, Sample
+from refbench.storage.manifest import split_fingerprint
+
+STAGE = "published"
+KEPT, REWORDED, DROPPED = "kept", "reworded", "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class FromPublished:
+    """A ledger, and what it does: how many masks change in which way, and what happens to expressions.
+
+    `masks` counts the kinds of `curation.differences.KINDS`, "same" and "dropped". `expressions` counts "kept",
+    "reworded" and "dropped"; a reworded one is kept as in the source, and differs only in case or spaces.
+    """
+
+    ledger: Ledger
+    masks: Mapping[str, int]
+    expressions: Mapping[str, int]
+
+
+def from_published(source: str, cleaned: str) -> FromPublished:
+    """Find out what a published cleaned split keeps, changes and drops of its source.
+
+    Images are found by their id. On an image, a mask of the cleaned split belongs to the mask of the source with which
+    it shares most expressions. Among equals the annotation id decides, then the IoU.
+
+    Args:
+        source: address of the coarse split, e.g. "refcoco/val".
+        cleaned: address of the cleaned one, e.g. "refcoco-m/val".
+
+    Raises:
+        DatasetError: a split is not built, or the cleaned one has images, masks or expressions that the source lacks.
+    """
+    wanted = {image.image_id: image for image in load_items(cleaned)}
+    images = load_items(source)
+    found = _Decisions(cleaned)
+    for image in images:
+        found.add(image, wanted.pop(image.image_id, None))
+    found.problems += [f"the image {image_id}" for image_id in wanted]
+    if found.problems:
+        raise DatasetError(
+            f"{cleaned} has {len(found.problems)} things that {source} lacks:\n{summarise_problems(found.problems)}\n"
+            f"Name the split that {cleaned} was made of."
+        )
+    rows = rows_of(images, found.masks, found.expressions, {})
+    ledger = Ledger(
+        source, split_fingerprint(source), f"published as {cleaned}", split_fingerprint(cleaned), tuple(rows)
+    )
+    return FromPublished(ledger, found.kinds, found.wordings)
+
+
+@dataclass(slots=True)
+class _Decisions:
+    cleaned: str
+    masks: dict[str, Decision] = field(default_factory=dict)
+    expressions: dict[str, Decision] = field(default_factory=dict)
+    kinds: Counter[str] = field(default_factory=Counter)
+    wordings: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, image: ImageItems, wanted: ImageItems | None) -> None:
+        """Decide the items of one image; `wanted` is the cleaned image, None if it is dropped."""
+        if wanted is not None and (wanted.height, wanted.width) != (image.height, image.width):
+            self.problems.append(f"the image {image.image_id} of {wanted.height} x {wanted.width}")
+            wanted = None
+        pairs = _pairs(image.masks, wanted.masks if wanted else ())
+        taken = {id(other) for other in pairs.values()}
+        for cleaned in wanted.masks if wanted else ():
+            if id(cleaned) not in taken:
+                self.problems.append(f"the mask {cleaned.mask_id}")
+        for target in image.masks:
+            other = pairs.get(target.mask_id)
+            self._mask(target, other)
+            self._expressions(target.samples, other.samples if other else ())
+        self._expressions(
+            [s for s in image.samples if s.no_target], [s for s in wanted.samples if s.no_target] if wanted else []
+        )
+
+    def _mask(self, target: TargetMask, other: TargetMask | None) -> None:
+        if other is None:
+            self.kinds[DROPPED] += 1
+            self.masks[target.mask_id] = self._decision(target.mask_id, Action.DROP, f"not in {self.cleaned}")
+            return
+        iou, boundary = _ious(target.mask, other.mask)
+        kind = kind_of_change(target.mask, other.mask, iou)
+        self.kinds[kind] += 1
+        decision = self._decision(target.mask_id, Action.KEEP, f"the same in {self.cleaned}")
+        if kind != SAME:
+            reason = f"another mask in {self.cleaned}: {kind}, IoU {iou:.3f}, boundary IoU {boundary:.3f}"
+            decision = self._decision(target.mask_id, Action.CHANGE, reason, other.mask)
+        scores = {"source_iou": iou, "source_boundary_iou": boundary}
+        self.masks[target.mask_id] = replace(decision, scores=scores)
+
+    def _expressions(self, samples: Sequence[Sample], wanted: Sequence[Sample]) -> None:
+        """Each expression of the cleaned mask stands for one of the source: one with the same text, if there is one."""
+        left = list(wanted)
+        kept: dict[str, Sample] = {}
+        for same in (lambda text: text, _plain):
+            for sample in samples:
+                match = next((w for w in left if same(w.expression) == same(sample.expression)), None)
+                if sample.sample_id not in kept and match is not None:
+                    kept[sample.sample_id] = match
+                    left.remove(match)
+        for sample in samples:
+            match = kept.get(sample.sample_id)
+            if match is None:
+                action, wording, reason = Action.DROP, DROPPED, f"not in {self.cleaned}"
+            elif match.expression != sample.expression:
+                action, wording, reason = Action.KEEP, REWORDED, f"{match.expression!r} in {self.cleaned}"
+            else:
+                action, wording, reason = Action.KEEP, KEPT, f"the same in {self.cleaned}"
+            self.wordings[wording] += 1
+            self.expressions[sample.sample_id] = self._decision(sample.sample_id, action, reason)
+        self.problems += [f"the expression {w.sample_id} ({w.expression!r})" for w in left]
+
+    def _decision(self, item_id: str, action: Action, reason: str, mask: Mask | None = None) -> Decision:
+        return Decision(item_id, action, STAGE, reason, mask, cause=Cause.PUBLISHED)
+
+
+def _pairs(masks: Sequence[TargetMask], others: Sequence[TargetMask]) -> dict[str, TargetMask]:
+    """Mask id -> the cleaned mask that stands for it; each cleaned mask stands for one at most."""
+    shared = defaultdict(int)
+    ranked = []
+    for k, target in enumerate(masks):
+        texts = Counter(_plain(s.expression) for s in target.samples)
+        for n, other in enumerate(others):
+            shared[k, n] = sum((texts & Counter(_plain(s.expression) for s in other.samples)).values())
+            if shared[k, n]:
+                same_id = target.ann_ids == other.ann_ids
+                ranked.append((-shared[k, n], not same_id, -_ious(target.mask, other.mask)[0], k, n))
+    out: dict[str, TargetMask] = {}
+    taken: set[int] = set()
+    for *_, k, n in sorted(ranked):
+        if masks[k].mask_id not in out and n not in taken:
+            out[masks[k].mask_id] = others[n]
+            taken.add(n)
+    return out
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _ious(mask: Mask, other: Mask) -> tuple[float, float]:
+    """IoU and boundary IoU, rounded; 1 for two empty masks."""
+    counts = pair_counts([mask], [other], threads=1)
+    iou, boundary = (
+        float(counts[a][0] / counts[b][0]) if counts[b][0] else 1.0
+        for a, b in (("intersection", "union"), ("boundary_intersection", "boundary_union"))
+    )
+    return round(iou, 6), round(boundary, 6)
