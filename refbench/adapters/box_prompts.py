@@ -58,7 +58,7 @@ class PerImage:
 
 
 def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
-    """Each image with the expressions in a row that are about it."""
+    """Each image with the consecutive expressions that are about it."""
     for _, group in itertools.groupby(zip(images, expressions, strict=True), key=lambda pair: id(pair[0])):
         pairs = list(group)
         yield pairs[0][0], [expression for _, expression in pairs]
@@ -80,10 +80,10 @@ class BoxSegmenter:
         """Masks of boxes, bool (N, H, W), one answer a box."""
         if not len(boxes):
             return torch.zeros((0, image.height, image.width), dtype=torch.bool)
-        return self.network.decode(self.embedded(image), Prompts(boxes), best_of_several=False)[0]
+        return self.network.decode(self.embedded(image), Prompts(boxes)).masks
 
     def answer(self, image: Image.Image, found: Detections, policy: str, threshold: float, note: str = "") -> Answer:
-        """The mask of an expression by a policy; the boxes that made it are its `raw`."""
+        """The mask of an expression by a policy; the boxes that it was made from are stored as `raw`."""
         order = torch.argsort(found.scores, descending=True, stable=True)
         chosen = order[:1] if policy != UNION else order[found.scores[order] > threshold]
         best = float(found.scores[order[0]]) if len(order) else 0.0
@@ -138,7 +138,7 @@ class DetectorWithSam:
 
 
 def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:
-    """(height, width) of an image once its shorter side is at least a `thinnest`-th of the longer one."""
+    """(height, width) of an image, padded so that the longer side is at most `thinnest` times the shorter one."""
     least = -(-max(image.height, image.width) // thinnest)
     return max(image.height, least), max(image.width, least)
 

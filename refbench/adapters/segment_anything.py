@@ -7,7 +7,7 @@ square and normalisation, are done here in torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,13 +61,28 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The prompts of N masks. Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points
-    float (N, P, 2) x, y, with labels int (N, P), 1 inside and 0 outside; masks bool (N, H, W)."""
+    """The prompts of N masks.
+
+    Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points float (N, P, 2) x, y, with labels
+    int (N, P), 1 inside and 0 outside. `logits` are those of a former answer, see `Decoded`.
+    """
 
     boxes: torch.Tensor
     points: torch.Tensor | None = None
     labels: torch.Tensor | None = None
-    masks: NDArray[np.bool_] | None = None
+    logits: torch.Tensor | None = None
+
+
+class Decoded(NamedTuple):
+    """What the network draws for N prompts, on its device.
+
+    `masks` are bool (N, H, W), `confidences` float (N,): the IoU that the network expects. `logits` are float
+    (N, 1, side, side), small and before any resizing, and can be given back as a prompt.
+    """
+
+    masks: torch.Tensor
+    confidences: torch.Tensor
+    logits: torch.Tensor
 
 
 class SegmentAnything:
@@ -90,7 +105,6 @@ class SegmentAnything:
         self.weights_sha256 = weights_sha256(weights, revision)
         prompts = self.network.config.prompt_encoder_config
         self.side_px = int(prompts.image_size)
-        self.prompt_side_px = 4 * int(self.side_px // prompts.patch_size)
         self._processor: Any = None
         if self.kind in PROCESSORS:
             self._processor = PROCESSORS[self.kind].from_pretrained(weights, revision=revision).image_processor
@@ -119,21 +133,15 @@ class SegmentAnything:
         return Embedded(named, size, (height, width), scale, (inner_height, inner_width))
 
     @torch.inference_mode()
-    def decode(self, image: Embedded, prompts: Prompts, best_of_several: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks, bool (N, H, W), and the IoU that the network expects of each, float (N,), both on its device.
+    def decode(self, image: Embedded, prompts: Prompts) -> Decoded:
+        """One mask for each prompt."""
+        parts = [self._decode(image, _some(prompts, start)) for start in range(0, len(prompts.boxes), DECODED_TOGETHER)]
+        if not parts:
+            nothing = torch.zeros((0, *image.size), dtype=torch.bool, device=self.device)
+            return Decoded(nothing, torch.zeros(0), torch.zeros(0))
+        return Decoded(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-        `best_of_several`: predict several masks per prompt and take the one with the highest predicted IoU.
-        """
-        masks, scores = [], []
-        for start in range(0, len(prompts.boxes), DECODED_TOGETHER):
-            mask, score = self._decode(image, _some(prompts, start), best_of_several)
-            masks.append(mask)
-            scores.append(score)
-        if not masks:
-            return torch.zeros((0, *image.size), dtype=torch.bool, device=self.device), torch.zeros(0)
-        return torch.cat(masks), torch.cat(scores)
-
-    def _decode(self, image: Embedded, prompts: Prompts, best_of_several: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _decode(self, image: Embedded, prompts: Prompts) -> Decoded:
         count = len(prompts.boxes)
         x, y = image.scale
         corners = torch.tensor([x, y, x, y], dtype=torch.float32)
@@ -143,30 +151,16 @@ class SegmentAnything:
             input_boxes=(prompts.boxes.float().cpu() * corners)[:, None].to(self.device),
             input_points=None if points is None else points[:, None].to(self.device),
             input_labels=None if prompts.labels is None else prompts.labels[:, None].to(self.device),
-            input_masks=None if prompts.masks is None else self._mask_prompts(prompts.masks, image.inner),
-            multimask_output=best_of_several,
+            input_masks=None if prompts.logits is None else prompts.logits.to(self.device),
+            multimask_output=False,
         )
-        scores = output.iou_scores[:, 0].float()
-        best = scores.argmax(dim=1)
-        chosen = torch.arange(count, device=best.device), best
-        logits = output.pred_masks[:, 0].float()[chosen][:, None]
+        small = logits = output.pred_masks[:, 0].float()
         if self._processor is not None:
             logits = F.interpolate(logits, (self.side_px, self.side_px), mode="bilinear", align_corners=False)
             logits = logits[..., : image.inner[0], : image.inner[1]]
         own = F.interpolate(logits, image.seen, mode="bilinear", align_corners=False)[:, 0]
         own = own[:, : image.size[0], : image.size[1]]
-        return own > 0, scores[chosen].clamp(0, 1)
-
-    def _mask_prompts(self, masks: NDArray[np.bool_], inner: tuple[int, int]) -> torch.Tensor:
-        """Masks as logits, float (N, 1, side, side) of the prompt's size; what is padding is background."""
-        fitted = F.interpolate(torch.from_numpy(masks).float()[:, None], inner, mode="bilinear", align_corners=False)
-        square = F.pad(fitted, (0, self.side_px - inner[1], 0, self.side_px - inner[0]))
-        small = F.interpolate(square, (self.prompt_side_px, self.prompt_side_px), mode="area")
-        return ((2 * small - 1) * MASK_LOGIT).to(self.device)
-
-
-# The logit of a pixel of a mask that is a prompt: sure, but not certain.
-MASK_LOGIT = 6.0
+        return Decoded(own > 0, output.iou_scores[:, 0, 0].float().clamp(0, 1), small)
 
 
 def squeezed(
@@ -194,7 +188,7 @@ def _kind_of(weights: str, revision: str) -> str:
 def _some(prompts: Prompts, start: int) -> Prompts:
     part = slice(start, start + DECODED_TOGETHER)
     return Prompts(
-        *(None if v is None else v[part] for v in (prompts.boxes, prompts.points, prompts.labels, prompts.masks))  # type: ignore[arg-type]
+        *(None if v is None else v[part] for v in (prompts.boxes, prompts.points, prompts.labels, prompts.logits))  # type: ignore[arg-type]
     )
 
 

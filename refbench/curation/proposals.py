@@ -67,7 +67,7 @@ def propose(
         refiners: names; all of the recipe if there are none.
         options: options of a refiner by its name, on top of the recipe's.
         limit: only so many images.
-        workers: processes; as many as there are cores if None. Refiners on a GPU take one.
+        workers: processes; as many as there are cores if None. Refiners on a GPU use one process.
 
     Raises:
         RunError: no such folder, or one with proposals of another version of a refiner.
@@ -125,7 +125,7 @@ def _tally(folder: Path, chosen: Sequence[RefinerChoice], shards: int, resumed: 
 
 
 def plan_shards(images: Sequence[ImageItems]) -> list[list[ImageItems]]:
-    """Whole images in their order, at least SHARD_MASKS masks a shard but the last."""
+    """Whole images in their order; each shard but the last has at least SHARD_MASKS masks."""
     return cut(images, [len(image.masks) for image in images], SHARD_MASKS)
 
 
@@ -141,7 +141,10 @@ def read_proposals(folder: Path) -> dict[str, list[Proposal]]:
 
 
 def _with_options(choice: RefinerChoice, options: Mapping[str, str]) -> RefinerChoice:
-    """A refiner's options with those of the command line, texts that become what its constructor takes."""
+    """A refiner's options, updated by those of the command line.
+
+    Their texts are converted to the types of its parameters.
+    """
     if not options:
         return choice
     try:
@@ -218,7 +221,7 @@ def _claim_refiner(
 
 
 def _code_of(refiner: Any) -> str:
-    """sha256 over the code that makes a proposal: the refiner's own and what is made of its answer."""
+    """sha256 over the code that makes a proposal: the refiner's own, and the code that processes its answer."""
     shared = [Path(inspect.getfile(module)).read_bytes() for module in (refiner_base, surroundings)]
     return hashlib.sha256(code_sha256(refiner).encode() + b"".join(shared)).hexdigest()
 
@@ -254,7 +257,8 @@ def _propose_image(refiner: Any, image: ImageItems, variants: int) -> list[Propo
         picture = np.asarray(load_image(image.image_path, image.height, image.width))
     except DatasetError as error:
         return [_failed(refiner.name, t, str(error)) for t in image.masks]
-    return ask_refiner(refiner, picture, [t.mask_id for t in image.masks], [t.mask for t in image.masks], variants)
+    ids, masks, categories = zip(*((t.mask_id, t.mask, t.category) for t in image.masks), strict=True)
+    return ask_refiner(refiner, picture, ids, masks, variants, categories)
 
 
 def _failed(refiner: str, target: TargetMask, error: str) -> Proposal:

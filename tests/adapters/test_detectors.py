@@ -134,7 +134,7 @@ def test_policies_of_boxes_restated(models: dict[str, str], policy: str, thresho
         x, y, w, h = boxes[0, k]
         corners = [[(x - w / 2) * 90, (y - h / 2) * 60, (x + w / 2) * 90, (y + h / 2) * 60]]
         sam = adapter.sam.network
-        expected |= sam.decode(sam.embed(np.asarray(image)), Prompts(torch.tensor(corners)), False)[0][0].numpy()
+        expected |= sam.decode(sam.embed(np.asarray(image)), Prompts(torch.tensor(corners))).masks[0].numpy()
     assert np.array_equal(answer.mask.numpy(), expected)
     assert answer.score == pytest.approx(scores.max(), abs=1e-6)
     assert answer.no_target == (None if policy == "top1" else not keep)
@@ -147,7 +147,7 @@ def test_sam_draws_what_its_own_processor_makes_of_it(models: dict[str, str], ki
     network = SegmentAnything(models[kind])
     image = np.asarray(picture(70, 110, 4))
     box = torch.tensor([[12.0, 8.0, 90.0, 60.0]])
-    ours = network.decode(network.embed(image), Prompts(box), False)[0][0].numpy()
+    ours = network.decode(network.embed(image), Prompts(box)).masks[0].numpy()
     with torch.inference_mode():
         if kind == "sam2":
             side = network.side_px

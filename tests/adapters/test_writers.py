@@ -109,7 +109,7 @@ def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_
     scale = [130 / seen_width, 90 / seen_height] * 2
     corners = torch.tensor([[v * s for v, s in zip((10, 20, 70, 60), scale, strict=True)]])
     sam = adapter.sam.network
-    expected = sam.decode(sam.embed(np.asarray(image)), Prompts(corners), False)[0][0]
+    expected = sam.decode(sam.embed(np.asarray(image)), Prompts(corners)).masks[0]
     assert torch.equal(answer.mask, expected)
     assert answer.no_target is False
     # The image's places differ along its rows and columns, which text alone would not.

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from curation.miniature_split import square
+from numpy.typing import NDArray
+from skimage.measure import label
 from small_models import DECODER, ENCODER, PROMPTS, save_sam
 from transformers import (
     SamConfig,
     SamModel,
 )
 
-from refbench.curation.refiners.base import Refined, jittered, propose
+from refbench.curation.refiners.base import Refined, Target, jittered, propose
+from refbench.curation.refiners.sam import without_specks
 from refbench.errors import AdapterError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
@@ -129,20 +133,101 @@ def test_sam_and_its_kin_load_as_users_load_them(saved: tuple[str, Path]) -> Non
     # Random weights draw no squares; what they draw is a mask of the image's size, or told as what it is.
     assert all(p.error in ("", "it returned the empty mask", "it returned the whole image") for p in found)
     assert all(p.mask.size == (HEIGHT, WIDTH) for p in found)
-    # All masks of an image at once, or one by one: the same.
-    boxes = [s.box_xywh for s in sources]
-    together = refiner.refine_many(picture(), [s.to_array() for s in sources], boxes)
-    alone = [refiner.refine(picture(), s.to_array(), b) for s, b in zip(sources, boxes, strict=True)]
-    for one, other in zip(together, alone, strict=True):
-        assert (one.mask != other.mask).mean() < 1e-3
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
-    # The prompts matter: another box, another answer; and so does the coarse mask.
-    bare = load("refiners", name)(weights=str(folder), mask_prompt=False)
-    for other in (
-        bare.refine(picture(), COARSE.to_array(), boxes[0]),
-        refiner.refine(picture(), COARSE.to_array(), boxes[1]),
-    ):
-        assert (other.mask != alone[0].mask).any() or other.confidence != alone[0].confidence
+    # An answer depends on its mask alone: not on its neighbours, on their order, or on the refiner's past.
+    backwards = propose(refiner, picture(), ["b", "a"], sources[::-1], 2)
+    again = propose(load("refiners", name)(weights=str(folder)), picture(), ["a"], sources[:1], 2)
+    assert backwards[2:] == again == found[:2]
+    assert backwards[:2] == found[2:]
+
+
+class Recorded:
+    """A network that notes what it was asked and what it drew."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+        self.calls: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def __call__(self, **prompts: Any) -> Any:
+        output = self.network(**prompts)
+        self.calls.append((prompts, output.pred_masks, output.iou_scores))
+        return output
+
+
+def drawn_by(logits: torch.Tensor, name: str, side: int) -> NDArray[np.bool_]:
+    """Small logits (N, 1, 1, s, s) as masks: resized to the square, cut to the part without padding, to the image."""
+    values = logits[:, 0]
+    if name in ("sam", "sam-hq"):
+        inner = round(HEIGHT * side / max(HEIGHT, WIDTH)), round(WIDTH * side / max(HEIGHT, WIDTH))
+        values = torch.nn.functional.interpolate(values, (side, side), mode="bilinear")[..., : inner[0], : inner[1]]
+    values = torch.nn.functional.interpolate(values, (HEIGHT, WIDTH), mode="bilinear")
+    return (values[:, 0] > 0).numpy()
+
+
+def test_sam_rounds_restated(saved: tuple[str, Path]) -> None:
+    """Boxes, points, logits and the vote, from what the network was asked and what it drew."""
+    name, folder = saved
+    refiner = load("refiners", name)(weights=str(folder), trials=5)
+    recorded = refiner.network.network = Recorded(refiner.network.network)
+    source, image = COARSE.to_array(), picture()
+    left, top, width, height = COARSE.box_xywh
+    (answer,) = refiner.refine_target(image, Target(source, COARSE.box_xywh), 1)
+    first, second, third = recorded.calls
+    x, y = refiner.network.embed(image).scale
+    boxes = first[0]["input_boxes"][:, 0].numpy() / [x, y, x, y]
+    assert boxes.shape == (5, 4)
+    # Each side moves outwards, by another length in each trial.
+    outwards = (boxes - [left, top, left + width, top + height]) * [-1, -1, 1, 1]
+    assert (outwards > -1e-3).all()
+    assert (outwards <= 5 * min(10, 0.1 * max(width, height)) + 1e-3).all()
+    assert len({tuple(b) for b in boxes.round(3).tolist()}) == 5
+    assert first[0]["input_points"] is None
+    assert first[0]["input_masks"] is None
+    for k, (before, now) in enumerate([(first, second), (second, third)]):
+        assert torch.equal(now[0]["input_boxes"], first[0]["input_boxes"])
+        assert torch.equal(now[0]["input_masks"], before[1][:, 0])
+        points = now[0]["input_points"][:, 0].numpy() / [x, y]
+        labels = now[0]["input_labels"][:, 0].numpy()
+        assert points.shape == (5, k + 1, 2)
+        drawn = drawn_by(before[1], name, refiner.network.side_px)
+        for mask, (column, row), inside in zip(drawn, points[:, k].round().astype(int), labels[:, k], strict=True):
+            assert inside == source[row, column]
+            assert mask[row, column] != source[row, column]
+        if k:
+            assert np.allclose(points[:, 0], second[0]["input_points"][:, 0, 0].numpy() / [x, y])
+    votes = drawn_by(third[1], name, refiner.network.side_px).sum(axis=0)
+    assert (answer.mask == cleaned(votes >= 3)).all()
+    assert answer.confidence == pytest.approx(float(third[2].clamp(0, 1).mean()), abs=1e-6)
+    # Some classes get a box only.
+    recorded.calls.clear()
+    refiner.refine_target(image, Target(source, COARSE.box_xywh, "bicycle"), 1)
+    assert len(recorded.calls) == 1
+
+
+def cleaned(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Holes, then islands, of fewer than 100 pixels (8 neighbours) go, if the mask has more than 1,000."""
+    if mask.sum() <= 1000:
+        return mask
+    for wanted in (False, True):
+        labels, count = label(mask == wanted, connectivity=2, return_num=True)
+        for k in range(1, count + 1):
+            if (labels == k).sum() < 100:
+                mask = mask ^ (labels == k)
+    return mask
+
+
+def test_specks() -> None:
+    random = np.random.default_rng(2)
+    for density in (0.02, 0.3, 0.6, 0.98):
+        mask = random.random((70, 90)) < density
+        mask[10:50, 20:70] |= random.random((40, 50)) < 0.97
+        assert (without_specks(mask) == cleaned(mask.copy())).all()
+    small = np.zeros((40, 40), bool)
+    small[5:30, 5:30] = True
+    small[0, 0] = True
+    assert (without_specks(small) == small).all()
 
 
 def test_weights_that_are_missing_are_an_error(tmp_path: Path) -> None:

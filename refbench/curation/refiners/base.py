@@ -1,4 +1,4 @@
-"""What a refiner is, and what is made of its answer."""
+"""The interface of a refiner, and how its answer becomes a proposal."""
 
 from __future__ import annotations
 
@@ -38,14 +38,27 @@ class Refined:
     confidence: float
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Target:
+    """What a refiner is to draw again.
+
+    `mask` is the coarse one, bool (H, W) and not empty, `box` its [left, top, width, height]; `category` is "" if it is
+    not known.
+    """
+
+    mask: BoolArray
+    box: Box
+    category: str = ""
+
+
 class Refiner(Protocol):
     """Draws a mask again: `refine(image, mask, box)` is the whole contract.
 
     `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
     height]. One that can do several masks of an image at once (a network that embeds the image first) offers
-    `refine_many(image, masks, boxes)` besides, with a list of answers. One that varies its own prompts offers
-    `refine_variants(image, mask, box, variants)`, with one answer for each; all others are asked again from shifted
-    masks. `weights_sha256` names the weights.
+    `refine_many(image, masks, boxes)` besides, with a list of answers. One that varies its own prompts, or
+    wants to know the category, offers `refine_target(image, target, variants)`, with one answer for each variant. Any
+    other refiner is called again with shifted masks. `weights_sha256` names the weights.
     """
 
     name: str
@@ -54,9 +67,15 @@ class Refiner(Protocol):
 
 
 def propose(
-    refiner: Any, picture: NDArray[np.uint8], mask_ids: Sequence[str], sources: Sequence[Mask], variants: int
+    refiner: Any,
+    picture: NDArray[np.uint8],
+    mask_ids: Sequence[str],
+    sources: Sequence[Mask],
+    variants: int,
+    categories: Sequence[str] = (),
 ) -> list[Proposal]:
     """Ask a refiner for every mask of an image, `variants` times each; whatever it does wrong is a failed proposal."""
+    category_of = dict(zip(mask_ids, categories, strict=True)) if categories else {}
     asked: list[tuple[str, int, Mask, BoolArray]] = []
     out = []
     for mask_id, source in zip(mask_ids, sources, strict=True):
@@ -65,10 +84,16 @@ def propose(
             out.append(Proposal(mask_id, refiner.name, 0, Mask.empty(*source.size), 0.0, error=error))
             continue
         pixels = source.to_array()
-        own = hasattr(refiner, "refine_variants")
+        own = hasattr(refiner, "refine_target")
         asked += [(mask_id, v, source, pixels if own else jittered(pixels, v)) for v in range(variants)]
-    if hasattr(refiner, "refine_variants"):
-        answers = [a for *_, start in asked[::variants] for a in _ask_variants(refiner, picture, start, variants)]
+    if hasattr(refiner, "refine_target"):
+        answers = [
+            answer
+            for mask_id, _, source, start in asked[::variants]
+            for answer in _ask_target(
+                refiner, picture, Target(start, source.box_xywh, category_of.get(mask_id, "")), variants
+            )
+        ]
     else:
         answers = _ask(refiner, picture, [start for *_, start in asked])
     strength = edge_strength(lab_of(picture))
@@ -84,11 +109,9 @@ def _misfit(mask: BoolArray, strength: FloatArray) -> float:
     return round(misfit_px(mask[window], strength[window]), 4)
 
 
-def _ask_variants(
-    refiner: Any, picture: NDArray[np.uint8], start: BoolArray, variants: int
-) -> list[Refined | Exception]:
+def _ask_target(refiner: Any, picture: NDArray[np.uint8], target: Target, variants: int) -> list[Refined | Exception]:
     try:
-        answers = list(refiner.refine_variants(picture, start, Mask.from_array(start).box_xywh, variants))
+        answers = list(refiner.refine_target(picture, target, variants))
     except Exception as error:  # noqa: BLE001 (a refiner may raise anything; it is told and counted)
         return [error] * variants
     if len(answers) != variants:
@@ -146,7 +169,10 @@ def _proposal(
 
 
 def jittered(mask: BoolArray, variant: int) -> BoolArray:
-    """The source mask for variant 0, else a little wider, narrower or shifted: a stable answer does not mind."""
+    """The source mask for variant 0, else a little wider, narrower or shifted.
+
+    A stable refiner answers all of them alike.
+    """
     step = max(1, reach_px(mask) // 3)
     if variant == 0:
         return mask
@@ -161,7 +187,7 @@ def jittered(mask: BoolArray, variant: int) -> BoolArray:
 
 
 def reach_px(mask: BoolArray) -> int:
-    """How far from the outline the true one is looked for."""
+    """How far from the outline of the mask the true outline is searched, in pixels."""
     side = float(np.sqrt(np.count_nonzero(mask)))
     return int(np.clip(REACH_SHARE * side, LEAST_REACH_PX, MOST_REACH_PX))
 

@@ -37,7 +37,8 @@ COMPACTNESS = 5.0
 
 
 class RandomWalker:
-    """Where a walker that shuns edges ends first: inside or outside (scikit-image).
+    """Random walks that avoid edges: a pixel is inside if a walk from it reaches the inside before the outside
+    (scikit-image).
 
     Source: Grady, "Random walks for image segmentation", PAMI 2006.
     """
@@ -48,7 +49,7 @@ class RandomWalker:
         self.beta = beta
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is how far from a draw the walkers are, on average near the outline."""
+        """See `Refiner`; the confidence is high where the probabilities near the outline are far from 0.5."""
         reach = reach_px(mask)
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
@@ -57,7 +58,7 @@ class RandomWalker:
         seeds[distance >= reach] = 2
         seeds[core_of(inside, reach)] = 1
         if not (seeds == 2).any():
-            raise ValueError("the mask leaves no ground around it to start from")
+            raise ValueError("there is no background around the mask to start from")
         near = seeds == 0
         # Walkers never get past the first seeds: what lies behind them is left out of the equations.
         seeds[~ndimage.binary_dilation(near, iterations=SEEDS_PX)] = -1
@@ -115,7 +116,7 @@ class Watershed:
         self.sigma_px = sigma_px
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the mean edge on its outline, as a share of a clear one."""
+        """See `Refiner`; the confidence is the mean edge strength along the outline, relative to a strong edge."""
         reach = reach_px(mask)
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
@@ -141,7 +142,7 @@ class Superpixels:
         self.patch_px = patch_px
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the share of pixels whose patch is not torn by the source mask."""
+        """See `Refiner`; the confidence is the share of pixels whose superpixel the source mask does not cut in two."""
         reach = reach_px(mask)
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]

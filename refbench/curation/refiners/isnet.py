@@ -12,12 +12,12 @@ from PIL import Image
 from scipy import ndimage
 from skimage.morphology import disk
 
-from refbench.curation.refiners.base import Box, Refined, reach_px
+from refbench.curation.refiners.base import Box, Refined, Target, reach_px
 from refbench.curation.surroundings import BoolArray, FloatArray
 from refbench.errors import DatasetError
 from refbench.storage.weights import weights_file
 
-# How much wider than the coarse mask's box the crops are, on each side: a stable answer does not mind.
+# How much wider than the coarse mask's box the crops are, on each side.
 MARGINS = (0.25, 0.10, 0.50, 0.15, 0.35, 0.05, 0.70)
 # As the network was trained: pixels less MEAN, by SCALE.
 MEAN, SCALE = 128.0, 256.0
@@ -52,15 +52,16 @@ class IsNet:
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
         """See `Refiner`; the confidence is how far the probabilities are from one half, on average over the mask."""
-        return self.refine_variants(image, mask, box, 1)[0]
+        return self.refine_target(image, Target(mask, box), 1)[0]
 
-    def refine_variants(self, image: NDArray[np.uint8], mask: BoolArray, box: Box, variants: int) -> Sequence[Refined]:
+    def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> Sequence[Refined]:
         """See `Refiner`: one answer for each crop."""
-        near = _dilated(mask, reach_px(mask))
-        return [self._of_crop(image, mask, near, box, margin) for margin in MARGINS[:variants]]
+        near = _dilated(target.mask, reach_px(target.mask))
+        return [self._of_crop(image, target, near, margin) for margin in MARGINS[:variants]]
 
-    def _of_crop(self, image: NDArray[np.uint8], mask: BoolArray, near: BoolArray, box: Box, margin: float) -> Refined:
-        window = _crop(box, margin, mask.shape)
+    def _of_crop(self, image: NDArray[np.uint8], target: Target, near: BoolArray, margin: float) -> Refined:
+        mask = target.mask
+        window = _crop(target.box, margin, mask.shape)
         probability = self._probability(image[window])
         inside = (probability > HALF) & near[window]
         whole = np.zeros(mask.shape, bool)

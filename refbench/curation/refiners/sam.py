@@ -1,4 +1,4 @@
-"""SAM and its kin, prompted by the box, points inside and outside, and the coarse mask itself."""
+"""SAM and its kin, prompted by a box around the coarse mask and by points where the answer differs from the mask."""
 
 from __future__ import annotations
 
@@ -7,48 +7,85 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from refbench.adapters.segment_anything import Prompts, SegmentAnything
-from refbench.curation.refiners.base import Box, Refined, reach_px
-from refbench.curation.surroundings import BoolArray, signed_distance
+from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnything
+from refbench.curation.refiners.base import Box, Refined, Target
+from refbench.curation.surroundings import BoolArray
+
+# Each side of the box moves outwards by noise: its standard deviation is a share of the side, at most so many pixels.
+NOISE_SHARE, MOST_NOISE_PX = 0.1, 10.0
+# Islands and holes of fewer pixels are removed from a mask that is at least LARGE times as large.
+SPECK_PX, LARGE = 100, 10
+# Classes that are thin, or that have other things on them: points would be on the wrong thing.
+BOX_ONLY = ("bed", "bicycle", "bowl", "dining table", "motorcycle", "scissors")
 
 
 class _Prompted:
-    """What they share: prompts of a coarse mask, a shared embedding, and a choice among several answers.
+    """What the SAM refiners share: an answer is the majority of several trials with other boxes and points.
+
+    The first round of a trial has a box only. Each further round adds a point where the answer and the coarse mask
+    differ, and gives the network its own logits back. The coarse mask itself is no prompt: the network would copy it.
 
     Args:
         weights: a folder written by `save_pretrained`, or a hub id.
         device: e.g. cpu or cuda:0.
         revision: commit of the hub repository; pin it for results that are to be repeated.
-        mask_prompt: also give the coarse mask; without it box and points alone.
+        trials: of each variant.
+        points: rounds after the first one.
+        box_only: categories that get no points.
+
+    Source: Singh et al., "Benchmarking Object Detectors with COCO: A New Path Forward", ECCV 2024 (COCO-ReM), its
+        `coco_rem/modeling/sam_refiner.py` and `scripts/refine_boundaries.py`.
     """
 
     name = ""
 
-    def __init__(self, weights: str, device: str = "cpu", revision: str = "main", mask_prompt: bool = True) -> None:
-        self.mask_prompt = mask_prompt
+    def __init__(
+        self,
+        weights: str,
+        device: str = "cpu",
+        revision: str = "main",
+        trials: int = 10,
+        points: int = 2,
+        box_only: Sequence[str] = BOX_ONLY,
+    ) -> None:
+        self.trials = trials
+        self.points = points
+        self.box_only = tuple(box_only)
         self.network = SegmentAnything(weights, device, revision, self.name)
         self.weights_sha256 = self.network.weights_sha256
+        self._last: tuple[NDArray[np.uint8], Embedded] | None = None
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the IoU that the network expects of its answer."""
-        return self.refine_many(image, [mask], [box])[0]
+        """See `Refiner`; the confidence is the mean IoU that the network expects of its answers."""
+        return self.refine_target(image, Target(mask, box), 1)[0]
 
-    def refine_many(self, image: NDArray[np.uint8], masks: Sequence[BoolArray], boxes: Sequence[Box]) -> list[Refined]:
-        """All masks of an image: it is embedded once."""
-        found = [_points(mask) for mask in masks]
-        prompts = Prompts(
-            boxes=torch.tensor([[left, top, left + w, top + h] for left, top, w, h in boxes], dtype=torch.float32),
-            points=torch.tensor([[[x, y] for x, y, _ in one] for one in found], dtype=torch.float32),
-            labels=torch.tensor([[label for *_, label in one] for one in found], dtype=torch.int64),
-            masks=np.stack(masks) if self.mask_prompt else None,
-        )
-        drawn, confidences = self.network.decode(self.network.embed(image), prompts, best_of_several=True)
-        return [Refined(m, float(c)) for m, c in zip(drawn.cpu().numpy(), confidences.cpu(), strict=True)]
+    def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> list[Refined]:
+        """See `Refiner`; all masks of an image share its embedding."""
+        if self._last is None or self._last[0] is not image:
+            self._last = image, self.network.embed(image)
+        return [self._vote(self._last[1], target, variant) for variant in range(variants)]
+
+    def _vote(self, image: Embedded, target: Target, variant: int) -> Refined:
+        # The draws belong to the mask, so they do not depend on its neighbours or on the process.
+        seed = [variant, int(target.mask.sum()), *(int(v) for v in target.box)]
+        draws = [np.random.default_rng([*seed, trial]) for trial in range(self.trials)]
+        boxes = torch.tensor([widened(target.box, target.mask.shape, d) for d in draws], dtype=torch.float32)
+        found = self.network.decode(image, Prompts(boxes))
+        spots: list[list[tuple[int, int]]] = [[] for _ in draws]
+        for _ in range(0 if target.category in self.box_only else self.points):
+            for spot, drawn, one in zip(spots, found.masks.cpu().numpy(), draws, strict=True):
+                spot.append(differing_point(target.mask, drawn, one))
+            points = torch.tensor(spots, dtype=torch.float32)
+            labels = torch.tensor([[int(target.mask[y, x]) for x, y in spot] for spot in spots])
+            found = self.network.decode(image, Prompts(boxes, points, labels, found.logits))
+        majority = 2 * found.masks.sum(dim=0) > self.trials
+        return Refined(without_specks(majority.cpu().numpy()), float(found.confidences.mean()))
 
 
 class Sam(_Prompted):
-    """SAM through transformers, prompted by box, points and mask.
+    """SAM through transformers, prompted by boxes and points.
 
     Source: Kirillov et al., "Segment Anything", ICCV 2023.
     """
@@ -66,7 +103,7 @@ class SamHq(_Prompted):
 
 
 class Sam2(_Prompted):
-    """SAM 2 through transformers, prompted by box, points and mask.
+    """SAM 2 through transformers, prompted by boxes and points.
 
     Source: Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024.
     """
@@ -75,7 +112,7 @@ class Sam2(_Prompted):
 
 
 class Sam3(_Prompted):
-    """SAM 3 through transformers: its tracker, which takes boxes, points and masks.
+    """SAM 3 through transformers: its tracker, which takes boxes and points.
 
     Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025.
     """
@@ -83,20 +120,38 @@ class Sam3(_Prompted):
     name = "sam3"
 
 
-def _points(mask: BoolArray) -> list[tuple[float, float, int]]:
-    """(x, y, label): the deepest point inside, the deepest one far from it, and one of the ground beside the mask."""
-    distance = signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
-    first = _place(distance == distance.min())
-    rows, columns = np.indices(mask.shape)
-    apart = np.square(rows - first[0]) + np.square(columns - first[1])
-    deep = distance <= 0.5 * distance.min()
-    second = _place(deep & (apart == apart[deep].max()))
-    ring = np.abs(distance - 2 * reach_px(mask))
-    outside = _place((ring == ring.min()) & ~mask) if not mask.all() else first
-    label = 0 if not mask.all() else 1
-    return [(float(c), float(r), k) for (r, c), k in ((first, 1), (second, 1), (outside, label))]
+def widened(box: Box, shape: tuple[int, ...], draws: np.random.Generator) -> list[float]:
+    """Left, top, right, bottom of a box whose sides are moved outwards by noise, inside of the image.
+
+    Rounded to eighths of a pixel, so that the last bit of another processor does not matter.
+    """
+    left, top, width, height = box
+    spread = np.minimum(NOISE_SHARE * np.array([width, height, width, height]), MOST_NOISE_PX)
+    outwards = np.abs(draws.normal(0, 1, 4)) * spread * np.array([-1, -1, 1, 1])
+    moved = np.array([left, top, left + width, top + height]) + np.round(8 * outwards) / 8
+    sides = [float(v) for v in np.clip(moved, 0, [shape[1], shape[0], shape[1], shape[0]])]
+    return sides
 
 
-def _place(where: BoolArray) -> tuple[int, int]:
-    rows, columns = np.nonzero(where)
-    return int(rows[0]), int(columns[0])
+def differing_point(mask: BoolArray, drawn: BoolArray, draws: np.random.Generator) -> tuple[int, int]:
+    """(x, y) of a pixel where the two differ, by chance; of any pixel of `mask` if they are equal."""
+    rows, columns = np.nonzero(mask ^ drawn)
+    if not len(rows):
+        rows, columns = np.nonzero(mask)
+    k = int(draws.integers(len(rows)))
+    return int(columns[k]), int(rows[k])
+
+
+def without_specks(mask: BoolArray) -> BoolArray:
+    """A mask without holes and islands of fewer than SPECK_PX pixels; small masks stay as they are."""
+    if np.count_nonzero(mask) <= LARGE * SPECK_PX:
+        return mask
+    filled = mask | _small_parts(~mask)
+    cleaned: BoolArray = filled & ~_small_parts(filled)
+    return cleaned
+
+
+def _small_parts(pixels: BoolArray) -> BoolArray:
+    labels, _ = ndimage.label(pixels, np.ones((3, 3)))
+    small: BoolArray = (np.bincount(labels.ravel()) < SPECK_PX)[labels] & pixels
+    return small
