@@ -1,4 +1,4 @@
-"""From findings and agreement to what becomes of a mask or an expression: pure functions of a recipe."""
+"""What becomes of each mask and expression, decided from findings and proposals by the rules of a recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOT_JUDGED = (Cause.NO_PROPOSAL, Cause.SAME_OBJECT, Cause.TOO_FEW_REFINERS)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the refiners say of one mask: the witnesses together, and the trusted one if the recipe has one."""
+    """What the refiners say of one mask: the witnesses together, and the trusted refiner if the recipe has one."""
 
     agreement: Agreement | None
     trust: Trust | None = None
@@ -102,13 +102,13 @@ class _Verdict:
 
 
 def _verdict(evidence: Evidence, recipe: Recipe) -> _Verdict:
-    """By the trusted refiner, if it is sure; else by the witnesses, if they are."""
-    accepted = (Action.KEEP, Action.CHANGE)
+    """By the trusted refiner or by the witnesses, whichever is sure; if both are, by the one that expects more."""
     witnesses = _by_witnesses(evidence.agreement, recipe)
     if evidence.trust is None:
         return witnesses
     trusted = _by_trusted(evidence.trust, recipe)
-    return witnesses if trusted.action not in accepted and witnesses.action in accepted else trusted
+    sure = [v for v in (trusted, witnesses) if v.action in (Action.KEEP, Action.CHANGE)]
+    return max(sure, key=lambda v: v.scores["expected_boundary_iou"], default=trusted)
 
 
 def _by_trusted(trust: Trust, recipe: Recipe) -> _Verdict:
@@ -135,7 +135,7 @@ def _by_witnesses(agreement: Agreement | None, recipe: Recipe) -> _Verdict:
 
 
 def _weakest(trust: Trust) -> str:
-    """The part of the score that costs most, in words."""
+    """In words, the part that lowers the score most."""
     costs = {
         f"its answers to {trust.variants} prompts differ (boundary IoU {trust.stability:.2f})": 1 - trust.stability,
         f"it differs from the source (boundary IoU {trust.source_boundary_iou:.2f})": 1 - trust.source_boundary_iou,
@@ -151,7 +151,7 @@ def _weakest(trust: Trust) -> str:
 
 
 def _judged(agreement: Agreement | None, scores: Mapping[str, float], recipe: Recipe) -> tuple[Action, Cause, str]:
-    """What the witnesses' proposals for a mask make of it, why, and the same in words."""
+    """What the witnesses decide for a mask: the action, its cause, and the cause in words."""
     rules = recipe.masks
     if agreement is None:
         return Action.REVIEW, Cause.NO_PROPOSAL, "no refiner made a proposal"
@@ -190,7 +190,7 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
 def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float) -> dict[str, str]:
     """Masks of different objects whose proposals are the same object: mask id -> the other mask. One outline is wrong.
 
-    Compared are the proposals that would replace the masks, whoever made them.
+    It compares the proposals that would replace the masks, whichever refiner made them.
     """
     single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1]
     found = [(i, best.mask) for i in single if (best := verdicts[i].best) is not None]

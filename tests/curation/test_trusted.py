@@ -48,6 +48,7 @@ from refbench.curation.recipe_text import (
     witnesses_only,
 )
 from refbench.curation.refiners import isnet_weights
+from refbench.curation.refiners.base import Target
 from refbench.curation.refiners.base import propose as ask
 from refbench.curation.refiners.isnet import IsNet
 from refbench.curation.trusted import DEEP_SHARE, DEEP_WEIGHT, WITNESS_WEIGHT, trust
@@ -217,6 +218,25 @@ def test_witnesses_that_agree_decide_where_the_trusted_one_is_not_sure() -> None
     assert (
         "isnet" in decided(square(20, 9, 24), [*torn[:2], proposal(square(6, 10, 22), variant=2), *apart], text).reason
     )
+
+
+def test_of_two_that_are_sure_the_one_that_expects_more_decides() -> None:
+    """On rendered scenes the witnesses are good and a network is not, on photographs the other way round."""
+    text = fitted(TWO_WITNESSES, witnesses='"watershed", "grabcut"', better="[0.7, 1.0]")
+    text = text.replace(
+        "score = [0.0, 1.0]\nboundary_iou = [0.0, 1.0]", "score = [0.0, 1.0]\nboundary_iou = [0.7, 1.0]"
+    )
+    text += CALIBRATED
+    source, same = square(9, 9, 24), square(10, 10, 22)
+    sure = [proposal(square(9 + k // 2, 10, 22), variant=k) for k in range(3)]
+    exact = [proposal(same, name) for name in ("watershed", "grabcut")]
+    assert decided(source, [*sure, *exact], text).refiner == "watershed"
+    # The same masks, with less to be expected of agreement.
+    doubtful = text.replace(
+        "agreement = [0.0, 1.0]\nboundary_iou = [0.0, 1.0]", "agreement = [0.0, 1.0]\nboundary_iou = [0.0, 0.61]"
+    )
+    found = decided(source, [*sure, *exact], doubtful)
+    assert (found.action, found.refiner) == ("change", "isnet")
 
 
 def test_witnesses_that_were_not_calibrated_accept_nothing() -> None:
@@ -510,7 +530,7 @@ def test_the_crops_see_the_object_and_cut_off_what_lies_far(tmp_path: Path) -> N
     # Another bright thing, far from the coarse mask but inside of the widest crop.
     pixels[30:50, 95:125] = 220
     coarse = square(27, 38, 45, 100, 140)
-    found = refiner.refine_variants(pixels, coarse.to_array(), coarse.box_xywh, 4)
+    found = refiner.refine_target(pixels, Target(coarse.to_array(), coarse.box_xywh), 4)
     for answer in found:
         assert (answer.mask & true).sum() / (answer.mask | true).sum() > 0.9
         assert not answer.mask[:, 90:].any()
