@@ -47,7 +47,7 @@ class TooManyFailures(RefbenchError):
 
 
 def summarise_problems(problems: Sequence[str], shown: int = 20) -> str:
-    """One line a problem, the first `shown` of them, and how many more there are."""
+    """One line per problem for the first `shown` problems, and how many more there are."""
     lines = [f"  - {p}" for p in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  - and {len(problems) - shown} more")

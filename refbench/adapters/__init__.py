@@ -1,4 +1,4 @@
-"""Segmenters behind one method, and what several of them share."""
+"""Segmenters with one common interface, and what several of them share."""
 
 from __future__ import annotations
 

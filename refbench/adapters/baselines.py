@@ -105,7 +105,10 @@ class NoisyOracle:
         return [self._spoil(s) for s in samples]
 
     def fault(self, sample: Sample) -> str:
-        """The fault drawn for a sample, by its option's name; "" if none, or if it lacks another object."""
+        """The fault that is drawn for a sample, by its option's name.
+
+        "" if none is drawn, or if the image has no other object and the fault needs one.
+        """
         return self._drawn(sample)[0]
 
     def _spoil(self, sample: Sample) -> Mask:

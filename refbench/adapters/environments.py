@@ -34,7 +34,7 @@ class Environment:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """The workers that come along: name -> content of their env.toml."""
+    """The workers that refbench ships: name -> content of their env.toml."""
     found = {}
     for path in sorted(WORKERS.glob("*/env.toml")):
         found[path.parent.name] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def environment_folder(name: str) -> Path:
-    """Where an environment lies; raises AdapterError for what is not a name."""
+    """Where an environment lies; raises AdapterError for an invalid name."""
     if not NAME.fullmatch(name):
         raise AdapterError(f"{name!r} is not a name of an environment: small letters, digits and -_. only")
     return home() / "envs" / name
@@ -82,7 +82,7 @@ def build_environment(
     """Build, or build again if its locked file has changed, the environment of a worker.
 
     Args:
-        name: a worker that comes along (`refbench env list`), or any name with a `lock` of your own.
+        name: a worker that refbench ships (`refbench env list`), or any name with a `lock` of your own.
         python: the interpreter to start from; by default the version that the worker wants, as found on the PATH.
         lock: a requirements file with exact versions.
 

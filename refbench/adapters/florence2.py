@@ -56,7 +56,11 @@ class Florence2:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract. One at a time: beams of several lengths would depend on their neighbours."""
+        """See the adapter contract.
+
+        One expression at a time: with padding in a batch, the result of beam search would depend on the other
+        expressions.
+        """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 
     def _one(self, image: Image.Image, expression: str) -> Answer:

@@ -1,7 +1,8 @@
-"""`gemini`: Gemini over HTTP. It returns a box and a mask in it, as a PNG, a polygon or tokens, at its own choice.
+"""`gemini`: Gemini over HTTP. The model returns a box and a mask inside the box. It chooses the form of the mask: a
+PNG, a polygon or tokens.
 
-Thinking changes the output and is switched off. Which models still segment changes with their releases, so output in
-an unknown form is an error, never an empty mask.
+Thinking changes the output and is switched off. Newer models may no longer segment, so output in an unknown form is an
+error, never an empty mask.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _is_answer(response: Mapping[str, Any]) -> bool:
 def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any = None) -> Answer:
     """A response of `generateContent` as a mask: the union of its entries, each drawn in its box.
 
-    The note tells in which form the masks came. `decode` turns 16 tokens into shares, float (64, 64).
+    The note tells in which form the masks came. `decode` turns 16 tokens into a soft mask, float (64, 64) in 0..1.
 
     Raises:
         AdapterError: the response was refused, is cut short, or has an unknown form.
@@ -196,7 +197,7 @@ def _png(mask: str) -> NDArray[np.float64]:
 
 
 def _in_box(levels: NDArray[np.float64], box: tuple[int, int, int, int], height: int, width: int) -> Mask:
-    """Levels 0..255 resized to a box, above LEVEL."""
+    """Levels 0..255, resized to a box and thresholded at LEVEL."""
     top, left, bottom, right = box
     if bottom <= top or right <= left:
         return Mask.empty(height, width)

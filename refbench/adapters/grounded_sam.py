@@ -57,7 +57,8 @@ class GroundedSam(DetectorWithSam):
         threshold: on the score of a box, in 0..1.
         revision, sam_revision: commits of the hub repositories; pin them for results that are to be repeated.
 
-    Source: Ren et al., "Grounded SAM", 2024; for all-classes `seginw/test_ap_on_seginw.py` of SysCV/sam-hq.
+    Source: Ren et al., "Grounded SAM", 2024. The policy `all-classes` follows `seginw/test_ap_on_seginw.py` of
+        SysCV/sam-hq.
     """
 
     name = "grounded-sam"
@@ -163,7 +164,7 @@ class GroundedSam(DetectorWithSam):
         return out
 
     def _captions(self, classes: Sequence[str]) -> list[tuple[str, dict[str, range]]]:
-        """Captions of as many classes as fit, each with the token range of every class."""
+        """Captions that hold as many classes as fit, each with the token range of every class in it."""
         out: list[tuple[str, dict[str, range]]] = []
         tokenizer = self.processor.tokenizer
         parts: list[str] = []

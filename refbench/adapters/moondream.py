@@ -1,8 +1,8 @@
 """`moondream`: Moondream's segmentation over HTTP, in the cloud or from a server of your own.
 
 A response is a path relative to its box, which is rasterised here. Responses are cached by content, so a resumed run
-pays for none twice. Sources: docs.moondream.ai/skills/segment for the interface, and for the path the engine's
-`svg_from_path`, which scales it to the box.
+pays for none twice. Sources: docs.moondream.ai/skills/segment for the interface; `svg_from_path` of the vendor's
+package for how a path is scaled to its box.
 """
 
 from __future__ import annotations

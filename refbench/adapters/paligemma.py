@@ -29,8 +29,9 @@ MOST_TOKENS = 256
 class PaliGemma:
     """PaliGemma or PaliGemma 2 through transformers, from a local folder or the hub.
 
-    The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. Output
-    without a box and 16 tokens, or with a box without area, gives an empty mask with a note: the official metric is 0.
+    The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. Output without a box
+    and 16 tokens, or with a box without area, gives an empty mask and a note, because the official metric counts it as
+    0.
 
     Args:
         model: e.g. google/paligemma2-3b-mix-448 (gated: accept its licence first).
@@ -79,9 +80,10 @@ class PaliGemma:
 
 
 def to_answer(said: str, height: int, width: int, decode: Any) -> Answer:
-    """The mask of an answer in tokens. Several entries are joined; `decode` turns 16 codes into shares (64, 64).
+    """The mask of an answer in tokens. Several entries are joined; `decode` turns 16 codes into a soft mask (64, 64).
 
-    Boxes are y, x, y, x in 1024ths of the image; the shares are resized to the box (bilinear), above one half.
+    Boxes are y, x, y, x in 1024ths of the image. A soft mask is resized to its box (bilinear) and thresholded at one
+    half.
     """
     masks = []
     for places, codes in ANSWER.findall(said):

@@ -40,7 +40,7 @@ class _Residual(nn.Module):
 
 
 class TokenDecoder:
-    """Shares of a mask in its box, float (64, 64) in 0..1, from 16 codes.
+    """A soft mask inside its box, float (64, 64) in 0..1, from 16 codes.
 
     Args:
         weights: vae-oid.npz; its arrays are read, nothing in it is run.

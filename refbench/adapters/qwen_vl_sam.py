@@ -142,7 +142,8 @@ class QwenVlSam:
 
 
 def boxes_in(said: str) -> list[list[float]] | None:
-    """Boxes [left, top, right, bottom] of a JSON list in an answer, with fences or talk around it, or cut short.
+    """Boxes [left, top, right, bottom] of a JSON list in an answer; text or a Markdown fence around it is ignored, and
+    it may be cut short.
 
     None if there is no list; an empty one says that nothing is there.
     """

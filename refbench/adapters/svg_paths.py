@@ -74,7 +74,7 @@ def fill_path(path: str, box: tuple[float, float, float, float], height: int, wi
     32 lines across each row of pixels. An outline is closed whether or not the path says so.
 
     Raises:
-        MaskError: as `path_outlines`; or the box is not a box.
+        MaskError: as `path_outlines`; or the box is invalid.
     """
     check_size(height, width)
     left, top, right, bottom = box

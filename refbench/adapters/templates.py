@@ -86,7 +86,7 @@ def write_adapter(name: str, folder: Path) -> Skeleton:
     """`<name>.py` with a class that runs in refbench's own process.
 
     Raises:
-        AdapterError: `name` is not a name, or a file of that name is there.
+        AdapterError: `name` is no valid name, or a file of that name exists.
     """
     module, class_name = _names(name)
     file = folder / f"{module}.py"
@@ -99,7 +99,7 @@ def write_worker(name: str, folder: Path) -> Skeleton:
     """A folder with `<name>.py`, which runs in a process of its own, the SDK that it needs, and a requirements file.
 
     Raises:
-        AdapterError: `name` is not a name, or one of the files is there.
+        AdapterError: `name` is no valid name, or one of the files exists.
     """
     module, class_name = _names(name)
     place = folder / module

@@ -64,7 +64,7 @@ def name_of(device: str) -> str:
 
 
 def utilisation(device: str) -> float | None:
-    """How busy a CUDA device was in the last moments, in percent; None where nothing tells."""
+    """How busy a CUDA device was in the last moments, in percent; None where it cannot be measured."""
     if not device.startswith("cuda"):
         return None
     try:

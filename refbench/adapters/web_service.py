@@ -40,7 +40,7 @@ class WebService:
     """A service that takes and returns JSON. Its responses are cached by content, so that none is paid for twice.
 
     Args:
-        name: of the adapter, for errors, the folder of kept answers and the threads.
+        name: the adapter's name, for error messages, the folder of the cache and the names of threads.
         endpoint: base address; https, or http on this machine.
         key_variable: environment variable that holds the key. It is in the header `key_header` of a request and nowhere
             else: in no file, no log, no error.
@@ -106,7 +106,7 @@ class WebService:
         keep: tuple[str, ...],
         is_answer: Callable[[Mapping[str, Any]], bool],
     ) -> dict[str, Any]:
-        """The response to a request, from the cache or from the service; its fields `keep` are cached.
+        """The response to a request, from the cache or from the service; only its fields that `keep` lists are cached.
 
         `question` identifies the request: everything in `body` except the image, and the image's sha256. A response
         that `is_answer` rejects (e.g. a 200 that reports an error) is neither cached nor counted as paid.

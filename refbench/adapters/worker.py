@@ -105,7 +105,7 @@ class Worker:
 
         Raises:
             AdapterError: the worker died, hung or broke the protocol, or failed on a sample.
-            RunStopped: the worker only dies now, cannot be started again, or stops the run.
+            RunStopped: the worker died several times in a row, cannot be started again, or stops the run.
             MemoryError: the worker ran out of memory.
         """
         self._number += 1
@@ -334,7 +334,7 @@ class _Child:
 
 
 def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
-    """Lines of the child as messages; at the end of the channel an empty `_Broken`."""
+    """Lines of the worker as messages; an empty `_Broken` when the worker closes its output."""
     if process.stdout is None:
         return
     with contextlib.suppress(OSError, ValueError):

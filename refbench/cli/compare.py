@@ -73,7 +73,7 @@ def _cells(d: Difference) -> list[str]:
 
 
 def _verdict(d: Difference) -> str:
-    """What can be said, in words."""
+    """The result of a comparison in words."""
     if d.p_value <= SIGNIFICANCE:
         return "better" if d.difference > 0 else "worse" if d.difference < 0 else ""
     if d.p_equivalent < SIGNIFICANCE:

@@ -29,14 +29,16 @@ def env() -> None:
 @env.command()
 @click.argument("name")
 @click.option(
-    "--python", default="", help="Python interpreter to use; by default one of the worker's version on the PATH."
+    "--python",
+    default="",
+    help="Python interpreter to use; by default one on the PATH with the version that is needed.",
 )
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Requirements file with exact versions, for your own worker."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
 def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
-    """Build the environment NAME; again only if its locked file has changed.
+    """Build the environment NAME; build it again only if its pinned requirements have changed.
 
     \b
     Example:

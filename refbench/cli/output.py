@@ -1,4 +1,4 @@
-"""How verbs talk: JSON or tables on stdout, progress and remarks on stderr."""
+"""Output of the commands: results on stdout as JSON or tables, progress and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Points(click.ParamType[float]):
-    """A number of points of percent, not below zero."""
+    """Percentage points, at least 0."""
 
     name = "POINTS"
 
@@ -41,7 +41,7 @@ class Points(click.ParamType[float]):
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send everything that models, libraries and child processes print to stderr, since stdout is for results."""
+    """Redirect to stderr whatever models, libraries and child processes print, since stdout is for results."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

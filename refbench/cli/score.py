@@ -86,7 +86,7 @@ def score(
         return
     if explain is not None:
         if protocols or out is not None:
-            raise click.UsageError("--explain takes its two protocols itself; drop --protocol and --out")
+            raise click.UsageError("--explain names its two protocols; drop --protocol and --out")
         with ConsoleProgress() as progress:
             address, walk = scorer.explain(source, dataset, *explain, progress=progress)
         _show_walk(address, walk, as_json)
@@ -239,8 +239,8 @@ def _tell_gaps(written: Written, rules: list[DetectionProtocol]) -> None:
     deceived = [rule.name for rule in rules if rule.silence_counts]
     if gaps and deceived:
         raise PredictionError(
-            f"{gaps}. {deceived[0]} would count them as predictions of no target. Run the whole split without "
-            f"failures, or score {written.path} as it is"
+            f"{gaps}. {deceived[0]} would count these samples as answers that there is no target. Run "
+            f"the whole split without failures, or score the file {written.path} to accept that"
         )
     if gaps:
         remark(f"{gaps}; they count as nothing found")
@@ -250,7 +250,7 @@ def _score_sets(
     results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...]
 ) -> tuple[dict[str, Evaluation], list[str]]:
     if len(ground_truths) > 1:
-        raise click.UsageError("the annotation files of all sets lie in one folder; give one --ground-truth")
+        raise click.UsageError("give --ground-truth once, with the folder that has the annotation files of all sets")
     (rule,) = _rules(protocols or ("sginw",), SetsProtocol)
     with ConsoleProgress() as progress:
         evaluation, missing = rule.evaluate(ground_truths[0], results, progress)

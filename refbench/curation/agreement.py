@@ -18,12 +18,14 @@ MISFIT_WEIGHT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The figures of one mask, all in 0..1 but `edge_gain_px` and `refiners`, of which so many made a proposal.
+    """How well the proposals for one mask agree. All figures are in 0..1 but `edge_gain_px` and `refiners`, the number
+    of refiners that made a proposal.
 
-    `best` is the proposal that agrees most with those of the other refiners while it lies on edges. `agreement`
-    is its mean boundary IoU with them, `stability` the mean boundary IoU of a refiner's answers from shifted starts
-    with its first one. `source_iou` and `source_boundary_iou` compare the best proposal with the source mask.
-    `edge_gain_px`: the outline of the best proposal lies this much nearer to the image's edges than the source's.
+    `best` is the proposal with the best sum of two figures: its agreement with the other refiners' proposals, and how
+    close its outline lies to edges of the image. `agreement` is its mean boundary IoU with the others. `stability` is
+    the mean boundary IoU between a refiner's answer to the mask itself and its answers to shifted masks. `source_iou`
+    and `source_boundary_iou` compare the best proposal with the source mask. `edge_gain_px`: the outline of the best
+    proposal lies this much nearer to the image's edges than the source's.
     """
 
     best: Proposal
@@ -35,7 +37,7 @@ class Agreement:
     edge_gain_px: float
 
     def figures(self) -> dict[str, float]:
-        """What a calibration may rest on, by the names of `curation.recipe.FIGURES`."""
+        """The figures that a calibration may use, by the names of `curation.recipe.FIGURES`."""
         return {
             "agreement": self.agreement,
             "stability": self.stability,
@@ -96,7 +98,7 @@ def votes(proposals: Sequence[Proposal]) -> NDArray[np.float64]:
     """
     masks = [p.mask.to_array() for p in proposals if not p.error]
     if not masks:
-        raise ValueError("no proposal is left to vote")
+        raise ValueError("all proposals have failed, so there is no majority")
     share: NDArray[np.float64] = np.mean(masks, axis=0)
     return share
 

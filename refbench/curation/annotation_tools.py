@@ -134,7 +134,7 @@ def _same(answer: Answer, standing: Answer | None) -> bool:
 
 def _known(form: str) -> None:
     if form not in (CVAT, LABEL_STUDIO):
-        raise RunError(f"{form!r} is not a form of exchange; there are {CVAT} and {LABEL_STUDIO}")
+        raise RunError(f"{form!r} is not a supported format; use {CVAT} or {LABEL_STUDIO}")
 
 
 def _answer(
@@ -208,7 +208,7 @@ def _read_cvat(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given
 
 
 class _Doctype(Exception):
-    """A file declares its own grammar."""
+    """An XML file declares its own document type, which is refused."""
 
 
 class _NoEntities(ElementTree.TreeBuilder):
@@ -321,7 +321,7 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
 
 
 def pack_label_studio(mask: Mask) -> list[int]:
-    """Bytes 0..255: the opacity image of a mask, rows first, four equal channels, as packed runs."""
+    """A mask in Label Studio's run-length code: bytes 0..255 of an RGBA image with equal channels, row by row."""
     runs = run_lengths(mask.to_array().ravel())
     bits: list[str] = [f"{4 * mask.height * mask.width:032b}", f"{_WORD_BITS - 1:05b}"]
     bits += [f"{size - 1:04b}" for size in _RUN_BITS]

@@ -95,7 +95,7 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
 
 @dataclass(frozen=True)
 class _Case:
-    """A mask that nothing but its proposals decides, and how good the best proposal and the source are."""
+    """A mask without findings, so that only its proposals decide, and how good the best proposal and the source are."""
 
     figures: Mapping[str, float]
     best: float
@@ -127,7 +127,9 @@ def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
         DatasetError: there are too few masks to tell anything.
     """
     if len(cases) < 2 * MASKS_A_KNOT:
-        raise DatasetError(f"{on} leaves {len(cases)} masks to the proposals; at least {2 * MASKS_A_KNOT} are needed")
+        raise DatasetError(
+            f"{on} has {len(cases)} masks with proposals and without findings; a calibration needs {2 * MASKS_A_KNOT}"
+        )
     images = sorted({c.image for c in cases})
     fold = {image: k % FOLDS for k, image in enumerate(images)}
     judged = []
@@ -149,7 +151,10 @@ def _fit(cases: Sequence[_Case], on: str) -> Calibration:
 
 
 def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean agreement and expected quality of parts of MASKS_A_KNOT masks; equal agreements are one value."""
+    """Knots of a calibration: mean agreement and expected quality of groups of MASKS_A_KNOT masks.
+
+    Masks with equal agreement stay in one group.
+    """
     agreement = np.array([c.figures["agreement"] for c in cases])
     quality = np.array([c.best for c in cases])
     values, place, counts = np.unique(agreement, return_inverse=True, return_counts=True)
@@ -160,7 +165,9 @@ def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]
     for part in np.array_split(order, max(2, len(cases) // MASKS_A_KNOT)):
         knots.setdefault(round(float(agreement[part].mean()), 3), []).append(float(rising[part].mean()))
     if len(knots) < 2:
-        raise DatasetError(f"all masks agree by {values.mean():.3f}: nothing can be told of other agreements")
+        raise DatasetError(
+            f"all masks have the same agreement, {values.mean():.3f}, so no calibration can be fitted; use other masks"
+        )
     expected = np.maximum.accumulate([float(np.mean(found)) for found in knots.values()]).round(4)
     return tuple(knots), tuple(expected.tolist())
 
@@ -183,7 +190,8 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
 
 
 def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
-    """The result of these rules with another threshold `better`: shares of the open masks, quality of the accepted.
+    """The result of these rules with another threshold `better`: share of the masks without findings that is accepted,
+    and the quality of the accepted ones.
 
     `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
     """
@@ -290,8 +298,8 @@ def calibrate(
 
     A trusted refiner takes no part: `known_sources.calibrate_trusted` is for it.
 
-    Writes `measured.md` beside the recipe. `work` takes the two curations; what is there already is used again, so an
-    interrupted call goes on.
+    Writes `measured.md` beside the recipe. The two curations are written below `work`. What is there already is used
+    again, so an interrupted call goes on.
 
     Raises:
         DatasetError: `scenes` or `scenes-hurried` is not built, or the recipe cannot be read.

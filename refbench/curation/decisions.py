@@ -40,7 +40,8 @@ class Decided:
 
 
 def decide(folder: Path, *, progress: Progress = silent) -> Decided:
-    """From findings, proposals and reviews to decisions.parquet and ledger.parquet; the same files again each time.
+    """Write decisions.parquet and ledger.parquet from findings, proposals and reviews; the same input gives the same
+    files.
 
     Items that wait for a person are written to the ledger as the recipe's `undecided` says. Every call reads the
     reviewers' answers again, also those given since the last call.

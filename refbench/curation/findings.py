@@ -92,7 +92,7 @@ def _of_images(
     workers: int | None,
     progress: Progress,
 ) -> list[Finding]:
-    """What the checks find that look at one image at a time."""
+    """Findings of the checks that look at one image at a time."""
     names = [n for n, c in checks.items() if isinstance(c, ImageCheck)]
     jobs = [(some, names, recipe.checks, has_pictures) for some in chunks(images, 20)]
     findings: list[Finding] = []

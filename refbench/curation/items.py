@@ -41,7 +41,7 @@ class ImageItems:
 
 
 def mask_id_of(sample: Sample) -> str:
-    """`<dataset>/<split>/<annotations, joined by +>`; of a target without annotations, its ref stands for them."""
+    """`<dataset>/<split>/<annotation ids, joined by +>`; the ref id if the target has no annotation ids."""
     return f"{sample.address}/{'+'.join(sorted(sample.ann_ids)) or sample.ref_id}"
 
 

@@ -193,8 +193,8 @@ class Accepted:
 def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str) -> list[Accepted]:
     """What the rule accepts of a source, by fits that have not seen the images of the masks that they judge.
 
-    One fit is on the other sources. For the other row the images of the source are cut into PARTS, in their order, so
-    that neighbours, which may show the same scene, stay together; each part is judged by a fit on the others. A row is
+    One fit is on the other sources. For the second row the images of the source are cut into PARTS, in their order, so
+    that neighbours, which may show the same scene, stay together. Each part is judged by a fit on the others. A row is
     left out if there are too few masks for its fits.
     """
     own = [c for c in cases if c.source == source]
@@ -307,8 +307,8 @@ def calibrate_trusted(
 ) -> list[Accepted]:
     """Calibrate the trusted refiner's score on known sources; returns what its rule accepts, see `judged`.
 
-    Writes the section [trusted] of the recipe, and `known.md` beside it. `work` takes the proposals; those that are
-    there already are used again, so thresholds can be changed at no cost.
+    Writes the section [trusted] of the recipe, and `known.md` beside it. The proposals are written below `work`. Those
+    that are there already are used again, so thresholds can be changed at no cost.
 
     Args:
         sources: addresses of built splits, each once, with the JSON file of its truth.
@@ -321,7 +321,7 @@ def calibrate_trusted(
     addresses = [address for address, _ in sources]
     for address in addresses:
         if addresses.count(address) > 1:
-            raise DatasetError(f"{address} is given twice; one build has one truth")
+            raise DatasetError(f"{address} is given twice; give one --known for each split")
     text, where = recipe_text(recipe_path), str(recipe_path)
     # What was measured before may be of other refiners; it is replaced.
     recipe = parse_recipe(without_measured(text), where)

@@ -1,7 +1,8 @@
 """Which expressions degrade, insult or sexualise: a list of words with their contexts, each verdict with its rule.
 
 A filter of bare words would drop "butt of the zebra" and "fat donut": the words that tell objects apart are the same
-that insult people. So a rule may require another word ("ugly" beside "kid") or exclude one ("ass", but no horse).
+that insult people. So a rule may require another word ("ugly" only beside "kid") or exclude one ("ass" unless "horse"
+is there, too).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     """Read rules from a file of the form of `refbench/curation/words.toml`.
 
     Raises:
-        DatasetError: no TOML, or a rule lacks a name, an action, or words.
+        DatasetError: the file is not valid TOML, or a rule lacks a name, an action, or words.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))

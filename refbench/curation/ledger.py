@@ -154,7 +154,7 @@ def read_ledger(path: Path) -> Ledger:
     """Read a ledger; every value is checked.
 
     Raises:
-        DatasetError: no Parquet file, no ledger, or rows that say nothing sensible; names the row.
+        DatasetError: the file is not Parquet or not a ledger, or some of its rows are invalid; names the rows.
     """
     if path.is_dir():
         path = path / LEDGER_FILE
@@ -298,7 +298,10 @@ def _changed(sample: Sample, mask: Mask | None) -> Sample:
 
 
 def _moved(sample: Sample, dataset: str) -> Sample:
-    """Rename to the new dataset. An image path below the home is made relative to it, so that the home can be moved."""
+    """Put the name of the new dataset into a sample.
+
+    An image path below the home is made relative to it, so that the home can be moved.
+    """
     path = sample.image_path
     inside = home().resolve() / "datasets"
     if path and Path(path).resolve().is_relative_to(inside):

@@ -130,7 +130,7 @@ def _card(
     changes: Diff,
     sheets: Sequence[Path],
 ) -> str:
-    """README.md of an export, whose split is called `published` there."""
+    """README.md of an export; `published` is the name of the split in the export."""
     return _CARDS.get_template("curated_card.md.j2").render(
         address=address,
         split=published,

@@ -41,8 +41,8 @@ class RefinerChoice:
 class AuditRules:
     """Which findings keep a mask from being decided by the recipe (`review`), and which drop an item (`drop`).
 
-    A finding on an expression also counts for its mask where it is listed in `review`, and for the expression alone in
-    `drop`.
+    A finding on an expression that is listed in `review` keeps its mask waiting, too. One that is listed in `drop`
+    drops only the expression.
     """
 
     review: tuple[str, ...] = ()
@@ -53,9 +53,9 @@ class AuditRules:
 class MaskRules:
     """When a mask is accepted without a person.
 
-    `refiners`: so many must have made a proposal. `accept`: least boundary IoU with the truth that the calibration
-    expects of the best proposal. `keep`: the source stays where its boundary IoU with that proposal is at least this.
-    `better`: else the proposal takes its place if it is better with at least this probability. `drop`: below this
+    `refiners`: so many must have made a proposal. `accept`: the best proposal is accepted only if its expected boundary
+    IoU with the truth is at least this. `keep`: the source stays where its boundary IoU with that proposal is at least
+    this. `better`: else the proposal takes its place if it is better with at least this probability. `drop`: below this
     expectation the mask is given up. `same_object`: two masks whose proposals overlap by this IoU mean one object.
     `undecided`: what becomes of masks that wait for a person.
     """
@@ -71,10 +71,11 @@ class MaskRules:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """What becomes of an expression that a rule of words flags: one without a harmless reading, or a doubtful one.
+    """What becomes of expressions that the word list flags: `certain` for those without a harmless reading, `doubtful`
+    for the others.
 
-    `toxic`: what becomes of one that a classifier flags (the check expression-toxic); `undecided`: of those that wait
-    for a person.
+    `toxic` is for expressions that a classifier flags (the check expression-toxic). `undecided` is for expressions that
+    still wait for a person.
     """
 
     certain: Action = Action.DROP
@@ -122,8 +123,8 @@ class TrustedCalibration:
 
     `score`, `boundary_iou` and `better` are knots, with linear values between them. For a score
     (`curation.trusted.Trust.score`) they give the expected boundary IoU of the proposal with the truth, and the share
-    of proposals that are better than their source. They hold for the `refiner` with these weights, and for these
-    refiners with their prompts and options (`refiners_sha256`, see `refiners_sha256`), only.
+    of proposals that are better than their source. They hold only for the `refiner` with these weights, and for the
+    same refiners with the same prompts and options, which `refiners_sha256` identifies.
     """
 
     on: tuple[str, ...] = ()
@@ -173,7 +174,8 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        DatasetError: no TOML, an unknown key, a value of the wrong kind or out of range; names the file and the key.
+        DatasetError: the file is not valid TOML, has an unknown key, or a value of the wrong kind or out of range;
+            names the file and the key.
     """
     return parse_recipe(recipe_text(path), str(path))
 
@@ -312,7 +314,7 @@ def _check_knots(calibration: Calibration, where: str) -> None:
     for name, weight in calibration.better.items():
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):
-            raise DatasetError(f"{where}, [calibration]: better rests on {', '.join(FIGURES)}, not on {name!r}")
+            raise DatasetError(f"{where}, [calibration], better: there is no figure {name!r}; use {', '.join(FIGURES)}")
 
 
 def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice], where: str) -> None:

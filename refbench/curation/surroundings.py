@@ -74,8 +74,8 @@ def edge_offsets_px(
 ) -> FloatArray:
     """For points along an outline, how far outwards the nearest notable edge of the image lies; float (N,).
 
-    Points without an edge in reach are left out, and those not inside `frame` (top, left, bottom, right; by default
-    what is one pixel inside the array).
+    Points without an edge in reach are left out, and so are points outside `frame` (top, left, bottom, right). By
+    default that is the array without its border of one pixel.
     """
     height, width = mask.shape
     top, left, bottom, right = frame or (1, 1, height - 2, width - 2)
@@ -167,11 +167,11 @@ class Surroundings:
         return quantised(ndimage.gaussian_filter(ratio[number], 0.5))
 
     def largest_ground_px(self) -> int:
-        """Pixels of the largest part of the mask that looks like what is around it, not counting its rim."""
+        """Area in pixels of the largest part of the mask, without its rim, whose colours are those around the mask."""
         return _largest((self.likeness < -0.5) & self.mask & (self.distance < -0.5), self.distance < -1.5)
 
     def largest_missing_px(self) -> int:
-        """Pixels of the largest part around the mask that looks like what is in it, and is no other object's."""
+        """Area in pixels of the largest part around the mask that has the mask's colours and is no other object's."""
         near = ~self.mask & ~self.others & (self.distance < 11)
         return _largest((self.likeness > 0.7) & near, self.distance > 2.0)
 

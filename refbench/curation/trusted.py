@@ -26,12 +26,12 @@ MARGIN_PX = 4
 class Trust:
     """What a trusted refiner says of one mask.
 
-    `proposal` is the majority of its variants. `stability` is their mean boundary IoU with each other,
-    `source_boundary_iou` and `source_iou` compare the proposal with the source, and `witnesses` is the mean boundary
-    IoU of the other refiners' proposals with this one, 0 for one that failed; None without witnesses. These and
-    `score` are in 0..1. `deep_difference` is the area in which proposal and source differ far from the source's
-    outline, as a share of the source's area; it can be above 1. `score` ranks masks: the higher, the better the
-    proposal is expected to be.
+    `proposal` is the majority of its variants. `stability` is their mean boundary IoU with each other.
+    `source_boundary_iou` and `source_iou` compare the proposal with the source. `witnesses` is the mean boundary IoU of
+    the other refiners' proposals with this one, where a refiner that failed counts as 0; it is None if the recipe has
+    no witnesses. These and `score` are in 0..1. `deep_difference` is the area in which proposal and source differ far
+    from the source's outline, as a share of the source's area; it can be above 1. `score` ranks masks: the higher, the
+    better the proposal is expected to be.
     """
 
     proposal: Proposal
@@ -109,7 +109,7 @@ def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | 
 
 
 def _deep_difference(source: Mask, proposal: Mask) -> float:
-    """Pixels in which the two differ, deeper than DEEP_SHARE from the source's outline, as a share of its area."""
+    """Area where source and proposal differ far from the source's outline, as a share of the source's area."""
     first, second = source.to_array(), proposal.to_array()
     window = window_of(first | second, MARGIN_PX)
     distance = signed_distance(first[window])

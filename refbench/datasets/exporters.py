@@ -69,7 +69,7 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
         DatasetError: the split is not built, `out` is not empty, or the requested images are missing.
     """
     if form not in WRITERS:
-        raise DatasetError(f"{form!r} is not a form of export; there are {', '.join(WRITERS)}")
+        raise DatasetError(f"{form!r} is not a supported format; use one of {', '.join(WRITERS)}")
     if with_images and form != "hf":
         raise DatasetError("only --format hf can carry the images; drop --with-images")
     samples = load_samples(address)
@@ -262,7 +262,10 @@ def _file_name(sample: Sample) -> str:
 
 
 def _sample_tables(samples: list[Sample], with_images: bool, progress: Progress) -> Iterable[pa.Table]:
-    """Tables without `image_path`, which is valid on one machine only; they have the file name, or the bytes too."""
+    """Tables without `image_path`, which is valid on one machine only.
+
+    They have the file name instead and, if asked for, the bytes.
+    """
     step = IMAGE_ROWS if with_images else BATCH_ROWS
     for start in range(0, max(len(samples), 1), step):
         some = samples[start : start + step]
@@ -302,7 +305,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
-    """What `datasets` reads its typed features from (the key `huggingface` of the schema's metadata)."""
+    """The schema's metadata under the key `huggingface`: from it the library `datasets` knows the columns' types."""
     features = {field.name: _feature(field.name, field.type) for field in schema}
     return {"huggingface": json.dumps({"info": {"features": features}})}
 

@@ -108,7 +108,7 @@ def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: b
 
 
 def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> tuple[str, str]:
-    """Download to `partial`, resuming at its end; returns (expected sha256 or "", where it is stated)."""
+    """Download to `partial`, resuming at its end; returns the expected sha256 (or "") and the source that states it."""
     for attempt in range(ATTEMPTS):
         try:
             found = _asked(source, file, commit)
@@ -145,7 +145,7 @@ def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
         try:
             found = get_hf_file_metadata(url)
             if found.commit_hash is None or found.etag is None:
-                raise _NoHub("its answer names no commit")
+                raise _NoHub("its response has no commit id")
             return found
         except Exception as error:  # noqa: BLE001 (as above)
             if attempt + 1 == ATTEMPTS or not _may_pass(error):

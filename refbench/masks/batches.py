@@ -74,7 +74,10 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
 
 @njit(nogil=True, cache=True)
 def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
-    """`(n, starts, ends)` of the checked code i of those that lie end to end in `codes`, cut at `at`."""
+    """`(n, starts, ends)` of code number i.
+
+    `codes` holds the codes one after the other, `at` where each begins; they must have been checked.
+    """
     code = codes[at[i] : at[i + 1]]
     starts = np.empty(code.shape[0] // 2 + 1, np.int64)
     ends = np.empty(code.shape[0] // 2 + 1, np.int64)
@@ -230,7 +233,7 @@ def count_errors(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
-    """Set the pixels of intervals in an image (h, w) whose corner lies at `top`, `left` of the image."""
+    """Set the pixels of intervals in `out`, a window (h, w) of the image whose corner lies at `top`, `left`."""
     for i in range(n):
         for position in range(starts[i], ends[i]):
             out[position % height - top, position // height - left] = 1
@@ -279,7 +282,10 @@ def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
-    """`(top, bottom, left, right)` of intervals, both ends included; of none, a box that widens no other."""
+    """`(top, bottom, left, right)` of intervals, both ends included.
+
+    Without intervals it is a box that does not change the union with another.
+    """
     top = height
     bottom = np.int64(0)
     if n == 0:

@@ -18,9 +18,8 @@ def decode_intervals(code, size, starts, ends):  # type: ignore[no-untyped-def]
     """Read a compressed COCO run-length code (uint8 characters) of a mask of `size` pixels.
 
     Fills `starts` and `ends` (each at least `len(code) // 2 + 1` long) and returns how many intervals
-    there are, or a negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`: five bits a
-    character, the sixth says that more follow, and from the fourth count on the difference to the
-    count two before is stored.
+    there are, or a negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`: five bits a character; the
+    sixth says that more follow. From the fourth count on, the code has the difference to the count two places before.
     """
     length = code.shape[0]
     position = before = before2 = np.int64(0)
@@ -172,7 +171,7 @@ def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _between_changes(changes, size):  # type: ignore[no-untyped-def]
-    """The intervals of a mask of `size` pixels that turns over at each of the sorted `changes`."""
+    """The intervals of a mask that changes between background and foreground at each of the sorted `changes`."""
     k = changes.shape[0]
     starts = np.empty(k // 2 + 1, np.int64)
     ends = np.empty(k // 2 + 1, np.int64)
@@ -202,7 +201,7 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
     """The pixels of a polygon, float64 (K, 2) corners x and y in pixels; returns `(count, starts, ends)`.
 
     The same pixels as pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
-    processors fuse product and sum, and rasterise one polygon in some hundreds differently. Source: cocoapi
+    processors fuse product and sum, so about one polygon in several hundred comes out differently. Source: cocoapi
     `common/maskApi.c`, `rleFrPoly`: a dense outline on a finer grid; where it crosses the middle of a pixel column,
     foreground and background swap from there downwards.
     """

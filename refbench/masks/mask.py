@@ -84,7 +84,9 @@ class Mask:
         check_size(height, width)
         rows, columns = array.shape
         if array.dtype != np.bool_ or min(top, left) < 0 or top + rows > height or left + columns > width:
-            raise MaskError(f"{array.dtype} {array.shape} at {top}, {left} is no part of a mask of {height} x {width}")
+            raise MaskError(
+                f"an array {array.dtype} {array.shape} at {top}, {left} must be bool and inside of {height} x {width}"
+            )
         most = columns * (rows // 2 + 1)
         starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
         n = kernels.crop_intervals(array, top, left, int(height), starts, ends)
@@ -107,7 +109,9 @@ class Mask:
             or (np.diff(edges) < 0).any()
             or (edges.size and (edges[0] < 0 or edges[-1] > size))
         ):
-            raise MaskError(f"the runs of a mask of {height} x {width} must be ordered, apart and inside")
+            raise MaskError(
+                f"the runs of a mask of {height} x {width} must be in order, must not overlap, and must end inside"
+            )
         return _known(height, width, encode(starts, ends, size))
 
     @staticmethod
@@ -203,7 +207,9 @@ class Mask:
     def without(self, other: Mask) -> Mask:
         """The pixels of this mask that are not in the other mask; both must have the same size."""
         if other.size != self.size:
-            raise MaskError(f"masks of sizes {self.size} and {other.size} have no difference; resize one first")
+            raise MaskError(
+                f"masks of different sizes, {self.size} and {other.size}, cannot be subtracted; resize one first"
+            )
         ours, theirs = (intervals_of(m.counts, m.height, m.width) for m in (self, other))
         most = len(ours[0]) + len(theirs[0])
         starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -223,7 +229,7 @@ class Mask:
         check_size(len(rows), len(columns))
         for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
             if places[0] < 0 or places[-1] >= side or (np.diff(places) < 0).any():
-                raise MaskError(f"{name} must rise and lie in 0..{side - 1}")
+                raise MaskError(f"{name} must be in increasing order and in 0..{side - 1}")
         first_row = np.searchsorted(rows, np.arange(self.height + 1))
         found = intervals_of(self.counts, self.height, self.width)
         fixed = (len(found[0]), self.height, columns, first_row, len(rows))

@@ -31,5 +31,7 @@ def check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
         raise MaskError(f"polygon {index} has a corner at {max(-low, high):.3g} px, which no image reaches")
     outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
     if outline > MAX_OUTLINE_PX:
-        raise MaskError(f"polygon {index} is {outline:.3g} px around; at most {MAX_OUTLINE_PX:.0f} px is rasterised")
+        raise MaskError(
+            f"polygon {index} has an outline of {outline:.3g} px; at most {MAX_OUTLINE_PX:.0f} px is allowed"
+        )
     return corners

@@ -27,7 +27,7 @@ STEPS, ONE = 4096, 1 << 14
 
 
 def cosine_and_sine(steps: int) -> tuple[int, int]:
-    """Cosine and sine of an angle of `steps` steps, in parts of ONE.
+    """Cosine and sine of an angle of `steps` steps, as integers: ONE stands for 1.
 
     Libraries differ only in digits that the rounding drops: no value is near a half (a test checks all of them).
     """
@@ -36,7 +36,7 @@ def cosine_and_sine(steps: int) -> tuple[int, int]:
 
 
 def whole(parts: int) -> int:
-    """A number of parts of ONE, rounded; halves up."""
+    """Round a fixed-point number, in which ONE stands for 1, to an integer; halves go up."""
     return (2 * parts + ONE) // (2 * ONE)
 
 

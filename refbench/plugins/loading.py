@@ -69,12 +69,12 @@ def load(kind: str, name: str) -> Any:
     try:
         inspect.signature(found).bind(*(arguments or ()))
     except TypeError:
-        raise UnknownPlugin(f"{name} has more numbers than {known} takes") from None
+        raise UnknownPlugin(f"{name} has too many numbers in parentheses for {known}") from None
     return found(*(arguments or ()))
 
 
 def _family(name: str) -> tuple[str, list[float] | None]:
-    """`trimap(3)` -> ("trimap", [3.0]); the name itself and None without numbers in parentheses."""
+    """`trimap(3)` -> ("trimap", [3.0]); without parentheses, the name and None."""
     match = FAMILY.fullmatch(name)
     try:
         numbers = [float(n) for n in match[2].split(",")] if match else []

@@ -59,10 +59,10 @@ def options_of(factory: Any) -> list[dict[str, Any]]:
 
 
 def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict[str, Any]:
-    """The keyword-only parameters of a builder, from `-o key=value`; those not given at their defaults.
+    """The keyword-only parameters of a builder, from `-o key=value`; options that are not given have their defaults.
 
     Raises:
-        DatasetError: the builder has no such option, or the text is none of its type.
+        DatasetError: the builder has no such option, or the text cannot be converted to its type.
     """
     own = {
         k: p.default

@@ -59,7 +59,11 @@ class SliceScore:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """`detectable`: metric -> correlation -> the smallest true difference to another system that is likely found."""
+    """What a run gets wrong, and how much that costs.
+
+    `detectable` maps metric -> correlation of the two systems' scores -> the smallest true difference to another system
+    that is likely found.
+    """
 
     address: str
     fingerprint: str

@@ -64,11 +64,11 @@ def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
     before, now = read_result(Path(baseline)), read_result(Path(run))
     for place, result in ((baseline, before), (run, now)):
         if result.scores is None or not len(result.scores):
-            raise RunError(f"{place} has no rows in scores.parquet, which the gate needs; run `refbench score` there")
+            raise RunError(f"{place} has no rows in scores.parquet; run `refbench score` there")
     check_same_dataset(before, now)
     unknown = [name for name in margins if name not in REFBENCH.metrics]
     if unknown:
-        raise RunError(f"there is no metric {unknown[0]!r}; the gate knows {', '.join(REFBENCH.metrics)}")
+        raise RunError(f"there is no metric {unknown[0]!r}; use one of {', '.join(REFBENCH.metrics)}")
     missing, extra = sample_differences(before, now)
     checks = [_check_samples(before, missing, extra)]
     if missing or extra:

@@ -26,7 +26,10 @@ NO_PICTURE_GREY = 200
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A mask to draw: a coloured outline, `thick` or on inner pixels only; with `filled`, its pixels are tinted."""
+    """A mask to draw.
+
+    Its outline is coloured: one pixel wide inside the mask, or wider if `thick`. With `filled`, its pixels are tinted.
+    """
 
     mask: Mask
     colour: Colour
@@ -49,8 +52,8 @@ def overlay(
 ) -> Image.Image:
     """Draw masks over an image, scaled so that its longer side has `longest_px`.
 
-    The image is first cropped to `box` (left, top, right, bottom). If that is smaller than `longest_px`, pixels stay
-    squares.
+    The image is first cropped to `box` (left, top, right, bottom). If the cropped image is smaller than `longest_px`,
+    it is enlarged without smoothing, so single pixels can be seen.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)
@@ -80,7 +83,10 @@ def box_around(mask: Mask, margin: float = 0.35, least_px: int = 24) -> Box:
 
 
 def contact_sheet(cells: Sequence[tuple[Sequence[Image.Image], str]], columns: int, path: Path) -> None:
-    """A sheet of cells, each some images side by side over a line of text; written as a JPEG or PNG by its name."""
+    """A sheet of cells.
+
+    Each cell shows some images side by side above a line of text. The suffix of `path` decides: JPEG or PNG.
+    """
     if not cells:
         return
     side = max(max(p.size) for pictures, _ in cells for p in pictures)

@@ -58,7 +58,10 @@ class Slice:
 
 
 def slices_of(facts: Facts) -> list[Slice]:
-    """All slices of at least LEAST_SAMPLES samples, but not of all. Of many labels only the most frequent are shown."""
+    """All slices that have at least LEAST_SAMPLES samples and leave out at least one.
+
+    Of many labels only the most frequent are shown.
+    """
     words = [WORD.findall(e.lower()) for e in facts.expressions]
     dimensions: dict[str, list[str]] = {
         "words": [_length(len(w)) for w in words],

@@ -1,4 +1,4 @@
-"""Runs: an adapter over a split, in this process, in several, or on a Ray cluster; the bytes are the same."""
+"""Runs: an adapter over a split, in this process, in several, or on a Ray cluster, with the same output files."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ AGAIN = "run the same `refbench run` command again"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardTally:
-    """Samples of a written shard that failed, and the notes of its answers."""
+    """How many samples of a written shard failed, and the adapter's notes on its samples."""
 
     failures: int
     notes: Counter[str]
@@ -200,7 +200,8 @@ class RunFolder:
                 raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
 
     def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-        """The predictions as `(where, row, claim)`, codes unchecked, for counting; each sample of the run once.
+        """The predictions, each sample of the run once, as `(where, row, claim)`: its file, its row there, and the mask
+        as the file has it, unchecked.
 
         Raises:
             RunError: a shard is damaged or holds a sample twice, or a sample of the run is in no shard.

@@ -59,9 +59,9 @@ class Facts:
 class Task:
     """One shard for a worker, to be written below the run folder `folder`.
 
-    `singly`: samples to predict one by one, because a process died on their batch. `crashing`: samples on which a
-    process died alone; they are skipped. `give_up_above`: a shard on which the adapter fails for every sample is
-    discarded if it has more samples than this; None keeps it.
+    `singly`: samples to predict one by one, because a process died on their batch. `crashing`: samples that killed a
+    process although they were predicted alone; they are skipped. `give_up_above`: a shard on which the adapter fails
+    for every sample is discarded if it has more samples than this; None keeps it.
     """
 
     number: int
@@ -98,7 +98,7 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
-    """A shard in order, at most `size` expressions a batch and, where given, `pixels` of images; at least one."""
+    """A shard in batches, each of at most `size` expressions and `pixels` pixels of images, but of one at least."""
     batches: list[list[Sample]] = []
     held = 0
     for sample in shard:

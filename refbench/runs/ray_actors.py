@@ -1,4 +1,4 @@
-"""A pool of Ray actors, on this machine or on a cluster: Ray starts them, and nothing else.
+"""A pool of Ray actors, on this machine or on a cluster. Ray only starts them.
 
 Only shard numbers are sent; images, masks and results stay with the actors and the shared folder. An actor that dies
 or loses its node is replaced once resources are free; until then the others continue.
@@ -59,7 +59,7 @@ def _knock(place: str) -> None:
 
 
 class RayActors:
-    """`workers` actors, each with a GPU of its own if the device is one.
+    """`workers` actors; if the device is a GPU, each has its own.
 
     Args:
         address: of an existing cluster; None takes RAY_ADDRESS, and without it starts Ray on this machine.

@@ -175,7 +175,7 @@ def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -
 
 
 def _absolute(adapter: Any) -> Any:
-    """An adapter file by a path that holds in every process."""
+    """An adapter file by its absolute path, which is valid in every process."""
     path, colon, name = adapter.rpartition(":") if isinstance(adapter, str) else ("", "", "")
     return f"{Path(path).absolute()}:{name}" if colon and path.endswith(".py") else adapter
 
@@ -267,7 +267,7 @@ def _too_many(result: RunResult, folder: RunFolder, allowed: int) -> TooManyFail
 
 
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """What earlier calls of an interrupted run have used, and this one."""
+    """What an interrupted run has used in all: in its earlier calls and in this one."""
     return {k: before.get(k, 0) + now.get(k, 0) for k in sorted({*before, *now})}
 
 

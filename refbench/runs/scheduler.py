@@ -34,7 +34,7 @@ LONGEST_BACK_OFF_SECONDS = 8.0
 
 
 class EventKind(Enum):
-    """What happened, and what comes with it."""
+    """What happened to a worker, and the type of an event's content."""
 
     READY = "the adapter is loaded: its Facts"
     DONE = "a shard is computed: a ShardReport"
@@ -64,7 +64,7 @@ class WorkerPool(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """The sums of a run."""
+    """What a run has done so far: counts, notes, and time."""
 
     samples: int = 0
     failures: int = 0
@@ -119,9 +119,9 @@ class Scheduler:
     ) -> Outcome:
         """Have the shards `numbers` computed and written below `folder`.
 
-        `on_shard` gets the sums after each shard, `step` the number of samples that are done altogether.
-        `nothing_done`: no sample has succeeded so far. Then the first shard on whose every sample the adapter fails,
-        if these are more than `max_failures`, is not written and stops the run.
+        `on_shard` gets the counts after each shard, `step` the number of samples that are done so far. `nothing_done`:
+        no sample has succeeded so far. Then a shard with more than `max_failures` samples, all of which fail in the
+        adapter, is not written and stops the run.
 
         Raises:
             AdapterError: the adapter fails on every sample, or its process dies on too many of them.

@@ -58,7 +58,7 @@ class ShardRunner:
     """An adapter and the plan of a run. Call `close` at the end; the adapter must free its model or process itself.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, or lacks the contract.
+        AdapterError: the adapter cannot be loaded, or has no `name` or `segment`.
         DatasetError: the split is not built, or has no images though the adapter needs them.
     """
 
@@ -226,7 +226,7 @@ class ShardRunner:
             self._busy = None if found is None else [*self._busy, found]
 
     def _device_busy(self) -> float | None:
-        """Percent since the last call; None where it is not measured."""
+        """Percent of the time since the last call in which the device was busy; None where it is not measured."""
         busy, self._busy = self._busy, None if self._busy is None else []
         return sum(busy) / len(busy) if busy else None
 
@@ -288,7 +288,7 @@ class _Pictures:
                 self._waiting.append(sample)
 
     def of(self, sample: Sample) -> Picture:
-        """The image of an expected sample, the same object for all expressions about it in a row."""
+        """The image of an expected sample; consecutive samples about one image get the same Python object."""
         if self._current[0] != sample.image_id:
             self._fill()
             if sample.image_id in self._decoding:
@@ -351,7 +351,7 @@ def _seed(number: int) -> None:
 
 
 def _for_torch(name: str, *arguments: Any) -> Any:
-    """Call a function of `torch_settings` if the adapter has brought torch along."""
+    """Call a function of `torch_settings` if the adapter has imported torch."""
     if sys.modules.get("torch") is None:
         return None
     return load_attribute(f"refbench.adapters.torch_settings:{name}")(*arguments)

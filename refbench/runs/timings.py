@@ -49,7 +49,7 @@ class ShardTiming:
     worker: int | None = None
 
     def stage_seconds(self, stage: str) -> float:
-        """Seconds of one of STAGES but the last, 0 where they are unknown."""
+        """Seconds of one stage (any of STAGES but the last), 0 where unknown."""
         spent: float | None = getattr(self, f"{stage}_seconds")
         return spent or 0.0
 

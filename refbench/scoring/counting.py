@@ -1,4 +1,4 @@
-"""Counts pixels in one pass over the masks of a run or a predictions file, for every drawing of the targets."""
+"""Count pixels in one pass over the masks of a run or a predictions file, for each way of rasterising the targets."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> code of the target, only for targets that `drawing` draws differently from the stored mask.
+        """Row -> run-length code of the target, only for targets that `drawing` rasterises differently from the stored
+        mask.
 
         If `drawing` has a canvas other than the original size, all rows are returned.
         """
@@ -193,7 +194,7 @@ class _Targets:
     def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
         """The polygons of a row, grouped by object; one group if the row has one object or no polygons.
 
-        If the drawing does not need the grouping, two groups only say that there are several objects. If the
+        If the drawing does not need to know the objects, two groups stand for any number of objects above one. If the
         polygons cannot be assigned to their objects, the one group is empty.
         """
         if self.one_object[row] or not polygons:
@@ -366,7 +367,7 @@ class _Counter:
             )
 
     def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
-        """Predictions without the ignored pixels; the same objects if there are none."""
+        """Predictions without the ignored pixels; `rows` and `codes` themselves if no pixel is ignored."""
         ignored = self.targets.ignored
         if not ignored:
             return codes

@@ -61,8 +61,8 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
-                f"{truth.path} does not belong to this run: {sample.sample_id} is about {sample.category!r} on the "
-                f"image {sample.image_id}"
+                f"{truth.path} is not the file of this run: it lacks {sample.category!r} on the image "
+                f"{sample.image_id} ({sample.sample_id})"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
     name = info.dataset
@@ -86,7 +86,7 @@ class _Classes:
         return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
 
     def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
-        """Always empty: in some sets, not every image has a sample for every class."""
+        """Always empty: these sets do not ask about every class on every image, so no pair is missing."""
         return ()
 
 
@@ -97,9 +97,7 @@ class _Pairs:
         self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}
         self.category = next(iter(truth.categories), None)
         if self.category is None:
-            raise PredictionError(
-                f"{truth.path} has no category; the files of SA-Co have one, which all instances have"
-            )
+            raise PredictionError(f"{truth.path} has no category; a file of SA-Co has one, for all of its annotations")
         self.counted = {pair for pair, key in self.pairs.items() if truth.images[key].row.get("is_instance_exhaustive")}
 
     def of(self, sample: Sample) -> tuple[Key | None, Key | None]:

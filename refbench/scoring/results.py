@@ -47,7 +47,7 @@ class StatedProtocol:
     caveats: list[str] = field(default_factory=list)
 
     def summary(self, name: str, failures: int) -> Summary:
-        """The same with NaN for null."""
+        """The values by metric, with NaN instead of null."""
         metrics = {
             metric: Estimate(*(math.nan if v is None else v for v in (f.value, f.low, f.high)))
             for metric, f in self.metrics.items()

@@ -64,7 +64,7 @@ def score(
         interval: "percentile" or "bca".
 
     Raises:
-        PredictionError: the predictions do not fit the split; names file, entry and cure.
+        PredictionError: the predictions do not fit the split; names the file, the entry and what to do.
         RunError: the run is unfinished, or was made on another version of the dataset.
         DatasetError: the split is not built.
 
@@ -111,7 +111,7 @@ def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: 
 def explain(
     source: Path | str, dataset: str | None, first: str, second: str, progress: Progress = silent
 ) -> tuple[str, Walk]:
-    """The split, and the way from one protocol's number to another's, one choice at a time.
+    """The split, and the difference between two protocols' numbers split into steps, one choice at a time.
 
     Args:
         source, dataset: as for `score`.

@@ -42,7 +42,7 @@ def shown(value: Any) -> str:
 
 
 def read_key(row: Mapping[str, Any], name: str) -> Key:
-    """An id: an integer, text, or a float that is an integer (a table of numbers turned to JSON has such)."""
+    """An id: an integer, text, or a float that is an integer, as pandas writes for a column with gaps."""
     if name not in row:
         raise MaskError(f"it has no {name}")
     value = row[name]
@@ -77,9 +77,13 @@ def read_number(row: Mapping[str, Any], name: str, why: str) -> float:
 
 def read_area(row: Mapping[str, Any]) -> float:
     """`area` in squared pixels, which COCO measures by the polygons, not by the mask."""
-    area = read_number(row, "area", "by which objects are small, medium or large: write the area of its mask there")
+    area = read_number(
+        row, "area", "by which objects are small, medium or large: write the number of pixels of its mask"
+    )
     if not 0 <= area <= LARGEST_AREA_PX:
-        raise MaskError(f"its area is {shown(row['area'])}, which no object has: write the area of its mask there")
+        raise MaskError(
+            f"its area is {shown(row['area'])}, which is impossible: write the number of pixels of its mask"
+        )
     return area
 
 

@@ -92,7 +92,8 @@ def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: 
     """Read a JSON file as the dataclass `kind`; checks presence, type and range of its fields and ignores others.
 
     Raises:
-        wanted: the file is missing, not JSON or not of this form; the message names the field and what to do.
+        RefbenchError: as `wanted`, if the file is missing, not JSON or not of this form; the message names the field
+            and what to do.
     """
     return checked_record(read_json(path, wanted), path, kind, wanted, cure)
 

@@ -128,7 +128,7 @@ def is_plain_name(name: Any) -> TypeGuard[str]:
 
 @lru_cache(maxsize=8)
 def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
-    """Kept open: the table of contents of COCO's 82,783 images takes a second to read."""
+    """An opened zip; it stays open, because reading the table of contents of COCO's 82,783 images takes a second."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:

@@ -62,7 +62,7 @@ def code_sha256(thing: object) -> str:
 
 
 def device_name(device: str) -> str:
-    """The processor, in words; for a CUDA device the adapter's own torch tells more."""
+    """The name of the processor. For a CUDA device, ask the adapter's torch instead."""
     if device.startswith("cuda"):
         return f"{device} ({os.environ.get('CUDA_VISIBLE_DEVICES', 'all visible devices')})"
     cores = os.cpu_count() or 1

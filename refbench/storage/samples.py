@@ -197,7 +197,10 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
 
 
 def _image_place(image_path: str, table: Path) -> str:
-    """Where an image lies: relative places begin at the table's folder and stay among the datasets."""
+    """Where an image lies.
+
+    A relative path begins at the table's folder, and must not leave the folder of the datasets.
+    """
     if not image_path:
         return ""
     place = Path(table.parent, image_path)

@@ -92,7 +92,8 @@ def weights_file(given: str) -> tuple[Path, str]:
     """The file and the sha256 of weights that are given by a name or, if no weights have it, by a path.
 
     Raises:
-        DatasetError: neither, or the file is not the one that was added under the name.
+        DatasetError: there are no such weights and no such file, or the file is not the one that was added under the
+            name.
     """
     known = NAME.fullmatch(given) and (weights_folder() / f"{given}.json").is_file()
     if not known and Path(given).is_file():

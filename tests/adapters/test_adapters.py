@@ -94,7 +94,7 @@ def test_tiny_in_batches_differs_by_float_noise_only(embedded: Path, tmp_path: P
 def test_tiny_refuses_weights_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     for path in (tmp_path / "w.safetensors", tmp_path / "none.safetensors"):
-        with pytest.raises(AdapterError, match="are no weights of tiny"):
+        with pytest.raises(AdapterError, match="is not a weights file of the adapter `tiny`"):
             Tiny(weights=path)
 
 

@@ -355,7 +355,7 @@ BRUSHED = {"data": {"item_id": "{item}"}, "annotations": [{"result": [{"type": "
         ("cvat", cvat(size="1000000"), "cannot be read"),
         ("label-studio", "{}", "no list of tasks"), ("label-studio", "[{}]", "has no data.item_id"),
         ("label-studio", json.dumps([BRUSHED]), "cannot be read"),
-        ("word", "", "not a form of exchange"),
+        ("word", "", "not a supported format"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read_change_nothing(

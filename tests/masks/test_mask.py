@@ -106,7 +106,7 @@ def test_broken_codes_are_refused_with_the_reason(rle: object, message: str) -> 
         ([1, 1, 5, 5, 3, 9, 4], "three x, y points"),
         ([1, 1, 5, float("nan"), 3, 9], "finite"),
         ([1, 1, 5, float("inf"), 3, 9], "finite"),
-        ([1, 1, 1e12, 5, 3, 9], "px around|which no image reaches"),
+        ([1, 1, 1e12, 5, 3, 9], "has an outline of|which no image reaches"),
         (["a", 1, 5, 5, 3, 9], "list of numbers"),
         ([[1, 1], [5, 5], [3, 9]], "three x, y points"),
         (None, "three x, y points|finite|list of numbers"),

@@ -72,7 +72,7 @@ def test_a_missing_column_is_named(scored: Path) -> None:
 @pytest.mark.parametrize(
     ("metric", "figures", "message"),
     [
-        ("precision_at_0.7", (99.9, 99.0, 100.0), "precision_at_X rises"),
+        ("precision_at_0.7", (99.9, 99.0, 100.0), "precision_at_X must not rise"),
         ("mean_iou", (101.0, 90.0, 100.0), "every figure is a percentage"),
         ("mean_iou", (50.0, 60.0, 40.0), "low is above high"),
     ],
@@ -94,7 +94,7 @@ def test_series_are_told_apart() -> None:
     one, little = Estimate(50.0, 40.0, 60.0), Estimate(1.0, 0.0, 2.0)
     series = {"Pr@50": one, "Pr@60": one, "seg_prec@0.50": Estimate(9.0, 8.0, 10.0), "seg_prec@0.95": little}
     check_summary(Summary("any", series, 3, 0), "")
-    with pytest.raises(RunError, match="rises"):
+    with pytest.raises(RunError, match="Pr@X must not rise"):
         check_summary(Summary("any", {"Pr@0.7": little, "Pr@0.8": one}, 3, 0), "here")
 
 

@@ -37,7 +37,7 @@ class Tiny:
                 self.vocabulary: dict[str, int] = json.loads(file.metadata()["vocabulary"])
                 state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise AdapterError(f"{weights} are no weights of tiny: {error}") from None
+            raise AdapterError(f"{weights} is not a weights file of the adapter `tiny`: {error}") from None
         self.weights_sha256 = file_sha256(Path(weights))
         self.device = torch.device(device)
         self.network = TinyNetwork(len(self.vocabulary) + 2)

@@ -30,12 +30,12 @@ def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device
     """Fit a recipe and measure it on masks whose truth is known.
 
     Without --known: on the rendered scenes. Writes the section [calibration] of the recipe, which is about the
-    witnesses, and measured.md beside it. Build scenes and scenes-hurried first.
+    witnesses, and measured.md beside it. Build the datasets `scenes` and `scenes-hurried` first.
 
     With --known: on masks of yours. Writes the section [trusted], which is about the trusted refiner, and known.md.
-    Each source is judged by a fit on the other sources, and by fits on its other parts. TRUTH.json maps annotation ids
-    to the true masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": true if the coarse
-    outline lies on another object}.
+    Each source is judged twice: by a calibration on the other sources, and by calibrations on its own other images.
+    TRUTH.json maps annotation ids to the true masks: {"size": [height, width], "counts": compressed COCO run-length
+    code, "wrong": true if the coarse outline lies on another object}.
 
     \b
     Example:
@@ -60,7 +60,7 @@ def _on_known(recipe: Path, known: tuple[str, ...], work: Path, device: str, as_
     pairs = [text.partition("=") for text in known]
     for address, sign, path in pairs:
         if not sign or "/" not in address or not Path(path).is_file():
-            raise click.BadParameter(f"{address}{sign}{path} is not DATASET/SPLIT=TRUTH.json of a file that exists")
+            raise click.BadParameter(f"{address}{sign}{path}: write DATASET/SPLIT=TRUTH.json, with a file that exists")
     sources = [(address, Path(path)) for address, _, path in pairs]
     with ConsoleProgress() as progress:
         found = known_sources.calibrate_trusted(recipe, sources, work=work, device=device, progress=progress)

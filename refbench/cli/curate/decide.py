@@ -16,8 +16,8 @@ from refbench.curation import decisions
 def decide(folder: Path, as_json: bool) -> None:
     """Keep, change, drop or review, by the recipe; write the ledger.
 
-    Answers from people take precedence over the recipe. Items that still wait for a person are treated as
-    `undecided` in the recipe says.
+    Answers from people take precedence over the recipe. The setting `undecided` of the recipe says what becomes of
+    items that still wait for a person.
 
     \b
     Example:

@@ -141,8 +141,9 @@ class Contradicting(Reporter):
 class AgainstPlace(Reporter):
     """Words of place that the mask denies, seen beside the other objects of its category.
 
-    "left" is denied by a mask whose middle lies right of `beyond` of the width and right of all others; "leftmost" by
-    another one that lies `apart` of the width farther left. The same for right, top and bottom.
+    "left" is wrong if the middle of the mask lies beyond the share `beyond` of the width, and right of all other
+    objects. "leftmost" is wrong if another object lies at least the share `apart` of the width farther left. The same
+    for right, top and bottom.
     """
 
     code: ClassVar[str] = "expression-against-place"
@@ -198,9 +199,10 @@ class AgainstSize(Reporter):
 
 @dataclass(frozen=True)
 class AgainstColour(Reporter):
-    """A colour that is named and that less than `least` of the mask's pixels have, generously judged.
+    """A named colour that fewer than the share `least` of the mask's pixels have; the test of a pixel's colour is
+    tolerant.
 
-    Only colours of the thing itself count: not behind "with" or "next to", not of people ("white man").
+    Colours of something else do not count: those after "with" or "next to", and those of people ("white man").
     """
 
     code: ClassVar[str] = "expression-against-colour"
@@ -284,7 +286,10 @@ ColourTest = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
 def _hues(low: float, high: float, saturation: float, value: float) -> ColourTest:
-    """A test of HSV pixels (N, 3), each in 0..1; hues in degrees, over 360 if they go around."""
+    """A test of HSV pixels (N, 3) in 0..1.
+
+    The limits `low` and `high` of the hue are in degrees; `high` is above 360 if they include red.
+    """
 
     def test(hsv: NDArray[np.float64]) -> NDArray[np.bool_]:
         hue = hsv[:, 0] * 360

@@ -19,7 +19,7 @@ from refbench.records import Finding
 
 @dataclass(frozen=True)
 class EmptyMask(Reporter):
-    """A mask without a pixel, though its expressions mean something."""
+    """A mask without a pixel, although its expressions have a target."""
 
     code: ClassVar[str] = "mask-empty"
     severity: ClassVar[str] = ERROR
@@ -32,7 +32,7 @@ class EmptyMask(Reporter):
 
 @dataclass(frozen=True)
 class TinyMask(Reporter):
-    """A mask of fewer than `least_px` pixels: a border of one pixel is a good part of it."""
+    """A mask of fewer than `least_px` pixels: an error of one pixel along its outline is a large share of its area."""
 
     code: ClassVar[str] = "mask-tiny"
     severity: ClassVar[str] = NOTE
@@ -70,7 +70,10 @@ class Slivers(Reporter):
 
 @dataclass(frozen=True)
 class PartsApart(Reporter):
-    """A part that lies farther from the largest one than that is long: two objects in one mask, or a stray click."""
+    """A part of the mask that lies far from the largest part: two objects in one mask, or a stray click.
+
+    Far means by more than the length of the largest part.
+    """
 
     code: ClassVar[str] = "mask-parts-apart"
     least_px: int = 12
@@ -200,7 +203,7 @@ class UnlikePolygons(Reporter):
 
 
 def _small(pixels: NDArray[np.bool_], most_px: int) -> tuple[int, int]:
-    """How many parts of fewer pixels there are, and how many parts in all."""
+    """How many parts have at most `most_px` pixels, and how many parts there are."""
     labels, count = ndimage.label(pixels, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     return int((areas < most_px).sum()), int(count)

@@ -53,8 +53,8 @@ class AnswerError(RunError):
 class Answer:
     """What one person says about one item.
 
-    `key` is made by the page that asks: the same answer sent twice is one answer. `mask` is the new one for "change",
-    `origin` what it comes from (a refiner, "brush", "polygon", the file of another program).
+    `key` is made by the page that asks: the same answer sent twice is one answer. For the action "change", `mask` is
+    the new mask and `origin` tells what made it: a refiner, "brush", "polygon", or the file of another program.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Answer:
 
 
 class Reviews:
-    """The answers of a folder. Opens the file for every call: processes and threads may share it.
+    """The reviewers' answers of a curation folder. Opens the file for every call: processes and threads may share it.
 
     Raises:
         RunError: the file is not an SQLite database, or another program holds it for longer than `busy_seconds`.
@@ -108,8 +108,8 @@ class Reviews:
         """Append an answer; False if it is there already, sent before under the same key.
 
         Raises:
-            AnswerError: it cannot be one (an unknown action, a change without a mask, no reviewer), or its key is that
-                of another answer.
+            AnswerError: the answer is invalid (an unknown action, a change without a mask, no reviewer), or its key is
+                that of another answer.
             RunError: see the class; nothing is written then.
         """
         return self.add_all([answer]) == 1
@@ -136,7 +136,7 @@ class Reviews:
         return new
 
     def undo(self, reviewer: str, time: str) -> Answer | None:
-        """Take back the last answer of a reviewer that stands; returns it, or None if there is none."""
+        """Take back the reviewer's last answer that has not been taken back; returns it, or None if there is none."""
         with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             row = connection.execute(
@@ -191,10 +191,10 @@ def _values(answer: Answer) -> tuple[object, ...]:
 
 
 def check_answer(answer: Answer) -> None:
-    """Raise AnswerError unless this can be an answer."""
+    """Raise AnswerError if the answer is invalid."""
     texts = (answer.key, answer.item_id, answer.reviewer, answer.origin, answer.note)
     if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
-        raise AnswerError("a text holds half of a character; type it again")
+        raise AnswerError("a text has an invalid Unicode character; type it again")
     if answer.item not in ACTIONS or answer.action not in ACTIONS[answer.item]:
         allowed = ", ".join(ACTIONS.get(answer.item, ()))
         raise AnswerError(f"an answer about a {answer.item} is one of {allowed}, not {answer.action!r}")
@@ -232,7 +232,7 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
 
 
 def _opinions(answers: Sequence[Answer]) -> list[str]:
-    """A name for the opinion of each answer, whatever their order.
+    """A label for each answer; answers of the same opinion have the same label, in whatever order they came.
 
     Masks are grouped around the mask that matches most other masks; the rest are grouped in the same way.
     """
@@ -251,5 +251,5 @@ def _opinions(answers: Sequence[Answer]) -> list[str]:
 
 
 def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """Items about which the answers that stand are of several opinions."""
+    """Items whose answers differ; answers that were taken back do not count."""
     return [item_id for item_id, answers in standing.items() if len(set(_opinions(answers))) > 1]

@@ -121,7 +121,7 @@ class ReviewData:
         }
 
     def _proposals(self, target: TargetMask) -> list[dict[str, Any]]:
-        """The first answer of each refiner, best first; `votes` of the others only count for the map."""
+        """The first answer of each refiner, best first. Its other answers count only in the map of `votes`."""
         found = [p for p in self.proposals.get(target.mask_id, ()) if not p.error]
         if not found:
             return []
@@ -176,7 +176,7 @@ def _png(path: str, height: int, width: int) -> bytes:
 
 
 def _runs(mask: Mask) -> list[int]:
-    """The lengths of its runs, column by column, background first: what the page's own code decodes."""
+    """The run lengths of a mask, column by column, background first; the page's JavaScript decodes them."""
     return run_lengths(mask.to_array().T.ravel())
 
 

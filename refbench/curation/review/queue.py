@@ -1,4 +1,4 @@
-"""What waits for people, most doubtful first, and how far they are."""
+"""The queue of items that wait for people, most doubtful first, and the progress of the review."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def build_dataset(
 ) -> Manifest:
     """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
 
-    `builder` is called as a `Builder`.
+    `builder` has the parameters of a `Builder`.
 
     Raises:
         DatasetError: the sources are missing or broken; an older build then stays unchanged.

@@ -138,7 +138,7 @@ class CheckedImages:
         self.renamed = 0
 
     def notes(self) -> list[str]:
-        """What is odd about where the images were found."""
+        """Notes on images that were not where the annotations say."""
         if self.place is None:
             return [NO_IMAGES]
         if not self.renamed:
@@ -170,8 +170,8 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} matches two file names, {other} and {file_name}; keep the images in the folders "
-                    "that these names contain"
+                    f"{path} matches two file names, {other} and {file_name}: keep the images in folders as in "
+                    "these names"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path

@@ -47,7 +47,10 @@ class _Target:
 
 
 class PathsOfImages(Protocol):
-    """Image paths: `path_of` an image id, "" without images; `notes` say where the images were found."""
+    """Paths of images.
+
+    `path_of(image_id)` is "" if the dataset is built without images; `notes` say where the images were found.
+    """
 
     def path_of(self, image_id: int) -> str: ...
     def notes(self) -> list[str]: ...

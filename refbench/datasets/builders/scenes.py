@@ -1,8 +1,8 @@
 """`scenes`: rendered images with exact masks, made from a seed alone, so nothing is downloaded.
 
-It separates segmenters at low cost: look-alikes, thin parts, holes, occlusion, and expressions by class, colour,
-pattern, size, position, relation and order, plus some without a target. Each exact target comes with the polygon
-that a hurried annotator would draw, as a model of coarse ground truth.
+It tells good segmenters from bad ones at low cost: it has look-alikes, thin parts, holes, occlusion, expressions by
+class, colour, pattern, size, position, relation and order, and some without a target. Each exact target comes with the
+polygon that a hurried annotator would draw, as a model of coarse ground truth.
 
 `scenes-hurried`: the same images and expressions, with the masks of a simulated annotator whose errors are known.
 """

@@ -48,8 +48,8 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
     """One annotator's outlines of the objects of a scene, given the visible mask of each, bool (H, W).
 
     An object that is outlined by mistake for another one also has its own correct outline, so it has two outlines. With
-    `chains`, its own outline may be around a different object as well. Then only the expression shows that its one
-    outline was meant for another object.
+    `chains`, the outline of that object may be by mistake around a third one. An object at the end of such a chain has
+    one outline, and only the expression tells that it was meant for another object.
     """
     plans = [_plan(draws) for _ in masks]
     wrong = [plan.kind < WRONG_PERCENT and len(masks) > 1 for plan in plans]
@@ -65,7 +65,7 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
 class _Plan:
     """The random values for one outline. All are drawn even if unused, so outlines do not depend on each other.
 
-    `kind` and the chances are below 100, `choice` is below CHOICES.
+    `kind` and the chances (in percent) are in 0..99, `choice` is below CHOICES.
     """
 
     kind: int

@@ -169,7 +169,7 @@ class _Place:
     width: int
 
     def distances(self) -> tuple[tuple[slice, slice], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """The window that the shape reaches, and its pixels' distance from the outline, x and y, int64 (h, w)."""
+        """The window of the shape and, for its pixels, signed distance from the outline, x and y, int64 (h, w)."""
         reach = 135 * self.radius // 100 + 2 * PX
         window = (
             slice(max(0, (self.centre_y - reach) // PX), min(self.height, (self.centre_y + reach) // PX + 1)),
@@ -305,7 +305,7 @@ def _ground(draws: Draws, height: int, width: int) -> IntArray:
 
 
 def _weights(size: int, points: int) -> IntArray:
-    """Weights of equally spaced points at each of `size` pixels, in parts of ONE (Catmull-Rom interpolation)."""
+    """Weights of equally spaced points at each of `size` pixels (Catmull-Rom), as integers: ONE stands for 1."""
     # Position of each pixel centre in units of points; each point is at the middle of its part of the row.
     at = ((2 * np.arange(size, dtype=np.int64) + 1) * points * ONE) // (2 * size) - ONE // 2
     before, t = at // ONE, at % ONE
@@ -367,7 +367,7 @@ def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
 
 
 def polygon_of(corners: IntArray, size: tuple[int, ...]) -> list[float]:
-    """A COCO polygon of corners, int64 (N, 2) rows and columns in parts of a pixel, in quarters of a pixel."""
+    """A COCO polygon in quarters of a pixel, from corners (row, column), int64 (N, 2), in which PX is one pixel."""
     height, width = size
     quarters = (corners + CORNER_PX // 2) // CORNER_PX
     flat = np.stack([np.clip(quarters[:, 1], 0, 4 * width), np.clip(quarters[:, 0], 0, 4 * height)], axis=1)

@@ -1,1 +1,1 @@
-"""Scoring rules: from integer counts a sample to metrics of a split."""
+"""Scoring rules: they turn the integer counts of each sample into the metrics of a split."""

@@ -21,7 +21,8 @@ PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
 def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) -> None:
     """Raise RunError unless values and intervals (value, low, high) are percentages and P@X falls with X.
 
-    Those of `signed` lie in -100..100. A metric without a value (0 / 0 in the original) is NaN in all three places.
+    Metrics that `signed` names lie in -100..100. A metric without a value (0 / 0 in the original) is NaN in all three
+    places.
     """
     metrics = {m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}
     for name, figures in metrics.items():
@@ -42,4 +43,4 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         values = [value for _, value in sorted(points)]
         for before, after in itertools.pairwise(values):
             if after > before + SLACK_PERCENT:
-                raise RunError(f"{where} breaks an identity: {stem}X rises from {before} to {after} as X grows")
+                raise RunError(f"{where}: {stem}X must not rise with X, but goes from {before} to {after}")

@@ -71,7 +71,7 @@ def evaluate_coco(truths: Sequence[Annotations], results: Results) -> Evaluation
 
 
 def evaluate_boundary(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """The same with min(mask IoU, Boundary IoU) as the overlap."""
+    """The twelve figures of COCOeval, with min(mask IoU, Boundary IoU) as the overlap."""
     return _run(_BoundaryEval, truths[0], results)
 
 
@@ -100,7 +100,7 @@ def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation
 
 
 def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
-    """The fields of an annotation file that lvis-api reads (`ignore`, but not `iscrowd`), and notes."""
+    """The fields of an annotation file that lvis-api reads (`ignore`, but not `iscrowd`), and remarks on the file."""
     images = list(truth.images.values())
     fields = ("neg_category_ids", "not_exhaustive_category_ids")
     if not all(name in image.row for image in images for name in fields):
@@ -145,7 +145,9 @@ def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key
     as_text = {is_text(key) for key in known}
     for key in keys:
         if known and is_text(key) not in as_text:
-            raise MaskError(f"its {name} hold {shown(key)}; the ids of the categories are written in another way")
+            raise MaskError(
+                f"its {name} have {shown(key)}, but the ids of the categories are not of that type; use one type"
+            )
     return keys
 
 
@@ -188,7 +190,7 @@ def _run(kind: type[COCOeval], truth: Annotations, results: Results) -> Evaluati
 
 
 def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
-    """COCO's rows; sizes go by `area`, which is the file's."""
+    """The annotations of a COCO file; whether they are small, medium or large depends on the `area` in the file."""
     areas = fields_of(truth.truths, lambda one: read_area(one.row), lambda one: one.where, truth.path)
     return [
         {
@@ -204,7 +206,7 @@ def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
 
 
 def _rows_of(results: Results) -> list[dict[str, Any]]:
-    """COCO's results as `loadRes` completes them; sizes are those of the mask, never of a box in the file."""
+    """Results, completed as `loadRes` does; their area is always that of the mask, never of a box in the file."""
     return [
         {
             "id": number,

@@ -61,7 +61,7 @@ class Evidence:
 
 
 class Units(Interface):
-    """Which samples a published loop lists."""
+    """Which samples the published evaluation goes through."""
 
     @property
     def words(self) -> str: ...
@@ -275,7 +275,7 @@ class Metric(Interface):
 
 
 def _spread(epsilon: float, counted: BoolArray) -> float:
-    """The part of a constant in the ratio's denominator that each sample contributes."""
+    """Each sample's share of a constant in the ratio's denominator."""
     return epsilon / max(int(counted.sum()), 1)
 
 

@@ -19,7 +19,7 @@ SIDES = ("left", "top", "right", "bottom")
 
 
 def _boxes_of(codes: Sequence[bytes], heights: NDArray[np.int64], widths: NDArray[np.int64]) -> FloatArray:
-    """Left, top, and the right and bottom after the last pixel, float64 (B, 4); all zero for an empty mask."""
+    """Boxes (left, top, right, bottom), float64 (B, 4), right and bottom exclusive; all zero for an empty mask."""
     rles = [{"size": [h, w], "counts": c} for h, w, c in zip(heights.tolist(), widths.tolist(), codes, strict=True)]
     boxes: FloatArray = np.asarray(coco_mask.toBbox(rles), np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -167,7 +167,7 @@ def _f1(judged: Judged) -> Terms:
 
 
 def _sets(batch: Batch) -> Mapping[str, FloatArray]:
-    """Measures over all masks of a prediction: the IoU of their union, the best IoU, and the check of their number."""
+    """Measures over all masks of a prediction: IoU of their union, best IoU, and whether their number is right."""
     counts = count_codes(batch.predictions, batch.targets, batch.heights, batch.widths)
     table = PairCounts.of(counts)
     iou = _share(table.intersection, table.union)

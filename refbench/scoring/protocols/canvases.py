@@ -1,6 +1,6 @@
 """The canvas on which masks are compared: the image's own size, or a size that the original's loader resizes to.
 
-These loaders all resize by nearest neighbour, but three libraries select three different pixels. Each is restated
+These loaders all resize by nearest neighbour, but three libraries select three different pixels. Each rule is written
 here as a map from new to old rows or columns, so that masks are resized as run lengths, without decoding:
 
 * Pillow takes the pixel under the centre of the new pixel: `(i + 0.5) * old / new`, added up step by step.
@@ -24,7 +24,10 @@ Places = NDArray[np.int64]
 
 @lru_cache(maxsize=4096)
 def pillow_nearest(old: int, new: int) -> Places:
-    """Which of `old` pixels each of `new` pixels takes; Pillow `Geometry.c:ImagingScaleAffine` (13.0)."""
+    """The index of the one of `old` pixels that each of `new` pixels copies.
+
+    Source: Pillow `Geometry.c:ImagingScaleAffine` (13.0).
+    """
     step = old / new
     # Cumulative sums, as in Pillow: multiples of the step would be rounded differently.
     at = np.cumsum(np.concatenate([[step * 0.5], np.full(new - 1, step)]))
@@ -33,7 +36,7 @@ def pillow_nearest(old: int, new: int) -> Places:
 
 @lru_cache(maxsize=4096)
 def opencv_nearest(old: int, new: int) -> Places:
-    """The same of `cv2.resize` with INTER_NEAREST; OpenCV `resize.cpp:resizeNN`."""
+    """As `pillow_nearest`, for `cv2.resize` with INTER_NEAREST; OpenCV `resize.cpp:resizeNN`."""
     step = 1.0 / (new / old)
     places: Places = np.minimum(np.floor(np.arange(new) * step).astype(np.int64), old - 1)
     return places
@@ -41,7 +44,7 @@ def opencv_nearest(old: int, new: int) -> Places:
 
 @lru_cache(maxsize=4096)
 def torch_nearest(old: int, new: int) -> Places:
-    """The same of `torch.nn.functional.interpolate` with mode="nearest"; ATen `UpSample.h`."""
+    """As `pillow_nearest`, for `torch.nn.functional.interpolate` with mode="nearest"; ATen `UpSample.h`."""
     step = np.float32(old) / np.float32(new)
     places: Places = np.minimum(np.floor(np.arange(new, dtype=np.float32) * step).astype(np.int64), old - 1)
     return places

@@ -63,7 +63,10 @@ def chosen_metric(rule: Protocol, metric: str | None) -> str:
 
 
 def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
-    """The first protocol; then, for each choice that differs, its name and the protocol with it also replaced."""
+    """Protocols on the way from the first to the second.
+
+    The first one; then, for each choice that differs, its name and the protocol with all choices replaced so far.
+    """
     current = first
     out = [("", first)]
     for choice in REPLAYED:
@@ -82,7 +85,8 @@ def walk(
     first_metric: str | None = None,
     second_metric: str | None = None,
 ) -> Walk:
-    """Walk from a metric of the first protocol to one of the second; headlines by default.
+    """Explain the difference between a metric of the first protocol and one of the second, step by step; by default
+    between their headlines.
 
     `evidence` gives the counts under a protocol's target and canvas, with the measures of both protocols.
 

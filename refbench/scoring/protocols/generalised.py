@@ -125,15 +125,15 @@ def _gres_target_accuracy(judged: Judged) -> Terms:
     return right * bool((something == 0).any()), something
 
 
-def _legacy(beside_said: bool) -> Own:
-    """TP / (TP + FP + 1) if `beside_said`, else TP / (TP + FN + 1); positive means no-target."""
+def _legacy(predicted_side: bool) -> Own:
+    """TP / (TP + FP + 1) if `predicted_side`, else TP / (TP + FN + 1); positive means no-target."""
 
     def terms(judged: Judged) -> Terms:
         nothing, said = _flags(judged)
-        beside = said if beside_said else nothing
+        beside = said if predicted_side else nothing
         return (nothing & said).astype(np.float64), beside.astype(np.float64) + 1.0 / max(len(said), 1)
 
-    return Own(f"TP / (TP + {'FP' if beside_said else 'FN'} + 1)", terms)
+    return Own(f"TP / (TP + {'FP' if predicted_side else 'FN'} + 1)", terms)
 
 
 def _flagged_where_nothing(judged: Judged) -> Terms:
@@ -162,8 +162,8 @@ def _gres(name: str, summary: str, source: str, pixels: int | None, caveats: tup
         metrics={
             "gIoU": Mean(),
             "cIoU": Cumulative(),
-            "T_acc": _legacy(beside_said=True) if legacy else T_ACC_IF_ANY,
-            "N_acc": _legacy(beside_said=False) if legacy else N_ACC,
+            "T_acc": _legacy(predicted_side=True) if legacy else T_ACC_IF_ANY,
+            "N_acc": _legacy(predicted_side=False) if legacy else N_ACC,
             **{f"Pr@{t}": Precision(t, over=with_target) for t in (0.7, 0.8, 0.9)},
         },
         headline="gIoU",

@@ -1,4 +1,4 @@
-"""Which systems' evaluators each protocol restates."""
+"""Which systems' evaluators each protocol follows."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class ImageSums:
         return int(self.top.shape[1])
 
     def ratio(self, top: FloatArray, bottom: FloatArray) -> FloatArray:
-        """Values (M, ...) of sums (M, ...)."""
+        """Values of a metric (M, ...) from the sums of its numerators and denominators (M, ...)."""
         factor = (self.scale_bottom / self.scale_top).reshape(-1, *[1] * (top.ndim - 1))
         found: FloatArray = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1) * factor, self.when_empty)
         return found

@@ -19,12 +19,15 @@ def smallest_detectable(standard_error: float, significance: float = SIGNIFICANC
 
 
 def standard_error_against(standard_error: float, correlation: float) -> float:
-    """Standard error of the difference to a system with the same standard error; `correlation`: of image scores."""
+    """Standard error of the difference to a system with the same standard error.
+
+    `correlation` is that of the two systems' scores over the images.
+    """
     return standard_error * float((2 * max(1 - correlation, 0.0)) ** 0.5)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that the chance of any false one among them stays at its level.
+    """P-values adjusted (Holm), so that the chance of even one false positive among them stays at the level.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
     """

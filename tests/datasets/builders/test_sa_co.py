@@ -192,7 +192,7 @@ def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_pa
     refused = score_run(refbench, failing, truth)
     assert refused.returncode == 3
     assert "failed: 1, the first is sa-co-gold/crowded-a/11/0. " in refused.stderr
-    assert "sa-co would count them as predictions of no target" in refused.stderr
+    assert "sa-co would count these samples as answers that there is no target" in refused.stderr
     # AP never counts a pair without instances: there it is told.
     told = score_run(refbench, failing, truth, protocol="coco-ap")
     assert told.returncode == 0
@@ -230,6 +230,6 @@ def test_a_file_of_other_phrases_is_refused(tmp_path: Path, home: Path) -> None:
     content["images"][2]["text_input"] = "another thing"
     other = mini.write_sa_co(tmp_path / "other", content)
     with pytest.raises(
-        PredictionError, match="does not belong to this run: sa-co-gold/crowded-a/12/0 is about 'thing'"
+        PredictionError, match=r"is not the file of this run: it lacks 'thing' .*\(sa-co-gold/crowded-a/12/0\)"
     ):
         write_detections(folder, read_annotations(other))
