@@ -200,8 +200,9 @@ class RunFolder:
                 raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
 
     def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-        """The predictions, each sample of the run once, as `(where, row, claim)`: its file, its row there, and the mask
-        as the file has it, unchecked.
+        """The predictions, each sample of the run once, as `(where, row, claim)`.
+
+        `where` is its place for messages, `row` its row in the split, `claim` the mask as the file has it, unchecked.
 
         Raises:
             RunError: a shard is damaged or holds a sample twice, or a sample of the run is in no shard.

@@ -203,7 +203,7 @@ class UnlikePolygons(Reporter):
 
 
 def _small(pixels: NDArray[np.bool_], most_px: int) -> tuple[int, int]:
-    """How many parts have at most `most_px` pixels, and how many parts there are."""
+    """How many parts have fewer than `most_px` pixels, and how many parts there are."""
     labels, count = ndimage.label(pixels, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     return int((areas < most_px).sum()), int(count)

@@ -138,7 +138,7 @@ class CheckedImages:
         self.renamed = 0
 
     def notes(self) -> list[str]:
-        """Notes on images that were not where the annotations say."""
+        """Notes on where the images were found."""
         if self.place is None:
             return [NO_IMAGES]
         if not self.renamed:
