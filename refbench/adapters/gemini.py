@@ -1,8 +1,7 @@
-"""`gemini`: Gemini over HTTP. The model returns a box and a mask inside the box. It chooses the form of the mask: a
-PNG, a polygon or tokens.
+"""`gemini`: Gemini over HTTP. It returns a box and a mask in it.
 
-Thinking changes the output and is switched off. Newer models may no longer segment, so output in an unknown form is an
-error, never an empty mask.
+The model chooses the form of the mask: a PNG, a polygon or tokens. Thinking changes the output and is switched off.
+Newer models may no longer segment, so output in an unknown form is an error, never an empty mask.
 """
 
 from __future__ import annotations

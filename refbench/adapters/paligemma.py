@@ -30,8 +30,8 @@ class PaliGemma:
     """PaliGemma or PaliGemma 2 through transformers, from a local folder or the hub.
 
     The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. Output without a box
-    and 16 tokens, or with a box without area, gives an empty mask and a note, because the official metric counts it as
-    0.
+    and 16 tokens, or with a box without area, gives an empty mask and a note; the official metric counts
+    that as 0.
 
     Args:
         model: e.g. google/paligemma2-3b-mix-448 (gated: accept its licence first).

@@ -142,10 +142,10 @@ class QwenVlSam:
 
 
 def boxes_in(said: str) -> list[list[float]] | None:
-    """Boxes [left, top, right, bottom] of a JSON list in an answer; text or a Markdown fence around it is ignored, and
-    it may be cut short.
+    """The boxes [left, top, right, bottom] in an answer.
 
-    None if there is no list; an empty one says that nothing is there.
+    Text around the list of boxes does not matter, and the list may be cut short. None if there is no list; an empty one
+    says that nothing is there.
     """
     boxes = [[float(v) for v in match] for match in BOX.findall(said)]
     boxes = [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in boxes]

@@ -21,8 +21,8 @@ SHOWN = {
 def demo(as_json: bool) -> None:
     """Run everything once, without a download: build, run, score, rank.
 
-    Renders the dataset `scenes`, copies sample images of installed packages, runs three trivial baselines, an oracle
-    with noise and the small network `tiny`, and ranks them. A second call does not run the models again.
+    Renders `scenes`, builds `snapshots` from sample images of installed packages, runs three trivial baselines, an
+    oracle with noise and the small network `tiny`, and ranks them. A second call does not run the models again.
 
     \b
     Example:

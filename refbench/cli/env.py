@@ -38,7 +38,7 @@ def env() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
 def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
-    """Build the environment NAME; build it again only if its pinned requirements have changed.
+    """Build the environment NAME; build it again only if its requirements or --python changed.
 
     \b
     Example:

@@ -64,7 +64,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
 
 def _print_options(kind: str, name: str, as_json: bool) -> None:
     if kind not in WITH_OPTIONS:
-        raise click.UsageError(f"{kind} have no options; a name can follow {', '.join(WITH_OPTIONS)}")
+        raise click.UsageError(f"`refbench list {kind}` takes no NAME; a NAME can follow {', '.join(WITH_OPTIONS)}")
     part = load(kind, name)
     about, options = inspect.getdoc(part) or "", options_of(part)
     if as_json:

@@ -18,14 +18,15 @@ MISFIT_WEIGHT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well the proposals for one mask agree. All figures are in 0..1 but `edge_gain_px` and `refiners`, the number
-    of refiners that made a proposal.
+    """How well the proposals for one mask agree.
 
-    `best` is the proposal with the best sum of two figures: its agreement with the other refiners' proposals, and how
-    close its outline lies to edges of the image. `agreement` is its mean boundary IoU with the others. `stability` is
-    the mean boundary IoU between a refiner's answer to the mask itself and its answers to shifted masks. `source_iou`
-    and `source_boundary_iou` compare the best proposal with the source mask. `edge_gain_px`: the outline of the best
-    proposal lies this much nearer to the image's edges than the source's.
+    All figures are in 0..1, except `edge_gain_px` and `refiners`, the number of refiners that made a proposal.
+
+    `best` is the proposal with the highest agreement, less MISFIT_WEIGHT for each pixel that its outline lies from the
+    image's edges. `agreement` is its mean boundary IoU with the other refiners' proposals. `stability` is the mean
+    boundary IoU of each refiner's further answers (to changed masks or other prompts) with its first one; 1 if there
+    are none. `source_iou` and `source_boundary_iou` compare the best proposal with the source mask. `edge_gain_px`: the
+    outline of the best proposal lies this much nearer to the image's edges than the source's.
     """
 
     best: Proposal

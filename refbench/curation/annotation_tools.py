@@ -321,7 +321,7 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
 
 
 def pack_label_studio(mask: Mask) -> list[int]:
-    """A mask in Label Studio's run-length code: bytes 0..255 of an RGBA image with equal channels, row by row."""
+    """A mask in Label Studio's run-length code, as bytes 0..255: an RGBA image with equal channels, row by row."""
     runs = run_lengths(mask.to_array().ravel())
     bits: list[str] = [f"{4 * mask.height * mask.width:032b}", f"{_WORD_BITS - 1:05b}"]
     bits += [f"{size - 1:04b}" for size in _RUN_BITS]

@@ -95,7 +95,7 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
 
 @dataclass(frozen=True)
 class _Case:
-    """A mask without findings, so that only its proposals decide, and how good the best proposal and the source are."""
+    """A mask that only its proposals decide, and how good the best proposal and the source are."""
 
     figures: Mapping[str, float]
     best: float
@@ -128,7 +128,7 @@ def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
     """
     if len(cases) < 2 * MASKS_A_KNOT:
         raise DatasetError(
-            f"{on} has {len(cases)} masks with proposals and without findings; a calibration needs {2 * MASKS_A_KNOT}"
+            f"{on} has {len(cases)} masks that only their proposals decide; a calibration needs {2 * MASKS_A_KNOT}"
         )
     images = sorted({c.image for c in cases})
     fold = {image: k % FOLDS for k, image in enumerate(images)}
@@ -151,9 +151,9 @@ def _fit(cases: Sequence[_Case], on: str) -> Calibration:
 
 
 def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Knots of a calibration: mean agreement and expected quality of groups of MASKS_A_KNOT masks.
+    """Knots of a calibration: mean agreement and expected quality of groups of about MASKS_A_KNOT masks.
 
-    Masks with equal agreement stay in one group.
+    Equal agreements count as one value in the fit. Groups with the same mean agreement become one knot.
     """
     agreement = np.array([c.figures["agreement"] for c in cases])
     quality = np.array([c.best for c in cases])
@@ -166,7 +166,8 @@ def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]
         knots.setdefault(round(float(agreement[part].mean()), 3), []).append(float(rising[part].mean()))
     if len(knots) < 2:
         raise DatasetError(
-            f"all masks have the same agreement, {values.mean():.3f}, so no calibration can be fitted; use other masks"
+            f"all masks have the same agreement, {values.mean():.3f}, so no calibration can be fitted; use a "
+            "recipe with at least two witnesses, or other masks"
         )
     expected = np.maximum.accumulate([float(np.mean(found)) for found in knots.values()]).round(4)
     return tuple(knots), tuple(expected.tolist())
@@ -190,8 +191,7 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
 
 
 def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
-    """The result of these rules with another threshold `better`: share of the masks without findings that is accepted,
-    and the quality of the accepted ones.
+    """What these rules accept and change with another threshold `better`, and how good that is.
 
     `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
     """

@@ -40,8 +40,9 @@ class Decided:
 
 
 def decide(folder: Path, *, progress: Progress = silent) -> Decided:
-    """Write decisions.parquet and ledger.parquet from findings, proposals and reviews; the same input gives the same
-    files.
+    """Write decisions.parquet and ledger.parquet from findings, proposals and reviews.
+
+    The same input gives the same files.
 
     Items that wait for a person are written to the ledger as the recipe's `undecided` says. Every call reads the
     reviewers' answers again, also those given since the last call.

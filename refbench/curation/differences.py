@@ -146,7 +146,7 @@ def kind_of_change(first: Mask, second: Mask, iou: float) -> str:
 def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
     run = RunFolder(folder)
     if run.info.address != first:
-        raise RunError(f"{folder} is a run on {run.info.address}; `diff` wants runs on {first}, the first version")
+        raise RunError(f"{folder} is a run on {run.info.address}; --run takes runs on {first}")
     run.check_complete()
     counted = count(run, first, [], [])
     whole = counted.scores

@@ -63,7 +63,7 @@ class Rule:
     near: int
 
     def find(self, terms: Sequence[tuple[int, str]]) -> str:
-        """The first word of an expression that this rule is about; "" if it says nothing.
+        """The first word of an expression to which this rule applies; "" if there is none.
 
         `terms` are single words and pairs joined by a hyphen, each with its place.
         """

@@ -41,8 +41,8 @@ class RefinerChoice:
 class AuditRules:
     """Which findings keep a mask from being decided by the recipe (`review`), and which drop an item (`drop`).
 
-    A finding on an expression that is listed in `review` keeps its mask waiting, too. One that is listed in `drop`
-    drops only the expression.
+    If a check that `review` lists finds something on an expression, its mask waits, but not the expression. If `drop`
+    lists the check, only the expression is dropped.
     """
 
     review: tuple[str, ...] = ()
@@ -53,11 +53,11 @@ class AuditRules:
 class MaskRules:
     """When a mask is accepted without a person.
 
-    `refiners`: so many must have made a proposal. `accept`: the best proposal is accepted only if its expected boundary
-    IoU with the truth is at least this. `keep`: the source stays where its boundary IoU with that proposal is at least
-    this. `better`: else the proposal takes its place if it is better with at least this probability. `drop`: below this
-    expectation the mask is given up. `same_object`: two masks whose proposals overlap by this IoU mean one object.
-    `undecided`: what becomes of masks that wait for a person.
+    `refiners`: so many must have made a proposal. `accept`: a mask is kept or changed only if the best proposal's
+    expected boundary IoU with the truth is at least this. `keep`: the source stays where its boundary IoU with that
+    proposal is at least this. `better`: else the proposal takes its place if it is better with at least this
+    probability. `drop`: below this expectation the mask is given up. `same_object`: two masks whose proposals overlap
+    by this IoU mean one object. `undecided`: what becomes of masks that wait for a person.
     """
 
     refiners: int = 2
@@ -71,11 +71,10 @@ class MaskRules:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """What becomes of expressions that the word list flags: `certain` for those without a harmless reading, `doubtful`
-    for the others.
+    """What becomes of expressions that the word list flags.
 
-    `toxic` is for expressions that a classifier flags (the check expression-toxic). `undecided` is for expressions that
-    still wait for a person.
+    `certain` is for those without a harmless reading, `doubtful` for the others. `toxic` is for expressions that a
+    classifier flags (the check expression-toxic). `undecided` is for expressions that still wait for a person.
     """
 
     certain: Action = Action.DROP
@@ -314,7 +313,9 @@ def _check_knots(calibration: Calibration, where: str) -> None:
     for name, weight in calibration.better.items():
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):
-            raise DatasetError(f"{where}, [calibration], better: there is no figure {name!r}; use {', '.join(FIGURES)}")
+            raise DatasetError(
+                f"{where}, [calibration], better: there is no figure {name!r}; use {', '.join((INTERCEPT, *FIGURES))}"
+            )
 
 
 def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice], where: str) -> None:

@@ -80,7 +80,10 @@ def _check_ledger(ledger: Ledger, path: Path, address: str, accept_edits: bool) 
 
 
 def _check_replaced(name: str, address: str, replace: bool) -> None:
-    """Raise DatasetError if a dataset of this name exists, unless it is an older version of the new one."""
+    """Raise DatasetError if a dataset of this name exists that is no older version of the new one.
+
+    `replace` allows any.
+    """
     if replace or not dataset_folder(name).exists():
         return
     manifest = read_manifest(name)

@@ -75,7 +75,7 @@ def edge_offsets_px(
     """For points along an outline, how far outwards the nearest notable edge of the image lies; float (N,).
 
     Points without an edge in reach are left out, and so are points outside `frame` (top, left, bottom, right). By
-    default that is the array without its border of one pixel.
+    default `frame` is the array without its border of one pixel.
     """
     height, width = mask.shape
     top, left, bottom, right = frame or (1, 1, height - 2, width - 2)

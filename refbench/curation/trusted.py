@@ -109,7 +109,7 @@ def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | 
 
 
 def _deep_difference(source: Mask, proposal: Mask) -> float:
-    """Area where source and proposal differ far from the source's outline, as a share of the source's area."""
+    """Area of the difference deeper than DEEP_SHARE from the source's outline, as a share of the source's area."""
     first, second = source.to_array(), proposal.to_array()
     window = window_of(first | second, MARGIN_PX)
     distance = signed_distance(first[window])

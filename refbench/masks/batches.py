@@ -76,7 +76,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
 def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
     """`(n, starts, ends)` of code number i.
 
-    `codes` holds the codes one after the other, `at` where each begins; they must have been checked.
+    `codes` holds the codes one after the other, `at` where each begins; all of them must have been checked.
     """
     code = codes[at[i] : at[i + 1]]
     starts = np.empty(code.shape[0] // 2 + 1, np.int64)
@@ -233,7 +233,7 @@ def count_errors(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
-    """Set the pixels of intervals in `out`, a window (h, w) of the image whose corner lies at `top`, `left`."""
+    """Set the pixels of intervals in `out`, the window (h, w) at `top`, `left` of the image."""
     for i in range(n):
         for position in range(starts[i], ends[i]):
             out[position % height - top, position // height - left] = 1

@@ -171,7 +171,7 @@ def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _between_changes(changes, size):  # type: ignore[no-untyped-def]
-    """The intervals of a mask that changes between background and foreground at each of the sorted `changes`."""
+    """The intervals of a mask of `size` pixels that swaps foreground and background at each of `changes`, sorted."""
     k = changes.shape[0]
     starts = np.empty(k // 2 + 1, np.int64)
     ends = np.empty(k // 2 + 1, np.int64)

@@ -110,7 +110,7 @@ class Mask:
             or (edges.size and (edges[0] < 0 or edges[-1] > size))
         ):
             raise MaskError(
-                f"the runs of a mask of {height} x {width} must be in order, must not overlap, and must end inside"
+                f"the runs of a mask of {height} x {width} must be in order, inside, not empty and without overlap"
             )
         return _known(height, width, encode(starts, ends, size))
 
@@ -229,7 +229,7 @@ class Mask:
         check_size(len(rows), len(columns))
         for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
             if places[0] < 0 or places[-1] >= side or (np.diff(places) < 0).any():
-                raise MaskError(f"{name} must be in increasing order and in 0..{side - 1}")
+                raise MaskError(f"{name} must not decrease, and must be in 0..{side - 1}")
         first_row = np.searchsorted(rows, np.arange(self.height + 1))
         found = intervals_of(self.counts, self.height, self.width)
         fixed = (len(found[0]), self.height, columns, first_row, len(rows))

@@ -129,7 +129,7 @@ def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], 
 
 
 def summary_of(place: str) -> str:
-    """First line of the docstring behind "module:attribute", read without importing the module."""
+    """First paragraph of the docstring behind "module:attribute" in one line, read without importing the module."""
     module_name, _, attribute = place.partition(":")
     try:
         spec = importlib.util.find_spec(module_name)
@@ -138,8 +138,12 @@ def summary_of(place: str) -> str:
         return "cannot be read: a package that it needs is missing or broken"
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == attribute:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+            return _first_paragraph(node)
+    return _first_paragraph(tree)
+
+
+def _first_paragraph(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
+    return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
 
 
 def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:

@@ -5,8 +5,8 @@ The kinds and their rules:
 * `failed`: the model crashed, or returned no prediction.
 * `false_alarm`: there is no target, but the prediction is not empty.
 * `missed`: the prediction covers less than a tenth of the target.
-* `wrong_object`: the prediction fits another object better than the target, with an IoU of at least a tenth, and at
-  least as well as it fits the union of both.
+* `wrong_object`: the prediction has an IoU of at least a tenth with another object: more than with the target, and no
+  less than with both together.
 
 In all other samples, each wrong pixel is given to one kind:
 

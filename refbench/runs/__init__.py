@@ -1,4 +1,4 @@
-"""Runs: an adapter over a split, in this process, in several, or on a Ray cluster, with the same output files."""
+"""Runs: an adapter over a split, here, in several processes or on a Ray cluster; the predictions are the same."""
 
 from __future__ import annotations
 

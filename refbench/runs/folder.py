@@ -202,7 +202,7 @@ class RunFolder:
     def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
         """The predictions, each sample of the run once, as `(where, row, claim)`.
 
-        `where` is its place for messages, `row` its row in the split, `claim` the mask as the file has it, unchecked.
+        `where` is its place for messages, `row` its row in the split, `claim` the prediction, with its codes unchecked.
 
         Raises:
             RunError: a shard is damaged or holds a sample twice, or a sample of the run is in no shard.

@@ -98,7 +98,10 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
-    """A shard in batches, each of at most `size` expressions and `pixels` pixels of images, but of one at least."""
+    """A shard in order, in batches of at most `size` expressions and, if given, `pixels` pixels of images.
+
+    An image counts once for each expression. A batch has at least one expression.
+    """
     batches: list[list[Sample]] = []
     held = 0
     for sample in shard:

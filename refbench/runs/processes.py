@@ -163,7 +163,7 @@ def _tell(pipe: Connection, kind: EventKind, content: Any) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it can be pickled, else an error with its text."""
+    """The error itself if the parent process can rebuild it, else an AdapterError with its text."""
     text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
     if type(error).__module__.split(".")[0] not in ("refbench", "builtins"):
         # A class of the adapter's own file means nothing to the parent.

@@ -1,4 +1,6 @@
-"""A pool of Ray actors, on this machine or on a cluster. Ray only starts them.
+"""A pool of Ray actors, on this machine or on a cluster.
+
+Ray starts them and carries tasks and reports; it plans nothing.
 
 Only shard numbers are sent; images, masks and results stay with the actors and the shared folder. An actor that dies
 or loses its node is replaced once resources are free; until then the others continue.

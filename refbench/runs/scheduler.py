@@ -64,7 +64,7 @@ class WorkerPool(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run has done so far: counts, notes, and time."""
+    """What this call has computed so far: counts, notes, usage and timings."""
 
     samples: int = 0
     failures: int = 0
@@ -120,8 +120,8 @@ class Scheduler:
         """Have the shards `numbers` computed and written below `folder`.
 
         `on_shard` gets the counts after each shard, `step` the number of samples that are done so far. `nothing_done`:
-        no sample has succeeded so far. Then a shard with more than `max_failures` samples, all of which fail in the
-        adapter, is not written and stops the run.
+        no sample has succeeded so far. While that is so, a shard with more than `max_failures` samples, all of which
+        fail in the adapter, is not written and stops the run.
 
         Raises:
             AdapterError: the adapter fails on every sample, or its process dies on too many of them.

@@ -58,7 +58,7 @@ class ShardRunner:
     """An adapter and the plan of a run. Call `close` at the end; the adapter must free its model or process itself.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, or has no `name` or `segment`.
+        AdapterError: the adapter cannot be loaded, or lacks `name`, or both `segment` and `segment_samples`.
         DatasetError: the split is not built, or has no images though the adapter needs them.
     """
 
@@ -226,7 +226,7 @@ class ShardRunner:
             self._busy = None if found is None else [*self._busy, found]
 
     def _device_busy(self) -> float | None:
-        """Percent of the time since the last call in which the device was busy; None where it is not measured."""
+        """Mean utilisation of the device since the last call, in percent; None where it is not measured."""
         busy, self._busy = self._busy, None if self._busy is None else []
         return sum(busy) / len(busy) if busy else None
 
@@ -351,7 +351,7 @@ def _seed(number: int) -> None:
 
 
 def _for_torch(name: str, *arguments: Any) -> Any:
-    """Call a function of `torch_settings` if the adapter has imported torch."""
+    """Call a function of `torch_settings` if torch is imported."""
     if sys.modules.get("torch") is None:
         return None
     return load_attribute(f"refbench.adapters.torch_settings:{name}")(*arguments)

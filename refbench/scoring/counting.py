@@ -159,8 +159,7 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> run-length code of the target, only for targets that `drawing` rasterises differently from the stored
-        mask.
+        """Row -> code of the target, where `drawing` rasterises it differently from the stored mask.
 
         If `drawing` has a canvas other than the original size, all rows are returned.
         """
@@ -367,7 +366,7 @@ class _Counter:
             )
 
     def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
-        """Predictions without the ignored pixels; `rows` and `codes` themselves if no pixel is ignored."""
+        """Predictions without the ignored pixels; a code that has none of them stays the same object."""
         ignored = self.targets.ignored
         if not ignored:
             return codes

@@ -164,8 +164,8 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
         if not holds.all():
             row = int(np.argmin(holds))
             raise RunError(
-                f"{where}, row {row} ({s.sample_id[row]}) breaks an identity: {identity}. The file was damaged or "
-                "edited; run `refbench score` again"
+                f"{where}, row {row} ({s.sample_id[row]}) has impossible counts; expected: {identity}. The file was "
+                "damaged or edited; run `refbench score` again"
             )
     given = s.sample_ids()
     if len(set(given)) != len(given):

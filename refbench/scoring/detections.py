@@ -61,8 +61,8 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
-                f"{truth.path} is not the file of this run: it lacks {sample.category!r} on the image "
-                f"{sample.image_id} ({sample.sample_id})"
+                f"{truth.path} is not the file of this run: it has no image {sample.image_id} or "
+                f"no {sample.category!r} ({sample.sample_id})"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
     name = info.dataset
@@ -86,7 +86,7 @@ class _Classes:
         return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
 
     def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
-        """Always empty: these sets do not ask about every class on every image, so no pair is missing."""
+        """Always empty: in LVIS not every image is asked about every class, so a missing pair is no gap."""
         return ()
 
 

@@ -29,7 +29,7 @@ SLACK_PERCENT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class StatedFigure:
-    """A metric in summary.json, in percent; null stands for one that the original leaves without a value."""
+    """A metric in summary.json, in percent; null if the published rule gives no value (0 / 0)."""
 
     value: float | None
     low: float | None
@@ -47,7 +47,7 @@ class StatedProtocol:
     caveats: list[str] = field(default_factory=list)
 
     def summary(self, name: str, failures: int) -> Summary:
-        """The values by metric, with NaN instead of null."""
+        """The entry as a Summary, with NaN instead of null."""
         metrics = {
             metric: Estimate(*(math.nan if v is None else v for v in (f.value, f.low, f.high)))
             for metric, f in self.metrics.items()
@@ -226,15 +226,15 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
     )
 
 
-def _broken(path: Path, identity: str) -> RunError:
-    return RunError(f"{path} breaks an identity: {identity}; run `refbench score {path.parent}` again")
+def _broken(path: Path, contradiction: str) -> RunError:
+    return RunError(f"{path} contradicts itself or its run: {contradiction}; run `refbench score {path.parent}` again")
 
 
 def _check_alone(path: Path, content: SummaryFile, summaries: Mapping[str, Summary]) -> None:
     """Check that the parts of summary.json agree with each other."""
     parse_address(content.address)
     if not content.missing <= content.failures <= content.samples:
-        raise _broken(path, "missing <= failures <= samples")
+        raise _broken(path, "it must be missing <= failures <= samples")
     for name, summary in summaries.items():
         check_summary(summary, f"{path}, protocol {name}", _signed(name))
         if summary.samples > content.samples:
@@ -242,9 +242,9 @@ def _check_alone(path: Path, content: SummaryFile, summaries: Mapping[str, Summa
         if name != REFBENCH.name:
             continue
         if summary.samples != content.samples:
-            raise _broken(path, f"{name} counts all {content.samples} samples, not {summary.samples}")
+            raise _broken(path, f"{name} counts {summary.samples} samples of {content.samples}")
         if any(math.isnan(v) for e in summary.metrics.values() for v in dataclasses.astuple(e)):
-            raise _broken(path, f"every metric of {name} has a value")
+            raise _broken(path, f"a metric of {name} has no value")
         if set(summary.metrics) not in (set(), set(REFBENCH.metrics)):
             raise _broken(path, f"its metrics are not those of {name}")
 

@@ -62,7 +62,7 @@ def code_sha256(thing: object) -> str:
 
 
 def device_name(device: str) -> str:
-    """The name of the processor. For a CUDA device, ask the adapter's torch instead."""
+    """The processor's architecture and number of cores; for a CUDA device, its address and the visible devices."""
     if device.startswith("cuda"):
         return f"{device} ({os.environ.get('CUDA_VISIBLE_DEVICES', 'all visible devices')})"
     cores = os.cpu_count() or 1

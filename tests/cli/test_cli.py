@@ -143,7 +143,7 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
             "no Ray cluster answers",
         ),
         (["list", "adapters", "nobody"], 3, "there is no adapter 'nobody'"),
-        (["list", "datasets", "scenes"], 2, "datasets have no options"),
+        (["list", "datasets", "scenes"], 2, "`refbench list datasets` takes no NAME"),
         (["list", "nothing"], 2, "is not one of"),
         (["check-adapter", f"{ADAPTERS}:Leaky"], 1, ""),
         (["run", f"{ADAPTERS}:Misbehaving", "snapshots/test", "-o", "how=raise"], 3, "failed on each of the first"),

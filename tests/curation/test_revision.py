@@ -141,7 +141,7 @@ def test_diff_tells_masks_and_ranking(own: Path, ledger: Path, tmp_path: Path, r
     assert content["masks"] == found.kinds()
     assert content["rankings"]["cumulative_iou"]["second"] == ["center"]
     assert len((tmp_path / "d.csv").read_text().splitlines()) == len(found.masks) + 1
-    with pytest.raises(RunError, match="wants runs on cleaned/val"):
+    with pytest.raises(RunError, match="takes runs on cleaned/val"):
         diff("cleaned/val", SOURCE, folders[:1])
     RunFolder(folders[0]).written[-1].unlink()
     with pytest.raises(RunError, match="lacks part-"):

@@ -57,7 +57,7 @@ def test_a_table_that_breaks_one_is_refused(scored: Path, column: str, change: A
     values = np.array(getattr(whole, column)).copy()
     values[3] = change(values[3])
     write_table(path, scores_to_table(dataclasses.replace(whole, **{column: values})))
-    with pytest.raises(RunError, match=r"row 3 \(snapshots/test/.*breaks an identity") as caught:
+    with pytest.raises(RunError, match=r"row 3 \(snapshots/test/.*has impossible counts") as caught:
         read_scores(path)
     assert identity in str(caught.value)
 
@@ -74,7 +74,7 @@ def test_a_missing_column_is_named(scored: Path) -> None:
     [
         ("precision_at_0.7", (99.9, 99.0, 100.0), "precision_at_X must not rise"),
         ("mean_iou", (101.0, 90.0, 100.0), "every figure is a percentage"),
-        ("mean_iou", (50.0, 60.0, 40.0), "low is above high"),
+        ("mean_iou", (50.0, 60.0, 40.0), "ends at 40.0, which is lower"),
     ],
 )
 def test_a_summary_that_breaks_one_is_refused(
@@ -122,7 +122,7 @@ def edited(scored: Path, change: Any) -> Path:
         (lambda s: figures(s)["mean_iou"].update(value=figures(s)["mean_iou"]["low"]), "from the rows"),
         (lambda s: s.update(split="other"), "the rows are of snapshots/test"),
         (lambda s: s.update(fingerprint="f" * 64), "is not that of the run"),
-        (lambda s: figures(s)["mean_iou"].update(value=None, low=None, high=None), "has a value"),
+        (lambda s: figures(s)["mean_iou"].update(value=None, low=None, high=None), "has no value"),
         (lambda s: figures(s)["mean_iou"].update(low=figures(s)["mean_iou"]["value"]), "from the rows"),
         (lambda s: figures(s).pop("mean_iou"), "its metrics are not those of refbench"),
         (lambda s: s.update(samples=7), "87 samples by refbench, 7 in all"),

@@ -59,7 +59,7 @@ def small_target(sample: Sample) -> np.ndarray:
 
 
 def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy per pixel plus soft Dice per mask; Dice counts for samples that have a target only."""
+    """Cross-entropy per pixel plus soft Dice per mask; Dice counts only for samples that have a target."""
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2))
     shares = logits.sigmoid()
     overlap = 2 * (shares * targets).sum((1, 2)) + 1

@@ -34,7 +34,7 @@ def recipe_of(path: Path | None) -> Recipe:
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable.")
 @click.option("--no-images", is_flag=True, help="Skip the checks that need images.")
 @click.option(
-    "--against", multiple=True, metavar="SPLIT|LIST", help="Also find images that are in this split or list, too."
+    "--against", multiple=True, metavar="SPLIT|LIST", help="Also report images that this split or list has as well."
 )
 @click.option(
     "--fail-on", type=click.Choice((*SEVERITIES, NEVER)), default="error", show_default=True,

@@ -24,7 +24,7 @@ from refbench.storage.files import home
     metavar="DATASET/SPLIT=TRUTH.json",
     help="Coarse masks and their truth, to fit the trusted refiner on; repeatable.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Where the trusted refiner computes, with --known.")
+@click.option("--device", default="cpu", show_default=True, help="With --known: device of the trusted refiner.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device: str, as_json: bool) -> None:
     """Fit a recipe and measure it on masks whose truth is known.

@@ -22,7 +22,7 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
     """Tell the story of one mask or expression.
 
     ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). A curation folder shows everything:
-    findings, proposals, answers. If PLACE is a ledger, only the row of ID is shown.
+    findings, proposals, answers. A LEDGER shows only the row of ID.
 
     \b
     Example:

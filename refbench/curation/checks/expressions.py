@@ -141,9 +141,9 @@ class Contradicting(Reporter):
 class AgainstPlace(Reporter):
     """Words of place that the mask denies, seen beside the other objects of its category.
 
-    "left" is wrong if the middle of the mask lies beyond the share `beyond` of the width, and right of all other
-    objects. "leftmost" is wrong if another object lies at least the share `apart` of the width farther left. The same
-    for right, top and bottom.
+    "left" is wrong if the middle of the box lies beyond the share `beyond` of the width, and right of all others of its
+    category. "leftmost" is wrong if another one lies more than the share `apart` of the width farther left. The same
+    goes for right, top and bottom.
     """
 
     code: ClassVar[str] = "expression-against-place"
@@ -199,10 +199,9 @@ class AgainstSize(Reporter):
 
 @dataclass(frozen=True)
 class AgainstColour(Reporter):
-    """A named colour that fewer than the share `least` of the mask's pixels have; the test of a pixel's colour is
-    tolerant.
+    """A named colour that a smaller share of the mask's pixels than `least` has, by a tolerant test.
 
-    Colours of something else do not count: those after "with" or "next to", and those of people ("white man").
+    Only colours before the first relation count ("with", "next to"), and none if a person is named there ("white man").
     """
 
     code: ClassVar[str] = "expression-against-colour"

@@ -72,7 +72,7 @@ class Slivers(Reporter):
 class PartsApart(Reporter):
     """A part of the mask that lies far from the largest part: two objects in one mask, or a stray click.
 
-    Far means by more than the length of the largest part.
+    Far means farther than the largest part is long.
     """
 
     code: ClassVar[str] = "mask-parts-apart"

@@ -151,8 +151,8 @@ def _digest_and_hash(items: ImageItems) -> tuple[str, int] | None:
 def perceptual_hash(picture: Image.Image) -> int:
     """A hash of 63 bits that is nearly the same for nearly the same pictures.
 
-    Each bit stands for a low frequency of a 32 x 32 copy, and tells whether it is above the median. The frequencies are
-    the lowest 8 x 8 of the cosine transform, without the mean.
+    Each bit stands for one of the lowest 8 x 8 frequencies of a 32 x 32 copy (cosine transform, without the mean), and
+    tells whether its coefficient is above the median of all.
     """
     small = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR), np.float64)
     low: NDArray[np.float64] = quantised(dctn(small, norm="ortho")[:8, :8].ravel()[1:])

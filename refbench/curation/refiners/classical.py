@@ -37,8 +37,7 @@ COMPACTNESS = 5.0
 
 
 class RandomWalker:
-    """Random walks that avoid edges: a pixel is inside if a walk from it reaches the inside before the outside
-    (scikit-image).
+    """Random walks that avoid edges; a pixel is inside if its walk probably ends there (scikit-image).
 
     Source: Grady, "Random walks for image segmentation", PAMI 2006.
     """
@@ -88,7 +87,7 @@ class ActiveContour:
         self.alpha = alpha
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the mean stopping force on its outline."""
+        """See `Refiner`; the confidence is near 1 if the outline lies on edges of the image."""
         reach = reach_px(mask)
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]
@@ -142,7 +141,7 @@ class Superpixels:
         self.patch_px = patch_px
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the share of pixels whose superpixel the source mask does not cut in two."""
+        """See `Refiner`; the confidence is the share of superpixels that the source mask does not cut in two."""
         reach = reach_px(mask)
         window = window_of(mask, 3 * reach + 4)
         inside = mask[window]

@@ -54,7 +54,8 @@ class Answer:
     """What one person says about one item.
 
     `key` is made by the page that asks: the same answer sent twice is one answer. For the action "change", `mask` is
-    the new mask and `origin` tells what made it: a refiner, "brush", "polygon", or the file of another program.
+    the new mask and `origin` tells what made it: a refiner, "brush", "polygon", or another program ("cvat",
+    "label-studio").
     """
 
     key: str
@@ -251,5 +252,5 @@ def _opinions(answers: Sequence[Answer]) -> list[str]:
 
 
 def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """Items whose answers differ; answers that were taken back do not count."""
+    """Items about which the answers that were not taken back are different opinions."""
     return [item_id for item_id, answers in standing.items() if len(set(_opinions(answers))) > 1]

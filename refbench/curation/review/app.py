@@ -121,7 +121,10 @@ class ReviewData:
         }
 
     def _proposals(self, target: TargetMask) -> list[dict[str, Any]]:
-        """The first answer of each refiner, best first. Its other answers count only in the map of `votes`."""
+        """One answer of each refiner, the one that agrees most with all others; best first.
+
+        The map of `votes` counts all of its answers.
+        """
         found = [p for p in self.proposals.get(target.mask_id, ()) if not p.error]
         if not found:
             return []

@@ -48,8 +48,8 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
     """One annotator's outlines of the objects of a scene, given the visible mask of each, bool (H, W).
 
     An object that is outlined by mistake for another one also has its own correct outline, so it has two outlines. With
-    `chains`, the outline of that object may be by mistake around a third one. An object at the end of such a chain has
-    one outline, and only the expression tells that it was meant for another object.
+    `chains`, that object's own outline may be around yet another object. Then the object has only one outline, and only
+    the expression tells that it was meant for another object.
     """
     plans = [_plan(draws) for _ in masks]
     wrong = [plan.kind < WRONG_PERCENT and len(masks) > 1 for plan in plans]

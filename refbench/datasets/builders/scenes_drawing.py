@@ -367,7 +367,7 @@ def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
 
 
 def polygon_of(corners: IntArray, size: tuple[int, ...]) -> list[float]:
-    """A COCO polygon in quarters of a pixel, from corners (row, column), int64 (N, 2), in which PX is one pixel."""
+    """A COCO polygon in pixels, rounded to quarters, from corners (row, column), int64 (N, 2); PX is one pixel."""
     height, width = size
     quarters = (corners + CORNER_PX // 2) // CORNER_PX
     flat = np.stack([np.clip(quarters[:, 1], 0, 4 * width), np.clip(quarters[:, 0], 0, 4 * height)], axis=1)

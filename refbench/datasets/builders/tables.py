@@ -67,8 +67,9 @@ class ImageFiles:
         (folder / "images").mkdir(exist_ok=True)
 
     def write(self, name: Any, column: Any, again: bool = False) -> tuple[str, tuple[int, int]]:
-        """Returns the path relative to the dataset's folder, and (height, width); with `again`, a name may occur twice
-        if its bytes are the same.
+        """Write an image; returns its path relative to the dataset's folder, and (height, width).
+
+        With `again`, a name may occur twice if its bytes are the same.
 
         Raises:
             DatasetError: the name could leave the folder or is taken, or the bytes are no image.

@@ -32,7 +32,10 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         if not all(lowest - SLACK_PERCENT <= v <= 100 + SLACK_PERCENT for v in figures):
             raise RunError(f"{where}: {name} is {figures}, but every figure is a percentage; score the run again")
         if figures[1] > figures[2]:
-            raise RunError(f"{where}: the interval of {name} is {figures[1:]}: low is above high; score the run again")
+            raise RunError(
+                f"{where}: the interval of {name} begins at {figures[1]} and ends at {figures[2]}, which is lower; "
+                "score the run again"
+            )
     series: dict[str, list[tuple[float, float]]] = {}
     for name, figures in metrics.items():
         match = PRECISION_AT.fullmatch(name)
@@ -43,4 +46,6 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         values = [value for _, value in sorted(points)]
         for before, after in itertools.pairwise(values):
             if after > before + SLACK_PERCENT:
-                raise RunError(f"{where}: {stem}X must not rise with X, but goes from {before} to {after}")
+                raise RunError(
+                    f"{where}: {stem}X must not rise with X, but goes from {before} to {after}; score the run again"
+                )

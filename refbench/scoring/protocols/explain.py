@@ -65,7 +65,8 @@ def chosen_metric(rule: Protocol, metric: str | None) -> str:
 def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
     """Protocols on the way from the first to the second.
 
-    The first one; then, for each choice that differs, its name and the protocol with all choices replaced so far.
+    The first one; then, for each choice that differs, its name and the protocol in which this choice and those before
+    it are replaced.
     """
     current = first
     out = [("", first)]
@@ -85,8 +86,7 @@ def walk(
     first_metric: str | None = None,
     second_metric: str | None = None,
 ) -> Walk:
-    """Explain the difference between a metric of the first protocol and one of the second, step by step; by default
-    between their headlines.
+    """Explain, step by step, the difference between one metric of each protocol; by default their headlines.
 
     `evidence` gives the counts under a protocol's target and canvas, with the measures of both protocols.
 

@@ -63,7 +63,7 @@ class ImageSums:
         return int(self.top.shape[1])
 
     def ratio(self, top: FloatArray, bottom: FloatArray) -> FloatArray:
-        """Values of a metric (M, ...) from the sums of its numerators and denominators (M, ...)."""
+        """Values of M metrics, (M, ...), from the sums of their numerators and denominators, each (M, ...)."""
         factor = (self.scale_bottom / self.scale_top).reshape(-1, *[1] * (top.ndim - 1))
         found: FloatArray = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1) * factor, self.when_empty)
         return found

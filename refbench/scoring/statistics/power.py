@@ -27,7 +27,8 @@ def standard_error_against(standard_error: float, correlation: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted (Holm), so that the chance of even one false positive among them stays at the level.
+    """P-values adjusted (Holm), so that the chance of even one false positive among them stays below the significance
+    level.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
     """

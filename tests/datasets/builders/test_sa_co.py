@@ -230,6 +230,7 @@ def test_a_file_of_other_phrases_is_refused(tmp_path: Path, home: Path) -> None:
     content["images"][2]["text_input"] = "another thing"
     other = mini.write_sa_co(tmp_path / "other", content)
     with pytest.raises(
-        PredictionError, match=r"is not the file of this run: it lacks 'thing' .*\(sa-co-gold/crowded-a/12/0\)"
+        PredictionError,
+        match=r"is not the file of this run: it has no image .* no 'thing' \(sa-co-gold/crowded-a/12/0\)",
     ):
         write_detections(folder, read_annotations(other))
