@@ -12,7 +12,7 @@ import pandas as pd
 
 from refbench.curation.agreement import boundary_iou
 from refbench.curation.folder import load_items
-from refbench.curation.ledger import DROPPED, MASK, read_ledger
+from refbench.curation.ledger import CHANGED, DROPPED, MASK, read_ledger
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.storage.manifest import split_fingerprint
@@ -43,9 +43,14 @@ class LedgerDifferences:
 
     @property
     def mean_boundary_iou(self) -> float:
-        """Of the masks that both accept, between the two results, in 0..1; NaN if there are none."""
-        both = [m.boundary_iou for m in self.masks if not np.isnan(m.boundary_iou)]
-        return float(np.mean(both)) if both else float("nan")
+        """Between the two results of the masks that both accept and that one of them changes, in 0..1.
+
+        NaN if there are no such masks. Those that both keep are left out, since they are equal anyway.
+        """
+        changed = [
+            m.boundary_iou for m in self.masks if CHANGED in (m.first, m.second) and not np.isnan(m.boundary_iou)
+        ]
+        return float(np.mean(changed)) if changed else float("nan")
 
 
 def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:

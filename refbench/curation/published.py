@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from refbench.curation.differences import SAME, kind_of_change
+from refbench.curation.differences import KINDS, SAME, kind_of_change
 from refbench.curation.folder import load_items
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import Ledger, rows_of
@@ -61,7 +61,12 @@ def from_published(source: str, cleaned: str) -> FromPublished:
     ledger = Ledger(
         source, split_fingerprint(source), f"published as {cleaned}", split_fingerprint(cleaned), tuple(rows)
     )
-    return FromPublished(ledger, found.kinds, found.wordings)
+    kinds = (SAME, *(name for _, name in KINDS), DROPPED)
+    return FromPublished(
+        ledger,
+        {kind: found.kinds[kind] for kind in kinds},
+        {wording: found.wordings[wording] for wording in (KEPT, REWORDED, DROPPED)},
+    )
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,22 +147,28 @@ def test_the_schema_sample(home: Path, test_data: Path, tmp_path: Path) -> None:
     assert said("again/val") == said("refcoco-m/val")
 
 
+def publish(folder: Path, masks: int, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Build `refcoco-m` from a cleaned version of `refcoco/val`, whose published rows are changed before."""
+    cleaned_by_hand(folder / "hidden.parquet", masks)
+    export("hidden", folder / "hidden.parquet", folder / "published")
+    (data,) = (folder / "published" / "data").iterdir()
+    table = pq.read_table(data)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(table.from_pylist(rows, table.schema), data)
+    build_dataset("refcoco-m", load("builders", "refcoco-m"), Sources(folder / "published"), silent)
+
+
 def test_ids_that_mean_something_else_and_changed_wording(home: Path, tmp_path: Path) -> None:
     """The published ids may be anything: expressions tell which mask is meant."""
     build_source(tmp_path / "source", 6)
-    cleaned_by_hand(tmp_path / "hidden.parquet", 10)
-    export("hidden", tmp_path / "hidden.parquet", tmp_path / "published")
-    (data,) = (tmp_path / "published" / "data").iterdir()
-    table = pq.read_table(data)
-    rows = table.to_pylist()
-    number = 0
-    for row in rows:
-        for item in row["samples"]:
-            number += 1
-            item["id"] = number
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        for number, item in enumerate(item for row in rows for item in row["samples"]):
+            item["id"] = number + 1
             item["sentences"] = [f" {s.upper()}" for s in item["sentences"]]
-    pq.write_table(table.from_pylist(rows, table.schema), data)
-    build_dataset("refcoco-m", load("builders", "refcoco-m"), Sources(tmp_path / "published"), silent)
+
+    publish(tmp_path, 10, change)
     found = from_published("refcoco/val", "refcoco-m/val")
     assert found.expressions["kept"] == 0
     assert found.expressions["reworded"] > 0
@@ -172,18 +179,15 @@ def test_ids_that_mean_something_else_and_changed_wording(home: Path, tmp_path: 
 
 def test_what_the_source_lacks_is_named(home: Path, tmp_path: Path, refbench: Cli) -> None:
     build_source(tmp_path / "source", 4)
-    cleaned_by_hand(tmp_path / "hidden.parquet", 9)
-    export("hidden", tmp_path / "hidden.parquet", tmp_path / "published")
-    (data,) = (tmp_path / "published" / "data").iterdir()
-    table = pq.read_table(data)
-    rows = table.to_pylist()
-    rows[0]["samples"][0]["sentences"].append("a new sentence")
-    rows[1]["samples"][0]["sentences"] = ["another object"]
-    rows[2]["image_id"] = 99
-    for item in rows[2]["samples"]:
-        item["image_id"] = 99
-    pq.write_table(table.from_pylist(rows, table.schema), data)
-    build_dataset("refcoco-m", load("builders", "refcoco-m"), Sources(tmp_path / "published"), silent)
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[0]["samples"][0]["sentences"].append("a new sentence")
+        rows[1]["samples"][0]["sentences"] = ["another object"]
+        rows[2]["image_id"] = 99
+        for item in rows[2]["samples"]:
+            item["image_id"] = 99
+
+    publish(tmp_path, 9, change)
     with pytest.raises(DatasetError, match="refcoco-m/val has 3 things that refcoco/val lacks") as caught:
         from_published("refcoco/val", "refcoco-m/val")
     for words in ("'a new sentence'", "the mask refcoco-m/val/2000", "the image 99"):
@@ -207,7 +211,7 @@ def test_two_recipes_are_compared_mask_by_mask(home: Path, tmp_path: Path, refbe
     assert told["mean_boundary_iou"] == 1.0
     table = pd.read_csv(tmp_path / "m.csv")
     assert (len(table), int(table["boundary_iou"].notna().sum())) == (15, 6)
-    assert "boundary IoU of the masks that both accept" in refbench("curate", "compare-recipes", one, two).stderr
+    assert "A and B decide alike on 9 of 15 masks" in refbench("curate", "compare-recipes", one, two).stderr
     with pytest.raises(DatasetError, match="does not exist"):
         compare_ledgers(one, tmp_path / "nowhere.parquet")
     # The source is built anew with other content.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -36,5 +37,10 @@ def compare_recipes(first: Path, second: Path, csv: Path | None, as_json: bool) 
         print_json({"source": found.source, **counts, "mean_boundary_iou": found.mean_boundary_iou})
         return
     for name, table in tables.items():
-        print_table(name, ["A", "B", "how many"], [[a, b, str(n)] for (a, b), n in sorted(table.items())])
-    remark(f"boundary IoU of the masks that both accept, A with B: {found.mean_boundary_iou:.3f}")
+        total = sum(table.values())
+        rows = [[a, b, str(n), f"{n / total:.1%}"] for (a, b), n in sorted(table.items())]
+        print_table(name, [f"A: {first.name}", f"B: {second.name}", name, "share"], rows)
+        alike = sum(n for (a, b), n in table.items() if a == b)
+        remark(f"A and B decide alike on {alike} of {total} {name}")
+    if not math.isnan(found.mean_boundary_iou):
+        remark(f"masks that both accept and at least one changes: boundary IoU {found.mean_boundary_iou:.3f}, A with B")

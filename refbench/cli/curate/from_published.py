@@ -35,5 +35,7 @@ def from_published(source: str, cleaned: str, out: Path, as_json: bool) -> None:
         print_json({"ledger": str(out), "masks": dict(found.masks), "expressions": dict(found.expressions)})
         return
     for name, counts in (("masks", found.masks), ("expressions", found.expressions)):
-        print_table(name, ["in the cleaned split", "how many"], [[k, str(n)] for k, n in counts.items()])
+        total = sum(counts.values())
+        rows = [[k, str(n), f"{n / total:.1%}"] for k, n in counts.items() if total]
+        print_table(name, ["in the cleaned split", name, "share"], rows)
     remark(f"{out} is written")
