@@ -60,23 +60,31 @@ def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
     agreement = np.array([_mean_with_others(k, voters, refiners, boundary) for k in range(len(valid))])
     misfit = np.array([p.misfit_px for p in valid])
     best = int(np.argmax(agreement - MISFIT_WEIGHT * misfit))
-    counts = pair_counts([valid[best].mask], [source])
     chosen = valid[best]
+    source_iou, source_boundary_iou = ious([chosen.mask], [source])
     return Agreement(
         best=chosen,
         refiners=len(set(refiners)),
         agreement=round(float(agreement[best]), 6),
         stability=round(_stability(valid, boundary), 6),
-        source_iou=_ratio(counts["intersection"], counts["union"]),
-        source_boundary_iou=_ratio(counts["boundary_intersection"], counts["boundary_union"]),
+        source_iou=round(float(source_iou[0]), 6),
+        source_boundary_iou=round(float(source_boundary_iou[0]), 6),
         edge_gain_px=round(chosen.source_misfit_px - chosen.misfit_px, 6),
     )
 
 
 def boundary_iou(masks: Sequence[Mask], others: Sequence[Mask]) -> NDArray[np.float64]:
-    """Boundary IoU of N pairs of masks, float (N,)."""
-    counts = pair_counts(masks, others)
-    return np.asarray(counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"]))
+    """Boundary IoU of N pairs of masks, float (N,); 1 for two empty ones."""
+    return ious(masks, others)[1]
+
+
+def ious(masks: Sequence[Mask], others: Sequence[Mask]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """IoU and boundary IoU of N pairs of masks, each float (N,); 1 for two empty ones."""
+    counts = pair_counts(masks, others, threads=1)
+    return (
+        _ratio(counts["intersection"], counts["union"]),
+        _ratio(counts["boundary_intersection"], counts["boundary_union"]),
+    )
 
 
 def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
@@ -85,8 +93,7 @@ def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
     rows, columns = np.triu_indices(n, 1)
     out = np.eye(n)
     if len(rows):
-        counts = pair_counts([masks[i] for i in rows.tolist()], [masks[j] for j in columns.tolist()], threads=1)
-        out[rows, columns] = counts["boundary_intersection"] / np.maximum(1, counts["boundary_union"])
+        out[rows, columns] = boundary_iou([masks[i] for i in rows.tolist()], [masks[j] for j in columns.tolist()])
         out[columns, rows] = out[rows, columns]
     return out
 
@@ -116,5 +123,5 @@ def _stability(valid: Sequence[Proposal], boundary: NDArray[np.float64]) -> floa
     return float(np.mean(pairs)) if pairs else 1.0
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> float:
-    return round(float(part[0] / whole[0]), 6) if whole[0] else 1.0
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.where(whole > 0, part / np.maximum(1, whole), 1.0)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from refbench.curation.agreement import ious
 from refbench.curation.items import mask_id_of
 from refbench.errors import DatasetError, RunError
-from refbench.masks.counting import count_codes, pair_counts
+from refbench.masks.counting import count_codes
 from refbench.masks.mask import Mask
 from refbench.masks.pairs import PairCounts
 from refbench.records import Estimate, RunInfo, Sample
@@ -119,13 +120,9 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
     for k in both:
         if old[k].target.size != new[k].target.size:
             raise DatasetError(f"{k} has two sizes in the two versions: they are of different images")
-    counts = pair_counts([old[k].target for k in both], [new[k].target for k in both])
+    found = ious([old[k].target for k in both], [new[k].target for k in both])
     out = {}
-    for k, inter, union, b_inter, b_union in zip(
-        both, *(counts[n].tolist() for n in ("intersection", "union", "boundary_intersection", "boundary_union")),
-        strict=True,
-    ):  # fmt: skip
-        iou, boundary = (a / b if b else 1.0 for a, b in ((inter, union), (b_inter, b_union)))
+    for k, iou, boundary in zip(both, *(values.tolist() for values in found), strict=True):
         kind = kind_of_change(old[k].target, new[k].target, iou)
         out[k] = MaskChange(k, old[k].image_id, kind, iou, boundary, old[k].target, new[k].target)
     changes = []

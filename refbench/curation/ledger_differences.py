@@ -75,7 +75,9 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
     old, new = one.by_id(), two.by_id()
     if old.keys() != new.keys():
         odd = sorted(old.keys() ^ new.keys())
-        raise DatasetError(f"{len(odd)} items are only in one of {first} and {second}, e.g. {odd[0]}")
+        raise DatasetError(
+            f"{len(odd)} items are only in one of {first} and {second}, e.g. {odd[0]}; apply neither, decide again"
+        )
     source = {t.mask_id: t.mask for image in load_items(one.address) for t in image.masks}
     both = [i for i, row in old.items() if row.item == MASK and DROPPED not in (row.action, new[i].action)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from curation.miniature_split import square
 from PIL import Image
+from pixel_reference import boundary_band
 
 from refbench import load_samples
 from refbench.curation.folder import load_items
@@ -147,9 +149,12 @@ def test_the_schema_sample(home: Path, test_data: Path, tmp_path: Path) -> None:
     assert said("again/val") == said("refcoco-m/val")
 
 
-def publish(folder: Path, masks: int, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Build `refcoco-m` from a cleaned version of `refcoco/val`, whose published rows are changed before."""
-    cleaned_by_hand(folder / "hidden.parquet", masks)
+def publish(folder: Path, masks: int, change: Callable[[list[dict[str, Any]]], None]) -> Ledger:
+    """Build `refcoco-m` from a cleaned version of `refcoco/val`, whose published rows are changed before.
+
+    Returns the ledger that made the cleaned version.
+    """
+    hidden = cleaned_by_hand(folder / "hidden.parquet", masks)
     export("hidden", folder / "hidden.parquet", folder / "published")
     (data,) = (folder / "published" / "data").iterdir()
     table = pq.read_table(data)
@@ -157,6 +162,7 @@ def publish(folder: Path, masks: int, change: Callable[[list[dict[str, Any]]], N
     change(rows)
     pq.write_table(table.from_pylist(rows, table.schema), data)
     build_dataset("refcoco-m", load("builders", "refcoco-m"), Sources(folder / "published"), silent)
+    return hidden
 
 
 def test_ids_that_mean_something_else_and_changed_wording(home: Path, tmp_path: Path) -> None:
@@ -168,8 +174,10 @@ def test_ids_that_mean_something_else_and_changed_wording(home: Path, tmp_path: 
             item["id"] = number + 1
             item["sentences"] = [f" {s.upper()}" for s in item["sentences"]]
 
-    publish(tmp_path, 10, change)
+    hidden = publish(tmp_path, 10, change).by_id()
     found = from_published("refcoco/val", "refcoco-m/val")
+    masks = {row.item_id: (row.action, row.mask) for row in found.ledger.rows if row.item == "mask"}
+    assert masks == {i: (row.action, row.mask) for i, row in hidden.items() if row.item == "mask"}
     assert found.expressions["kept"] == 0
     assert found.expressions["reworded"] > 0
     assert sum(found.masks.values()) - found.masks["dropped"] == 10
@@ -211,6 +219,21 @@ def test_two_recipes_are_compared_mask_by_mask(home: Path, tmp_path: Path, refbe
     assert told["mean_boundary_iou"] == 1.0
     table = pd.read_csv(tmp_path / "m.csv")
     assert (len(table), int(table["boundary_iou"].notna().sum())) == (15, 6)
+    # Where one keeps what the other changes, the boundary IoU is that of the two results.
+    three = tmp_path / "three.parquet"
+    other = read_ledger(one)
+    keep = next(r for r in other.rows if r.action == "kept" and r.item == "mask")
+    drawn = square(int(keep.source_sha256[:1], 16), 3, 30, HEIGHT, WIDTH)
+    rows = tuple(dataclasses.replace(r, action="changed", mask=drawn) if r is keep else r for r in other.rows)
+    write_ledger(three, dataclasses.replace(other, rows=rows))
+    differing = compare_ledgers(one, three)
+    (mask,) = (m for m in differing.masks if m.first != m.second)
+    source = next(t.mask for i in load_items("refcoco/val") for t in i.masks if t.mask_id == keep.item_id)
+    bands = [boundary_band(m.to_array()) for m in (source, drawn)]
+    expected = (bands[0] & bands[1]).sum() / (bands[0] | bands[1]).sum()
+    assert mask.boundary_iou == pytest.approx(expected)
+    changed = sum(n for actions, n in differing.masks_by_action.items() if "changed" in actions)
+    assert differing.mean_boundary_iou == pytest.approx((expected + changed - 1) / changed)
     assert "A and B decide alike on 9 of 15 masks" in refbench("curate", "compare-recipes", one, two).stderr
     with pytest.raises(DatasetError, match="does not exist"):
         compare_ledgers(one, tmp_path / "nowhere.parquet")

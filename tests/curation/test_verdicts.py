@@ -10,7 +10,7 @@ import pytest
 from curation.miniature_split import HEIGHT, WIDTH, image, sample, square
 from pixel_reference import boundary_band
 
-from refbench.curation.agreement import MISFIT_WEIGHT, agree, boundary_ious, votes
+from refbench.curation.agreement import MISFIT_WEIGHT, agree, boundary_ious, ious, votes
 from refbench.curation.recipe import Recipe, parse_recipe, read_recipe
 from refbench.curation.verdicts import Evidence, decide_expression, decide_masks
 from refbench.errors import DatasetError
@@ -66,6 +66,8 @@ def test_agreement_is_what_it_says() -> None:
     assert found.edge_gain_px == pytest.approx(1.0 - misfits[best])
     assert boundary_ious(masks[:2])[0, 1] == pytest.approx(pixel_boundary_iou(*masks[:2]))
     assert votes(proposals)[12, 20] == 0.75
+    nothing = Mask.empty(HEIGHT, WIDTH)
+    assert [v.tolist() for v in ious([nothing, nothing], [nothing, source])] == [[1, 0], [1, 0]]
     assert agree(source, proposals[-1:]) is None
     with pytest.raises(ValueError, match="all proposals have failed"):
         votes(proposals[-1:])
