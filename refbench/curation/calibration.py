@@ -30,7 +30,7 @@ from refbench.curation.recipe import (
     MaskRules,
     Recipe,
     parse_recipe,
-    recipe_text,
+    text_of_recipe,
 )
 from refbench.curation.recipe_text import CALIBRATION, with_section, witnesses_only
 from refbench.curation.tables import read_decisions, read_findings
@@ -304,7 +304,7 @@ def calibrate(
     Raises:
         DatasetError: `scenes` or `scenes-hurried` is not built, or the recipe cannot be read.
     """
-    given = recipe_text(recipe_path)
+    given = text_of_recipe(recipe_path)
     fitted_on = f"{SOURCE}/{tune}"
     witnesses = parse_recipe(witnesses_only(given), str(recipe_path))
     known, decisions, _, proposals = _run(fitted_on, witnesses, work / f"tune-{witnesses.sha256[:12]}", progress)

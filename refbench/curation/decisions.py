@@ -25,6 +25,7 @@ from refbench.curation.verdicts import decide_expression, decide_masks, gather
 from refbench.errors import RunError
 from refbench.records import Action, Decision, Finding
 from refbench.storage.progress import Progress, silent
+from refbench.storage.weights import short_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,9 @@ def _check_weights(folder: Path, recipe: Recipe) -> None:
     used = refiner_weights(folder, recipe.trusted.refiner) or ""
     if fitted and used != fitted:
         raise RunError(
-            f"{folder} holds proposals of {recipe.trusted.refiner} with the weights {used[:12]}..., the recipe was "
-            f"calibrated for {fitted[:12]}...; name the weights in the recipe, under options, and run `refbench curate "
-            "calibrate --known` for them"
+            f"{folder} holds proposals of {recipe.trusted.refiner} with the weights {short_name(used)}, the recipe "
+            f"was calibrated for {short_name(fitted)}; name the weights in the recipe, under options, and run "
+            "`refbench curate calibrate --known` for them"
         )
 
 

@@ -28,8 +28,8 @@ from refbench.curation.recipe import (
     RefinerChoice,
     TrustedCalibration,
     parse_recipe,
-    recipe_text,
     refiners_sha256,
+    text_of_recipe,
 )
 from refbench.curation.recipe_text import TRUSTED_SECTION, refiners_only, with_section, without_measured
 from refbench.curation.trusted import judge, trust
@@ -37,8 +37,10 @@ from refbench.errors import DatasetError, MaskError, RunError
 from refbench.masks.mask import Mask
 from refbench.records import Action
 from refbench.storage.files import atomic_file, read_json
+from refbench.storage.images import image_sha256
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
+from refbench.storage.weights import short_name
 
 # Of a calibration curve: fewer masks a knot would follow single ones.
 MASKS_A_KNOT = 6
@@ -53,11 +55,12 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 class Case:
     """A mask of a known source: boundary IoU of the source and of the trusted proposal with the truth.
 
+    `image` is the sha256 of its image: two sources may use one id for different images, or two ids for the same.
     `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no proposal.
     """
 
     source: str
-    image_id: str
+    image: str
     mask_id: str
     score: float
     source_boundary_iou: float
@@ -113,6 +116,7 @@ def known_cases(
     proposals = read_proposals(folder)
     cases = []
     for image in images:
+        picture = image_sha256(image.image_path) or image.image_id
         for target in image.masks:
             if target.mask_id not in known:
                 continue
@@ -121,7 +125,7 @@ def known_cases(
             best = found.proposal.mask if found else target.mask
             after, before = boundary_iou([best, target.mask], [true, true]).tolist()
             score, likeness = (found.score, found.source_boundary_iou) if found else (-1.0, 0.0)
-            cases.append(Case(address, image.image_id, target.mask_id, score, likeness, before, after, wrong))
+            cases.append(Case(address, picture, target.mask_id, score, likeness, before, after, wrong))
     if all(case.score < 0 for case in cases):
         why = made.first_errors.get(chosen.name, "its variants have no majority")
         raise RunError(f"{chosen.name} made no proposal for {address}: {why}")
@@ -198,22 +202,18 @@ def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: s
     left out if there are too few masks for its fits.
     """
     own = [c for c in cases if c.source == source]
-    images = list(dict.fromkeys(c.image_id for c in own))
+    images = list(dict.fromkeys(c.image for c in own))
     groups = [set(images[k * len(images) // PARTS : (k + 1) * len(images) // PARTS]) for k in range(PARTS)]
-    others = [c for c in cases if c.source != source and c.image_id not in set(images)]
+    seen = set(images)
+    others = [c for c in cases if c.source != source and c.image not in seen]
+    parts = [([c for c in own if c.image not in g], [c for c in own if c.image in g]) for g in groups if g]
     rows = []
-    for fitted_on, pairs in (
-        (OTHER_SOURCES, [(others, own)]),
-        (
-            OTHER_PARTS,
-            [([c for c in own if c.image_id not in g], [c for c in own if c.image_id in g]) for g in groups if g],
-        ),
-    ):
+    for fitted_on, pairs in ((OTHER_SOURCES, [(others, own)]), (OTHER_PARTS, parts)):
         try:
-            fits = [(c, fit_trusted(seen, recipe, weights_sha256)) for seen, asked in pairs for c in asked]
+            fits = [(fit_trusted(fitted, recipe, weights_sha256), asked) for fitted, asked in pairs]
         except DatasetError:
             continue
-        rows.append(accept(fits, recipe.masks, fitted_on))
+        rows.append(accept([(case, fit) for fit, asked in fits for case in asked], recipe.masks, fitted_on))
     return rows
 
 
@@ -266,7 +266,7 @@ def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted
         f"# What {chosen.name} does where the truth is known",
         "",
         f"Written by `refbench curate calibrate --known` of refbench {__version__}. {chosen.variants} prompts a mask;",
-        f"weights {recipe.trusted.weights_sha256[:12]}.",
+        f"weights {short_name(recipe.trusted.weights_sha256)}.",
         "",
         "## What its rule accepts",
         "",
@@ -287,7 +287,7 @@ def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted
     lines.append("")
     for source, cases in by_source.items():
         lines += [
-            f"## {source}: {len(cases)} masks of {len({c.image_id for c in cases})} images, ranked by score",
+            f"## {source}: {len(cases)} masks of {len({c.image for c in cases})} images, ranked by score",
             "",
             "| best-ranked | boundary IoU before | after | better | on another object |",
             "|--:|--:|--:|--:|--:|",
@@ -322,7 +322,7 @@ def calibrate_trusted(
     for address in addresses:
         if addresses.count(address) > 1:
             raise DatasetError(f"{address} is given twice; give one --known for each split")
-    text, where = recipe_text(recipe_path), str(recipe_path)
+    text, where = text_of_recipe(recipe_path), str(recipe_path)
     # What was measured before may be of other refiners; it is replaced.
     recipe = parse_recipe(without_measured(text), where)
     chosen = _trusted(recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,11 +159,19 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
     """Raise RunError unless every refiner of the recipe has made all its proposals, for the same images."""
     again = f"run `refbench curate propose {curation.folder}` to its end"
     limits = {}
+    is_measured = curation.recipe.calibration.is_fitted or curation.recipe.trusted.on
     for choice in curation.recipe.refiners:
         path = curation.folder / "proposals" / choice.name / "refiner.json"
         if not path.is_file():
             raise RunError(f"{curation.folder} holds no proposals of {choice.name}; {again}")
-        limits[choice.name] = read_json(path, RunError).get("limit")
+        setup = read_json(path, RunError)
+        limits[choice.name] = setup.get("limit")
+        if is_measured and setup.get("options") != json.loads(json.dumps(dict(choice.options), default=str)):
+            raise RunError(
+                f"{curation.folder} holds proposals of {choice.name} with the options {setup.get('options')}, but the "
+                f"recipe was calibrated with {dict(choice.options)}: put the options into the recipe and calibrate "
+                "again, or propose again without them"
+            )
         shards = plan_shards(images[: limits[choice.name]])
         missing = [k for k in range(len(shards)) if not _shard_path(curation.folder, choice.name, k).is_file()]
         if missing:
@@ -253,6 +262,8 @@ def _propose_shard(job: _ShardJob) -> int:
 
 
 def _propose_image(refiner: Any, image: ImageItems, variants: int) -> list[Proposal]:
+    if not image.masks:
+        return []
     try:
         picture = np.asarray(load_image(image.image_path, image.height, image.width))
     except DatasetError as error:

@@ -176,23 +176,29 @@ def read_recipe(path: Path) -> Recipe:
         DatasetError: the file is not valid TOML, has an unknown key, or a value of the wrong kind or out of range;
             names the file and the key.
     """
-    return parse_recipe(recipe_text(path), str(path))
+    return parse_recipe(text_of_recipe(path), str(path))
 
 
-def recipe_text(path: Path) -> str:
-    """The text of a recipe file; DatasetError if it cannot be read."""
+def text_of_recipe(path: Path) -> str:
+    """The text of a recipe file, whatever its keys say; DatasetError if it cannot be read or is not TOML."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"the recipe {path} cannot be read: {error}") from None
+    _parse_toml(text, str(path))
+    return text
+
+
+def _parse_toml(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DatasetError(f"{where} is not TOML: {error}") from None
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
     """The recipe that a text holds; `where` names it in errors."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{where} is not TOML: {error}") from None
+    content = _parse_toml(text, where)
     known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration", "trusted"}
     _only(content, known, where)
     calibration = _record(Calibration, content.get("calibration", {}), f"{where}, [calibration]")

@@ -42,9 +42,11 @@ def without_measured(text: str) -> str:
 def witnesses_only(text: str) -> str:
     """The recipe before it was calibrated, without its trusted refiner."""
     document = tomlkit.parse(without_measured(text))
-    refiners = document.get("refiners", [])
+    found: Any = document.get("refiners")
+    # Anything else is refused by whoever parses the recipe.
+    refiners: Any = found if isinstance(found, list) else []
     for k in reversed(range(len(refiners))):
-        if refiners[k].get("role") == TRUSTED:
+        if isinstance(refiners[k], Mapping) and refiners[k].get("role") == TRUSTED:
             del refiners[k]
     return tomlkit.dumps(document)
 

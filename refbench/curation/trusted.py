@@ -44,11 +44,14 @@ class Trust:
 
     @property
     def score(self) -> float:
-        """Weighted mean of stability and of the agreement with source and witnesses, less the deep differences."""
+        """Weighted mean of stability and of the agreement with source and witnesses, less the deep differences.
+
+        As coarse as the knots of a calibration, so that the lowest measured score is not below its own knot.
+        """
         parts, weight = self.stability + self.source_boundary_iou, 2.0
         if self.witnesses is not None:
             parts, weight = parts + WITNESS_WEIGHT * self.witnesses, weight + WITNESS_WEIGHT
-        return round(max(0.0, parts / weight - DEEP_WEIGHT * self.deep_difference), 6)
+        return round(max(0.0, parts / weight - DEEP_WEIGHT * self.deep_difference), 3)
 
     def figures(self) -> dict[str, float]:
         """The figures by name, for the decision; the ledger has columns for some of them."""

@@ -102,6 +102,11 @@ def weights_file(given: str) -> tuple[Path, str]:
     return found.path, found.sha256
 
 
+def short_name(weights_sha256: str) -> str:
+    """The weights of a refiner for people: the beginning of a sha256, a hub id as it is, or "none"."""
+    return f"{weights_sha256[:12]}" if re.fullmatch("[0-9a-f]{64}", weights_sha256) else weights_sha256 or "none"
+
+
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise DatasetError(

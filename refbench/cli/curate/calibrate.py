@@ -65,7 +65,7 @@ def _on_known(recipe: Path, known: tuple[str, ...], work: Path, device: str, as_
     with ConsoleProgress() as progress:
         found = known_sources.calibrate_trusted(recipe, sources, work=work, device=device, progress=progress)
     if as_json:
-        print_json({"sources": [{**dataclasses.asdict(a), "accepted": a.share} for a in found]})
+        print_json({"sources": [{**dataclasses.asdict(a), "share": a.share} for a in found]})
     else:
         click.echo((recipe.parent / known_sources.KNOWN_FILE).read_text(encoding="utf-8"))
         remark(f"{recipe} and {recipe.parent / known_sources.KNOWN_FILE} are written")
