@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def options_of(factory: Any) -> list[dict[str, Any]]:
         kind = hints.get(name)
         choices = [c for c in typing.get_args(kind) if c] if typing.get_origin(kind) is typing.Literal else []
         needed = parameter.default is parameter.empty
-        default = None if needed else "" if parameter.default is None else str(parameter.default)
+        default = None if needed else _shown(parameter.default)
         found.append({"name": name, "default": default, "choices": choices})
     return found
 
@@ -78,12 +78,20 @@ def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict
         raise DatasetError(str(error)) from None
 
 
+def _shown(default: Any) -> str:
+    if default is None:
+        return ""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
 def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         if text not in typing.get_args(kind):
             known = ", ".join(k for k in typing.get_args(kind) if k)
             raise AdapterError(f"{adapter}: option {key}={text!r} is not one of {known}")
         return text
+    if typing.get_origin(kind) is Sequence:
+        return [one.strip() for one in text.split(",") if one.strip()]
     choices = [k for k in typing.get_args(kind) if k is not type(None)] or [kind]
     try:
         if bool in choices:

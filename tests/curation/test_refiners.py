@@ -17,12 +17,15 @@ from transformers import (
     SamModel,
 )
 
+from refbench.curation.proposals import make_refiner
+from refbench.curation.recipe import RefinerChoice
 from refbench.curation.refiners.base import Refined, Target, jittered, propose
 from refbench.curation.refiners.sam import without_specks
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, DatasetError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
+from refbench.plugins.options import bind_options
 
 HEIGHT, WIDTH = 100, 120
 TRUE = square(30, 35, 40, HEIGHT, WIDTH)
@@ -106,16 +109,19 @@ def test_what_a_refiner_may_do_wrong(answer: Any, told: str) -> None:
     assert "no source mask" in empty.error
 
 
-class Batched(Odd):
-    """One whose batch fails, while single masks work."""
+class Fussy(Odd):
+    """One that fails for the first mask only."""
 
-    def refine_many(self, image: Any, masks: Any, boxes: Any) -> Any:
-        raise RuntimeError("out of memory")
+    def refine(self, image: Any, mask: Any, box: Any) -> Any:
+        if mask.sum() == COARSE.area:
+            raise RuntimeError("out of memory")
+        return super().refine(image, mask, box)
 
 
-def test_a_batch_that_fails_is_asked_one_by_one() -> None:
-    found = propose(Batched(Refined(TRUE.to_array(), 0.5)), picture(), ["a", "b"], [COARSE, COARSE], 2)
-    assert [(p.mask_id, p.variant, p.error) for p in found] == [("a", 0, ""), ("a", 1, ""), ("b", 0, ""), ("b", 1, "")]
+def test_a_mask_that_fails_takes_no_other_along() -> None:
+    other = square(5, 5, 20, HEIGHT, WIDTH)
+    found = propose(Fussy(Refined(TRUE.to_array(), 0.5)), picture(), ["a", "b"], [COARSE, other], 1)
+    assert [(p.mask_id, p.error) for p in found] == [("a", "RuntimeError: out of memory"), ("b", "")]
 
 
 @pytest.fixture(scope="module", params=["sam", "sam-hq", "sam2", "sam3"])
@@ -224,10 +230,28 @@ def test_specks() -> None:
         mask = random.random((70, 90)) < density
         mask[10:50, 20:70] |= random.random((40, 50)) < 0.97
         assert (without_specks(mask) == cleaned(mask.copy())).all()
+    # All islands are small: the largest one stays.
+    islands = np.zeros((120, 120), bool)
+    for k in range(20):
+        top, left = divmod(k, 5)
+        islands[20 * top : 20 * top + 8, 20 * left : 20 * left + 8] = True
+    islands[100:109, 100:109] = True
+    kept = without_specks(islands)
+    assert kept.sum() == 81
+    assert kept[100:109, 100:109].all()
     small = np.zeros((40, 40), bool)
     small[5:30, 5:30] = True
     small[0, 0] = True
     assert (without_specks(small) == small).all()
+
+
+def test_options_of_sam_that_make_no_sense(saved: tuple[str, Path]) -> None:
+    name, folder = saved
+    with pytest.raises(DatasetError, match="trials must be at least 1"):
+        make_refiner(RefinerChoice(name, options={"weights": str(folder), "trials": 0}), "cpu")
+    bound = bind_options(name, load("refiners", name), {"weights": str(folder), "box_only": "dining table, bed"}, {})
+    assert load("refiners", name)(**bound).box_only == ("dining table", "bed")
+    assert load("refiners", name)(weights=str(folder), box_only="bed").box_only == ("bed",)
 
 
 def test_weights_that_are_missing_are_an_error(tmp_path: Path) -> None:

@@ -55,10 +55,9 @@ class Refiner(Protocol):
     """Draws a mask again: `refine(image, mask, box)` is the whole contract.
 
     `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
-    height]. One that can do several masks of an image at once (a network that embeds the image first) offers
-    `refine_many(image, masks, boxes)` besides, with a list of answers. One that varies its own prompts, or
-    wants to know the category, offers `refine_target(image, target, variants)`, with one answer for each variant. Any
-    other refiner is called again with shifted masks. `weights_sha256` names the weights.
+    height]. One that varies its own prompts, or needs the category, offers `refine_target(image, target, variants)`,
+    with one answer for each variant. Any other refiner is called again with shifted masks. All masks of an image come
+    in a row and with the same array, so a network can embed it once. `weights_sha256` names the weights.
     """
 
     name: str
@@ -120,18 +119,10 @@ def _ask_target(refiner: Any, picture: NDArray[np.uint8], target: Target, varian
 
 
 def _ask(refiner: Any, picture: NDArray[np.uint8], starts: Sequence[BoolArray]) -> list[Refined | Exception]:
-    boxes = [Mask.from_array(start).box_xywh for start in starts]
-    if starts and hasattr(refiner, "refine_many"):
+    answers: list[Refined | Exception] = []
+    for start in starts:
         try:
-            answers = list(refiner.refine_many(picture, list(starts), boxes))
-            if len(answers) == len(starts):
-                return answers
-        except Exception:  # noqa: BLE001 (one mask may be to blame: they are asked one by one below)
-            pass
-    answers = []
-    for start, box in zip(starts, boxes, strict=True):
-        try:
-            answers.append(refiner.refine(picture, start, box))
+            answers.append(refiner.refine(picture, start, Mask.from_array(start).box_xywh))
         except Exception as error:  # noqa: BLE001 (a refiner may raise anything; it is told and counted)
             answers.append(error)
     return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,10 +110,13 @@ def _dilated(mask: BoolArray, radius: int) -> BoolArray:
 def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+    if not (asked := re.fullmatch(r"cpu|cuda(?::(\d+))?", device)):
+        raise DatasetError(f"isnet computes on cpu, cuda or cuda:N, not on {device!r}")
+    provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
+    place = {} if device == "cpu" else {"device_id": int(asked[1] or 0)}
     if provider not in onnxruntime.get_available_providers():
         raise DatasetError(f"onnxruntime here cannot compute on {device}: install onnxruntime-gpu, or use --device cpu")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
     except Exception as error:  # noqa: BLE001 (onnxruntime has an exception of its own for each fault of a file)
         raise DatasetError(f"{path} is not an ONNX network that onnxruntime can read: {error}") from None

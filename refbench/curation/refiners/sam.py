@@ -17,6 +17,7 @@ from refbench.curation.surroundings import BoolArray
 NOISE_SHARE, MOST_NOISE_PX = 0.1, 10.0
 # Islands and holes of fewer pixels are removed from a mask that is at least LARGE times as large.
 SPECK_PX, LARGE = 100, 10
+EIGHT = np.ones((3, 3))
 # Classes that are thin, or that have other things on them: points would be on the wrong thing.
 BOX_ONLY = ("bed", "bicycle", "bowl", "dining table", "motorcycle", "scissors")
 
@@ -50,9 +51,11 @@ class _Prompted:
         points: int = 2,
         box_only: Sequence[str] = BOX_ONLY,
     ) -> None:
+        if trials < 1 or points < 0:
+            raise ValueError(f"trials must be at least 1 and points at least 0, not {trials} and {points}")
         self.trials = trials
         self.points = points
-        self.box_only = tuple(box_only)
+        self.box_only = (box_only,) if isinstance(box_only, str) else tuple(box_only)
         self.network = SegmentAnything(weights, device, revision, self.name)
         self.weights_sha256 = self.network.weights_sha256
         self._last: tuple[NDArray[np.uint8], Embedded] | None = None
@@ -143,15 +146,21 @@ def differing_point(mask: BoolArray, drawn: BoolArray, draws: np.random.Generato
 
 
 def without_specks(mask: BoolArray) -> BoolArray:
-    """A mask without holes and islands of fewer than SPECK_PX pixels; small masks stay as they are."""
+    """A mask without holes and islands of fewer than SPECK_PX pixels; small masks stay as they are.
+
+    If all islands are that small, the largest one stays.
+    """
     if np.count_nonzero(mask) <= LARGE * SPECK_PX:
         return mask
     filled = mask | _small_parts(~mask)
     cleaned: BoolArray = filled & ~_small_parts(filled)
+    if not cleaned.any():
+        labels, _ = ndimage.label(filled, EIGHT)
+        cleaned = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
     return cleaned
 
 
 def _small_parts(pixels: BoolArray) -> BoolArray:
-    labels, _ = ndimage.label(pixels, np.ones((3, 3)))
+    labels, _ = ndimage.label(pixels, EIGHT)
     small: BoolArray = (np.bincount(labels.ravel()) < SPECK_PX)[labels] & pixels
     return small
