@@ -46,7 +46,7 @@ class Trust:
     def score(self) -> float:
         """Weighted mean of stability and of the agreement with source and witnesses, less the deep differences.
 
-        As coarse as the knots of a calibration, so that the lowest measured score is not below its own knot.
+        Rounded like the knots of a calibration: otherwise the lowest measured score could lie below its own knot.
         """
         parts, weight = self.stability + self.source_boundary_iou, 2.0
         if self.witnesses is not None:

@@ -43,4 +43,4 @@ def compare_recipes(first: Path, second: Path, csv: Path | None, as_json: bool) 
         alike = sum(n for (a, b), n in table.items() if a == b)
         remark(f"A and B decide alike on {alike} of {total} {name}")
     if not math.isnan(found.mean_boundary_iou):
-        remark(f"masks that both accept and at least one changes: boundary IoU {found.mean_boundary_iou:.3f}, A with B")
+        remark(f"where both accept a mask and one changes it, their boundary IoU is {found.mean_boundary_iou:.3f}")
