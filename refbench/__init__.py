@@ -1,6 +1,6 @@
 """refbench: datasets, runs and scores for referring image segmentation.
 
-The names below are imported when they are first used, so that `import refbench` costs nothing.
+Each name below is imported when it is first used, so `import refbench` is fast.
 """
 
 from __future__ import annotations

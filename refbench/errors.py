@@ -1,4 +1,4 @@
-"""Everything that refbench raises on purpose. A message gives the value, the expectation and the cure."""
+"""All exceptions that refbench raises on purpose. A message states the value, what was expected and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from types import MappingProxyType
 
 
 class RefbenchError(Exception):
-    """Base of all errors that a user can mend; the command line prints it without a traceback."""
+    """Base class of all errors that a user can fix; the command line prints it without a traceback."""
 
 
 class MaskError(RefbenchError):
-    """A run-length code, polygon or array is not a mask."""
+    """A run-length code, polygon or array is not a valid mask."""
 
 
 class DatasetError(RefbenchError):
-    """Annotation files or a built dataset are missing, broken or not what was asked for."""
+    """Annotation files or a built dataset are missing, invalid or not the expected ones."""
 
 
 class PredictionError(RefbenchError):
-    """A predictions file cannot be read or does not fit the dataset."""
+    """A predictions file cannot be read or does not match the dataset."""
 
 
 class AdapterError(RefbenchError):
-    """An adapter cannot be loaded, or breaks its contract for a whole run."""
+    """An adapter cannot be loaded, or does not satisfy the interface during a whole run."""
 
 
 class RunStopped(AdapterError):
-    """No further prediction is possible (e.g. a refused key, a service that is down). The run stops; the remaining
-    samples do not count as failed, so the same command resumes it later.
+    """No further prediction is possible, for example because a key is refused or a service is down.
 
-    `usage` is the adapter's usage since the last finished shard.
+    The run stops. The remaining samples do not count as failed, so the same command resumes it later. `usage` is the
+    usage of the adapter since the last completed shard.
     """
 
     usage: Mapping[str, float] = MappingProxyType({})
 
 
 class RunError(RefbenchError):
-    """A run folder cannot be used, or writing to it failed."""
+    """A run folder is unusable, or writing to it failed."""
 
 
 class TooManyFailures(RefbenchError):
-    """More samples failed than the user allowed; `result` is the result of the finished run."""
+    """More samples failed than the user allowed; `result` is the result of the complete run."""
 
     result: object = None
 
 
 def summarise_problems(problems: Sequence[str], shown: int = 20) -> str:
-    """One line per problem for the first `shown` problems, and how many more there are."""
+    """One line for each of the first `shown` problems, and the number of further problems."""
     lines = [f"  - {p}" for p in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  - and {len(problems) - shown} more")

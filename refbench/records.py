@@ -1,4 +1,4 @@
-"""Basic types: frozen dataclasses, most of which are one row on disk."""
+"""Basic types: frozen dataclasses, most of which are one row of a file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WHOLE_NUMBERS_TAG = "integer-polygons"
 class Sample:
     """One expression about one image, with its target mask.
 
-    `sample_id` is `<dataset>/<split>/<ref>/<sentence>`. `image_path` is absolute once loaded, or "" if the dataset was
-    built without images. `polygons` are the source polygons of the target (all parts of all objects), kept because
-    published rules rasterise them differently; empty where the source gives none. `box_xywh` is [left, top, width,
-    height] in pixels.
+    `sample_id` is `<dataset>/<split>/<ref>/<sentence>`. `image_path` is absolute after loading, or "" if the dataset
+    was built without images. `polygons` are the source polygons of the target (all parts of all objects), because some
+    protocols rasterise them differently; empty if the source has none. `box_xywh` is [left, top, width, height] in
+    pixels.
     """
 
     sample_id: str
@@ -50,23 +50,23 @@ class Sample:
 
     @property
     def dataset(self) -> str:
-        """The dataset that the sample belongs to, e.g. "refcoco"."""
+        """The dataset of the sample, for example "refcoco"."""
         return self.sample_id.split("/", 1)[0]
 
     @property
     def split(self) -> str:
-        """The split that the sample belongs to, e.g. "testA"."""
+        """The split of the sample, for example "testA"."""
         return self.sample_id.split("/", 2)[1]
 
     @property
     def address(self) -> str:
-        """Dataset and split, e.g. "refcoco/testA"."""
+        """Dataset and split, for example "refcoco/testA"."""
         return f"{self.dataset}/{self.split}"
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedObject:
-    """An annotated instance of an image of the dataset, named by an expression or not (a distractor)."""
+    """An annotated object of an image, with or without an expression (a distractor)."""
 
     ann_id: str
     image_id: str
@@ -79,10 +79,10 @@ class AnnotatedObject:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a segmenter may return in place of a bare mask.
+    """What a segmenter can return instead of a mask.
 
-    `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` None means
-    that the segmenter does not predict it; then an empty mask means no target. `score` is a confidence in 0..1.
+    `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` is None if the segmenter
+    does not predict it; then an empty mask means no target. `score` is a confidence between 0 and 1.
 
     Example:
         >>> from refbench import Answer, Mask
@@ -106,7 +106,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The prediction for one sample. If it failed, `error` says why and `mask` is empty."""
+    """The prediction for one sample. If it failed, `error` states why, and `mask` is empty."""
 
     sample_id: str
     mask: Mask
@@ -120,11 +120,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has to say about one mask, expression or image.
+    """The result of a check for one mask, expression or image.
 
     `subject` is "mask", "expression" or "image". `item_id` is the mask id of `curation.items`, the sample id of the
-    expression, or the image id. `severity` is "error" (cannot be used as it is), "warning"
-    (probably wrong) or "note". `value` is the measured figure in the message, or NaN.
+    expression, or the image id. `severity` is "error" (unusable), "warning" (probably wrong) or "note". `value` is the
+    measured value in the message, or NaN.
     """
 
     check: str
@@ -138,10 +138,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A refiner's answer for one mask. `variant` 0 starts from the source mask, others from a jittered one.
+    """The answer of a refiner for one mask. `variant` 0 starts from the source mask, other variants from a modified
+    one.
 
-    `confidence` is the refiner's own, in 0..1. `misfit_px` and `source_misfit_px` are the mean distances from the
-    outlines of this mask and the source mask to the image's edges. If it failed, `error` says why and `mask` is empty.
+    `confidence` is that of the refiner, between 0 and 1. `misfit_px` and `source_misfit_px` are the mean distances from
+    the outlines of this mask and of the source mask to the edges of the image. If it failed, `error` states why, and
+    `mask` is empty.
     """
 
     mask_id: str
@@ -155,7 +157,7 @@ class Proposal:
 
 
 class Action(StrEnum):
-    """What is to be done with a mask or an expression. The review page uses the same words."""
+    """The decision about a mask or an expression. The review page uses the same words."""
 
     KEEP = "keep"
     CHANGE = "change"
@@ -164,7 +166,7 @@ class Action(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a decision was made; `Decision.reason` says it in words."""
+    """Why a decision was made; `Decision.reason` states it as text."""
 
     FINDING = "finding"
     WORD = "word"
@@ -187,9 +189,9 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one mask or expression, and why.
+    """The decision about one mask or expression, and its reason.
 
-    `mask` is the new mask if the action is CHANGE. `scores` are the figures behind the decision. `reviewer` and `time`
+    `mask` is the new mask if the action is CHANGE. `scores` are the values behind the decision. `reviewer` and `time`
     are empty if a recipe decided. `cause` is UNKNOWN in files of versions before 0.1.
     """
 
@@ -207,7 +209,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A metric in percent with its 95 % interval."""
+    """A metric in percent with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -216,7 +218,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a protocol says about a whole split; `samples` are those that it counts."""
+    """The metrics of a split under a protocol; `samples` is the number of samples that it counts."""
 
     protocol: str
     metrics: dict[str, Estimate]
@@ -227,9 +229,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """Where the predictions of a run come from: the content of run.json.
+    """The origin of the predictions of a run: the content of run.json.
 
-    Fields with a default may be missing in the files of earlier versions.
+    Fields with a default may be missing in files of earlier versions.
     """
 
     adapter: str
@@ -264,5 +266,5 @@ class RunInfo:
 
     @property
     def address(self) -> str:
-        """The split that was run, e.g. "refcoco/testA"."""
+        """The split of the run, for example "refcoco/testA"."""
         return f"{self.dataset}/{self.split}"

@@ -1,4 +1,4 @@
-"""Segmenters with one common interface, and what several of them share."""
+"""Segmenters with a common interface, and code that several of them share."""
 
 from __future__ import annotations
 

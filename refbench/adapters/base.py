@@ -1,12 +1,12 @@
-"""The adapter contract, and the only place where an adapter's output becomes a prediction.
+"""The interface of adapters, and the only place where the output of an adapter becomes a prediction.
 
     class MySegmenter:
         name = "mine"
         def segment(self, images, expressions): ...
 
-`images` are PIL RGB images (upright, 8-bit), `expressions` the texts; the answer is a list of as many
-bool (H, W) arrays, tensors on any device, or `Mask`s, each at its image's own size; or `Answer`s.
-An adapter that needs more offers `segment_samples(samples, images)` instead.
+`images` are upright 8-bit RGB images (PIL), and `expressions` are strings. `segment` returns a list of the same length.
+Each item is a bool (H, W) array, a tensor on any device or a `Mask`, of the size of its image, or an `Answer`. If an
+adapter needs the whole samples, it can implement `segment_samples(samples, images)` instead.
 
 `AdapterExtras` lists the optional attributes. If an adapter raises `RunStopped`, the run ends, and the remaining
 samples do not count as failed.
@@ -30,7 +30,7 @@ DEFAULT_BATCH_SIZE = 8
 
 
 class Segmenter(Protocol):
-    """Anything with a name that turns images and expressions into masks.
+    """Any object with a name and a method that turns images and expressions into masks.
 
     Example:
         >>> import numpy as np
@@ -51,19 +51,19 @@ class Segmenter(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AdapterExtras:
-    """What an adapter may have besides `name` and `segment`: attributes and methods, each with its default.
+    """Optional attributes and methods of an adapter, with their defaults.
 
     Attributes:
-        batch_size: expressions in a call, for `--batch-size auto`.
-        needs_images: if False, the adapter also runs on datasets without images and gets None for each image.
-        opens_images: if True, the adapter opens `sample.image_path` itself, and refbench decodes no image.
-        weights_sha256: hash of the weights; a different hash is a different run.
-        code_sha256: hash of the code, if the code is not in the file of the class.
-        packages: name -> version of what the model needs, where it runs in another environment.
-        mode: "forced" where the text of the answer is given to the model, "generate" where the model writes it.
-        seed: first seed of `--deterministic`; each shard adds its number.
-        usage: name -> number since the last call, e.g. requests or dollars.
-        remarks: what users should read, since the last call.
+        batch_size: number of expressions per call, for `--batch-size auto`.
+        needs_images: if False, the adapter also runs on datasets without images, and gets None for each image.
+        opens_images: if True, the adapter opens `sample.image_path` itself, and refbench does not decode images.
+        weights_sha256: hash of the weights; runs with different hashes are different runs.
+        code_sha256: hash of the code, if it is not in the file of the class.
+        packages: name -> version of the packages of the model, if it runs in another environment.
+        mode: "forced" if the text of the answer is given to the model, "generate" if the model writes it.
+        seed: first seed for `--deterministic`; the number of the shard is added to it.
+        usage: name -> amount used since the last call, for example requests or dollars.
+        remarks: messages for the user since the last call.
         begin_shard: called with a seed before each shard of a deterministic run.
         close: called at the end.
     """
@@ -83,7 +83,7 @@ class AdapterExtras:
 
     @staticmethod
     def of(adapter: Any) -> AdapterExtras:
-        """Those of an adapter.
+        """The extras of an adapter.
 
         Raises:
             AdapterError: the seed is not an integer, or an attribute that must be a method is not callable.
@@ -92,50 +92,50 @@ class AdapterExtras:
         found = AdapterExtras(**{n: getattr(adapter, n) for n in names if hasattr(adapter, n)})
         name = getattr(adapter, "name", type(adapter).__name__)
         if not isinstance(found.seed, int):
-            raise AdapterError(f"the seed of {name} must be a whole number, not {found.seed!r}")
+            raise AdapterError(f"the seed of {name} must be an integer, got {found.seed!r}")
         for method in ("usage", "remarks", "begin_shard", "close"):
             value = getattr(found, method)
             if value is not None and not callable(value):
                 raise AdapterError(
-                    f"{name}.{method} must be a method, not {type(value).__name__}: refbench calls it. Rename the "
-                    "attribute if it means something else"
+                    f"refbench calls {name}.{method}, so it must be a method, got {type(value).__name__}; if the "
+                    "attribute has another meaning, rename it"
                 )
         return found
 
 
 def has_contract(adapter: Any) -> bool:
-    """Whether it has a name and a method that answers."""
+    """Whether an object has a name and a method `segment` or `segment_samples`."""
     name = getattr(adapter, "name", None)
     return isinstance(name, str) and bool(name) and (hasattr(adapter, "segment") or hasattr(adapter, "segment_samples"))
 
 
 def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Prediction]:
-    """Give an adapter a batch and check its answer.
+    """Pass a batch to an adapter and check its answer.
 
     Raises:
-        AdapterError: it breaks the contract; the message says how. What it raises itself passes through.
+        AdapterError: the answer is invalid; the message says how. Exceptions of the adapter itself are not caught.
     """
     return to_predictions(samples, answers_of(adapter, samples, images))
 
 
 def answers_of(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> Sequence[Any]:
-    """What the adapter returns for a batch; raises AdapterError unless it is a list with one answer per sample."""
+    """The answers of the adapter for a batch; raises AdapterError unless it is a list with one answer per sample."""
     if hasattr(adapter, "segment_samples"):
         answers = adapter.segment_samples(list(samples), list(images))
     else:
         answers = adapter.segment(list(images), [s.expression for s in samples])
     if not hasattr(answers, "__len__"):
-        raise AdapterError(f"segment must return a list of masks, not {type(answers).__name__}")
+        raise AdapterError(f"segment() must return a list of masks, got {type(answers).__name__}")
     if len(answers) != len(samples):
-        raise AdapterError(f"segment returned {len(answers)} masks for {len(samples)} expressions")
+        raise AdapterError(f"segment() returned {len(answers)} masks for {len(samples)} expressions")
     return cast(Sequence[Any], answers)
 
 
 def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Prediction]:
-    """Check answers against their samples. Tensors on a device are encoded there, all in one go.
+    """Check answers against their samples and encode them. Tensors on a device are encoded there, all at once.
 
     Raises:
-        AdapterError: not bool, or not of the image's size, or a score that is not a finite number.
+        AdapterError: a mask is not bool or has another size than its image, or a score is not a finite number.
     """
     complete = [
         # Instances may be any iterable; they are gone through twice.
@@ -162,12 +162,12 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
 
 
 def _storable(text: Any) -> str:
-    """A text without lone surrogates, which cannot be encoded as UTF-8."""
+    """The text without lone surrogates, which UTF-8 cannot encode."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[int, Mask]:
-    """The masks that lie on a device, by the identity of their tensors."""
+    """Encoded masks of the tensors on a device, by the id of the tensor."""
     tensors = {}
     for sample, answer in zip(samples, answers, strict=True):
         for mask in (answer.mask, *(m for m, _ in answer.instances)):
@@ -185,7 +185,7 @@ def _to_mask(mask: Any, size: tuple[int, int], encoded: Mapping[int, Mask]) -> M
     if id(mask) in encoded:
         return encoded[id(mask)]
     if mask is None:
-        raise AdapterError("a mask is None; where nothing is found return np.zeros((height, width), bool)")
+        raise AdapterError("a mask is None; if nothing is found, return np.zeros((height, width), bool)")
     if not isinstance(mask, Mask):
         pixels = np.asarray(mask.detach().numpy() if hasattr(mask, "detach") else mask)
         _check_pixels(str(pixels.dtype), pixels.shape, size)
@@ -194,19 +194,19 @@ def _to_mask(mask: Any, size: tuple[int, int], encoded: Mapping[int, Mask]) -> M
         except MaskError as error:
             raise AdapterError(str(error)) from None
     if mask.size != size:
-        raise AdapterError(f"a mask is {mask.size}, its image {size} (height, width)")
+        raise AdapterError(f"the mask has the size {mask.size}, but its image has {size} (height, width)")
     return mask
 
 
 def _check_pixels(dtype: str, shape: tuple[int, ...], size: tuple[int, int]) -> None:
     if dtype != "bool":
-        raise AdapterError(f"a mask must be bool, not {dtype}; threshold it in the adapter, e.g. > 0.5")
+        raise AdapterError(f"the mask must be bool, got {dtype}; apply a threshold in the adapter, e.g. > 0.5")
     if shape != size:
-        raise AdapterError(f"a mask has the shape {shape}, its image is {size} (height, width)")
+        raise AdapterError(f"the mask has the shape {shape}, but its image has {size} (height, width)")
 
 
 def _to_score(score: Any) -> float:
     value = float(score)
     if not np.isfinite(value):
-        raise AdapterError(f"a score must be a finite number, not {value}")
+        raise AdapterError(f"the score must be a finite number, got {value}")
     return value

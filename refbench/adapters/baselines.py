@@ -1,8 +1,7 @@
 """Baselines that need no weights.
 
-`everything` and `center` are lower bounds: a model below them has learnt nothing from the words. `nothing` shows what
-empty masks alone score.
-`noisy-oracle` returns a perturbed target, to measure a metric's sensitivity.
+`everything` and `center` are lower bounds that ignore the expression. `nothing` shows how empty masks are scored.
+`noisy-oracle` predicts a modified target, to measure how sensitive a metric is.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from refbench.storage.samples import load_objects
 
 
 class Nothing:
-    """Answers every expression with an empty mask."""
+    """Predicts an empty mask for every expression."""
 
     name = "nothing"
     needs_images = False
@@ -33,7 +32,7 @@ class Nothing:
 
 
 class Everything:
-    """Answers every expression with the whole image."""
+    """Predicts the whole image for every expression."""
 
     name = "everything"
     needs_images = False
@@ -43,7 +42,7 @@ class Everything:
 
 
 class Center:
-    """Answers every expression with a centred rectangle of half the image's height and width."""
+    """Predicts a centred rectangle of half the height and half the width of the image."""
 
     name = "center"
     needs_images = False
@@ -58,19 +57,19 @@ class Center:
 
 
 class NoisyOracle:
-    """The target with deliberate faults.
+    """Predicts the target with deliberate errors.
 
-    Shares are fractions of the samples, in 0..1; at most one fault is applied to a sample.
+    Shares are fractions of the samples, between 0 and 1. At most one error is applied to a sample.
 
     Args:
-        dilate: grow the mask by this many px (Euclidean); negative erodes.
-        shift: move it by this many px in a direction drawn for each sample; what leaves the image is lost.
-        swap: share answered with another object of the image, if there is one.
-        miss: share answered with an empty mask.
-        part: share of which only the left half of the mask is kept.
-        merge: share answered with the target and another object together, if there is one.
-        invent: share of the samples without target answered with an object of the image, if there is one.
-        seed: of all draws, which depend on seed and sample alone, not on the order.
+        dilate: number of pixels by which the mask grows (Euclidean distance); if negative, the mask is eroded.
+        shift: number of pixels by which the mask is moved, in a random direction; pixels that leave the image are lost.
+        swap: share of samples where another object of the image is predicted, if there is one.
+        miss: share of samples where the mask is empty.
+        part: share of samples where only the left half of the mask is kept.
+        merge: share of samples where the target and another object are predicted together, if there is one.
+        invent: share of the samples without target where an object of the image is predicted, if there is one.
+        seed: seed of the random choices, which depend only on the seed and the sample, not on the order.
     """
 
     name = "noisy-oracle"
@@ -90,11 +89,13 @@ class NoisyOracle:
         self._shares = {"swap": swap, "miss": miss, "part": part, "merge": merge}
         for name, share in {**self._shares, "invent": invent}.items():
             if not 0 <= share <= 1:
-                raise AdapterError(f"{name} is a share of samples in 0..1, not {share}")
+                raise AdapterError(f"{name} must be a share of the samples between 0 and 1, got {share}")
         if sum(self._shares.values()) > 1 + 1e-9:
-            raise AdapterError(f"{', '.join(self._shares)} are shares of the same samples; together at most 1")
+            raise AdapterError(
+                f"the sum of {', '.join(self._shares)} must be at most 1, because each is a share of the same samples"
+            )
         if shift < 0:
-            raise AdapterError(f"shift is a distance in px, not {shift}")
+            raise AdapterError(f"shift must be a distance in pixels, got {shift}")
         self.dilate = dilate
         self.shift = shift
         self.swap, self.miss, self.part, self.merge, self.invent = swap, miss, part, merge, invent
@@ -105,9 +106,9 @@ class NoisyOracle:
         return [self._spoil(s) for s in samples]
 
     def fault(self, sample: Sample) -> str:
-        """The fault that is drawn for a sample, by its option's name.
+        """The error for a sample, by the name of its option.
 
-        "" if none is drawn, or if the image has no other object and the fault needs one.
+        "" if no error is chosen, or if the error needs another object and the image has none.
         """
         return self._drawn(sample)[0]
 
@@ -129,7 +130,7 @@ class NoisyOracle:
         return Mask.from_array(_dilated(pixels, self.dilate) if self.dilate else pixels)
 
     def _drawn(self, sample: Sample) -> tuple[str, int, Mask | None]:
-        """The fault, the direction of the shift, and the other object where the fault needs one."""
+        """The error, the direction of the shift, and the other object if the error needs one."""
         text = f"{self.seed}/{sample.sample_id}".encode()
         random = np.random.default_rng(list(hashlib.sha256(text).digest()))
         place, direction, pick = random.random(), int(random.random() * STEPS), random.random()
@@ -157,7 +158,7 @@ class NoisyOracle:
 
 
 def _dilated(pixels: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
-    """Grown (or, below zero, eroded) by a Euclidean distance; outside the image is background."""
+    """The mask, dilated (or eroded, if negative) by a Euclidean distance; outside the image is background."""
     if not pixels.any():
         return pixels
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
@@ -176,7 +177,7 @@ def _dilated(pixels: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
 
 
 def _half(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What lies left of the column that halves the mask."""
+    """The part of the mask to the left of the column that divides its area in half."""
     columns = np.cumsum(pixels.sum(axis=0))
     kept = pixels.copy()
     kept[:, int(np.searchsorted(columns, columns[-1] / 2)) :] = False

@@ -1,4 +1,4 @@
-"""From the boxes of a detector to the mask of an expression: shared code of the adapters that prompt SAM with boxes."""
+"""From the boxes of a detector to the mask of an expression; shared by the adapters that prompt SAM with boxes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ RAW_DIGITS = 4
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Boxes of one image, float (N, 4) left, top, right, bottom in its pixels, with scores in 0..1, float (N,)."""
+    """Boxes of one image, float (N, 4) left, top, right, bottom in pixels, with scores between 0 and 1, float (N,)."""
 
     boxes: torch.Tensor
     scores: torch.Tensor
 
 
 class PerImage:
-    """Keeps what was computed for the last few images, so that all expressions about one share it.
+    """Caches the results for the last few images, so that all expressions of an image share them.
 
-    Images are told apart by identity: the run hands out one object for all expressions about an image in a row.
+    Images are compared by identity, because a run passes the same object for consecutive expressions of an image.
     """
 
     def __init__(self, compute: Any) -> None:
@@ -45,7 +45,7 @@ class PerImage:
         self._kept: OrderedDict[int, tuple[Image.Image, Any]] = OrderedDict()
 
     def of(self, image: Image.Image) -> Any:
-        """What `compute(image)` returns, computed once."""
+        """The result of `compute(image)`, computed once."""
         found = self._kept.get(id(image))
         # Keep the image too, so that its id is not reused for another object.
         if found is None or found[0] is not image:
@@ -58,14 +58,16 @@ class PerImage:
 
 
 def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
-    """Each image with the consecutive expressions that are about it."""
+    """Each image with the consecutive expressions that refer to it."""
     for _, group in itertools.groupby(zip(images, expressions, strict=True), key=lambda pair: id(pair[0])):
         pairs = list(group)
         yield pairs[0][0], [expression for _, expression in pairs]
 
 
 class BoxSegmenter:
-    """SAM with box prompts. With share=False every call embeds its image again, to measure what sharing saves."""
+    """SAM with box prompts. With share=False, every call embeds its image again; this is for measuring the gain of
+    sharing.
+    """
 
     def __init__(self, weights: str, device: str, revision: str, share: bool = True) -> None:
         self.network = SegmentAnything(weights, device, revision)
@@ -77,13 +79,13 @@ class BoxSegmenter:
         return found
 
     def masks(self, image: Image.Image, boxes: torch.Tensor) -> torch.Tensor:
-        """Masks of boxes, bool (N, H, W), one answer a box."""
+        """Masks for boxes, bool (N, H, W), one mask per box."""
         if not len(boxes):
             return torch.zeros((0, image.height, image.width), dtype=torch.bool)
         return self.network.decode(self.embedded(image), Prompts(boxes)).masks
 
     def answer(self, image: Image.Image, found: Detections, policy: str, threshold: float, note: str = "") -> Answer:
-        """The mask of an expression by a policy; the boxes that it was made from are stored as `raw`."""
+        """The mask of an expression according to the policy; the boxes that it was made from are stored as `raw`."""
         order = torch.argsort(found.scores, descending=True, stable=True)
         chosen = order[:1] if policy != UNION else order[found.scores[order] > threshold]
         best = float(found.scores[order[0]]) if len(order) else 0.0
@@ -102,17 +104,17 @@ class BoxSegmenter:
 
 
 class DetectorWithSam:
-    """An adapter whose detector finds the boxes of an expression and whose SAM draws what is in them.
+    """An adapter in which a detector finds boxes for an expression, and SAM segments the objects in them.
 
     Args:
-        kind: class of the detector in transformers.
-        detector: its weights, a local folder or a name on the hub.
-        sam: weights of a SAM, SAM-HQ or SAM 2.
-        device: e.g. cpu or cuda:0.
+        kind: the transformers class of the detector.
+        detector: weights of the detector, as a local folder or a model id of the hub.
+        sam: weights of SAM, SAM-HQ or SAM 2.
+        device: for example cpu or cuda:0.
         policy: see `check_policy`, which the adapter calls before it loads anything.
-        threshold: on the score of a box, in 0..1.
-        revision: commit of the detector's hub repository.
-        sam_revision: commit of SAM's.
+        threshold: threshold on the score of a box, between 0 and 1.
+        revision: commit of the hub repository of the detector.
+        sam_revision: commit of the hub repository of SAM.
 
     Raises:
         AdapterError: weights cannot be loaded.
@@ -138,13 +140,13 @@ class DetectorWithSam:
 
 
 def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:
-    """(height, width) of an image, padded so that the longer side is at most `thinnest` times the shorter one."""
+    """(height, width) of the image, padded so that the longer side is at most `thinnest` times the shorter one."""
     least = -(-max(image.height, image.width) // thinnest)
     return max(image.height, least), max(image.width, least)
 
 
 def padded(image: Image.Image, thinnest: int) -> Image.Image:
-    """The image, black below or to the right where it is too thin for a network."""
+    """The image, padded with black below or to the right if it is too narrow for the network."""
     height, width = padded_size(image, thinnest)
     if (height, width) == (image.height, image.width):
         return image
@@ -154,20 +156,20 @@ def padded(image: Image.Image, thinnest: int) -> Image.Image:
 
 
 def check_policy(policy: str, threshold: float, known: tuple[str, ...] = POLICIES) -> None:
-    """Raise AdapterError for an unknown policy or a threshold outside of 0..1."""
+    """Raise AdapterError if the policy is unknown or the threshold is not between 0 and 1."""
     if policy not in known:
-        raise AdapterError(f"there is no policy {policy!r}; known: {', '.join(known)}")
+        raise AdapterError(f"unknown policy {policy!r}; choose from {', '.join(known)}")
     if not 0 <= threshold <= 1:
-        raise AdapterError(f"a threshold lies in 0..1, not at {threshold}")
+        raise AdapterError(f"a threshold must be between 0 and 1, got {threshold}")
 
 
 def corners(boxes: torch.Tensor, height: float, width: float) -> torch.Tensor:
-    """Boxes (..., 4) of center x, center y, width, height in shares of the image, as corners in its pixels."""
+    """Convert boxes (..., 4) from relative center x, center y, width, height to corners in pixels."""
     x, y, w, h = boxes.float().unbind(-1)
     scaled = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1)
     return scaled * torch.tensor([width, height, width, height], device=boxes.device)
 
 
 def cut_note(limit: int) -> str:
-    """The note of an answer whose expression was longer than the model takes."""
+    """The note for an expression that was truncated to the limit of the model."""
     return f"text cut to {limit} tokens"

@@ -16,13 +16,14 @@ from refbench.records import Answer
 
 
 class ClipSeg:
-    """CLIPSeg through transformers: one forward pass a batch, heat maps resized to the image, then thresholded.
+    """CLIPSeg through transformers. Each batch is one forward pass; the heat maps are resized to the image and
+    thresholded.
 
     Args:
-        model: a folder written by `save_pretrained`, or a hub id such as CIDAS/clipseg-rd64-refined.
-        device: e.g. cpu or cuda:0; on CUDA the network computes in half precision.
-        threshold: on the sigmoid, in 0..1; the paper's 0.5 by default.
-        revision: commit of the hub repository; pin it for results that are to be repeated.
+        model: a folder written by `save_pretrained`, or a model id of the hub such as CIDAS/clipseg-rd64-refined.
+        device: for example cpu or cuda:0; on CUDA, the network runs in half precision.
+        threshold: threshold on the sigmoid, between 0 and 1; the default 0.5 is from the paper.
+        revision: commit of the hub repository; set it to make results reproducible.
     """
 
     name = "clipseg"

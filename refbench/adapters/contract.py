@@ -1,4 +1,4 @@
-"""Tests an adapter against the contract and says plainly what fails (`refbench check-adapter`)."""
+"""Tests whether an adapter satisfies the interface, and reports what fails (`refbench check-adapter`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_FLOAT_DRIFT = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one test of the contract: `verdict` is "ok", "note" (allowed, worth knowing) or "failed"."""
+    """The result of one test: `verdict` is "ok", "note" (allowed, but worth knowing) or "failed"."""
 
     name: str
     verdict: str
@@ -33,9 +33,9 @@ class Check:
 
 
 def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
-    """Run every test; a test that raises counts as failed.
+    """Run all tests; a test that raises an exception counts as failed.
 
-    The images are synthetic. An adapter with `segment_samples` gets samples that belong to no built dataset; their
+    The images are synthetic. If the adapter has `segment_samples`, the samples are not from a built dataset, and their
     target is a disc.
     """
     tests: list[tuple[str, Callable[[Any], tuple[str, str]]]] = [
@@ -157,7 +157,7 @@ def _sample(number: int, picture: Image.Image, expression: str) -> Sample:
 
 
 def _picture(height: int, width: int, turn: int = 0) -> Image.Image:
-    """A red disc and a blue square on a ramp of grey."""
+    """A red disc and a blue square on a grey gradient."""
     ramp = np.linspace(90, 170, width, dtype=np.uint8)[None, :, None]
     picture = Image.fromarray(np.broadcast_to(ramp, (height, width, 3)).copy())
     draw = ImageDraw.Draw(picture)
@@ -170,14 +170,14 @@ def _picture(height: int, width: int, turn: int = 0) -> Image.Image:
 
 
 def _many(count: int) -> tuple[list[Image.Image], list[str]]:
-    """Several expressions about some images of different sizes, as they come in a run."""
+    """Several expressions about images of different sizes, in the order of a run."""
     words = ["red disc", "the blue square on the right", "square", "the disc that is red and on the left side"]
     pictures = [_picture(96 + 8 * k, 128 - 4 * k, k) for k in range((count + 2) // 3)]
     return [pictures[k // 3] for k in range(count)], [words[k % len(words)] for k in range(count)]
 
 
 def _differing_share(a: Sequence[Prediction], b: Sequence[Prediction]) -> float:
-    """Share of all pixels in which two lists of answers differ; the worst image counts."""
+    """Share of the pixels in which two lists of answers differ, for the image with the largest share."""
     shares = [float((p.mask.to_array() != q.mask.to_array()).mean()) for p, q in zip(a, b, strict=True)]
     return max(shares)
 

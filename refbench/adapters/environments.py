@@ -1,4 +1,4 @@
-"""Environments for workers: a virtual environment each, built once from a locked file, below `$REFBENCH_HOME/envs`."""
+"""Environments for workers: each is a virtual environment in `$REFBENCH_HOME/envs`, built once from a lock file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A built environment: its name, interpreter, the locked file that it is from, and that file's sha256."""
+    """A built environment: its name, interpreter, lock file, and the sha256 of the lock file."""
 
     name: str
     python: str
@@ -34,7 +34,7 @@ class Environment:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """The workers that refbench ships: name -> content of their env.toml."""
+    """The workers that are included in refbench: name -> content of env.toml."""
     found = {}
     for path in sorted(WORKERS.glob("*/env.toml")):
         found[path.parent.name] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -42,9 +42,11 @@ def recipes() -> dict[str, dict[str, Any]]:
 
 
 def environment_folder(name: str) -> Path:
-    """Where an environment lies; raises AdapterError for an invalid name."""
+    """The folder of an environment; raises AdapterError if the name is invalid."""
     if not NAME.fullmatch(name):
-        raise AdapterError(f"{name!r} is not a name of an environment: small letters, digits and -_. only")
+        raise AdapterError(
+            f"{name!r} is not a valid environment name; use only lower-case letters, digits and the characters - _ ."
+        )
     return home() / "envs" / name
 
 
@@ -52,15 +54,15 @@ def interpreter(name: str) -> Path:
     """The interpreter of a built environment.
 
     Raises:
-        AdapterError: there is none of that name, or it was not finished.
+        AdapterError: the environment does not exist, or its build was not finished.
     """
     folder = environment_folder(name)
     python = folder / "bin" / "python"
     if not (folder / MARK).is_file() or not python.exists():
         there = ", ".join(e.name for e in built_environments()) or "none"
         raise AdapterError(
-            f"there is no environment {name!r} (built here: {there}); run `refbench env build {name}`, "
-            "or name an interpreter that has what it needs: -o python=PATH"
+            f"the environment {name!r} does not exist (existing environments: {there}); run `refbench env build "
+            f"{name}`, or pass the path of an interpreter that has the required packages: -o python=PATH"
         )
     return python
 
@@ -71,7 +73,9 @@ def built_environments() -> list[Environment]:
     for path in sorted((home() / "envs").glob(f"*/{MARK}")):
         content = read_json(path, AdapterError)
         if not isinstance(content, dict):
-            raise AdapterError(f"{path} is damaged; run `refbench env remove {path.parent.name}` and build it again")
+            raise AdapterError(
+                f"{path} is damaged; run `refbench env remove {path.parent.name}`, then build the environment again"
+            )
         found.append(Environment(**{k: str(content.get(k, "")) for k in Environment.__slots__}))
     return found
 
@@ -79,15 +83,16 @@ def built_environments() -> list[Environment]:
 def build_environment(
     name: str, python: str = "", lock: Path | None = None, log: Callable[[str], None] = lambda _: None
 ) -> Environment:
-    """Build, or build again if its locked file has changed, the environment of a worker.
+    """Build the environment of a worker, or build it again if its lock file has changed.
 
     Args:
-        name: a worker that refbench ships (`refbench env list`), or any name with a `lock` of your own.
-        python: the interpreter to start from; by default the version that the worker wants, as found on the PATH.
+        name: a worker of refbench (see `refbench env list`), or any name together with your own `lock`.
+        python: the interpreter to use; by default the version that the worker needs, as found on the PATH.
         lock: a requirements file with exact versions.
 
     Raises:
-        AdapterError: unknown name, no such interpreter, or pip fails; its last lines are in the message.
+        AdapterError: the name is unknown, the interpreter does not exist, or pip fails; the message includes the last
+            lines of pip.
     """
     folder = environment_folder(name)
     wanted = recipes().get(name, {})
@@ -97,7 +102,8 @@ def build_environment(
     if not lock.is_file():
         known = ", ".join(recipes())
         raise AdapterError(
-            f"there is no locked file for {name!r} ({lock}); known: {known}; or give your own: --lock FILE"
+            f"refbench has no lock file for {name!r} (expected {lock}); lock files exist for {known}; to use "
+            "your own, pass --lock FILE"
         )
     digest = file_sha256(lock)
     built = next((e for e in built_environments() if e.name == name), None)
@@ -124,7 +130,7 @@ def build_environment(
 
 
 def remove_environment(name: str) -> bool:
-    """Remove an environment, finished or not; False if there was none."""
+    """Remove an environment, even an unfinished one; False if it did not exist."""
     folder = environment_folder(name)
     if not folder.exists():
         return False
@@ -138,8 +144,9 @@ def _find_python(name: str, version: str) -> str:
         if found:
             return found
     raise AdapterError(
-        f"the worker {name} wants Python {version}, which is not on the PATH; install it (for example with uv: "
-        f"`uv python install {version}`) and name it: refbench env build {name} --python PATH"
+        f"the worker {name} needs Python {version}, which was not found on the PATH; install it (for "
+        f"example with `uv python install {version}`), or pass its path: refbench env build {name} --python "
+        "PATH"
     )
 
 

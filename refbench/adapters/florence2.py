@@ -1,4 +1,4 @@
-"""`florence2`: Florence-2 writes the outline of an expression as polygons."""
+"""`florence2`: Florence-2 writes the outline of an object as polygons."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ PLACES = re.compile(r"(?:<loc_\d{1,3}>)+")
 
 
 class Florence2:
-    """Florence-2 through transformers' own class, from a local folder or the hub; no code of the hub is run.
+    """Florence-2 with the class of transformers, from a local folder or the hub; it never runs code from the hub.
 
-    The prompt is the fixed one of the task ("Locate ... in the image with mask"), decoding by beams of 3 without
-    sampling, as the model's card shows. It has no way to say that nothing is there.
+    As on the model card, the prompt is that of the task ("Locate ... in the image with mask"), and decoding uses a beam
+    search with 3 beams, without sampling. The model cannot predict that there is no target.
 
     Args:
-        model: e.g. florence-community/Florence-2-large-ft.
-        device: e.g. cpu or cuda:0; on CUDA the network computes in half precision.
-        beams: 3 as published; 1 is greedy.
-        max_new_tokens: an answer that is longer is cut, and its mask with it; a note says so.
-        revision: commit of the hub repository; pin it for results that are to be repeated.
+        model: for example florence-community/Florence-2-large-ft.
+        device: for example cpu or cuda:0; on CUDA, the network runs in half precision.
+        beams: number of beams; 3 as published, 1 is greedy decoding.
+        max_new_tokens: maximum length of an answer; if it is truncated, so is the mask, and the sample gets a note.
+        revision: commit of the hub repository; set it to make results reproducible.
 
     Source: Xiao et al., "Florence-2", CVPR 2024.
     """
@@ -56,10 +56,10 @@ class Florence2:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract.
+        """See the interface of adapters.
 
-        One expression at a time: with padding in a batch, the result of beam search would depend on the other
-        expressions.
+        Expressions are processed one by one: with padding in a batch, the result of the beam search would depend on the
+        other expressions.
         """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 
@@ -89,15 +89,15 @@ class Florence2:
 
 
 def mask_of(text: str, height: int, width: int) -> Mask:
-    """The union of the polygons of an answer."""
+    """The union of the polygons in an answer."""
     return Mask.from_polygons(polygons_in(text, height, width), height, width)
 
 
 def polygons_in(text: str, height: int, width: int) -> list[list[float]]:
-    """The polygons of an answer, x, y, x, y in pixels.
+    """The polygons in an answer, as x, y, x, y in pixels.
 
-    Each unbroken sequence of location tokens is a polygon: x, y, x, y in thousandths of the image's sides, at the
-    centre of the bin. Polygons of fewer than three points are dropped.
+    Each unbroken sequence of location tokens is one polygon: x, y, x, y in thousandths of the sides of the image, at
+    the centres of the bins. Polygons with fewer than three points are ignored.
     """
     polygons = []
     for row in PLACES.findall(SPECIAL.sub("", text)):

@@ -1,7 +1,7 @@
-"""`gemini`: Gemini over HTTP. It returns a box and a mask in it.
+"""`gemini`: Gemini over HTTP. It returns boxes, and a mask inside each box.
 
-The model chooses the form of the mask: a PNG, a polygon or tokens. Thinking changes the output and is switched off.
-Newer models may no longer segment, so output in an unknown form is an error, never an empty mask.
+The model chooses the format of the mask: a PNG, a polygon or tokens. Thinking changes the output, so it is switched
+off. Newer models may no longer segment. Therefore an answer in an unknown format is an error and never an empty mask.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ TOKENS = 16
 class Gemini(ServiceAdapter):
     """Gemini over its HTTP interface.
 
-    The key is read from GEMINI_API_KEY and goes nowhere but into the header of a request.
+    The key is read from GEMINI_API_KEY and is used only in the header of requests.
 
     Args:
-        model: its name; gemini-2.5-flash answered with masks in 2026, later ones may not.
-        endpoint: base address; https, or http on this machine.
-        decoder: weights of PaliGemma's mask decoder (vae-oid.npz), for answers in tokens; without it they are errors.
-        concurrency, timeout, retries, price_per_1000, cache: as those of `moondream`.
+        model: name of the model; gemini-2.5-flash returned masks in 2026, later models may not.
+        endpoint: base address; it must use https, or http on this machine.
+        decoder: weights of the mask decoder of PaliGemma (vae-oid.npz), for answers with tokens; without it, such
+            answers are errors.
+        concurrency, timeout, retries, price_per_1000, cache: as for `moondream`.
     """
 
     name = "gemini"
@@ -96,25 +97,27 @@ class Gemini(ServiceAdapter):
 
 
 def _is_answer(response: Mapping[str, Any]) -> bool:
-    """Whether to cache a response: it is complete and not refused. Others may succeed on a later try."""
+    """Whether to cache a response: only if it is complete and not refused, because other responses may succeed when
+    repeated.
+    """
     candidates = response.get("candidates") or [{}]
     return bool(candidates[0].get("content")) and candidates[0].get("finishReason") != "MAX_TOKENS"
 
 
 def to_answer(response: Mapping[str, Any], height: int, width: int, decode: Any = None) -> Answer:
-    """A response of `generateContent` as a mask: the union of its entries, each drawn in its box.
+    """Convert a response of `generateContent` to a mask: the union of its entries, each drawn in its box.
 
-    The note tells in which form the masks came. `decode` turns 16 tokens into a soft mask, float (64, 64) in 0..1.
+    The note states the format of the masks. `decode` converts 16 tokens to a soft mask, float (64, 64) between 0 and 1.
 
     Raises:
-        AdapterError: the response was refused, is cut short, or has an unknown form.
+        AdapterError: the response was refused, is truncated, or has an unknown format.
     """
     text = _text_of(response)
     bare = re.sub(r"^\s*```(?:json)?|```\s*$", "", text.strip()).strip()
     try:
         entries = json.loads(bare)
     except ValueError:
-        raise AdapterError(f"the answer is not JSON, perhaps cut short: {text[:200]!r}") from None
+        raise AdapterError(f"the answer is not valid JSON, perhaps because it was cut off: {text[:200]!r}") from None
     if isinstance(entries, dict):
         entries = [entries]
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
@@ -136,9 +139,9 @@ def _text_of(response: Mapping[str, Any]) -> str:
         text = "".join(str(p["text"]) for p in parts if "text" in p and not p.get("thought"))
     except (KeyError, IndexError, TypeError):
         why = json.dumps(response.get("promptFeedback") or response.get("candidates") or {})[:200]
-        raise AdapterError(f"there is no answer in the response: {why}") from None
+        raise AdapterError(f"the response contains no answer: {why}") from None
     if candidate.get("finishReason") == "MAX_TOKENS":
-        raise AdapterError("the answer was cut off at the limit of tokens")
+        raise AdapterError("the answer was cut off because it reached the token limit")
     return text
 
 
@@ -147,14 +150,16 @@ def _entry_mask(entry: Mapping[str, Any], height: int, width: int, decode: Any) 
     if isinstance(mask, list):
         return _polygon(mask, height, width), "polygon"
     if not isinstance(mask, str):
-        raise AdapterError(f"an entry has no mask: {json.dumps(entry)[:200]}")
+        raise AdapterError(f"an entry of the answer has no mask: {json.dumps(entry)[:200]}")
     box = _box(entry, height, width)
     tokens = [int(k) for k in SEGMENT_TOKEN.findall(mask)]
     if tokens:
         if decode is None:
-            raise AdapterError("the mask is in tokens; give their decoder with -o decoder=vae-oid.npz")
+            raise AdapterError(
+                "the mask is encoded as tokens; pass the file of the token decoder with -o decoder=vae-oid.npz"
+            )
         if len(tokens) != TOKENS or max(tokens) > LAST_CODE:
-            raise AdapterError(f"a mask of {len(tokens)} tokens, not of {TOKENS}")
+            raise AdapterError(f"the mask has {len(tokens)} tokens instead of {TOKENS}")
         return _in_box(decode(tokens) * 255.0, box, height, width), "tokens"
     return _in_box(_png(mask), box, height, width), "PNG"
 
@@ -163,11 +168,13 @@ LAST_CODE = 127
 
 
 def _box(entry: Mapping[str, Any], height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right in pixels, inside the image."""
+    """Top, left, bottom and right in pixels, clipped to the image."""
     try:
         top, left, bottom, right = (float(v) for v in entry["box_2d"])
     except (KeyError, TypeError, ValueError):
-        raise AdapterError(f"an entry has no box_2d of four numbers: {json.dumps(entry)[:200]}") from None
+        raise AdapterError(
+            f"an entry of the answer has no box_2d with four numbers: {json.dumps(entry)[:200]}"
+        ) from None
     sides = (top * height, left * width, bottom * height, right * width)
     limits = (height, width, height, width)
     y0, x0, y1, x1 = (int(np.clip(v / THOUSANDTHS, 0, limit)) for v, limit in zip(sides, limits, strict=True))
@@ -175,7 +182,7 @@ def _box(entry: Mapping[str, Any], height: int, width: int) -> tuple[int, int, i
 
 
 def _polygon(points: Sequence[Any], height: int, width: int) -> Mask:
-    """A polygon of [x, y] in thousandths of the image."""
+    """A polygon from [x, y] points in thousandths of the image."""
     try:
         flat = [v for x, y in points for v in (float(x) * width / THOUSANDTHS, float(y) * height / THOUSANDTHS)]
         return Mask.from_polygons([flat], height, width)
@@ -184,19 +191,21 @@ def _polygon(points: Sequence[Any], height: int, width: int) -> Mask:
 
 
 def _png(mask: str) -> NDArray[np.float64]:
-    """Levels 0..255 of a PNG in base64."""
+    """The levels 0..255 of a base64-encoded PNG."""
     try:
         content = base64.b64decode(mask.partition(";base64,")[2] or mask, validate=True)
         with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
             if opened.width * opened.height > LARGEST_MAP_PIXELS:
-                raise AdapterError(f"the mask is a PNG of {opened.width} x {opened.height} px")
+                raise AdapterError(
+                    f"the mask is a PNG of {opened.width} x {opened.height} px (width x height), which is too large"
+                )
             return np.asarray(opened.convert("L"), dtype=np.float64)
     except (binascii.Error, ValueError, OSError, UnidentifiedImageError) as error:
-        raise AdapterError(f"the mask {mask[:40]!r} has an unknown form: {error}") from None
+        raise AdapterError(f"the mask {mask[:40]!r} has an unknown format: {error}") from None
 
 
 def _in_box(levels: NDArray[np.float64], box: tuple[int, int, int, int], height: int, width: int) -> Mask:
-    """Levels 0..255, resized to a box and thresholded at LEVEL."""
+    """The levels 0..255, resized to the box and thresholded at LEVEL."""
     top, left, bottom, right = box
     if bottom <= top or right <= left:
         return Mask.empty(height, width)

@@ -1,4 +1,4 @@
-"""`grounded-sam`: Grounding DINO finds the box of an expression; SAM, SAM-HQ or SAM 2 segments the object in it."""
+"""`grounded-sam`: Grounding DINO finds boxes for an expression; SAM, SAM-HQ or SAM 2 segments the objects in them."""
 
 from __future__ import annotations
 
@@ -45,20 +45,21 @@ ARCHITECTURES: dict[str, Any] = {
 
 
 class GroundedSam(DetectorWithSam):
-    """Grounding DINO with SAM, SAM-HQ or SAM 2, through transformers, from local folders or the hub.
+    """Grounding DINO with SAM, SAM-HQ or SAM 2 through transformers, from local folders or the hub.
 
     Args:
-        detector: Grounding DINO, e.g. IDEA-Research/grounding-dino-base.
-        sam: a SAM, SAM-HQ or SAM 2, e.g. facebook/sam-vit-huge.
-        device: e.g. cpu or cuda:0.
-        policy: top1 (the best box, always one), union (all boxes above the threshold), top1-if (the best box if it is
-            above the threshold, else nothing), or all-classes, for sets that are scored by AP: the classes of the
-            dataset in one caption, 100 instances an image, as SGinW is published.
-        threshold: on the score of a box, in 0..1.
-        revision, sam_revision: commits of the hub repositories; pin them for results that are to be repeated.
+        detector: Grounding DINO, for example IDEA-Research/grounding-dino-base.
+        sam: SAM, SAM-HQ or SAM 2, for example facebook/sam-vit-huge.
+        device: for example cpu or cuda:0.
+        policy: top1 (always the box with the highest score), union (all boxes above the threshold), top1-if (the box
+            with the highest score if it is above the threshold, otherwise none), or all-classes. all-classes is for
+            datasets that are scored by AP: all classes form one caption, and each image has up to 100 instances, as
+            published for SGinW.
+        threshold: threshold on the score of a box, between 0 and 1.
+        revision, sam_revision: commits of the hub repositories; set them to make results reproducible.
 
     Source: Ren et al., "Grounded SAM", 2024. The policy `all-classes` follows `seginw/test_ap_on_seginw.py` of
-        SysCV/sam-hq.
+    SysCV/sam-hq.
     """
 
     name = "grounded-sam"
@@ -83,7 +84,7 @@ class GroundedSam(DetectorWithSam):
 
     @torch.inference_mode()
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        """See the adapter contract."""
+        """See the interface of adapters."""
         if self.policy == ALL_CLASSES:
             return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
         captions = [normalised(s.expression) for s in samples]
@@ -109,10 +110,11 @@ class GroundedSam(DetectorWithSam):
         return self.network(**{name: moved(value, self.device) for name, value in ready.items()})
 
     def _detect(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Detections]:
-        """Boxes of all queries, with the highest score of any token.
+        """Boxes of all queries, with the highest score over the tokens.
 
-        Every caption ends in a full stop; otherwise the processor would merge them. Images of different sizes are
-        never padded to one size: the backbone sees the padding, and a box would depend on the rest of the batch.
+        Every caption ends with a full stop; otherwise the processor would merge captions. Images of different sizes are
+        not padded to a common size, because the backbone sees the padding, and a box would depend on the rest of the
+        batch.
         """
         found: list[Detections] = []
         for image, together in in_a_row(images, captions):
@@ -123,7 +125,7 @@ class GroundedSam(DetectorWithSam):
         return found
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
-        """The instances of a sample's class among the 100 best of its image, over all classes of the dataset."""
+        """The instances of the class of a sample, among the 100 best of its image over all classes of the dataset."""
         address = sample.address
         if address not in self._classes:
             # Sets that are scored by AP ask for each class of each image, in the order of their annotation file.
@@ -131,7 +133,10 @@ class GroundedSam(DetectorWithSam):
             self._classes[address] = classes
             self._instances[address] = PerImage(lambda picture: self._all_instances(picture, classes))
         if sample.category not in self._classes[address]:
-            raise AdapterError(f"{sample.sample_id} asks for {sample.category!r}, no class of {address}")
+            raise AdapterError(
+                f"the sample {sample.sample_id} asks for the category {sample.category!r}, which {address} does not "
+                "have"
+            )
         instances = self._instances[address].of(image).get(sample.category, [])
         empty = torch.zeros((image.height, image.width), dtype=torch.bool)
         above = [m for m, score in instances if score > self.threshold]
@@ -164,7 +169,7 @@ class GroundedSam(DetectorWithSam):
         return out
 
     def _captions(self, classes: Sequence[str]) -> list[tuple[str, dict[str, range]]]:
-        """Captions that hold as many classes as fit, each with the token range of every class in it."""
+        """Captions that contain as many classes as fit, each with the token range of every class."""
         out: list[tuple[str, dict[str, range]]] = []
         tokenizer = self.processor.tokenizer
         parts: list[str] = []
@@ -186,9 +191,9 @@ class GroundedSam(DetectorWithSam):
 
 
 def normalised(expression: str) -> str:
-    """A caption as Grounding DINO was trained on them: small letters, one phrase, a full stop at its end.
+    """The caption in the form that Grounding DINO was trained on: one phrase in lower case with a full stop at the end.
 
-    A full stop within would cut the expression into several phrases.
+    Full stops inside the expression are removed, because they would split it.
     """
     words = expression.lower().replace(".", " ").split()
     return " ".join(words) + "."
@@ -204,5 +209,5 @@ def _processor(detector: str, revision: str) -> Any:
 def _architecture(detector: str, revision: str) -> Any:
     model_type = str(AutoConfig.from_pretrained(detector, revision=revision).model_type)
     if model_type not in ARCHITECTURES:
-        raise AdapterError(f"{detector} is a {model_type}, not one of {', '.join(ARCHITECTURES)}")
+        raise AdapterError(f"{detector} is a model of type {model_type}; supported types: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[model_type]

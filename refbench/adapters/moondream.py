@@ -1,8 +1,8 @@
-"""`moondream`: Moondream's segmentation over HTTP, in the cloud or from a server of your own.
+"""`moondream`: Moondream Segmentation over HTTP, in the cloud or on your own server.
 
-A response is a path relative to its box, which is rasterised here. Responses are cached by content, so a resumed run
-pays for none twice. Sources: docs.moondream.ai/skills/segment for the interface; `svg_from_path` of the vendor's
-package for how a path is scaled to its box.
+A response contains a path relative to its box, which refbench rasterises. Responses are cached, so a resumed run never
+pays twice for the same request. Sources: docs.moondream.ai/skills/segment for the interface; `svg_from_path` of the
+vendor's package for how a path is scaled to its box.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ KEPT = ("path", "bbox", "parse_error", "error", "finish_reason", "request_id", "
 class Moondream(ServiceAdapter):
     """Moondream Segmentation over its HTTP interface, in the cloud or on your own server.
 
-    The key is read from MOONDREAM_API_KEY and goes nowhere but into the header of a request.
+    The key is read from MOONDREAM_API_KEY and is used only in the header of requests.
 
     Args:
-        endpoint: base address; https, or http on this machine.
-        model: the model to ask for; empty leaves it to the service.
-        concurrency: requests at once.
-        timeout: seconds for one attempt.
-        retries: attempts after a failed one; `Retry-After` is obeyed, up to 120 s.
-        price_per_1000: dollars for a thousand answers, for the estimate of the cost (the vendor's page said 0.40).
-        cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
+        endpoint: base address; it must use https, or http on this machine.
+        model: name of the model; if empty, the service chooses it.
+        concurrency: number of simultaneous requests.
+        timeout: timeout of one attempt in seconds.
+        retries: number of further attempts after a failure; `Retry-After` is obeyed, up to 120 s.
+        price_per_1000: price of a thousand answers in dollars, for the estimated cost (0.40 on the vendor's page).
+        cache: folder for cached responses, by default in $REFBENCH_HOME/cache.
     """
 
     name = "moondream"
@@ -78,9 +78,9 @@ def _is_answer(response: Mapping[str, Any]) -> bool:
 
 
 def to_answer(response: Mapping[str, Any], height: int, width: int) -> Answer:
-    """A response of `/segment` as a mask: its path, drawn in its box.
+    """Convert a response of `/segment` to a mask: its path, drawn in its box.
 
-    Without an outline (no path, no box, a box without area, an unreadable path) the mask is empty and has a note.
+    If there is no valid outline (no path, no box, an empty box, an invalid path), the mask is empty and has a note.
     """
     raw = json.dumps({k: response.get(k) for k in ("path", "bbox", "finish_reason") if k in response})
     empty = Mask.empty(height, width)

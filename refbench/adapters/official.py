@@ -1,7 +1,7 @@
-"""LAVT, MagNet, MLLMSeg, LISA, EVF-SAM, Sa2VA, SAMTok, X-SAM, Moondream: workers around official code, which you check
-out or install.
+"""Workers that run official code: LAVT, MagNet, MLLMSeg, LISA, EVF-SAM, Sa2VA, SAMTok, X-SAM, Moondream.
 
-Each runs in an environment of its own (`refbench env build NAME`), or with an interpreter that has what it needs.
+You check out or install the official code. Each worker runs in its own environment (`refbench env build NAME`), or with
+an interpreter that has the required packages.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def lavt(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """LAVT from its official repository (Yang et al., CVPR 2022); kind=lavt_one for the single-file checkpoints.
+    """LAVT from its official repository (Yang et al., CVPR 2022); use kind=lavt_one for LAVT-One checkpoints.
 
     Args:
         repo: checkout of yz93/LAVT-RIS.
-        weights: a checkpoint of its README.
+        weights: a checkpoint from its README.
         bert: folder with config.json and vocab.txt of bert-base-uncased.
         python: an interpreter; by default that of `refbench env build lavt`.
         architecture: JSON with the hyperparameters of a network that differs from the published one.
@@ -59,9 +59,9 @@ def magnet(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """MagNet from its official repository (Chng et al., CVPR 2024); side=448 for magnet_all.pth.
+    """MagNet from its official repository (Chng et al., CVPR 2024); use side=448 for magnet_all.pth.
 
-    Args: as `lavt`; `repo` is a checkout of yxchng/mask-grounding, `weights` one of yxchng/magnet_weights.
+    Args: as for `lavt`; `repo` is a checkout of yxchng/mask-grounding, `weights` a file of yxchng/magnet_weights.
     """
     config = {
         "repo": str(repo),
@@ -83,10 +83,10 @@ def mllmseg(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """MLLMSeg from its official repository (Wang et al., 2025); mode=forced as published, or generate.
+    """MLLMSeg from its official repository (Wang et al., 2025); mode=forced is the published evaluation, or generate.
 
-    Args: as `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights; task=gres for those
-        that may say that there is no target.
+    Args: as for `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights. Use task=gres
+    for the GRES weights, which can predict that there is no target.
     """
     config = {"repo": str(repo), "weights": str(weights), "mode": mode, "task": task}
     return _worker("mllmseg", python, device, timeout, deterministic, config)
@@ -103,10 +103,10 @@ def lisa(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """LISA from its official repository (Lai et al., CVPR 2024); mode=forced as published, or generate.
+    """LISA from its official repository (Lai et al., CVPR 2024); mode=forced is the published evaluation, or generate.
 
-    Args: as `lavt`; `repo` is a checkout of dvlab-research/LISA, `weights` a folder of e.g. xinlai/LISA-7B-v1, `clip`
-        one of openai/clip-vit-large-patch14.
+    Args: as for `lavt`; `repo` is a checkout of dvlab-research/LISA, `weights` a folder such as xinlai/LISA-7B-v1,
+    `clip` a folder of openai/clip-vit-large-patch14.
     """
     config = {"repo": str(repo), "weights": str(weights), "clip": str(clip), "mode": mode}
     return _worker("lisa", python, device, timeout, deterministic, {**config, "architecture": architecture})
@@ -122,10 +122,10 @@ def evfsam(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """EVF-SAM from its official repository (Zhang et al., 2024); kind=ori|sam2|effi is the SAM inside.
+    """EVF-SAM from its official repository (Zhang et al., 2024); kind=ori|sam2|effi is the variant of SAM.
 
-    Args: as `lavt`; `repo` is a checkout of hustvl/EVF-SAM, `weights` a folder of e.g. YxZhang/evf-sam2-multitask;
-        release=multitask|first says which weights these are (needed for sam2 and effi).
+    Args: as for `lavt`; `repo` is a checkout of hustvl/EVF-SAM, `weights` a folder such as YxZhang/evf-sam2-multitask.
+    release=multitask|first states which release of the weights it is (required for sam2 and effi).
     """
     config = {"repo": str(repo), "weights": str(weights), "kind": kind, "release": release}
     return _worker("evfsam", python, device, timeout, deterministic, config)
@@ -141,12 +141,12 @@ def sa2va(
 ) -> Worker:
     """Sa2VA (Yuan et al., 2025), run by the code that its weights include.
 
-    Args: as `lavt`; `weights` is a folder of e.g. ByteDance/Sa2VA-4B; trust_remote_code=yes lets its code run.
+    Args: as for `lavt`; `weights` is a folder such as ByteDance/Sa2VA-4B; trust_remote_code=yes allows its code to run.
     """
     if trust_remote_code != "yes":
         # The worker checks this too, but its environment may have to be built first.
         raise AdapterError(
-            f"the weights of Sa2VA bring code along, which would run: read {weights}/*.py, then say "
+            f"the weights of Sa2VA contain Python code that would be executed; read {weights}/*.py, then pass "
             "-o trust_remote_code=yes"
         )
     config = {"weights": str(weights), "trust_remote_code": trust_remote_code}
@@ -162,10 +162,10 @@ def samtok(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """SAMTok: a Qwen-VL model that writes mask tokens, and their decoder; rule=gres for gRefCOCO.
+    """SAMTok: a Qwen-VL model that writes mask tokens, and the decoder for them; use rule=gres for gRefCOCO.
 
-    Args: as `lavt`; `repo` is a checkout of bytedance/Sa2VA that has projects/samtok, `weights` a folder of e.g.
-        zhouyik/Qwen3-VL-4B-SAMTok.
+    Args: as for `lavt`; `repo` is a checkout of bytedance/Sa2VA with projects/samtok, `weights` a folder such as
+    zhouyik/Qwen3-VL-4B-SAMTok.
     """
     config = {"repo": str(repo), "weights": str(weights), "rule": rule}
     return _worker("samtok", python, device, timeout, deterministic, config)
@@ -183,23 +183,24 @@ def xsam(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """X-SAM from its official repository (Wang et al., AAAI 2026); mode=forced as published, or generate.
+    """X-SAM from its official repository (Wang et al., AAAI 2026); mode=forced is the published evaluation, or
+    generate.
 
-    Args: as `lavt`; `repo` is a checkout of wanghao9610/X-SAM, `weights` pytorch_model.bin of hao9610/X-SAM, `inits`
-        the folder of configurations and processors that its README describes; recipe=main for weights trained with the
-        repository's main branch.
+    Args: as for `lavt`; `repo` is a checkout of wanghao9610/X-SAM, `weights` is pytorch_model.bin of hao9610/X-SAM, and
+    `inits` the folder of configurations and processors that its README describes. Use recipe=main for weights that were
+    trained with the main branch.
     """
     config = {"repo": str(repo), "weights": str(weights), "inits": str(inits), "mode": mode, "recipe": recipe}
     return _worker("xsam", python, device, timeout, deterministic, {**config, "architecture": architecture})
 
 
 class MoondreamLocal(Worker):
-    """Moondream Segmentation on your own GPU, by the vendor's engine, in an environment of its own.
+    """Moondream Segmentation on your own GPU, with the vendor's Python package in its own environment.
 
     Args:
-        model: e.g. moondream3.1-9B-A2B; the engine downloads it.
+        model: for example moondream3.1-9B-A2B; the package downloads it.
         python: an interpreter; by default that of `refbench env build moondream`.
-        refined: "must" stops if the engine hands out coarse outlines only, "any" takes them.
+        refined: "must" stops the run if the package returns only coarse outlines, "any" accepts them.
     """
 
     def __init__(
@@ -216,7 +217,7 @@ class MoondreamLocal(Worker):
         super().__init__(script, python, env, device, timeout=timeout, offline=False, **config)
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
-        """See the adapter contract: the worker answers with paths, which are drawn here."""
+        """See the interface of adapters; the worker returns paths, which are drawn here."""
         return [self._drawn(s, a) for s, a in zip(samples, super().segment_samples(samples, images), strict=True)]
 
     def _drawn(self, sample: Sample, answer: Answer) -> Answer:
@@ -228,7 +229,9 @@ def _worker(name: str, python: str, device: str, timeout: float, deterministic: 
     given: Any = {key: value for key, value in config.items() if value}
     for key in PATHS:
         if key in given and not Path(given[key]).expanduser().exists():
-            raise AdapterError(f"{name}: -o {key}={given[key]} does not exist; it has to be a file or folder here")
+            raise AdapterError(
+                f"{name}: the path in -o {key}={given[key]} does not exist; it must be a local file or folder"
+            )
     # Without an interpreter the environment of that name: its error says how to build it.
     env = "" if python else name
     script = WORKERS / name / "worker.py"

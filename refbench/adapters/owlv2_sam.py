@@ -1,4 +1,4 @@
-"""`owlv2-sam`: OWLv2 finds the box of an expression; SAM, SAM-HQ or SAM 2 segments the object in it."""
+"""`owlv2-sam`: OWLv2 finds boxes for an expression; SAM, SAM-HQ or SAM 2 segments the objects in them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from refbench.records import Answer
 
 
 class Owlv2Sam(DetectorWithSam):
-    """OWLv2 with SAM, SAM-HQ or SAM 2, through transformers, from local folders or the hub.
+    """OWLv2 with SAM, SAM-HQ or SAM 2 through transformers, from local folders or the hub.
 
     Args:
-        detector: OWLv2, e.g. google/owlv2-large-patch14-ensemble.
-        sam: a SAM, SAM-HQ or SAM 2, e.g. facebook/sam-vit-huge.
-        device: e.g. cpu or cuda:0.
-        policy: top1 (the best box, always one), union (all boxes above the threshold), top1-if (the best box if it is
-            above the threshold, else nothing).
-        threshold: on the score of a box, in 0..1.
-        revision, sam_revision: commits of the hub repositories; pin them for results that are to be repeated.
+        detector: OWLv2, for example google/owlv2-large-patch14-ensemble.
+        sam: SAM, SAM-HQ or SAM 2, for example facebook/sam-vit-huge.
+        device: for example cpu or cuda:0.
+        policy: top1 (always the box with the highest score), union (all boxes above the threshold), or top1-if (the box
+            with the highest score if it is above the threshold, otherwise none).
+        threshold: threshold on the score of a box, between 0 and 1.
+        revision, sam_revision: commits of the hub repositories; set them to make results reproducible.
 
     Source: Minderer et al., "Scaling Open-Vocabulary Object Detection", NeurIPS 2023.
     """
@@ -49,7 +49,7 @@ class Owlv2Sam(DetectorWithSam):
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract."""
+        """See the interface of adapters."""
         tokenizer = self.processor.tokenizer
         tokens = tokenizer(
             list(expressions), padding="max_length", truncation=True, max_length=self.text_limit, return_tensors="pt"

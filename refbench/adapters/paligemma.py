@@ -29,15 +29,15 @@ MOST_TOKENS = 256
 class PaliGemma:
     """PaliGemma or PaliGemma 2 through transformers, from a local folder or the hub.
 
-    The prompt is the fixed "segment ..." of its training, in small letters; decoding is greedy. Output without a box
-    and 16 tokens, or with a box without area, gives an empty mask and a note; the official metric counts
-    that as 0.
+    The prompt is "segment ..." in lower case, as in training, and decoding is greedy. If the output has no box with 16
+    tokens, or if the box has no area, the mask is empty and the sample gets a note; the official metric counts this as
+    0.
 
     Args:
-        model: e.g. google/paligemma2-3b-mix-448 (gated: accept its licence first).
-        decoder: vae-oid.npz, the weights of the mask's decoder (gs://big_vision/paligemma/vae-oid.npz).
-        device: e.g. cpu or cuda:0; on CUDA the network computes in bfloat16.
-        revision: commit of the hub repository; pin it for results that are to be repeated.
+        model: for example google/paligemma2-3b-mix-448 (gated: accept its licence first).
+        decoder: vae-oid.npz, the weights of the mask decoder (gs://big_vision/paligemma/vae-oid.npz).
+        device: for example cpu or cuda:0; on CUDA, the network runs in bfloat16.
+        revision: commit of the hub repository; set it to make results reproducible.
 
     Source: Beyer et al., "PaliGemma", 2024, and google-research/big_vision.
     """
@@ -57,7 +57,9 @@ class PaliGemma:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract. One at a time: padding would let an answer depend on its neighbours."""
+        """See the interface of adapters. One at a time, because with padding an answer would depend on the rest of
+        the batch.
+        """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 
     def _one(self, image: Image.Image, expression: str) -> Answer:
@@ -80,10 +82,10 @@ class PaliGemma:
 
 
 def to_answer(said: str, height: int, width: int, decode: Any) -> Answer:
-    """The mask of an answer in tokens. Several entries are joined; `decode` turns 16 codes into a soft mask (64, 64).
+    """The mask of an answer with tokens. Several entries are joined; `decode` converts 16 codes to a soft mask (64,
+    64).
 
-    Boxes are y, x, y, x in 1024ths of the image. A soft mask is resized to its box (bilinear) and thresholded at one
-    half.
+    Boxes are y, x, y, x in 1024ths of the image. A soft mask is resized to its box (bilinear) and thresholded at 0.5.
     """
     masks = []
     for places, codes in ANSWER.findall(said):

@@ -1,4 +1,4 @@
-"""PaliGemma's masks: 16 tokens, each a code of 128, decoded to 64 x 64 by a small network with weights of its own.
+"""Masks of PaliGemma: 16 tokens, each with one of 128 codes, which a small network decodes to 64 x 64.
 
 Source: google-research/big_vision, `evaluators/proj/paligemma/transfers/segmentation.py`; the weights are published as
 gs://big_vision/paligemma/vae-oid.npz.
@@ -40,10 +40,10 @@ class _Residual(nn.Module):
 
 
 class TokenDecoder:
-    """A soft mask inside its box, float (64, 64) in 0..1, from 16 codes.
+    """Decodes 16 codes to a soft mask inside its box, float (64, 64) between 0 and 1.
 
     Args:
-        weights: vae-oid.npz; its arrays are read, nothing in it is run.
+        weights: vae-oid.npz; only its arrays are read, and no code in it is run.
 
     Raises:
         AdapterError: the file is not a readable vae-oid.npz, or lacks an array.
@@ -54,9 +54,12 @@ class TokenDecoder:
             with np.load(weights, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files if name.startswith(("decoder.", EMBEDDING))}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise AdapterError(f"{weights} is not a readable vae-oid.npz ({error})") from error
+            raise AdapterError(f"{weights} cannot be read as vae-oid.npz: {error}") from error
         if EMBEDDING not in arrays:
-            raise AdapterError(f"{weights} lacks {EMBEDDING}; it is published as gs://big_vision/paligemma/vae-oid.npz")
+            raise AdapterError(
+                f"{weights} does not contain {EMBEDDING}; the original file is published as "
+                "gs://big_vision/paligemma/vae-oid.npz"
+            )
         self.codes = torch.from_numpy(arrays.pop(EMBEDDING).astype(np.float32))
         width = int(arrays["decoder.0.bias"].shape[0]) if "decoder.0.bias" in arrays else 128
         steps: list[nn.Module] = [
@@ -75,14 +78,14 @@ class TokenDecoder:
         try:
             self.decoder.load_state_dict(state, strict=True)
         except RuntimeError as error:
-            raise AdapterError(f"{weights} does not fit the decoder: {str(error)[:400]}") from None
+            raise AdapterError(f"the weights in {weights} do not fit the decoder: {str(error)[:400]}") from None
         self.decoder.eval()
 
     @torch.inference_mode()
     def __call__(self, tokens: Sequence[int]) -> NDArray[np.float64]:
-        """See the class; raises AdapterError unless `tokens` are 16 codes in 0..127."""
+        """Decode 16 codes; raises AdapterError unless there are 16 codes between 0 and 127."""
         if len(tokens) != TOKENS or not all(0 <= t < min(CODES, len(self.codes)) for t in tokens):
-            raise AdapterError(f"a mask has {TOKENS} codes in 0..{CODES - 1}, not {list(tokens)}")
+            raise AdapterError(f"a mask must have {TOKENS} codes between 0 and {CODES - 1}, got {list(tokens)}")
         grid = self.codes[torch.tensor(tokens)].reshape(1, GRID, GRID, -1).permute(0, 3, 1, 2)
         # The network answers in -1..1.
         shares = (self.decoder(grid)[0, 0] * 0.5 + 0.5).clamp(0, 1)

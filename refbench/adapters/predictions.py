@@ -1,4 +1,4 @@
-"""`predictions`: plays a predictions file back, so that results made elsewhere get a run folder."""
+"""`predictions`: returns the masks of a predictions file, so that results from elsewhere get a run folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from refbench.storage.predictions import Claim, Claims, SampleIndex
 
 
 class Predictions:
-    """Answers from a file in any interchange format.
+    """Predictions from a file in any of the formats that `refbench score` reads.
 
     Args:
-        file: JSON lines, COCO results JSON, NPZ, or a folder of PNG masks.
+        file: JSON lines, COCO results as JSON, NPZ, or a folder of PNG masks.
     """
 
     name = "predictions"
@@ -42,7 +42,7 @@ class Predictions:
             self._claims[address] = self._read(address)
         found = self._claims[address].get(sample.sample_id)
         if found is None:
-            raise PredictionError(f"{self.file} has no prediction for {sample.sample_id}")
+            raise PredictionError(f"{self.file} has no prediction for the sample {sample.sample_id}")
         where, claim = found
         try:
             mask = Mask(sample.height, sample.width, claim.counts)

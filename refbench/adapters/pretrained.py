@@ -1,4 +1,4 @@
-"""Networks of transformers, from a local folder or the hub, loaded so that nothing in them is random."""
+"""Networks of transformers, from a local folder or the hub, loaded without any random weights."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from refbench.storage.files import path_sha256
 
 
 def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:
-    """`kind.from_pretrained(model)` in evaluation mode; `model` is a folder of `save_pretrained` or a hub id.
+    """`kind.from_pretrained(model)` in evaluation mode; `model` is a folder of `save_pretrained` or a model id of the
+    hub.
 
     Raises:
-        AdapterError: it cannot be loaded, or its checkpoint lacks weights of this architecture.
+        AdapterError: the model cannot be loaded, or its checkpoint lacks weights of this architecture.
     """
     try:
         network, info = kind.from_pretrained(model, revision=revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"{model} cannot be loaded as {kind.__name__}: {error}; give a folder of `save_pretrained` or a hub id"
+            f"{model} cannot be loaded as {kind.__name__}: {error}; pass a folder written by `save_pretrained` "
+            "or a model id of the Hugging Face hub"
         ) from error
     # A checkpoint of another architecture loads "fine", with random weights where keys do not match.
     wrong = sorted(info.get("missing_keys") or []) + sorted(str(k) for k in info.get("mismatched_keys") or [])
     if wrong:
         raise AdapterError(
-            f"{model} lacks {len(wrong)} weights of {kind.__name__}, e.g. {wrong[0]}; they would be random"
+            f"{model} lacks {len(wrong)} weights of {kind.__name__}, for example {wrong[0]}; they would be "
+            "initialised at random"
         )
     return network.eval()
 
 
 def weights_sha256(model: str, revision: str) -> str:
-    """sha256 over the files of a local model, or its address and revision on the hub."""
+    """The sha256 of the files of a local model, or its id and revision on the hub."""
     return path_sha256(Path(model)) if Path(model).is_dir() else f"{model}@{revision}"

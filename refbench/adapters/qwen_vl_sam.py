@@ -1,4 +1,4 @@
-"""`qwen-vl-sam`: Qwen-VL writes the boxes of an expression as JSON, SAM draws what is in them."""
+"""`qwen-vl-sam`: Qwen-VL writes boxes for an expression as JSON, and SAM segments the objects in them."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ EMPTY = re.compile(r"\[\s*\]")
 
 
 class QwenVlSam:
-    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL with SAM, through transformers, from local folders or the hub.
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL with SAM through transformers, from local folders or the hub.
 
-    The prompt is fixed, decoding greedy; all boxes of the answer are drawn and joined. An empty list is an empty mask;
-    an answer without any list is a failed sample.
+    The prompt is fixed and decoding is greedy. The masks of all boxes in the answer are joined. An empty list of boxes
+    is an empty mask; an answer without a list is a failed sample.
 
     Args:
-        model: e.g. Qwen/Qwen2.5-VL-7B-Instruct.
-        sam: a SAM, SAM-HQ or SAM 2, e.g. facebook/sam-vit-huge.
-        device: e.g. cpu or cuda:0; on CUDA the language model computes in bfloat16.
-        max_new_tokens: an answer that is longer is cut; the boxes that it holds are taken, and a note says so.
-        revision, sam_revision: commits of the hub repositories; pin them for results that are to be repeated.
+        model: for example Qwen/Qwen2.5-VL-7B-Instruct.
+        sam: SAM, SAM-HQ or SAM 2, for example facebook/sam-vit-huge.
+        device: for example cpu or cuda:0; on CUDA, the language model runs in bfloat16.
+        max_new_tokens: maximum length of an answer; the complete boxes of a truncated answer are used, with a note.
+        revision, sam_revision: commits of the hub repositories; set them to make results reproducible.
 
     Source: Bai et al., "Qwen2.5-VL Technical Report", 2025, for prompt and coordinates.
     """
@@ -77,7 +77,7 @@ class QwenVlSam:
         self.max_new_tokens = max_new_tokens
         self.family = str(AutoConfig.from_pretrained(model, revision=revision).model_type)
         if self.family not in ARCHITECTURES:
-            raise AdapterError(f"{model} is a {self.family}, not one of {', '.join(ARCHITECTURES)}")
+            raise AdapterError(f"{model} is a model of type {self.family}; supported types: {', '.join(ARCHITECTURES)}")
         # The whole processor would bring one for videos along, which needs torchvision.
         self.pictures: Any = AutoImageProcessor.from_pretrained(model, revision=revision)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
@@ -88,7 +88,9 @@ class QwenVlSam:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract. One at a time: padding would let an answer depend on its neighbours."""
+        """See the interface of adapters. One at a time, because with padding an answer would depend on the rest of
+        the batch.
+        """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 
     def _one(self, image: Image.Image, expression: str) -> Answer:
@@ -113,26 +115,26 @@ class QwenVlSam:
         return self.answer(said, image, self.seen_size(seen["image_grid_thw"]), note)
 
     def _asked(self, prompt: str, grid: torch.Tensor) -> str:
-        """The conversation, with as many tokens for the image as its patches make after merging."""
+        """The conversation, with one token for each merged patch of the image."""
         talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
         text = str(self.tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True))
         return text.replace(IMAGE_TOKEN, IMAGE_TOKEN * (int(grid[0].prod()) // int(self.pictures.merge_size) ** 2), 1)
 
     def seen_size(self, grid: torch.Tensor) -> tuple[int, int]:
-        """(height, width) in pixels of the image as the model saw it: whole patches, chosen by its processor."""
+        """(height, width) in pixels of the image that the model sees; its processor resizes images to whole patches."""
         _, rows, columns = (int(v) for v in grid[0])
         patch = int(self.pictures.patch_size)
         return rows * patch, columns * patch
 
     def answer(self, said: str, image: Image.Image, seen: tuple[int, int], note: str = "") -> Answer:
-        """The mask of an answer in words.
+        """The mask of a text answer.
 
         Raises:
-            AdapterError: it holds no list of boxes.
+            AdapterError: the answer contains no list of boxes.
         """
         boxes = boxes_in(said)
         if boxes is None:
-            raise AdapterError(f"the answer holds no boxes: {said[:200]!r}")
+            raise AdapterError(f"the answer contains no boxes: {said[:200]!r}")
         height, width = seen if self.family in ABSOLUTE else (THOUSANDTHS, THOUSANDTHS)
         whole_height, whole_width = padded_size(image, THINNEST)
         scale = torch.tensor([whole_width / width, whole_height / height] * 2)
@@ -144,8 +146,8 @@ class QwenVlSam:
 def boxes_in(said: str) -> list[list[float]] | None:
     """The boxes [left, top, right, bottom] in an answer.
 
-    Text around the list of boxes does not matter, and the list may be cut short. None if there is no list; an empty one
-    says that nothing is there.
+    Text around the list of boxes is ignored, and the list may be truncated. None if there is no list; an empty list
+    means that there is no object.
     """
     boxes = [[float(v) for v in match] for match in BOX.findall(said)]
     boxes = [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in boxes]

@@ -1,4 +1,4 @@
-"""`sam3`: SAM 3 with the expression as its concept. It ignores positions ("on the left")."""
+"""`sam3`: SAM 3 with the expression as the concept. It ignores positions ("on the left")."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SEMANTIC = "semantic"
 
 
 class Sam3:
-    """SAM 3 through transformers, from a local folder or the hub; all expressions about an image share its embedding.
+    """SAM 3 through transformers, from a local folder or the hub. All expressions of an image share its embedding.
 
     Args:
-        model: e.g. facebook/sam3 (gated: ask for access first).
-        device: e.g. cpu or cuda:0.
-        policy: top1 (the best instance), union (all instances above the threshold, which AP and sa-co score one by
-            one), semantic (the map of the concept).
-        threshold: on the score of an instance, in 0..1; the original code takes 0.5, transformers 0.3.
-        revision: commit of the hub repository; pin it for results that are to be repeated.
+        model: for example facebook/sam3 (gated: request access first).
+        device: for example cpu or cuda:0.
+        policy: top1 (the instance with the highest score), union (all instances above the threshold; AP and sa-co score
+            them one by one), or semantic (the segmentation map of the concept).
+        threshold: threshold on the score of an instance, between 0 and 1; the original code uses 0.5, transformers 0.3.
+        revision: commit of the hub repository; set it to make results reproducible.
 
     Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025, and facebookresearch/sam3.
     """
@@ -53,7 +53,7 @@ class Sam3:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the adapter contract."""
+        """See the interface of adapters."""
         return [a for image, together in in_a_row(images, expressions) for a in self._about(image, together)]
 
     def _embed(self, image: Image.Image) -> Any:
@@ -115,7 +115,7 @@ class Sam3:
 
 
 def _for_each(embedded: Any, count: int) -> Any:
-    """The embedding of one image, for `count` expressions, without copying it."""
+    """The embedding of one image, repeated for `count` expressions without a copy."""
     made = type(embedded)(**embedded)
     for name in ("fpn_hidden_states", "fpn_position_encoding"):
         made[name] = tuple(v.expand(count, *v.shape[1:]) for v in embedded[name])

@@ -1,7 +1,7 @@
 """SAM, SAM-HQ, SAM 2 and the tracker of SAM 3 through transformers: an image is embedded once for all its prompts.
 
-SAM and SAM-HQ use their own processors. Those of SAM 2 and SAM 3 need torchvision, so their two steps, resizing to a
-square and normalisation, are done here in torch.
+SAM and SAM-HQ use their own processors. Those of SAM 2 and SAM 3 need torchvision, so their two steps (resizing to a
+square, normalisation) are implemented here in torch.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An embedded image. `size`: (height, width) of the original; `seen`: (height, width) after padding a thin image;
-    `scale`: (x, y) from its pixels to those of the square; `inner`: (height, width) of the square without padding."""
+    """An embedded image.
+
+    `size` is the (height, width) of the original, and `seen` the (height, width) after a narrow image was padded.
+    `scale` is the (x, y) factor from its pixels to those of the square, and `inner` the (height, width) of the square
+    without padding.
+    """
 
     features: dict[str, Any]
     size: tuple[int, int]
@@ -61,10 +65,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The prompts of N masks.
+    """The prompts for N masks.
 
-    Boxes are float (N, 4) left, top, right, bottom in pixels of the image; points float (N, P, 2) x, y, with labels
-    int (N, P), 1 inside and 0 outside. `logits` are those of a former answer, see `Decoded`.
+    Boxes are float (N, 4) left, top, right, bottom in pixels of the image. Points are float (N, P, 2) x, y, with labels
+    int (N, P), 1 for inside and 0 for outside. `logits` are those of an earlier answer, see `Decoded`.
     """
 
     boxes: torch.Tensor
@@ -74,10 +78,10 @@ class Prompts:
 
 
 class Decoded(NamedTuple):
-    """What the network draws for N prompts, on its device.
+    """The answer of the network to N prompts, on its device.
 
-    `masks` are bool (N, H, W), `confidences` float (N,): the IoU that the network expects. `logits` are float
-    (N, 1, side, side), small and before any resizing, and can be given back as a prompt.
+    `masks` are bool (N, H, W), and `confidences` are float (N,), the IoU that the network predicts. `logits` are float
+    (N, 1, side, side), in the small size before resizing; they can be used as a prompt.
     """
 
     masks: torch.Tensor
@@ -86,16 +90,16 @@ class Decoded(NamedTuple):
 
 
 class SegmentAnything:
-    """One of the family, ready to embed images and decode prompts.
+    """A model of the SAM family that embeds images and decodes prompts.
 
     Args:
-        weights: a folder written by `save_pretrained`, or a hub id.
-        device: e.g. cpu or cuda:0.
+        weights: a folder written by `save_pretrained`, or a model id of the hub.
+        device: for example cpu or cuda:0.
         revision: commit of the hub repository.
-        kind: "sam", "sam-hq", "sam2" or "sam3"; empty asks the checkpoint.
+        kind: "sam", "sam-hq", "sam2" or "sam3"; if empty, it is read from the checkpoint.
 
     Raises:
-        AdapterError: the checkpoint cannot be loaded, lacks weights, or is of another family.
+        AdapterError: the checkpoint cannot be loaded, lacks weights, or is of another kind of model.
     """
 
     def __init__(self, weights: str, device: str = "cpu", revision: str = "main", kind: str = "") -> None:
@@ -134,7 +138,7 @@ class SegmentAnything:
 
     @torch.inference_mode()
     def decode(self, image: Embedded, prompts: Prompts) -> Decoded:
-        """One mask for each prompt."""
+        """One mask per prompt."""
         parts = [self._decode(image, _some(prompts, start)) for start in range(0, len(prompts.boxes), DECODED_TOGETHER)]
         if not parts:
             nothing = torch.zeros((0, *image.size), dtype=torch.bool, device=self.device)
@@ -166,7 +170,7 @@ class SegmentAnything:
 def squeezed(
     image: NDArray[np.uint8], side_px: int, normal: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> torch.Tensor:
-    """An image, uint8 (H, W, 3), as float (1, 3, side, side): both sides brought to one length, then normalised."""
+    """The image, uint8 (H, W, 3), as float (1, 3, side, side): resized to a square, then normalised."""
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     square = F.interpolate(pixels, (side_px, side_px), mode="bilinear", align_corners=False, antialias=True)
     mean, spread = (torch.tensor(v).reshape(1, 3, 1, 1) for v in normal)
@@ -178,10 +182,11 @@ def _kind_of(weights: str, revision: str) -> str:
         model_type = str(AutoConfig.from_pretrained(weights, revision=revision).model_type)
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"{weights} cannot be loaded: {error}; give a folder of `save_pretrained` or a hub id"
+            f"{weights} cannot be loaded: {error}; pass a folder written by `save_pretrained` or a model id of "
+            "the Hugging Face hub"
         ) from error
     if model_type not in KINDS:
-        raise AdapterError(f"{weights} is a {model_type}, not one of {', '.join(KINDS)}")
+        raise AdapterError(f"{weights} is a model of type {model_type}; supported types: {', '.join(KINDS)}")
     return KINDS[model_type]
 
 

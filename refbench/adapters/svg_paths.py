@@ -1,4 +1,4 @@
-"""SVG paths as masks: the answers of models that draw an outline instead of pixels.
+"""Converts SVG paths to masks, for models that write an outline instead of pixels.
 
 Source of the syntax and of the filling rule: W3C, Scalable Vector Graphics 2, sections 9.3 and 13.4.2.
 """
@@ -26,28 +26,29 @@ FARTHEST = 100.0
 
 
 def path_outlines(path: str) -> list[NDArray[np.float64]]:
-    """The closed outlines of an SVG path: float (N, 2) each, x and y in its own units.
+    """The closed outlines of an SVG path: float (N, 2) each, x and y in the units of the path.
 
-    Curves are cut into straight pieces.
+    Curves are approximated by straight lines.
 
     Raises:
-        MaskError: it cannot be read to its end, or a point is not a number or absurdly far out.
+        MaskError: the path cannot be read completely, or a coordinate is not a number or not in
+            -100..100.
     """
     if len(path) > LONGEST_PATH:
-        raise MaskError(f"a path of {len(path)} characters; at most {LONGEST_PATH} are read")
+        raise MaskError(f"the SVG path has {len(path)} characters; the maximum is {LONGEST_PATH}")
     if not PATH.fullmatch(path):
-        raise MaskError(f"the path {path[:60]!r} is not path data")
+        raise MaskError(f"{path[:60]!r} is not valid SVG path data")
     try:
         segments: list[Any] = list(svgelements.Path(path))
     except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise MaskError(f"the path {path[:60]!r} cannot be read ({type(error).__name__}: {error})") from None
+        raise MaskError(f"the SVG path {path[:60]!r} cannot be read ({type(error).__name__}: {error})") from None
     outlines: list[list[NDArray[np.float64]]] = []
     along = np.linspace(0.0, 1.0, PIECES + 1)[1:]
     for segment in segments:
         if isinstance(segment, svgelements.Move):
             outlines.append([np.array([[segment.end.x, segment.end.y]], float)])
         elif not outlines:
-            raise MaskError(f"the path {path[:60]!r} does not begin with a move")
+            raise MaskError(f"the SVG path {path[:60]!r} does not begin with a move command")
         elif isinstance(segment, (svgelements.Line, svgelements.Close)):
             if segment.end is not None:
                 outlines[-1].append(np.array([[segment.end.x, segment.end.y]], float))
@@ -57,29 +58,33 @@ def path_outlines(path: str) -> list[NDArray[np.float64]]:
     for outline in made:
         if not np.isfinite(outline).all() or np.abs(outline).max() > FARTHEST:
             raise MaskError(
-                f"the path {path[:60]!r} has a point that is not a number, or farther out than {FARTHEST:g}"
+                f"the SVG path {path[:60]!r} has a coordinate that is not a number or is outside "
+                f"-{FARTHEST:g}..{FARTHEST:g}"
             )
     return made
 
 
 def fill_path(path: str, box: tuple[float, float, float, float], height: int, width: int) -> Mask:
-    """The pixels that a path covers by more than half.
+    """The pixels of which a path covers more than half.
 
     Args:
-        path: SVG path data whose units are the box: 0, 0 is its upper left corner, 1, 1 its lower right one.
-        box: x and y of these corners, as shares of the image's width and height.
-        height, width: of the image in pixels.
+        path: SVG path data in units of the box: 0, 0 is its upper left corner, 1, 1 its lower right corner.
+        box: x and y of these corners, as shares of the width and height of the image.
+        height, width: size of the image in pixels.
 
-    The filling rule is SVG's default, "nonzero": subpaths that turn the other way are holes. Coverage is exact along
-    32 lines across each row of pixels. An outline is closed whether or not the path says so.
+    The filling rule is the default of SVG, "nonzero": subpaths with the opposite direction are holes. The coverage is
+    exact along 32 lines through each row of pixels. Every outline is closed, even if the path does not close it.
 
     Raises:
-        MaskError: as `path_outlines`; or the box is invalid.
+        MaskError: the path cannot be read (see `path_outlines`), or the box is invalid.
     """
     check_size(height, width)
     left, top, right, bottom = box
     if not (np.isfinite(box).all() and left <= right and top <= bottom and np.abs(box).max() <= FARTHEST):
-        raise MaskError(f"{box} is not a box [left, top, right, bottom] in shares of the image")
+        raise MaskError(
+            "the box must be [left, top, right, bottom] in shares of the image, with left <= right and top <= "
+            f"bottom; got {box}"
+        )
     scale = np.array([(right - left) * width, (bottom - top) * height])
     corner = np.array([left * width, top * height])
     outlines = [corner + outline * scale for outline in path_outlines(path)]
@@ -91,11 +96,11 @@ def fill_path(path: str, box: tuple[float, float, float, float], height: int, wi
 
 
 def _coverage(edges: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """Covered share of each pixel, float (H, W); `edges` are x, y, x, y in pixels and make closed outlines.
+    """The covered share of each pixel, float (H, W); `edges` are x, y, x, y in pixels and form closed outlines.
 
-    Along each scan line, from left to right, every edge changes the winding number by one; the line is inside where the
-    number is not zero. An edge covers the scan lines from its upper end up to, but without, its lower end, so a corner
-    counts once.
+    Along each scan line, from left to right, every edge changes the winding number by one. A point is inside where the
+    number is not zero. An edge covers the scan lines from its upper end (included) to its lower end (excluded), so a
+    corner counts once.
     """
     lines = height * LINES
     ya, yb = (edges[:, k] * LINES - 0.5 for k in (1, 3))

@@ -1,4 +1,4 @@
-"""Skeletons of adapters: files that run as they are, to be filled in."""
+"""Templates for adapters: files that work without changes, to be completed by the user."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ Pillow
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """What was written, and the commands that try it."""
+    """The files that were written, and the commands to try them."""
 
     files: list[Path]
     commands: list[str]
 
 
 def write_adapter(name: str, folder: Path) -> Skeleton:
-    """`<name>.py` with a class that runs in refbench's own process.
+    """Write `<name>.py` with a class that runs in the process of refbench.
 
     Raises:
-        AdapterError: `name` is no valid name, or a file of that name exists.
+        AdapterError: `name` is not a valid name, or a file with this name exists.
     """
     module, class_name = _names(name)
     file = folder / f"{module}.py"
@@ -96,10 +96,10 @@ def write_adapter(name: str, folder: Path) -> Skeleton:
 
 
 def write_worker(name: str, folder: Path) -> Skeleton:
-    """A folder with `<name>.py`, which runs in a process of its own, the SDK that it needs, and a requirements file.
+    """Write a folder with `<name>.py`, which runs in its own process, the SDK that it needs, and a requirements file.
 
     Raises:
-        AdapterError: `name` is no valid name, or one of the files exists.
+        AdapterError: `name` is not a valid name, or one of the files exists.
     """
     module, class_name = _names(name)
     place = folder / module
@@ -125,9 +125,11 @@ def write_worker(name: str, folder: Path) -> Skeleton:
 def _names(name: str) -> tuple[str, str]:
     """`my-model` -> ("my_model", "MyModel")."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise AdapterError(f"{name!r} is not a name for an adapter: letters, digits, - and _, beginning with a letter")
+        raise AdapterError(
+            f"{name!r} is not a valid adapter name; use letters, digits, - and _, and begin with a letter"
+        )
     if keyword.iskeyword(name) or name.lower() in TAKEN or name.lower() in sys.stdlib_module_names:
-        raise AdapterError(f"{name!r} is a word of Python or the name of a module that would be hidden; take another")
+        raise AdapterError(f"{name!r} is a Python keyword or would hide a module of this name; choose another name")
     words = [w for w in re.split(r"[-_]+", name) if w]
     return "_".join(words).lower(), "".join(w[:1].upper() + w[1:] for w in words)
 
@@ -135,7 +137,9 @@ def _names(name: str) -> tuple[str, str]:
 def _write(files: dict[Path, str]) -> None:
     for file in files:
         if file.exists():
-            raise AdapterError(f"{file} is there already; it is not overwritten: choose another name or --out FOLDER")
+            raise AdapterError(
+                f"{file} already exists and is not overwritten; choose another name, or another folder with --out"
+            )
     for file, text in files.items():
         with atomic_file(file) as temporary:
             temporary.write_text(text, encoding="utf-8")

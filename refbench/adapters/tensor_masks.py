@@ -1,4 +1,4 @@
-"""Encodes masks as run-length codes on the GPU: only the positions of run boundaries are copied to the CPU."""
+"""Encodes masks as run-length codes on the GPU, so that only the positions of run boundaries are copied to the CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from refbench.masks.mask import Mask
 
 
 def encode_tensors(masks: Sequence[torch.Tensor]) -> list[Mask]:
-    """Bool tensors (H, W), each of its own size, all on one device or on several, as `Mask`s.
+    """Encode bool tensors (H, W) of any sizes, on one or several devices, as `Mask`s.
 
-    All masks of a device are laid end to end in column-major order, with a pixel of background around each, and the
-    places where the value changes are copied at once: 0.5 kB for a mask where its pixels would be 300 kB.
+    All masks of a device are concatenated in column-major order, with a background pixel around each. The positions
+    where the value changes are copied at once, which takes about 0.5 kB per mask instead of 300 kB for its pixels.
     """
     out: list[Mask | None] = [None] * len(masks)
     for device in {mask.device for mask in masks}:

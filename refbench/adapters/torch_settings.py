@@ -1,4 +1,4 @@
-"""What a run asks of torch: repeatable kernels, its memory, its devices. Imported only once an adapter uses torch."""
+"""Torch settings of a run: deterministic kernels, memory, devices. Imported only if an adapter uses torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import torch
 
 
 def make_deterministic() -> None:
-    """Repeatable kernels, no TF32, no search for the fastest kernel; on the CPU one thread, since sums depend on how
-    they are divided. An operation without a repeatable kernel warns."""
+    """Switch to deterministic kernels, without TF32 and without benchmarking of kernels.
+
+    On the CPU, use one thread, because sums depend on how they are split. An operation without a deterministic kernel
+    gives a warning.
+    """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
@@ -16,12 +19,12 @@ def make_deterministic() -> None:
 
 
 def seed(number: int) -> None:
-    """Begin all random numbers again."""
+    """Seed all random generators."""
     torch.manual_seed(number)
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """A tensor on a device; to CUDA by way of pinned memory, so that the copy runs beside what is computed."""
+    """The tensor on a device; copied to CUDA through pinned memory, so that the copy overlaps with computation."""
     if device.type != "cuda":
         return tensor.to(device, dtype)
     return tensor.pin_memory().to(device, dtype, non_blocking=True)
@@ -34,7 +37,7 @@ def synchronize(device: str) -> None:
 
 
 def empty_cache() -> None:
-    """Return memory that torch caches to the device."""
+    """Free the memory that torch caches on the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -44,27 +47,27 @@ def _in_use() -> bool:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Begin a new measurement of the peak."""
+    """Reset the measurement of the peak memory."""
     if device.startswith("cuda") and _in_use():
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: str) -> int:
-    """Bytes that torch held at most on its device, 0 without one."""
+    """The peak memory of torch on its device in bytes; 0 without a device."""
     if not device.startswith("cuda") or not _in_use():
         return 0
     return int(torch.cuda.max_memory_reserved(device))
 
 
 def name_of(device: str) -> str:
-    """The name of a CUDA device, "" for others."""
+    """The name of a CUDA device, "" for other devices."""
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return ""
     return str(torch.cuda.get_device_name(device))
 
 
 def utilisation(device: str) -> float | None:
-    """How busy a CUDA device was in the last moments, in percent; None where it cannot be measured."""
+    """Recent utilisation of a CUDA device in percent; None if it cannot be measured."""
     if not device.startswith("cuda"):
         return None
     try:

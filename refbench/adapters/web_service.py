@@ -1,4 +1,4 @@
-"""A model behind HTTP: retries temporary errors, stops on permanent ones, and sends the key nowhere else."""
+"""A model behind HTTP: retries temporary errors, stops on permanent ones, and never exposes the key."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 
 
 class WebService:
-    """A service that takes and returns JSON. Its responses are cached by content, so that none is paid for twice.
+    """A service that accepts and returns JSON. Its responses are cached, so that no request is paid for twice.
 
     Args:
-        name: the adapter's name, for error messages, the folder of the cache and the names of threads.
-        endpoint: base address; https, or http on this machine.
-        key_variable: environment variable that holds the key. It is in the header `key_header` of a request and nowhere
-            else: in no file, no log, no error.
-        concurrency: requests at once.
-        timeout: seconds for one attempt.
-        retries: attempts after a failed one; `Retry-After` is obeyed, up to 120 s.
-        price: dollars for an answer, for the estimate of the cost.
-        cache: folder of the kept answers, by default below $REFBENCH_HOME/cache.
+        name: name of the adapter, for error messages, the cache folder and the names of threads.
+        endpoint: base address; it must use https, or http on this machine.
+        key_variable: environment variable with the key. The key is sent in the header `key_header` and never appears in
+            files, logs or errors.
+        concurrency: number of simultaneous requests.
+        timeout: timeout of one attempt in seconds.
+        retries: number of further attempts after a failure; `Retry-After` is obeyed, up to 120 s.
+        price: price of an answer in dollars, for the estimated cost.
+        cache: folder for cached responses, by default in $REFBENCH_HOME/cache.
 
     Raises:
         AdapterError: there is no key, or the endpoint would expose it.
@@ -69,11 +69,16 @@ class WebService:
         self.endpoint = _checked(endpoint, key_variable)
         self._key = os.environ.get(key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()) or " " in self._key:
-            raise AdapterError(f"{key_variable} holds no key: a key is one word of printable ASCII")
+            raise AdapterError(
+                f"{key_variable} does not contain a valid key; a key is one word of printable ASCII characters"
+            )
         if not self._key and not _is_here(self.endpoint):
-            raise AdapterError(f"{name} needs a key: set {key_variable} (options never carry keys, they are stored)")
+            raise AdapterError(
+                f"{name} needs a key; set the environment variable {key_variable} (options cannot hold keys, "
+                "because they are stored with the run)"
+            )
         if concurrency < 1 or retries < 0 or timeout <= 0:
-            raise AdapterError("concurrency and timeout must be above 0, retries at least 0")
+            raise AdapterError("concurrency and timeout must be positive, and retries must not be negative")
         self._key_header = key_header
         self._price = price
         self._cache = (Path(cache) if cache else home() / "cache" / name).expanduser()
@@ -88,13 +93,13 @@ class WebService:
         self._used: dict[str, float] = {}
 
     def usage(self) -> dict[str, float]:
-        """Since the last call: requests, answers that were kept, seconds of waiting, estimated dollars."""
+        """Usage since the last call: requests, cached answers, waiting time in seconds, estimated cost in dollars."""
         with self._lock:
             used, self._used = self._used, {}
         return used
 
     def close(self) -> None:
-        """End the threads and connections."""
+        """Stop the threads and close the connections."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         self._http.clear()
 
@@ -106,14 +111,14 @@ class WebService:
         keep: tuple[str, ...],
         is_answer: Callable[[Mapping[str, Any]], bool],
     ) -> dict[str, Any]:
-        """The response to a request, from the cache or from the service; only its fields that `keep` lists are cached.
+        """The response to a request, from the cache or from the service. Only the fields in `keep` are cached.
 
-        `question` identifies the request: everything in `body` except the image, and the image's sha256. A response
-        that `is_answer` rejects (e.g. a 200 that reports an error) is neither cached nor counted as paid.
+        `question` identifies the request: everything in `body` except the image, and the sha256 of the image. A
+        response that `is_answer` rejects (such as a 200 that reports an error) is neither cached nor counted as paid.
 
         Raises:
             RunStopped: the key is refused, there is no credit, or the service is down.
-            AdapterError: this question got no answer.
+            AdapterError: this request got no answer.
         """
         digest = hashlib.sha256(json.dumps([self.endpoint, path, question], sort_keys=True).encode()).hexdigest()
         place = self._cache / digest[:2] / f"{digest}.json"
@@ -126,7 +131,7 @@ class WebService:
         answer = self._post(path, body, digest)
         if not is_answer(answer):
             raise AdapterError(
-                f"{self.endpoint} answers 200 without an answer{self._said(json.dumps(answer).encode())}"
+                f"{self.endpoint} returned status 200 without an answer{self._said(json.dumps(answer).encode())}"
             )
         self._count({"requests answered": 1, "estimated cost (USD)": self._price})
         answer = {k: answer[k] for k in keep if k in answer}
@@ -140,9 +145,9 @@ class WebService:
         samples: Sequence[Sample],
         images: Sequence[Image.Image],
     ) -> list[Answer]:
-        """Call `answer(sample, image, media type)` for each sample, several at once; an image is encoded once.
+        """Call `answer(sample, image, media type)` for each sample, several at once; each image is encoded once.
 
-        It waits for all of them, so that paid responses are cached even if one fails.
+        Waits for all calls, so that paid responses are cached even if one call fails.
 
         Raises:
             The first error; an error that ends the run takes precedence.
@@ -155,7 +160,7 @@ class WebService:
         return [question.result() for question in asked]
 
     def _post(self, path: str, body: Mapping[str, Any], digest: str) -> dict[str, Any]:
-        """One question to the service, with its attempts."""
+        """Send one request to the service, with retries."""
         if self._ended is not None:
             # Another request of the batch has already ended the run.
             raise self._ended
@@ -163,7 +168,7 @@ class WebService:
         try:
             response = self._request(path, body, self._retries)
         except urllib3.exceptions.HTTPError as error:
-            raise self._no_answer(f"no answer from {self.endpoint}: {_first_cause(error)}", digest) from None
+            raise self._no_answer(f"no response from {self.endpoint}: {_first_cause(error)}", digest) from None
         finally:
             self._count({"seconds of waiting": time.monotonic() - began})
         if response.status in FATAL or 300 <= response.status < 400:
@@ -188,7 +193,9 @@ class WebService:
             found = None
         if not isinstance(found, dict):
             said = self._said(response.data)
-            raise self._no_answer(f"{self.endpoint} answers 200, but not with a JSON object{said}", digest)
+            raise self._no_answer(
+                f"{self.endpoint} returned status 200, but the body is not a JSON object{said}", digest
+            )
         with self._lock:
             self._unanswered.clear()
             self._answered = path, body
@@ -197,7 +204,7 @@ class WebService:
     def _no_answer(self, text: str, digest: str) -> AdapterError:
         """The error for a request without a response; after several such requests in a row, it ends the run.
 
-        Before that, an earlier successful request is repeated: if it still succeeds, the new requests are at fault.
+        Before that, an earlier successful request is repeated. If it still succeeds, the new requests are the problem.
         """
         with self._lock:
             self._unanswered.add(digest)
@@ -247,17 +254,17 @@ class WebService:
 
 
 class ServiceAdapter:
-    """An adapter whose model is a service: `_answer` asks about one sample, this asks about several at once."""
+    """An adapter for a service. Subclasses implement `_answer` for one sample; this class asks for several at once."""
 
     def __init__(self, service: WebService) -> None:
         self._service = service
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        """Ask for each sample, several at once; see the adapter contract.
+        """Ask the service about each sample, several at once; see the interface of adapters.
 
         Raises:
             RunStopped: the key is refused, there is no credit, or the service is down.
-            AdapterError: one sample got no answer, or one that cannot be read.
+            AdapterError: a sample got no answer, or an invalid one.
         """
         return self._service.answer_all(self._answer, samples, images)
 
@@ -266,11 +273,11 @@ class ServiceAdapter:
         return self._service.usage()
 
     def close(self) -> None:
-        """End the threads and connections."""
+        """Stop the threads and close the connections."""
         self._service.close()
 
     def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
-        """The answer to one sample, whose image is the file `content` of media type `kind`."""
+        """The answer for one sample; `content` is its image file, of media type `kind`."""
         raise NotImplementedError
 
 
@@ -292,11 +299,13 @@ def _patience(retries: int) -> urllib3.Retry:
 def _checked(endpoint: str, key_variable: str) -> str:
     parts = urlsplit(endpoint)
     if parts.username or parts.password or parts.query:
-        raise AdapterError(f"the endpoint may hold no user, password or query; the key is read from {key_variable}")
+        raise AdapterError(
+            f"the endpoint must not contain a user name, a password or a query; the key is read from {key_variable}"
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AdapterError(f"{endpoint!r} is not an endpoint; write https://HOST/v1")
+        raise AdapterError(f"{endpoint!r} is not a valid endpoint; write it as https://HOST/v1")
     if parts.scheme == "http" and not _is_here(endpoint):
-        raise AdapterError(f"{endpoint} would carry the key and the images in the open; use https")
+        raise AdapterError(f"{endpoint} would send the key and the images unencrypted; use https")
     return endpoint.rstrip("/")
 
 
@@ -305,7 +314,9 @@ def _is_here(endpoint: str) -> bool:
 
 
 def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
-    """The original file if the service decodes the same image from it, else a PNG of the image that refbench opened."""
+    """The original file if the service decodes it to the same image, otherwise a PNG of the image as refbench opens
+    it.
+    """
     if path and Path(path).is_file():
         with Image.open(path) as opened:
             kind = AS_IT_IS.get(opened.format or "")
@@ -319,7 +330,7 @@ def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
 
 
 def _kept(path: Path) -> dict[str, Any] | None:
-    """An answer that was kept; one that is damaged is asked for again."""
+    """A cached answer; None if it is damaged, so that the request is sent again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """`worker`: a segmenter in a child process with its own interpreter; messages are lines of JSON.
 
-Any fault of the child (it prints, hangs, dies, answers twice or nonsense) becomes a failed sample or an error that
-names it. The child is then killed with all its subprocesses and started again.
+Any fault of the child process (it prints, hangs, crashes, answers twice or sends nonsense) becomes a failed sample or
+an error that names it. The child is then killed with all its subprocesses and started again.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MO
 
 
 class Worker:
-    """A script of yours in an environment of its own (`refbench new-adapter NAME --worker` writes one).
+    """Your own script in its own environment (`refbench new-adapter NAME --worker` creates one).
 
     Args:
         script: the worker, a Python file that serves a segmenter with `worker_sdk`.
-        python: its interpreter; by default that of `env`, else the one that runs refbench.
+        python: its interpreter; by default that of `env`, otherwise the one that runs refbench.
         env: an environment that `refbench env build` made.
-        device: where it computes. On CUDA it sees that device alone, as cuda:0.
-        batch_size: expressions a request; 0 takes what the worker says.
-        timeout: seconds for an answer, for each expression of a request.
-        start_timeout: seconds until it is ready: loading may download weights.
-        offline: False lets libraries download files from the hub.
-        deterministic: as for the run; the worker fixes seeds and kernels where it can.
+        device: device of the model. On CUDA, the worker sees only this device, as cuda:0.
+        batch_size: number of expressions per request; 0 uses the number that the worker states.
+        timeout: maximum time in seconds for an answer, per expression of a request.
+        start_timeout: maximum time in seconds until the worker is ready; loading may include a download of weights.
+        offline: if False, libraries can download files from the hub.
+        deterministic: as for the run; the worker fixes seeds and uses deterministic kernels if it can.
         config: all other options, passed to the worker as strings.
     """
 
@@ -83,7 +83,7 @@ class Worker:
     ) -> None:
         script = Path(script).absolute()
         if not script.is_file():
-            raise AdapterError(f"the worker {script} does not exist; give its script with -o script=FILE")
+            raise AdapterError(f"the worker script {script} does not exist; pass its path with -o script=FILE")
         command = python or (str(interpreter(env)) if env else sys.executable)
         self._child = _Child(script, command, device, config, start_timeout, offline, deterministic)
         self._timeout = timeout
@@ -101,11 +101,11 @@ class Worker:
         self._remarks = [f"the worker does not use the option {key!r}" for key in ready.get("unread") or ()]
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
-        """Ask the worker; see the adapter contract.
+        """Ask the worker; see the interface of adapters.
 
         Raises:
-            AdapterError: the worker died, hung or broke the protocol, or failed on a sample.
-            RunStopped: the worker died several times in a row, cannot be started again, or stops the run.
+            AdapterError: the worker crashed, hung, broke the protocol, or failed on a sample.
+            RunStopped: the worker failed several times in a row, cannot be started again, or stops the run.
             MemoryError: the worker ran out of memory.
         """
         self._number += 1
@@ -122,18 +122,20 @@ class Worker:
             self._deaths += 1
             self._remarks.append(f"the worker has to be started again: {str(error)[:300]}")
             if self._deaths >= DEATHS_IN_A_ROW:
-                raise RunStopped(f"the worker died {self._deaths} times in a row without an answer: {error}") from None
+                raise RunStopped(
+                    f"the worker failed {self._deaths} times in a row without an answer: {error}"
+                ) from None
             raise AdapterError(str(error)) from None
         self._deaths = 0
         return [_answer(s, results[s.sample_id]) for s in samples]
 
     def remarks(self) -> list[str]:
-        """Remarks since the last call: restarts, options that the worker never read."""
+        """Remarks since the last call: restarts, and options that the worker never used."""
         said, self._remarks = self._remarks, []
         return said
 
     def begin_shard(self, seed: int) -> None:
-        """Begin the worker's random numbers again, so that no shard depends on those before it."""
+        """Seed the random generators of the worker, so that no shard depends on earlier ones."""
         if self._child.alive:
             with contextlib.suppress(_Broken):
                 self._child.tell({"op": "seed", "seed": seed})
@@ -143,10 +145,10 @@ class Worker:
             self._child.start()
         except AdapterError as error:
             # It did start once: what is wrong now is not a sample's fault.
-            raise RunStopped(f"it cannot be started again: {error}") from None
+            raise RunStopped(f"the worker cannot be restarted: {error}") from None
 
     def _collect(self, number: str, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-        """Results by sample; whatever the child says besides is an error."""
+        """Results by sample; any other message from the worker is an error."""
         wanted = {s.sample_id for s in samples}
         results: dict[str, dict[str, Any]] = {}
         deadline = time.monotonic() + self._timeout * len(samples)
@@ -163,24 +165,24 @@ class Worker:
             if kind != "result" or message.get("id") != number or sid not in wanted:
                 raise _Broken(f"the worker sent an unexpected message: {str(message)[:200]}")
             if sid in results:
-                raise _Broken(f"the worker answered twice for {sid}")
+                raise _Broken(f"the worker returned two answers for {sid}")
             results[str(sid)] = message
         missing = sorted(wanted - results.keys())
         if missing:
-            raise _Broken(f"the worker gave no answer for {missing[0]}")
+            raise _Broken(f"the worker returned no answer for {missing[0]}")
         return results
 
     def close(self) -> None:
-        """Let the worker end, and kill it if it does not."""
+        """Ask the worker to end, and kill it if it does not."""
         self._child.end()
 
 
 class _Broken(Exception):
-    """The child is of no more use and must be started again."""
+    """The child process is unusable and must be started again."""
 
 
 class _Child:
-    """The process, its two channels and its log."""
+    """The child process, its two pipes and its log."""
 
     def __init__(
         self,
@@ -213,7 +215,10 @@ class _Child:
             hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
             visible = [d for d in (hidden or "").split(",") if d]
             if hidden is not None and index >= len(visible):
-                raise AdapterError(f"there is no {device}: CUDA_VISIBLE_DEVICES shows {len(visible)} devices")
+                raise AdapterError(
+                    f"the device {device} does not exist; the number of devices in CUDA_VISIBLE_DEVICES is "
+                    f"{len(visible)}"
+                )
             self.environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
             self.device = "cuda:0"
         self._process: subprocess.Popen[bytes] | None = None
@@ -225,7 +230,7 @@ class _Child:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> dict[str, Any]:
-        """Start it and wait until its model is loaded; returns what it says of itself."""
+        """Start the process and wait until its model is loaded; returns what it reports about itself."""
         self.kill()
         self._log.clear()
         self._heard = queue.Queue()
@@ -240,8 +245,8 @@ class _Child:
             )
         except OSError as error:
             raise AdapterError(
-                f"the interpreter {self.command} of the worker cannot be started: {error.strerror}; "
-                "give it with -o python=PATH, or build its environment: refbench env build NAME"
+                f"the Python interpreter {self.command} of the worker cannot be started: {error.strerror}; pass "
+                "another one with -o python=PATH, or build the environment of the worker: refbench env build NAME"
             ) from error
         for target in (_read_messages, _read_log):
             threading.Thread(target=target, args=(self._process, self._heard, self._log), daemon=True).start()
@@ -261,11 +266,11 @@ class _Child:
                 continue
         except _Broken as error:
             self.kill()
-            raise AdapterError(f"the worker {self.script} did not get ready: {error}") from None
+            raise AdapterError(f"the worker {self.script} did not start: {error}") from None
         if message.get("type") != "ready" or message.get("protocol", PROTOCOL) != PROTOCOL:
             self.kill()
             said = str(message.get("message") or message)[:2000]
-            raise AdapterError(f"the worker {self.script} did not get ready: {said}{self._last_lines()}")
+            raise AdapterError(f"the worker {self.script} did not start: {said}{self._last_lines()}")
         return message
 
     def tell(self, message: Mapping[str, Any]) -> None:
@@ -279,7 +284,7 @@ class _Child:
             raise self._ended() from None
 
     def hear(self, deadline: float) -> dict[str, Any]:
-        """The next message, or why there is none."""
+        """The next message, or the reason why there is none."""
         while True:
             left = deadline - time.monotonic()
             try:
@@ -290,7 +295,7 @@ class _Child:
                 if not self.alive:
                     raise self._ended() from None
                 if left <= LISTEN_SECONDS:
-                    raise _Broken(f"the worker did not answer in time{self._last_lines()}") from None
+                    raise _Broken(f"the worker did not answer before the timeout{self._last_lines()}") from None
         if isinstance(message, _Broken):
             raise self._ended() if not str(message) else message
         return message
@@ -320,7 +325,7 @@ class _Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it and all that it started."""
+        """Kill the process and all its children."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -334,7 +339,7 @@ class _Child:
 
 
 def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
-    """Lines of the worker as messages; an empty `_Broken` when the worker closes its output."""
+    """Read messages of the worker, one per line; puts an empty `_Broken` when the worker closes its output."""
     if process.stdout is None:
         return
     with contextlib.suppress(OSError, ValueError):
@@ -356,7 +361,9 @@ def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], lo
 
 
 def _read_log(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
-    """Empty the child's stderr, or it would block once the pipe is full; the last lines are kept for errors."""
+    """Read the stderr of the child, which would block if the pipe were full; the last lines are kept for error
+    messages.
+    """
     if process.stderr is None:
         return
     with contextlib.suppress(OSError, ValueError), process.stderr:
@@ -391,9 +398,9 @@ def _answer(sample: Sample, result: Mapping[str, Any]) -> Answer:
     if result.get("status") == "error":
         message = str(result.get("message") or "no reason given")
         if result.get("kind") == "stop":
-            raise RunStopped(f"the worker stops the run: {message}")
+            raise RunStopped(f"the worker asked to stop the run: {message}")
         if result.get("kind") == "oom":
-            raise MemoryError(f"out of memory in the worker: {message}")
+            raise MemoryError(f"the worker ran out of memory: {message}")
         raise AdapterError(f"the worker failed: {message}")
     instances = result.get("instances") or []
     try:
@@ -406,13 +413,13 @@ def _answer(sample: Sample, result: Mapping[str, Any]) -> Answer:
             raw=str(result.get("raw") or ""),
         )
     except (KeyError, TypeError, ValueError, zlib.error, binascii.Error, MaskError) as error:
-        raise AdapterError(f"the worker's mask cannot be read: {type(error).__name__}: {error}") from None
+        raise AdapterError(f"the mask from the worker cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
     height, width = sample.height, sample.width
     if list(mask["size"]) != [height, width]:
-        raise ValueError(f"it is {mask['size']}, the image {[height, width]} (height, width)")
+        raise ValueError(f"its size is {mask['size']}, but the image has {[height, width]} (height, width)")
     if mask["enc"] == "coco_rle":
         return Mask.from_rle({"size": [height, width], "counts": mask["data"]})
     if mask["enc"] != "bits+zlib":
@@ -422,6 +429,6 @@ def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
     unfolded = zlib.decompressobj()
     bits = unfolded.decompress(base64.b64decode(mask["data"], validate=True), wanted + 1)
     if len(bits) != wanted:
-        raise ValueError(f"it is not {wanted} bytes, one bit for each of {height} x {width} pixels")
+        raise ValueError(f"it must have {wanted} bytes, one bit for each of the {height} x {width} pixels")
     pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).reshape(height, width)
     return Mask.from_array(pixels.astype(bool))

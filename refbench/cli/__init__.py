@@ -1,1 +1,1 @@
-"""The command line: one file per verb, no logic."""
+"""The command line: one module per command, without any logic of its own."""

@@ -25,24 +25,24 @@ HUB = "hub"
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path),
-    help="Folder of the original release, its annotation file, the hub's Parquet files, or an export.",
+    help="Folder of the original release, its annotation file, the Parquet files of the hub, or an export.",
 )
 @click.option(
     "--images",
-    help="Folder or zip with the images (a zip is not unpacked), or `hub` to take them from the hub.",
+    help="Folder or zip file with the images (a zip file is read without unpacking), or `hub` to download them.",
 )
 @click.option(
     "--from",
     "origin",
     type=click.Choice(["files", HUB]),
     default="files",
-    help="Read --annotations, or download the dataset from the Hugging Face hub.",
+    help="Read the files from --annotations, or download the dataset from the Hugging Face hub.",
 )
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Build only this split; repeatable.")
-@click.option("--sources", type=click.Path(path_type=Path), help="Your own sources.toml, e.g. with a mirror.")
-@click.option("--offline", is_flag=True, help="Download nothing; use what was downloaded before.")
+@click.option("--sources", type=click.Path(path_type=Path), help="Your own sources.toml, for example with a mirror.")
+@click.option("--offline", is_flag=True, help="Download nothing; use the files that were downloaded earlier.")
 @click.option("--yes", is_flag=True, help="Download without asking.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the builder; repeatable.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the builder; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def build(
     dataset: str,
@@ -56,11 +56,11 @@ def build(
     splits: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Build a dataset from its original files or from the hub.
+    """Build a dataset from its original files or from the Hugging Face hub.
 
-    Every split in the files is built, under $REFBENCH_HOME/datasets. Building twice gives the same fingerprint. A
-    row that cannot be used is reported with its position, and nothing is written. Before a download, the command
-    shows size, licence and source, and asks. An interrupted download is resumed.
+    All splits in the files are built and written to $REFBENCH_HOME/datasets. Two builds from the same files have the
+    same fingerprint. Invalid rows are reported with their positions, and then nothing is written. Before a download,
+    the command shows size, licence and source, and asks for confirmation. An interrupted download can be resumed.
 
     \b
     Options (-o): grefcoco crowd=skip|use; lvis negatives=true|false, not_exhaustive=drop|keep
@@ -83,7 +83,7 @@ def build(
     # Before anything is downloaded.
     chosen = builder_options(dataset, builder, parse_options(options))
     if origin == HUB and images is not None and hub_source(dataset, HUB, sources).files[0].path.endswith(".parquet"):
-        raise click.UsageError("the hub's tables contain their images; drop --images")
+        raise click.UsageError("the tables of the hub contain the images; remove --images")
     with ConsoleProgress() as progress:
         downloads: list[str] = []
         if origin == HUB:
@@ -92,7 +92,10 @@ def build(
             photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress, downloads)
         if exported.is_export(annotations):
             if options:
-                raise click.UsageError("an export cannot be built with -o: its options were chosen when it was written")
+                raise click.UsageError(
+                    "a dataset that is built from an export takes no -o options; the export contains the options it "
+                    "was built with"
+                )
             builder, chosen = exported.build, {}
         manifest = build_dataset(
             dataset, builder, Sources(annotations, photographs, tuple(downloads), splits), progress, **chosen
@@ -105,9 +108,9 @@ def build(
 
 def _check_origin(origin: str, images: str | None, annotations: Path | None, downloads: bool) -> None:
     if origin == HUB and annotations is not None:
-        raise click.UsageError("--from hub downloads the annotations; drop --annotations")
+        raise click.UsageError("--from hub downloads the annotations; remove --annotations")
     if origin != HUB and images != HUB and downloads:
-        raise click.UsageError("--sources, --offline and --yes are about downloads: add --from hub or --images hub")
+        raise click.UsageError("--sources, --offline and --yes affect downloads only; add --from hub or --images hub")
 
 
 def _show(dataset: str, manifest: Manifest) -> None:
@@ -134,7 +137,7 @@ def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgres
     fetch = load_attribute("refbench.datasets.hub:fetch")
     found = fetch(source, offline, progress)
     if not isinstance(found, Path):
-        raise RefbenchError("the download gave no folder")
+        raise RefbenchError("the download returned no folder")
     # The cache keeps each commit in a folder of its name.
     downloads.append(f"{source.repo} at commit {found.name}")
     return found

@@ -15,14 +15,14 @@ from refbench.runs.shard import close_adapter
 @click.command(name="check-adapter")
 @click.argument("adapter")
 @click.option("--device", default="cpu", show_default=True, help="Where the model computes.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the adapter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check_adapter(ctx: click.Context, adapter: str, device: str, options: tuple[str, ...], as_json: bool) -> None:
-    """Test an adapter against the contract.
+    """Test whether an adapter works with refbench.
 
-    Tests shape, dtype, order, determinism, independence of the batch, and unusual images and expressions. The exit
-    code is 1 if anything fails.
+    Checks the shape, type and order of the masks, and whether they are deterministic and independent of the batch. Also
+    tries unusual images and expressions. The exit code is 1 if a test fails.
 
     \b
     Example:

@@ -27,17 +27,20 @@ SIGNIFICANCE = 0.05
     type=Points(positive=True),
     default=DEFAULT_MARGIN,
     show_default=True,
-    help="Two runs that differ by less than this many points are equivalent.",
+    help="Two runs count as equivalent if they differ by less than this many points.",
 )
 @click.option(
-    "--page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page with the masks of both runs."
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write an HTML page that shows the masks of both runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(run_a: Path, run_b: Path, margin: float, page: Path | None, as_json: bool) -> None:
     """Compare two runs: paired differences, slices, changed samples.
 
-    Both are scored run folders (or scores.parquet files) of one split. Differences are RUN_B minus RUN_A, in
-    percentage points, with 95 % intervals; p-values come from a permutation test. Both resample whole images.
+    RUN_A and RUN_B are scored run folders, or scores.parquet files, of the same split. Differences are RUN_B minus
+    RUN_A, in percentage points, with 95 % confidence intervals and p-values from a permutation test. Both the intervals
+    and the test resample whole images.
 
     \b
     Example:
@@ -73,7 +76,7 @@ def _cells(d: Difference) -> list[str]:
 
 
 def _verdict(d: Difference) -> str:
-    """The result of a comparison in words."""
+    """The verdict of a comparison as text."""
     if d.p_value <= SIGNIFICANCE:
         return "better" if d.difference > 0 else "worse" if d.difference < 0 else ""
     if d.p_equivalent < SIGNIFICANCE:

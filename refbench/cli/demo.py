@@ -17,12 +17,12 @@ SHOWN = {
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def demo(as_json: bool) -> None:
-    """Run everything once, without a download: build, run, score, rank.
+    """Build, run, score and rank once, without downloads.
 
-    Renders `scenes`, builds `snapshots` from sample images of installed packages, runs three trivial baselines, an
-    oracle with noise and the small network `tiny`, and ranks them. A second call does not run the models again.
+    Renders `scenes`, builds `snapshots` from sample images of installed packages, and runs three simple baselines, an
+    oracle with noise and the small network `tiny`. Then ranks them. If you call it again, the models are not run again.
 
     \b
     Example:

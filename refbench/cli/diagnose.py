@@ -17,15 +17,15 @@ from refbench.reports.error_kinds import KINDS, MEANING
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that the predictions in a file belong to.")
+@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file belongs to.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
-    """Show where a run loses its points: kinds of errors, slices.
+    """Show what kinds of errors a run makes, and on which samples.
 
-    Every wrong pixel gets one kind of error, so the kinds add up to the points that are missing from 100 in cIoU and
-    mIoU. errors.parquet names, for each sample, the kind that costs it most. Slices group the samples by their words,
-    their target and what surrounds it.
+    Every wrong pixel is assigned to one kind of error, so the sum over all kinds is 100 minus cIoU or mIoU.
+    errors.parquet states, for each sample, the kind of error that costs the most. Slices group the samples by their
+    words, their targets and their surroundings.
 
     \b
     Example:

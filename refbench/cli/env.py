@@ -15,8 +15,8 @@ from refbench.cli.output import print_json, print_table, remark
 def env() -> None:
     """Build, list or remove environments for workers.
 
-    A worker is a segmenter with its own interpreter and libraries. The workers of refbench come with a locked list
-    of packages, which is installed once, below $REFBENCH_HOME/envs, and never changed by a run.
+    A worker runs a model in its own process, with its own interpreter and libraries. The workers of refbench have lock
+    files. Their packages are installed once to $REFBENCH_HOME/envs, and runs never change them.
 
     \b
     Example:
@@ -31,14 +31,14 @@ def env() -> None:
 @click.option(
     "--python",
     default="",
-    help="Python interpreter to use; by default one on the PATH with the version that is needed.",
+    help="Python interpreter to use.  [default: one on the PATH with the required version]",
 )
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Requirements file with exact versions, for your own worker."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
 def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
-    """Build the environment NAME; build it again only if its requirements or --python changed.
+    """Build the environment NAME. It is built again only if its requirements or --python have changed.
 
     \b
     Example:
@@ -54,7 +54,7 @@ def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
 @env.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
-    """List the environments that are built here, and those that could be.
+    """List the environments that have been built, and those that can be built.
 
     \b
     Example:
@@ -77,7 +77,7 @@ def list_(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def remove(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Remove the environment NAME; exit 1 if there is none.
+    """Remove the environment NAME. The exit code is 1 if it does not exist.
 
     \b
     Example:

@@ -15,14 +15,18 @@ from refbench.datasets.exporters import export as export_split
 @click.argument("address", metavar="DATASET/SPLIT")
 @click.option("--format", "form", type=click.Choice(list(WRITERS)), required=True, help="Format to write.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
-@click.option("--with-images", is_flag=True, help="hf: put the images into the table. Mind their licences.")
-@click.option("--json", "as_json", is_flag=True, help="Print the files as JSON.")
+@click.option(
+    "--with-images",
+    is_flag=True,
+    help="Only with --format hf: include the images in the table. Check their licences first.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the list of files as JSON.")
 def export(address: str, form: str, out: Path, with_images: bool, as_json: bool) -> None:
-    """Write a split for other programs: hf, coco, jsonl, croissant.
+    """Export a split for other programs: hf, coco, jsonl, croissant.
 
-    hf: a folder for datasets.load_dataset, with typed features and a card. coco: one JSON for pycocotools and
-    detectron-style code. jsonl: one object on each line. croissant: metadata over Parquet files. Each is complete:
-    `refbench build DATASET --annotations OUT` gives a split with the same fingerprint.
+    hf: a folder for datasets.load_dataset, with typed features and a card. coco: one JSON file for pycocotools and
+    similar programs. jsonl: one JSON object per line. croissant: metadata and Parquet files. Every export is complete:
+    `refbench build DATASET --annotations OUT` reads it and gives the same fingerprint.
 
     \b
     Example:

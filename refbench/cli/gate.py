@@ -30,9 +30,10 @@ DEFAULT_MARGIN = 0.5
     "margins",
     multiple=True,
     type=Points(),
-    help="Points that a metric may lose: one value for all metrics, or one for each, in their order.  [default: 0.5]",
+    help="Points that a metric may lose: one value for all metrics, or one per metric in the same order.  "
+    "[default: 0.5]",
 )
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML to this file.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit XML report to this file.")
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown summary to this file."
 )
@@ -48,14 +49,15 @@ def gate(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Exit 1 if a run is significantly worse than a baseline, beyond a margin.
+    """Exit with code 1 if a run is significantly worse than a baseline.
 
-    RUN and the baseline are scored run folders or scores.parquet files. Neither the dataset nor torch is needed.
+    RUN and the baseline are scored run folders or scores.parquet files. The command needs neither the dataset nor
+    PyTorch.
 
-    The gate fails if the samples are not those of the baseline, if a sample fails that did not fail there, or if a
-    metric is worse by more than its margin and a permutation test tells this from chance (p <= 0.05). With fewer
-    than 6 images the test cannot tell, and the margin alone decides. Files that are damaged or of another split end
-    with exit code 3.
+    The gate fails if the samples differ from those of the baseline, or if a sample fails that did not fail in the
+    baseline. It also fails if a metric is worse by more than its margin and a permutation test finds the difference
+    significant (p <= 0.05). With fewer than 6 images, the test cannot be significant, so only the margin counts. If a
+    file is damaged or belongs to another split, the exit code is 3.
 
     \b
     Example:
@@ -65,9 +67,11 @@ def gate(
     """
     names = metrics or tuple(DEFAULT_MARGINS)
     if len(set(names)) != len(names):
-        raise click.UsageError("a metric is named twice; name each once")
+        raise click.UsageError("a metric is given twice; give each metric once")
     if len(margins) > 1 and len(margins) != len(names):
-        raise click.UsageError(f"{len(margins)} margins for {len(names)} metrics: give one for all, or one for each")
+        raise click.UsageError(
+            f"got {len(margins)} margins for {len(names)} metrics; give one margin for all metrics, or one for each"
+        )
     each = margins if len(margins) > 1 else (margins or (DEFAULT_MARGIN,)) * len(names)
     result = gating.gate(run, baseline, dict(zip(names, each, strict=True)))
     for path, text in ((junit, to_junit), (markdown, to_markdown)):

@@ -1,4 +1,4 @@
-"""A group of commands that are imported when they are called: (where the command is, its help in one line)."""
+"""A group of commands that are imported only when they are called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refbench.plugins.loading import load_attribute
 
 
 class LazyGroup(click.Group):
-    """A group whose commands stand in a table and are imported one at a time."""
+    """A group that gets its commands from a table and imports each of them when it is called."""
 
     def __init__(self, *arguments: Any, verbs: Mapping[str, tuple[str, str]], **rest: Any) -> None:
         super().__init__(*arguments, **rest)

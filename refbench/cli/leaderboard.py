@@ -23,18 +23,21 @@ def leaderboard() -> None:
 
 @leaderboard.command()
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the tables.  [default: leaderboards/tables of a checkout]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the tables.  [default: leaderboards/tables in a checkout]",
 )
 @click.option(
     "--runs",
     "folders",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder with scored runs, repeatable.  [default: leaderboards/runs of a checkout, else $REFBENCH_HOME/runs]",
+    help="Folder with scored runs; repeatable.  [default: leaderboards/runs in a checkout, otherwise "
+    "$REFBENCH_HOME/runs]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list of written files as JSON.")
 def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
-    """Write Markdown and CSV tables of scored runs beside published figures.
+    """Write tables of scored runs and published figures, as Markdown and CSV.
 
     \b
     Example:

@@ -28,12 +28,14 @@ WITH_OPTIONS = ("adapters", "checks", "refiners")
 def list_(kind: str, name: str | None, as_json: bool) -> None:
     """List datasets, adapters, protocols, checks or refiners.
 
-    With the NAME of an adapter, check or refiner: its description and its options (`-o`) with defaults and choices.
+    With the NAME of an adapter, check or refiner, shows its description and its options (`-o`) with their defaults and
+    choices.
 
-    With --json, a protocol has its ten choices, each with its source, its metrics and its caveats.
+    With --json, a protocol has its ten choices with their sources, its metrics and its caveats.
 
-    A dataset is absent, partial (some published splits are not built here), whole, or it differs from the published
-    figures (`refbench verify` shows where).
+    The status of a dataset is `absent`, `partial` (some published splits have not been built) or `whole`. It is
+    `differs` if the build differs from published counts (`refbench verify` shows where), `unverified` if there are no
+    published counts, and `damaged` if its files cannot be read.
 
     \b
     Example:
@@ -64,7 +66,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
 
 def _print_options(kind: str, name: str, as_json: bool) -> None:
     if kind not in WITH_OPTIONS:
-        raise click.UsageError(f"`refbench list {kind}` takes no NAME; a NAME can follow {', '.join(WITH_OPTIONS)}")
+        raise click.UsageError(f"`refbench list {kind}` takes no NAME; only these take one: {', '.join(WITH_OPTIONS)}")
     part = load(kind, name)
     about, options = inspect.getdoc(part) or "", options_of(part)
     if as_json:
@@ -90,7 +92,7 @@ def _summary(kind: str, name: str, place: str) -> str:
 
 
 def _rule(name: str) -> dict[str, Any]:
-    """Sources and choices of a protocol; a protocol of a library that scores detections has no choices."""
+    """Sources and choices of a protocol; protocols that score detections with a library have no choices."""
     try:
         rule = load("protocols", name)
     except RefbenchError as error:

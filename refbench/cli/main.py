@@ -1,4 +1,4 @@
-"""`refbench`: finds the verb in a table and imports only that, so that `refbench --help` starts at once."""
+"""`refbench`: finds the command in a table and imports only this command, so `refbench --help` starts quickly."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DONE, FAILED, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 
 
 # Commands are imported only when called: verb -> (where its command is, its help in one line).
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("refbench.cli.demo:demo", "Run everything once, without a download: build, run, score, rank."),
+    "demo": ("refbench.cli.demo:demo", "Build, run, score and rank once, without downloads."),
     "list": ("refbench.cli.list:list_", "List datasets, adapters, protocols, checks or refiners."),
-    "build": ("refbench.cli.build:build", "Build a dataset from its original files or from the hub."),
-    "verify": ("refbench.cli.verify:verify", "Compare a built dataset with published figures; exit 1 if it differs."),
+    "build": ("refbench.cli.build:build", "Build a dataset from its original files or from the Hugging Face hub."),
+    "verify": ("refbench.cli.verify:verify", "Compare a built dataset with published counts."),
     "overlap": ("refbench.cli.overlap:overlap", "Count the images and objects that two splits share."),
-    "export": ("refbench.cli.export:export", "Write a split for other programs: hf, coco, jsonl, croissant."),
-    "run": ("refbench.cli.run:run", "Run an adapter over a split; the same command resumes it."),
+    "export": ("refbench.cli.export:export", "Export a split for other programs: hf, coco, jsonl, croissant."),
+    "run": ("refbench.cli.run:run", "Run an adapter on a split. The same command resumes the run."),
     "score": ("refbench.cli.score:score", "Score a run folder or a predictions file."),
-    "diagnose": ("refbench.cli.diagnose:diagnose", "Show where a run loses its points: kinds of errors, slices."),
+    "diagnose": ("refbench.cli.diagnose:diagnose", "Show what kinds of errors a run makes, and on which samples."),
     "compare": ("refbench.cli.compare:compare", "Compare two runs: paired differences, slices, changed samples."),
-    "gate": ("refbench.cli.gate:gate", "Exit 1 if a run is significantly worse than a baseline, beyond a margin."),
-    "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test an adapter against the contract."),
-    "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Write a first version of an adapter or a worker."),
+    "gate": ("refbench.cli.gate:gate", "Exit with code 1 if a run is significantly worse than a baseline."),
+    "check-adapter": ("refbench.cli.check_adapter:check_adapter", "Test whether an adapter works with refbench."),
+    "new-adapter": ("refbench.cli.new_adapter:new_adapter", "Create the files of a new adapter or worker."),
     "env": ("refbench.cli.env:env", "Build, list or remove environments for workers."),
-    "weights": ("refbench.cli.weights:weights", "Add or list weights of networks that curation uses."),
-    "curate": ("refbench.cli.curate:curate", "Turn a coarse split into a cleaned one, with a ledger."),
-    "report": ("refbench.cli.report:report", "Write report.html of a run: metrics and overlays."),
+    "weights": ("refbench.cli.weights:weights", "Add or list weights of the networks that curation uses."),
+    "curate": ("refbench.cli.curate:curate", "Make a cleaned version of a split, and record every decision."),
+    "report": ("refbench.cli.report:report", "Write report.html for a run, with metrics and overlays."),
     "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
 }
 
@@ -48,12 +48,12 @@ def refbench() -> None:
       refbench run tiny refcoco/val
       refbench score ~/.refbench/runs/tiny/refcoco-val
 
-    Exit codes: 0 done, 1 a gate or verification that fails, 2 usage, 3 bad input, 4 too many failed samples.
+    Exit codes: 0 success, 1 a gate or a verification failed, 2 wrong usage, 3 invalid input, 4 too many failed samples.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script; exits with one of the codes above."""
+    """The entry point of the console script; exits with one of the codes in the help text."""
     sys.exit(_run(arguments))
 
 
@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         error.show(sys.stderr)
         return USAGE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was finished is on disk", err=True)
+        click.echo("interrupted; completed results are saved", err=True)
         return INTERRUPTED
     except TooManyFailures as error:
         click.echo(f"error: {error}", err=True)

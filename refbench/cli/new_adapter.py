@@ -12,19 +12,19 @@ from refbench.cli.output import print_json, remark
 
 @click.command(name="new-adapter")
 @click.argument("name")
-@click.option("--worker", is_flag=True, help="Write a worker, which runs in its own environment.")
+@click.option("--worker", is_flag=True, help="Create a worker, which runs in its own environment.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=".",
-    help="Folder to write to; by default the current one.",
+    help="Output folder.  [default: the current folder]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def new_adapter(name: str, worker: bool, out: Path, as_json: bool) -> None:
-    """Write a first version of an adapter or a worker.
+    """Create the files of a new adapter or worker.
 
-    The file runs as it is and marks bright pixels: replace the parts that load and compute. Existing files are
-    never overwritten.
+    The new adapter already works, with a model that marks bright pixels. Replace the parts that load the model and
+    compute masks. Existing files are never overwritten.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Output of the commands: results on stdout as JSON or tables, progress and remarks on stderr."""
+"""Output of the commands: results as JSON or tables on stdout; progress and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Points(click.ParamType[float]):
 
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Redirect to stderr whatever models, libraries and child processes print, since stdout is for results."""
+    """Redirect to stderr whatever models, libraries and child processes print, because stdout is for results."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -54,7 +54,7 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout; JSON has no NaN, so null stands for a figure without a value."""
+    """Print one JSON object to stdout. JSON has no NaN, so a metric without a value is null."""
     click.echo(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -71,7 +71,7 @@ FIGURE = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)? ?%?( \[[^\]]*\])?|\[[^\]]*\]|na
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: drawn in a terminal, figures to the right and words to the left; tab-separated when piped."""
+    """Print a table to stdout: aligned in a terminal, tab-separated if piped."""
     if not sys.stdout.isatty():
         if title:
             click.echo("\n".join(f"# {line}" for line in title.splitlines()))
@@ -92,7 +92,7 @@ def remark(message: str) -> None:
 
 
 def remark_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A small table on stderr, the columns after the first aligned to the right."""
+    """Print a small table to stderr, with all columns except the first aligned to the right."""
     lines = [list(columns), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     for line in lines:
@@ -101,7 +101,7 @@ def remark_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:
-    """`-o key=value` as a dict; a usage error if there is no `=`."""
+    """Parse `-o key=value` options into a dict; without a `=`, it is a usage error."""
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -112,7 +112,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
 
 
 class ConsoleProgress:
-    """Progress on stderr: a bar with rate and time left in a terminal, a line now and then elsewhere."""
+    """Progress on stderr: a bar with rate and remaining time in a terminal, occasional lines otherwise."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -140,7 +140,7 @@ class ConsoleProgress:
             self._bar.stop()
 
     def pause(self) -> None:
-        """Take the bar away for a question; the next step draws it again."""
+        """Hide the bar while a question is asked; the next step draws it again."""
         if self._bar is not None:
             self._bar.stop()
 

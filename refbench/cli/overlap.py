@@ -11,12 +11,12 @@ from refbench.datasets.overlaps import overlap as compare
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the ids of the shared images.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with the ids of the shared images.")
 def overlap(a: str, b: str, as_json: bool) -> None:
     """Count the images and objects that two splits share.
 
-    A and B are splits or whole datasets. B may also be a list of training images: a text file with an image id or
-    COCO file name on each line, or a COCO JSON. Then the shared images are those that a model may have seen.
+    A and B are splits or whole datasets. B can also be a list of training images: a text file with one image id or COCO
+    file name per line, or a COCO JSON file. The shared images are then those that the model may have been trained on.
 
     \b
     Example:

@@ -12,11 +12,11 @@ from refbench.reports.pages import write_report
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print the path as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the path of the report as JSON.")
 def report(run: Path, as_json: bool) -> None:
-    """Write report.html of a run: metrics and overlays.
+    """Write report.html for a run, with metrics and overlays.
 
-    The run must be scored. The page stands alone: images are inside it.
+    The run must be scored first. The page is a single file that contains the images.
 
     \b
     Example:

@@ -38,28 +38,36 @@ class BatchSize(click.ParamType[int | None]):
 @click.command()
 @click.argument("adapter")
 @click.argument("split", metavar="DATASET/SPLIT")
-@click.option("--device", default="cpu", show_default=True, help="Where the model computes, e.g. cuda:0.")
+@click.option("--device", default="cpu", show_default=True, help="Device that the model runs on, for example cuda:0.")
 @click.option(
-    "--batch-size", type=BatchSize(), default="auto", show_default=True, help="Expressions in one call of the model."
+    "--batch-size",
+    type=BatchSize(),
+    default="auto",
+    show_default=True,
+    help="Number of expressions per call of the model.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N samples.")
+@click.option("--limit", type=click.IntRange(min=1), help="Run only the first N samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option(
-    "--max-failures", type=click.IntRange(min=0), default=0, show_default=True, help="Failed samples that are allowed."
+    "--max-failures",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of failed samples that are allowed; if there are more, the exit code is 4.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Local processes, or a Ray cluster.",
+    help="Run in local processes or on a Ray cluster.",
 )
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes or Ray actors."
 )
-@click.option("--ray-address", metavar="ADDRESS", help="Address of a Ray cluster; by default $RAY_ADDRESS.")
-@click.option("--deterministic", is_flag=True, help="Use repeatable kernels, and one thread for each worker on a CPU.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter; repeatable.")
+@click.option("--ray-address", metavar="ADDRESS", help="Address of a Ray cluster.  [default: $RAY_ADDRESS]")
+@click.option("--deterministic", is_flag=True, help="Use deterministic algorithms, and one thread per worker on a CPU.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the adapter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def run(
     adapter: str,
@@ -76,14 +84,14 @@ def run(
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run an adapter over a split; the same command resumes it.
+    """Run an adapter on a split. The same command resumes the run.
 
-    ADAPTER is a name (`refbench list adapters`) or path/to/file.py:Class. A sample that fails is counted and the
-    run goes on; more than --max-failures end with exit code 4.
+    ADAPTER is a name (`refbench list adapters`) or path/to/file.py:Class. If a sample fails, the failure is counted and
+    the run continues. If more samples fail than --max-failures allows, the exit code is 4.
 
-    With several workers, each loads the model; `--device cuda` gives them the GPUs in turn. The result does not
-    depend on their number, and a worker that dies is started again. `--engine ray` uses a running cluster, or
-    starts Ray on this machine. All nodes must see the datasets and the run folder under the same paths.
+    With several workers, each one loads the model, and `--device cuda` assigns the GPUs to them in turn. The result
+    does not depend on the number of workers. A worker that crashes is started again. `--engine ray` uses a running Ray
+    cluster, or starts Ray on this machine. The datasets and the run folder must have the same paths on all nodes.
 
     \b
     Example:

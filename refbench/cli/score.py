@@ -28,23 +28,29 @@ SHOWN = Decimal("0.0001")
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that the predictions in a file belong to.")
+@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file belongs to.")
 @click.option(
     "--ground-truth",
     "ground_truths",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="A COCO, LVIS or SA-Co annotation file: the predictions are COCO results. Repeatable for the annotators of "
-    "SA-Co. Or the folder of SGinW.",
+    help="Annotation file in the format of COCO, LVIS or SA-Co, for predictions that are COCO results. For SA-Co, "
+    "repeat the option for each annotator. For SGinW, pass the folder of the release.",
 )
-@click.option("--protocol", "protocols", multiple=True, metavar="NAME|all", help="Repeatable.  [default: refbench]")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME|all",
+    help="Protocol to score with; repeatable.  [default: refbench]",
+)
 @click.option(
     "--explain",
     nargs=2,
     metavar="A B",
-    help="Explain the difference between two protocols, one choice at a time. NAME or NAME:METRIC.",
+    help="Explain the difference between two protocols, one choice at a time. Write NAME or NAME:METRIC.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for scores.parquet and summary.json.")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder for scores.parquet and summary.json.")
 @click.option(
     "--interval",
     type=click.Choice([PERCENTILE, BCA]),
@@ -65,8 +71,8 @@ def score(
 ) -> None:
     """Score a run folder or a predictions file.
 
-    Predictions: JSON lines {"sample_id", "size": [h, w], "counts": compressed RLE}, COCO results JSON, a
-    folder of PNG masks named by sample (black is background), or NPZ. A missing sample counts as a failure.
+    Accepted predictions: JSON lines {"sample_id", "size": [h, w], "counts": compressed RLE}, COCO results as JSON, a
+    folder of PNG masks named after the samples (black is background), or NPZ. A missing sample counts as a failure.
 
     \b
     Example:
@@ -81,12 +87,12 @@ def score(
     """
     if ground_truths:
         if dataset is not None or out is not None or explain is not None:
-            raise click.UsageError("--ground-truth scores COCO files; drop --dataset, --explain and --out")
+            raise click.UsageError("--ground-truth scores COCO files; remove --dataset, --explain and --out")
         _score_detections(source, ground_truths, protocols, as_json)
         return
     if explain is not None:
         if protocols or out is not None:
-            raise click.UsageError("--explain names its two protocols; drop --protocol and --out")
+            raise click.UsageError("--explain already names two protocols; remove --protocol and --out")
         with ConsoleProgress() as progress:
             address, walk = scorer.explain(source, dataset, *explain, progress=progress)
         _show_walk(address, walk, as_json)
@@ -225,7 +231,7 @@ def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tupl
             remark(f"{rule.name} is left out: the annotation file has no {rule.image_field}")
     for rule in rules:
         if len(truths) > 1 and not rule.annotators:
-            raise click.UsageError(f"{rule.name} takes one annotation file as --ground-truth, not {len(truths)}")
+            raise click.UsageError(f"{rule.name} takes one annotation file with --ground-truth, got {len(truths)}")
     if written is not None:
         results = written.path
         remark(f"the instances of the run are in {results}")
@@ -234,13 +240,15 @@ def _score_files(results: Path, ground_truths: tuple[Path, ...], protocols: tupl
 
 
 def _tell_gaps(written: Written, rules: list[DetectionProtocol]) -> None:
-    """Report samples without a prediction; raise PredictionError if a rule would score them as empty predictions."""
+    """Report samples without a prediction; raise PredictionError if a protocol would score them as empty
+    predictions.
+    """
     gaps = written.gaps()
     deceived = [rule.name for rule in rules if rule.silence_counts]
     if gaps and deceived:
         raise PredictionError(
-            f"{gaps}. {deceived[0]} would count these samples as answers that there is no target. Run "
-            f"the whole split without failures, or score the file {written.path} to accept that"
+            f"{gaps}. {deceived[0]} would count these samples as predictions of no target. Run the whole split "
+            f"without failures, or score the file {written.path} if that is what you want"
         )
     if gaps:
         remark(f"{gaps}; they count as nothing found")
@@ -250,7 +258,9 @@ def _score_sets(
     results: Path, ground_truths: tuple[Path, ...], protocols: tuple[str, ...]
 ) -> tuple[dict[str, Evaluation], list[str]]:
     if len(ground_truths) > 1:
-        raise click.UsageError("give --ground-truth once, with the folder that has the annotation files of all sets")
+        raise click.UsageError(
+            "pass --ground-truth once, with the folder that contains the annotation files of all sets"
+        )
     (rule,) = _rules(protocols or ("sginw",), SetsProtocol)
     with ConsoleProgress() as progress:
         evaluation, missing = rule.evaluate(ground_truths[0], results, progress)
@@ -263,7 +273,7 @@ Rule = TypeVar("Rule", DetectionProtocol, SetsProtocol)
 
 
 def _rules(names: tuple[str, ...], kind: type[Rule]) -> list[Rule]:
-    """The protocols by their names, each once; those of `kind` for "all"."""
+    """The protocols with these names, without duplicates; for "all", every protocol of this kind."""
     every = [load("protocols", name) for name in (available("protocols") if ALL in names else names)]
     rules = []
     for rule in {rule.name: rule for rule in every}.values():
@@ -273,9 +283,9 @@ def _rules(names: tuple[str, ...], kind: type[Rule]) -> list[Rule]:
             continue
         elif isinstance(rule, Protocol):
             raise click.UsageError(
-                f"{rule.name} scores expressions of a split: pass --dataset instead of --ground-truth"
+                f"{rule.name} scores the expressions of a split; pass --dataset instead of --ground-truth"
             )
         else:
             wanted = "the folder that holds all sets" if isinstance(rule, SetsProtocol) else "one annotation file"
-            raise click.UsageError(f"{rule.name} takes {wanted} as --ground-truth")
+            raise click.UsageError(f"with {rule.name}, pass {wanted} as --ground-truth")
     return rules

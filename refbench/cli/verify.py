@@ -13,14 +13,14 @@ from refbench.storage.manifest import dataset_folder
 
 @click.command()
 @click.argument("dataset")
-@click.option("--complete", is_flag=True, help="Also fail if a published split is not built here.")
+@click.option("--complete", is_flag=True, help="Also fail if a published split has not been built.")
 @click.option("--json", "as_json", is_flag=True, help="Print every comparison as JSON.")
 @click.pass_context
 def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) -> None:
-    """Compare a built dataset with published figures; exit 1 if it differs.
+    """Compare a built dataset with published counts.
 
-    Every table is read again. A damaged file, or a count or fingerprint that differs from
-    datasets/DATASET/expected.toml, is printed, and the exit code is 1.
+    Reads every table. If a file is damaged, or if a count or fingerprint differs from datasets/DATASET/expected.toml,
+    the command prints it and exits with code 1.
 
     \b
     Example:
@@ -28,7 +28,7 @@ def verify(context: click.Context, dataset: str, complete: bool, as_json: bool) 
       refbench verify refcoco --complete --json
     """
     if dataset not in available("builders") and not (dataset_folder(dataset) / "manifest.json").is_file():
-        raise click.BadParameter(f"there is no dataset {dataset!r}; `refbench list datasets` shows the names")
+        raise click.BadParameter(f"unknown dataset {dataset!r}; `refbench list datasets` shows all names")
     found = verify_dataset(dataset)
     holds = found.holds and not (complete and found.state != "whole")
     if as_json:

@@ -13,10 +13,10 @@ from refbench.storage import weights as storage
 
 @click.group()
 def weights() -> None:
-    """Add or list weights of networks that curation uses.
+    """Add or list weights of the networks that curation uses.
 
-    The files are kept by their sha256 below $REFBENCH_HOME/weights. A recipe
-    names them under the options of a refiner: options = { weights = "NAME" }.
+    The files are stored by their sha256 in $REFBENCH_HOME/weights. To use weights in a recipe, set the options of a
+    refiner: options = { weights = "NAME" }.
 
     \b
     Example:
@@ -28,10 +28,10 @@ def weights() -> None:
 @weights.command()
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--note", default="", help="Source and licence of the weights.")
+@click.option("--note", default="", help="Where the weights come from, and their licence.")
 @click.option("--json", "as_json", is_flag=True, help="Print the entry as JSON.")
 def add(name: str, file: Path, note: str, as_json: bool) -> None:
-    """Copy FILE below $REFBENCH_HOME/weights, as NAME.
+    """Copy FILE to $REFBENCH_HOME/weights under the name NAME.
 
     \b
     Example:
@@ -48,7 +48,7 @@ def add(name: str, file: Path, note: str, as_json: bool) -> None:
 @weights.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
-    """List the weights that were added.
+    """List the weights that have been added.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What several proposals for one mask agree on, and which of them is best."""
+"""Which pixels several proposals for one mask agree on, and which proposal is best."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ MISFIT_WEIGHT = 0.3
 class Agreement:
     """How well the proposals for one mask agree.
 
-    All figures are in 0..1, except `edge_gain_px` and `refiners`, the number of refiners that made a proposal.
+    All values are between 0 and 1, except `edge_gain_px` and `refiners`, the number of refiners that made a proposal.
 
-    `best` is the proposal with the highest agreement, less MISFIT_WEIGHT for each pixel that its outline lies from the
-    image's edges. `agreement` is its mean boundary IoU with the other refiners' proposals. `stability` is the mean
-    boundary IoU of each refiner's further answers (to changed masks or other prompts) with its first one; 1 if there
-    are none. `source_iou` and `source_boundary_iou` compare the best proposal with the source mask. `edge_gain_px`: the
-    outline of the best proposal lies this much nearer to the image's edges than the source's.
+    `best` is the proposal with the highest agreement, minus MISFIT_WEIGHT for each pixel of distance between its
+    outline and the edges of the image. `agreement` is its mean boundary IoU with the proposals of the other refiners.
+    `stability` is the mean boundary IoU of each refiner's further proposals (for modified masks or other prompts) with
+    its first one; 1 if there are none. `source_iou` and `source_boundary_iou` compare the best proposal with the source
+    mask. `edge_gain_px` is how much closer the outline of the best proposal is to the edges of the image than the
+    outline of the source mask.
     """
 
     best: Proposal
@@ -38,7 +39,7 @@ class Agreement:
     edge_gain_px: float
 
     def figures(self) -> dict[str, float]:
-        """The figures that a calibration may use, by the names of `curation.recipe.FIGURES`."""
+        """The values that a calibration may use, by their names in `curation.recipe.FIGURES`."""
         return {
             "agreement": self.agreement,
             "stability": self.stability,
@@ -50,7 +51,7 @@ class Agreement:
 
 
 def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
-    """What the proposals that did not fail say about a mask; None if there are none."""
+    """The agreement of the proposals for a mask, without failed ones; None if there are none."""
     valid = [p for p in proposals if not p.error]
     if not valid:
         return None
@@ -88,7 +89,7 @@ def ious(masks: Sequence[Mask], others: Sequence[Mask]) -> tuple[NDArray[np.floa
 
 
 def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
-    """Boundary IoU of every mask with every other, float (N, N)."""
+    """Boundary IoU of every pair of masks, float (N, N)."""
     n = len(masks)
     rows, columns = np.triu_indices(n, 1)
     out = np.eye(n)
@@ -99,14 +100,14 @@ def boundary_ious(masks: Sequence[Mask]) -> NDArray[np.float64]:
 
 
 def votes(proposals: Sequence[Proposal]) -> NDArray[np.float64]:
-    """Share of proposals that take each pixel, float (H, W) in 0..1; those that failed have no vote.
+    """The share of proposals that contain each pixel, float (H, W) between 0 and 1; failed proposals are ignored.
 
     Raises:
-        ValueError: all have failed.
+        ValueError: all proposals failed.
     """
     masks = [p.mask.to_array() for p in proposals if not p.error]
     if not masks:
-        raise ValueError("all proposals have failed, so there is no majority")
+        raise ValueError("all proposals failed, so there is no majority")
     share: NDArray[np.float64] = np.mean(masks, axis=0)
     return share
 

@@ -1,10 +1,10 @@
-"""The review queue for people who have CVAT or Label Studio, and their answers read back.
+"""Exports the review queue for CVAT or Label Studio, and imports the answers.
 
-Each has a run-length code of its own, neither of them COCO's: CVAT counts along the rows of the mask's box; Label
-Studio packs the bits of a red, green, blue and opacity image.
+Each program has its own run-length code, which differs from that of COCO. CVAT counts along the rows of the box of the
+mask; Label Studio packs the bits of an RGBA image.
 
-Sources: CVAT's documentation of "CVAT for images 1.1"; Label Studio's format is that of the JavaScript package
-`@thi.ng/rle-pack`.
+Sources: the documentation of CVAT for "CVAT for images 1.1"; the format of Label Studio is that of the JavaScript
+package `@thi.ng/rle-pack`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ _WORD_BITS, _RUN_BITS = 8, (3, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a file says about one item; `mask` None where it holds none, `action` "" where it names none."""
+    """The content of a file about one item; `mask` is None if there is no mask, and `action` is "" if there is no
+    action.
+    """
 
     item_id: str
     action: str
@@ -55,13 +57,13 @@ class _Given:
 
 
 def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False) -> tuple[int, int]:
-    """Write the masks that wait for people; `form` is "cvat" (XML) or "label-studio" (JSON).
+    """Write the masks that need review; `form` is "cvat" (XML) or "label-studio" (JSON).
 
-    Returns how many masks were written and how many expressions wait too. Expressions are not written: these programs
-    only draw masks, so expressions must be reviewed on the review page.
+    Returns the number of masks written, and the number of expressions that also need review. Expressions are not
+    written, because these programs only draw masks; review them on the review page.
 
     Raises:
-        RunError: an unknown form, or no decisions yet.
+        RunError: the format is unknown, or there are no decisions yet.
     """
     _known(form)
     curation = open_curation(folder)
@@ -77,14 +79,14 @@ def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False
 
 
 def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> int:
-    """Read what people have answered in another program; returns how many answers are new.
+    """Import the answers that people gave in another program; returns the number of new answers.
 
-    An unchanged mask means "keep" and a changed mask "change", unless the file names an action. Several masks of one
-    item are merged into one. Each annotator of Label Studio counts as a reviewer. An answer that the same reviewer
-    has already given, and has not taken back, is not stored again.
+    An unchanged mask means "keep" and a changed mask "change", unless the file states an action. Several masks of one
+    item are merged. Each annotator in Label Studio counts as a reviewer. An answer that the same reviewer has already
+    given, and has not taken back, is not stored again.
 
     Raises:
-        RunError: an unknown form, a damaged file, an item that the split does not have; nothing is written then.
+        RunError: the format is unknown, the file is damaged, or the split has no such item; then nothing is imported.
     """
     _known(form)
     curation = open_curation(folder)
@@ -110,13 +112,13 @@ def read_answers(folder: Path, form: str, path: Path, *, reviewer: str = "") -> 
             problems.append(f"entry {k} ({one.item_id or 'without item_id'}): {error}")
     if problems:
         raise RunError(
-            f"{path}: {len(problems)} answers cannot be used, so none was taken.\n{summarise_problems(problems)}"
+            f"{path}: {len(problems)} answers are invalid, so nothing was imported.\n{summarise_problems(problems)}"
         )
     return reviews.add_all(answers)
 
 
 def _merged(given: Iterable[_Given]) -> list[_Given]:
-    """One entry per item and annotator: the union of its masks, and the last action and note that are not empty."""
+    """One entry per item and annotator: the union of the masks, and the last non-empty action and note."""
     out: dict[tuple[str, str], _Given] = {}
     for one in given:
         before = out.get((one.item_id, one.annotator))
@@ -141,19 +143,19 @@ def _answer(
     given: _Given, targets: dict[str, TargetMask], samples: set[str], reviewer: str, form: str
 ) -> Answer | None:
     if given.item_id not in targets and given.item_id not in samples:
-        raise RunError("the split has no such item; keep the attribute item_id as it was written")
+        raise RunError("the split has no such item; do not change the attribute item_id")
     if given.action not in ("", *CHOICES):
-        raise RunError(f"the action is one of {', '.join(CHOICES)} or left empty, not {given.action!r}")
+        raise RunError(f"the action must be one of {', '.join(CHOICES)} or empty, got {given.action!r}")
     item = MASK if given.item_id in targets else EXPRESSION
     action, mask = given.action, given.mask
     if item == MASK and mask is not None and mask.size != targets[given.item_id].mask.size:
-        raise RunError(f"its mask is of {mask.size}, the image of {targets[given.item_id].mask.size}")
+        raise RunError(f"the mask has the size {mask.size}, but the image has {targets[given.item_id].mask.size}")
     if not action:
         if item == EXPRESSION or mask is None:
             return None
         action = Action.KEEP if mask == targets[given.item_id].mask else Action.CHANGE
     if action == Action.CHANGE and mask is None:
-        raise RunError("the action is to change the mask, but the file has no mask for this item")
+        raise RunError("the action is `change`, but the file contains no mask for this item")
     mask = mask if action == Action.CHANGE else None
     origin = form if mask else ""
     return Answer(secrets.token_hex(16), item, given.item_id, reviewer, action, now(), mask, origin, given.note)
@@ -192,11 +194,11 @@ def _read_cvat(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     except _Doctype:
-        raise RunError(f"{path} declares entities, which CVAT never does; export it again") from None
+        raise RunError(f"{path} declares XML entities, which CVAT never does; export it again") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise RunError(f"{path} is not XML ({error}); export it again as 'CVAT for images 1.1'") from None
+        raise RunError(f"{path} is not valid XML ({error}); export it again as 'CVAT for images 1.1'") from None
     if root.tag != "annotations":
-        raise RunError(f"{path} is not an export of CVAT: it begins with <{root.tag}>, not <annotations>")
+        raise RunError(f"{path} is not a CVAT export: it begins with <{root.tag}> instead of <annotations>")
     for image in root.iter("image"):
         for node in image:
             if node.tag not in ("mask", "polygon"):
@@ -208,11 +210,13 @@ def _read_cvat(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given
 
 
 class _Doctype(Exception):
-    """An XML file declares its own document type, which is refused."""
+    """The XML file declares its own document type, which is refused."""
 
 
 class _NoEntities(ElementTree.TreeBuilder):
-    """Refuses a file that declares entities, in whatever encoding, so that a small file stays small."""
+    """A parser that refuses files with entity declarations, in any encoding, because entities can expand to huge
+    texts.
+    """
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise _Doctype(name)
@@ -223,7 +227,9 @@ def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path
     try:
         said = int(image.get("height", "")), int(image.get("width", ""))
         if said != size:
-            raise MaskError(f"the file gives the image size {said[0]} x {said[1]}, but it is {size[0]} x {size[1]}")
+            raise MaskError(
+                f"the file states the image size {said[0]} x {said[1]}, but the image has {size[0]} x {size[1]}"
+            )
         if node.tag == "polygon":
             corners = [float(v) for point in node.get("points", "").split(";") for v in point.split(",")]
             return Mask.from_polygons([corners], *size)
@@ -231,7 +237,7 @@ def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path
         runs = [int(v) for v in node.get("rle", "").split(",")]
         return mask_from_cvat((left, top, w, h), runs, *size)
     except (ValueError, OverflowError, MaskError) as error:
-        raise RunError(f"{path}, image {image.get('name')}: a {node.tag} cannot be read ({error})") from None
+        raise RunError(f"{path}, image {image.get('name')}: a <{node.tag}> cannot be read ({error})") from None
 
 
 def cvat_runs(mask: Mask) -> tuple[tuple[int, int, int, int], list[int]]:
@@ -247,13 +253,13 @@ def mask_from_cvat(box: tuple[int, int, int, int], runs: Sequence[int], height: 
     """The mask of an image of this size from CVAT's box and runs.
 
     Raises:
-        MaskError: the box leaves the image, or the runs do not fill it.
+        MaskError: the box extends beyond the image, or the runs do not fill it.
     """
     left, top, w, h = box
     if min(left, top) < 0 or min(w, h) < 1 or left + w > width or top + h > height:
-        raise MaskError(f"the box {box} leaves the image of {height} x {width}")
+        raise MaskError(f"the box {box} extends beyond the image of {height} x {width} pixels (height x width)")
     if min(runs, default=-1) < 0 or sum(runs) != w * h:
-        raise MaskError(f"its runs add up to {sum(runs)}, not to {w} x {h}")
+        raise MaskError(f"the sum of its runs is {sum(runs)} instead of {w} x {h}")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return Mask.from_crop(np.ascontiguousarray(flat.reshape(h, w)), top, left, height, width)
 
@@ -288,18 +294,18 @@ def _write_label_studio(images: Sequence[ImageItems], wanted: set[str], path: Pa
 def _read_label_studio(path: Path, targets: Mapping[str, TargetMask]) -> Iterator[_Given]:
     tasks = read_json(path, RunError)
     if not isinstance(tasks, list):
-        raise RunError(f"{path} is not an export of Label Studio: it holds no list of tasks; export it as JSON")
+        raise RunError(f"{path} is not a Label Studio export: it contains no list of tasks; export it as JSON")
     for k, task in enumerate(tasks):
         try:
             item_id = str(task["data"]["item_id"])
             done = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
         except (KeyError, TypeError, AttributeError):
-            raise RunError(f"{path}, task {k} has no data.item_id; keep it as it was written") from None
+            raise RunError(f"{path}: task {k} has no data.item_id; do not remove this field") from None
         try:
             for annotation in done:
                 yield _label_studio_annotation(item_id, annotation, targets)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, MaskError) as error:
-            raise RunError(f"{path}, task {k} ({item_id}): its annotation cannot be read ({error})") from None
+            raise RunError(f"{path}, task {k} ({item_id}): the annotation cannot be read ({error})") from None
 
 
 def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], targets: Mapping[str, TargetMask]) -> _Given:
@@ -313,7 +319,7 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
         elif result.get("type") == "brushlabels" and item_id in targets:
             packed = value["rle"]
             if not isinstance(packed, list):
-                raise MaskError("rle is not a list of bytes")
+                raise MaskError("rle must be a list of bytes")
             masks.append(unpack_label_studio(packed, *targets[item_id].mask.size))
     who = annotation.get("completed_by", "")
     name = str(who.get("email") or who.get("id")) if isinstance(who, dict) else str(who)
@@ -321,7 +327,9 @@ def _label_studio_annotation(item_id: str, annotation: Mapping[str, Any], target
 
 
 def pack_label_studio(mask: Mask) -> list[int]:
-    """A mask in Label Studio's run-length code, as bytes 0..255: an RGBA image with equal channels, row by row."""
+    """The mask in the run-length code of Label Studio, as bytes 0..255: an RGBA image with equal channels, row by
+    row.
+    """
     runs = run_lengths(mask.to_array().ravel())
     bits: list[str] = [f"{4 * mask.height * mask.width:032b}", f"{_WORD_BITS - 1:05b}"]
     bits += [f"{size - 1:04b}" for size in _RUN_BITS]
@@ -339,10 +347,11 @@ def pack_label_studio(mask: Mask) -> list[int]:
 
 
 def unpack_label_studio(packed: Sequence[int], height: int, width: int) -> Mask:
-    """The mask of an image of this size from Label Studio's packed runs; what is not transparent is foreground.
+    """The mask of an image of this size from the packed runs of Label Studio; pixels that are not transparent are
+    foreground.
 
     Raises:
-        MaskError: it ends too early, or is of another size.
+        MaskError: the runs end too early, or have another size.
     """
     data = bytes(packed)
     text = "".join(f"{byte:08b}" for byte in data)
@@ -357,7 +366,7 @@ def unpack_label_studio(packed: Sequence[int], height: int, width: int) -> Mask:
 
     count = read(32)
     if count != 4 * height * width:
-        raise MaskError(f"it has {count} values, not 4 x {height} x {width}")
+        raise MaskError(f"it has {count} values instead of 4 x {height} x {width}")
     word_bits = read(5) + 1
     run_bits = [read(4) + 1 for _ in range(4)]
     values: NDArray[np.uint32] = np.zeros(count, np.uint32)
@@ -366,7 +375,7 @@ def unpack_label_studio(packed: Sequence[int], height: int, width: int) -> Mask:
         same = read(1)
         end = place + 1 + read(run_bits[read(2)])
         if end > count:
-            raise MaskError("its runs are longer than the image")
+            raise MaskError("the runs cover more pixels than the image has")
         if same:
             values[place:end] = read(word_bits)
         else:

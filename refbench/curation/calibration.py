@@ -1,7 +1,7 @@
-"""`refbench curate calibrate`: how good the decisions of a recipe are, on scenes whose true masks are known.
+"""`refbench curate calibrate`: measures the decisions of a recipe on scenes whose true masks are known.
 
-The source masks are those of `scenes-hurried`, the true masks those of `scenes`. On one split, the quality of a mask
-is fitted as a function of the agreement. On another split, the decisions of the recipe are measured.
+The source masks are those of `scenes-hurried`, the true masks those of `scenes`. On one split, the quality of masks is
+fitted as a function of the agreement. On another split, the decisions of the recipe are measured.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ LIKE_ANOTHER = "mask-like-another"
 
 @dataclass(frozen=True)
 class Known:
-    """A mask of `scenes-hurried` and the truth about it. `faults` are the faults of its outline. `twin` is true if
-    another, wrong mask lies on the same object."""
+    """A mask of `scenes-hurried` with its true mask. `faults` are the faults of its outline. `twin` is true if
+    another, wrong mask is on the same object.
+    """
 
     mask_id: str
     source: Mask
@@ -95,7 +96,7 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
 
 @dataclass(frozen=True)
 class _Case:
-    """A mask that only its proposals decide, and how good the best proposal and the source are."""
+    """A mask that its proposals alone decide, and the quality of the best proposal and of the source mask."""
 
     figures: Mapping[str, float]
     best: float
@@ -106,7 +107,7 @@ class _Case:
 def _open_cases(
     known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
 ) -> list[_Case]:
-    """The masks that neither a finding nor a twin has sent to a person. They include wrong masks without a finding."""
+    """The masks that neither a finding nor a twin leaves to a person. They include wrong masks without a finding."""
     open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and d.cause not in NOT_JUDGED]
     found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
     best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
@@ -117,18 +118,19 @@ def _open_cases(
 
 
 def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
-    """What the figures of a mask are worth, from masks whose truth is known.
+    """Fit a calibration on masks whose true masks are known.
 
-    The expected boundary IoU is the function that rises with the agreement and fits best (isotonic); the probability
-    of being better is a logistic regression. The thresholds are cross-validated with FOLDS fits: each fit leaves out a
-    part of the images, and only these images are judged by it.
+    The expected boundary IoU is the increasing function of the agreement that fits best (isotonic regression). The
+    probability of being better is a logistic regression. The thresholds are cross-validated with FOLDS fits: each fit
+    leaves out a part of the images and is applied only to these images.
 
     Raises:
-        DatasetError: there are too few masks to tell anything.
+        DatasetError: there are too few masks for a fit.
     """
     if len(cases) < 2 * MASKS_A_KNOT:
         raise DatasetError(
-            f"{on} has {len(cases)} masks that only their proposals decide; a calibration needs {2 * MASKS_A_KNOT}"
+            f"{on} has {len(cases)} masks that their proposals alone decide, but a calibration needs at least "
+            f"{2 * MASKS_A_KNOT}"
         )
     images = sorted({c.image for c in cases})
     fold = {image: k % FOLDS for k, image in enumerate(images)}
@@ -191,9 +193,9 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
 
 
 def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
-    """What these rules accept and change with another threshold `better`, and how good that is.
+    """The shares of masks that are accepted and changed with another threshold `better`, and the quality of the result.
 
-    `judged` are masks with their expected boundary IoU and the probability that the best proposal is better.
+    `judged` contains masks with their expected boundary IoU and the probability that the best proposal is better.
     """
     accepted = [(c, p) for c, expected, p in judged if expected >= rules.accept]
     kept = [c for c, _ in accepted if c.figures["source_boundary_iou"] >= rules.keep]
@@ -210,11 +212,13 @@ def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules
 
 @dataclass(frozen=True)
 class Measured:
-    """What a recipe did with a split of `scenes-hurried`; shares in 0..1, boundary IoU with the exact masks.
+    """The results of a recipe on a split of `scenes-hurried`. Shares are between 0 and 1; boundary IoU is with the true
+    masks.
 
-    `found`: for each fault, the number of outlines with it and the share of them that has a finding. `found_alone`: the
-    same for outlines without another fault. A false alarm is a finding on a careful outline. `twins_named`: careful
-    outlines with a finding because a wrong mask lies on the same object; these are not false alarms.
+    `found` gives, for each fault, the number of outlines with it and the share of them that has a finding.
+    `found_alone` gives the same for outlines without another fault. A false alarm is a finding on a careful outline.
+    `twins_named` counts careful outlines with a finding because a wrong mask is on the same object; these are not false
+    alarms.
     """
 
     split: str
@@ -240,7 +244,7 @@ class Measured:
 def measure(
     split: str, known: Mapping[str, Known], decisions: Mapping[str, Decision], findings: Sequence[Finding]
 ) -> Measured:
-    """Compare decisions and findings with what is true."""
+    """Compare decisions and findings with the truth."""
     ids = list(known)
     truths = [known[i].truth for i in ids]
     before = dict(zip(ids, boundary_iou([known[i].source for i in ids], truths), strict=True))
@@ -294,12 +298,11 @@ def measure(
 def calibrate(
     recipe_path: Path, *, tune: str = "train", test: str = "test", work: Path, progress: Progress = silent
 ) -> tuple[Recipe, Measured]:
-    """Fit a recipe's witnesses on one split of `scenes-hurried`, write that into its file, and measure it on another.
+    """Calibrate the witnesses of a recipe on one split of `scenes-hurried`, and measure the recipe on another.
 
-    A trusted refiner takes no part: `known_sources.calibrate_trusted` is for it.
-
-    Writes `measured.md` beside the recipe. The two curations are written below `work`. What is there already is used
-    again, so an interrupted call goes on.
+    The calibration is written to the recipe file, and `measured.md` next to it. The trusted refiner is not used here;
+    see `known_sources.calibrate_trusted`. The two curation folders are written below `work`. Results that are already
+    there are used again, so an interrupted call can be resumed.
 
     Raises:
         DatasetError: `scenes` or `scenes-hurried` is not built, or the recipe cannot be read.
@@ -332,7 +335,7 @@ def _run(
 
 
 def measured_page(recipe: Recipe, m: Measured) -> str:
-    """The figures of a recipe as Markdown."""
+    """The results of a recipe as Markdown."""
     return "\n".join(
         [
             f"# What the recipe {recipe.name} does where the truth is known",

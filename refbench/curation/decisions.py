@@ -1,4 +1,4 @@
-"""Decisions: keep, change, drop or review, by the recipe; the ledger."""
+"""Decides by the recipe what to keep, change, drop or review, and writes the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from refbench.storage.weights import short_name
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """The decisions of a recipe and of people, and the ledger that was written."""
+    """The decisions of the recipe and of people, and the ledger that was written."""
 
     folder: Path
     masks: Mapping[str, int]
@@ -43,13 +43,11 @@ class Decided:
 def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     """Write decisions.parquet and ledger.parquet from findings, proposals and reviews.
 
-    The same input gives the same files.
-
-    Items that wait for a person are written to the ledger as the recipe's `undecided` says. Every call reads the
-    reviewers' answers again, also those given since the last call.
+    The same input gives the same files. Items that wait for a person are written to the ledger according to the setting
+    `undecided` of the recipe. Every call reads the answers of reviewers again, including new ones.
 
     Raises:
-        RunError: no folder of a curation, or proposals of masks are missing.
+        RunError: the folder is not a curation folder, or proposals are missing.
     """
     curation = open_curation(folder)
     recipe = curation.recipe
@@ -58,8 +56,8 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     missing = sorted({*recipe.audit.review, *recipe.audit.drop} - set(audited_checks(folder)) - {LEAKS})
     if missing:
         raise RunError(
-            f"{folder} was not audited by {', '.join(missing)}, which the recipe relies on; run `refbench curate audit "
-            f"{curation.address} --out {folder}` to its end"
+            f"the audit of {folder} did not run {', '.join(missing)}, which the recipe requires; run `refbench "
+            f"curate audit {curation.address} --out {folder}` to completion"
         )
     check_proposals(curation, images)
     _check_weights(folder, recipe)
@@ -81,19 +79,19 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
 
 
 def _check_weights(folder: Path, recipe: Recipe) -> None:
-    """Raise RunError if the recipe was calibrated for other weights than those that made the proposals."""
+    """Raise RunError if the proposals were made with other weights than those the recipe was calibrated for."""
     fitted = recipe.trusted.weights_sha256
     used = refiner_weights(folder, recipe.trusted.refiner) or ""
     if fitted and used != fitted:
         raise RunError(
-            f"{folder} holds proposals of {recipe.trusted.refiner} with the weights {short_name(used)}, the recipe "
-            f"was calibrated for {short_name(fitted)}; name the weights in the recipe, under options, and run "
-            "`refbench curate calibrate --known` for them"
+            f"the proposals of {recipe.trusted.refiner} in {folder} were made with the weights "
+            f"{short_name(used)}, but the recipe was calibrated for {short_name(fitted)}; set the weights in "
+            "the options of the refiner in the recipe, then run `refbench curate calibrate --known`"
         )
 
 
 def settle_ledger(folder: Path) -> Decided:
-    """Write the ledger again with what people have answered since; the recipe's own decisions stay as they are."""
+    """Write the ledger again with the answers given since then; the decisions of the recipe do not change."""
     curation = open_curation(folder)
     masks, expressions = read_decisions(folder)
     return _write_ledger(curation, load_items(curation.address), masks, expressions)
@@ -111,7 +109,7 @@ def _write_ledger(
     settled = {i: d for i, a in answers.items() if (d := settle(a, recipe.reviewers)) is not None}
     unknown = sorted(set(answers) - set(masks) - set(expressions))
     if unknown:
-        raise RunError(f"{review_path} holds an answer about {unknown[0]}, which {curation.address} does not have")
+        raise RunError(f"{review_path} contains an answer about {unknown[0]}, which is not in {curation.address}")
 
     def final(decision: Decision, undecided: Action) -> Decision:
         if decision.item_id in settled:
@@ -124,7 +122,7 @@ def _write_ledger(
     final_expressions = {i: final(d, recipe.language.undecided) for i, d in expressions.items()}
     for d in final_masks.values():
         if d.action == Action.CHANGE and d.mask is None:
-            raise RunError(f"{folder}: the change of {d.item_id} brings no mask")
+            raise RunError(f"{folder}: the decision to change {d.item_id} contains no mask")
     rows = rows_of(images, final_masks, final_expressions, _weights(folder, recipe))
     path = folder / LEDGER_FILE
     write_ledger(path, Ledger(curation.address, curation.fingerprint, recipe.name, recipe.sha256, tuple(rows)))

@@ -1,4 +1,4 @@
-"""Two versions of a split, mask by mask, and what they do to a ranking."""
+"""Compares two versions of a split mask by mask, and how they rank runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ HEADLINES = ("cumulative_iou", "mean_iou", "mean_boundary_iou")
 
 @dataclass(frozen=True, slots=True)
 class MaskChange:
-    """A mask in two versions; `kind` is "same", a kind of KINDS, "dropped" or "added".
+    """A mask in two versions; `kind` is "same", one of KINDS, "dropped" or "added".
 
-    The IoUs of a mask that only one version has are NaN.
+    If only one version has the mask, its IoUs are NaN.
     """
 
     item: str
@@ -50,7 +50,9 @@ class MaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A run's metrics in percent: on all of the first version, on the samples left, and on those with new masks."""
+    """Metrics of a run in percent: on all of the first version, on the remaining samples, and on those with new
+    masks.
+    """
 
     name: str
     first: Mapping[str, Estimate]
@@ -60,7 +62,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What distinguishes two versions of a split. `expressions` counts those kept, dropped, added and reworded."""
+    """The differences between two versions of a split. `expressions` counts kept, dropped, added and reworded ones."""
 
     first: str
     second: str
@@ -69,7 +71,7 @@ class Diff:
     runs: tuple[Ranked, ...] = field(default=())
 
     def kinds(self) -> dict[str, int]:
-        """How many masks changed in which way."""
+        """The number of masks for each kind of change."""
         found = Counter(m.kind for m in self.masks)
         return {k: found.get(k, 0) for k in (SAME, *(name for _, name in KINDS), "dropped", "added")}
 
@@ -79,20 +81,22 @@ class Diff:
 
 
 def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
-    """Compare two versions of a split mask by mask, and rescore runs of the first one on the second.
+    """Compare two versions of a split mask by mask, and score runs on the first version again on the second.
 
-    Items are the same if they have the same annotation ids and expression numbers; the dataset name does not matter.
-    Each run is also scored on an intermediate step: the masks of the first version, but only the expressions that are
-    left. This separates two effects: the selection of expressions and the new masks.
+    Items are the same if they have the same annotation ids and expression numbers; the name of the dataset is ignored.
+    Each run is also scored on an intermediate step: the masks of the first version, but only the remaining expressions.
+    This separates the effect of selecting expressions from the effect of the new masks.
 
     Raises:
-        DatasetError: a split is not built, or the two share no expression.
-        RunError: a run is not of the first version.
+        DatasetError: a split is not built, or the two have no expression in common.
+        RunError: a run is not on the first version.
     """
     before, after = load_samples(first), load_samples(second)
     old, new = ({_key(s.sample_id): s for s in samples} for samples in (before, after))
     if not old.keys() & new.keys():
-        raise DatasetError(f"{first} and {second} share no expression: they are no versions of one split")
+        raise DatasetError(
+            f"{first} and {second} have no expression in common, so they are not two versions of one split"
+        )
     both = [k for k in old if k in new]
     expressions = {
         "kept": len(both),
@@ -119,7 +123,7 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
     both = [k for k in old if k in new]
     for k in both:
         if old[k].target.size != new[k].target.size:
-            raise DatasetError(f"{k} has two sizes in the two versions: they are of different images")
+            raise DatasetError(f"{k} has different sizes in the two versions, so the images are different")
     found = ious([old[k].target for k in both], [new[k].target for k in both])
     out = {}
     for k, iou, boundary in zip(both, *(values.tolist() for values in found), strict=True):
@@ -143,14 +147,14 @@ def kind_of_change(first: Mask, second: Mask, iou: float) -> str:
 def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
     run = RunFolder(folder)
     if run.info.address != first:
-        raise RunError(f"{folder} is a run on {run.info.address}; --run takes runs on {first}")
+        raise RunError(f"{folder} is a run on {run.info.address}, but --run takes runs on {first}")
     run.check_complete()
     counted = count(run, first, [], [])
     whole = counted.scores
     ids = whole.sample_ids()
     rows = np.array([k for k, sample_id in enumerate(ids) if _key(sample_id) in new], np.int64)
     if not len(rows):
-        raise RunError(f"{folder} has no prediction for the expressions that both versions share")
+        raise RunError(f"{folder} has no prediction for the expressions that both versions contain")
     left = whole.take(rows)
     masks = {p.sample_id: p.mask for p in run.predictions()}
     chosen = [ids[k] for k in rows.tolist()]

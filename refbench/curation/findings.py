@@ -1,4 +1,4 @@
-"""Findings: every check over every image of a split."""
+"""Findings: the results of all checks on all images of a split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The result of an audit. `checks`: all checks that were asked for. `left_out`: those skipped without images."""
+    """The result of an audit. `checks` are all requested checks, `left_out` those that were skipped without images."""
 
     folder: Path
     findings: tuple[Finding, ...]
@@ -49,16 +49,16 @@ def audit(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Audited:
-    """Run the checks over a split; writes findings.parquet and audit.md into the folder of a curation.
+    """Run the checks on a split; writes findings.parquet and audit.md to the curation folder.
 
     Args:
-        checks: names; all of them if there are none.
-        with_images: False leaves out the checks that look at images.
-        against: splits or lists of images that a model may have learned from; shared images are findings.
-        workers: processes; as many as there are cores if None.
+        checks: names of checks; if empty, all checks.
+        with_images: if False, checks that need images are skipped.
+        against: splits or image lists that a model may have been trained on; shared images are findings.
+        workers: number of processes; if None, one per core.
 
     Raises:
-        DatasetError: the split is not built, or there is no check of that name.
+        DatasetError: the split is not built, or a check does not exist.
         RunError: the folder belongs to another split, build or recipe.
     """
     images = load_items(address)
@@ -105,7 +105,7 @@ def _of_images(
 
 
 def _earlier(folder: Path) -> tuple[list[Finding], tuple[str, ...]]:
-    """Findings of earlier calls and the checks that were asked; none of a file that cannot be read."""
+    """Findings of earlier calls and the checks that were run; empty if the file cannot be read."""
     try:
         return read_findings(folder), audited_checks(folder)
     except (RunError, DatasetError):
@@ -141,7 +141,7 @@ def _audit_images(
                 raise
             except Exception as error:
                 raise RunError(
-                    f"{check.code} failed on image {items.image_id}: {type(error).__name__}: {error}"
+                    f"the check {check.code} failed on the image {items.image_id}: {type(error).__name__}: {error}"
                 ) from error
     return out
 
@@ -184,5 +184,5 @@ def _cell(text: str) -> str:
 
 
 def worst_severity(findings: Sequence[Finding]) -> str:
-    """The gravest severity among findings; "" if there are none."""
+    """The highest severity among the findings; "" if there are none."""
     return max((f.severity for f in findings), key=SEVERITIES.index, default="")

@@ -1,4 +1,4 @@
-"""A curation folder: which split, which recipe, and its files."""
+"""A curation folder: its split, its recipe, and its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARY_FILE = "audit.md"
 
 @dataclass(frozen=True, slots=True)
 class Curation:
-    """A folder of curation: which build of which split, and by which recipe."""
+    """A curation folder: the build of the split, and the recipe."""
 
     folder: Path
     address: str
@@ -40,11 +40,11 @@ def open_curation(folder: Path) -> Curation:
     """Open the curation in a folder, and check that its source split is unchanged.
 
     Raises:
-        RunError: `refbench curate audit` did not write the folder, or its source split was rebuilt and has changed.
+        RunError: `refbench curate audit` did not write the folder, or its source split was built again and has changed.
     """
     path = folder / CURATION_FILE
     if not path.is_file():
-        raise RunError(f"{folder} is not a folder of a curation; run `refbench curate audit DATASET/SPLIT` first")
+        raise RunError(f"{folder} is not a curation folder; run `refbench curate audit DATASET/SPLIT` first")
     content = read_json(path, RunError)
     try:
         address, fingerprint, text = content["source"], content["fingerprint"], content["recipe"]
@@ -55,14 +55,14 @@ def open_curation(folder: Path) -> Curation:
     now = split_fingerprint(address)
     if now != fingerprint:
         raise RunError(
-            f"{folder} is of another build of {address} (fingerprint {fingerprint[:12]}... there, {now[:12]}... now); "
-            "build that source again, or choose another folder with --out"
+            f"{folder} was made for another build of {address} (fingerprint {fingerprint[:12]}... there, "
+            f"{now[:12]}... now); build the same version again, or choose another folder with --out"
         )
     return Curation(folder, address, fingerprint, parse_recipe(text, f"the recipe in {path}"))
 
 
 def load_items(address: str) -> list[ImageItems]:
-    """The images of a built split with all that is said about them."""
+    """The images of a built split with all their masks and expressions."""
     samples = load_samples(address)
     images = {s.image_id for s in samples}
     objects = [o for o in load_objects(parse_address(address)[0]) if o.image_id in images]
@@ -70,7 +70,7 @@ def load_items(address: str) -> list[ImageItems]:
 
 
 def claim(folder: Path, address: str, recipe: Recipe) -> Path:
-    """Write curation.json, or check that the one that is there is of the same source and recipe."""
+    """Write curation.json, or check that the existing one has the same source and recipe."""
     content = {
         "source": address,
         "fingerprint": split_fingerprint(address),
@@ -84,12 +84,13 @@ def claim(folder: Path, address: str, recipe: Recipe) -> Path:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Raise DatasetError if a recipe names a check that does not exist: a misspelt check would protect nothing."""
+    """Raise DatasetError if the recipe names an unknown check, because a misspelt check would have no effect."""
     known = {*available("checks"), LEAKS}
     for name in (*recipe.audit.review, *recipe.audit.drop, *recipe.checks):
         if name not in known:
             raise DatasetError(
-                f"the recipe {recipe.name} relies on the check {name!r}; there are {', '.join(sorted(known))}"
+                f"the recipe {recipe.name} requires the unknown check {name!r}; the checks are "
+                f"{', '.join(sorted(known))}"
             )
     for choice in recipe.refiners:
         if choice.name not in available("refiners"):

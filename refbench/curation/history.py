@@ -1,4 +1,4 @@
-"""The story of one mask or expression, from the files of a curation."""
+"""The history of one mask or expression, from the files of a curation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WHY_PX = 420
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that is known of one mask or expression: its row, what the audit found, what was proposed and answered."""
+    """Everything known about one mask or expression: its ledger row, findings, proposals and answers."""
 
     row: Row
     findings: tuple[Finding, ...]
@@ -34,10 +34,10 @@ class Story:
 
 
 def why(item_id: str, place: Path) -> Story:
-    """The story of one item, from a folder of a curation, a ledger, or a dataset that was made of one.
+    """The history of one item, from a curation folder, a ledger, or a dataset that was made from one.
 
     Raises:
-        DatasetError: no such item; the message has some that are like it.
+        DatasetError: the item does not exist; the message suggests similar ones.
     """
     folder = place if place.is_dir() else place.parent
     ledger = read_ledger(place)
@@ -45,7 +45,7 @@ def why(item_id: str, place: Path) -> Story:
     if item_id not in rows:
         like = [i for i in rows if item_id.split("/")[-1] in i.split("/")][:3]
         hint = f"; did you mean {', '.join(like)}?" if like else ""
-        raise DatasetError(f"{place} says nothing about {item_id!r}{hint}")
+        raise DatasetError(f"{place} contains nothing about {item_id!r}{hint}")
     row = rows[item_id]
     whole = (folder / CURATION_FILE).is_file()
     if whole:
@@ -76,7 +76,7 @@ def _item(image: ImageItems | None, row: Row) -> tuple[TargetMask | None, str]:
 
 
 def story_picture(story: Story) -> Image.Image | None:
-    """The mask before (green) and, beside it, what became of it (pink) with the old outline; None without a mask."""
+    """The old mask (green) and, next to it, the new one (pink) with the old outline; None without a mask."""
     if story.image is None or story.target is None:
         return None
     source = story.target.mask

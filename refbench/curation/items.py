@@ -1,4 +1,4 @@
-"""The items of a curation, image by image: each mask of a split once, with the expressions that refer to it."""
+"""The items of a curation, image by image: each mask of a split once, with its expressions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refbench.records import AnnotatedObject, Sample
 
 @dataclass(frozen=True, slots=True)
 class TargetMask:
-    """A mask that expressions of a split mean; several refs may mean the same one."""
+    """A mask that expressions of a split refer to; several refs may refer to the same mask."""
 
     mask_id: str
     image_id: str
@@ -25,7 +25,7 @@ class TargetMask:
 
 @dataclass(frozen=True, slots=True)
 class ImageItems:
-    """All that a split says about one image; `objects` are all that is annotated there, named or not."""
+    """All annotations of one image; `objects` includes those without expressions."""
 
     image_id: str
     image_path: str
@@ -36,7 +36,7 @@ class ImageItems:
     objects: tuple[AnnotatedObject, ...]
 
     def others(self, target: TargetMask) -> list[AnnotatedObject]:
-        """The annotated objects that a mask does not mean, without crowds."""
+        """The annotated objects except those of this mask and crowds."""
         return [o for o in self.objects if o.ann_id not in target.ann_ids and not o.crowd]
 
 

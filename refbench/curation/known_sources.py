@@ -1,7 +1,7 @@
-"""Calibrate the trusted refiner's score on coarse masks whose true masks are known, source by source.
+"""Calibrates the score of the trusted refiner on coarse masks whose true masks are known, source by source.
 
-A known source is a built split of coarse masks and a JSON file with the truth: annotation id -> `{"size": [h, w],
-"counts": "...", "wrong": bool}`. `counts` is compressed COCO run-length code; `wrong` is true for a coarse outline on
+A known source is a built split of coarse masks, and a JSON file with the true masks: annotation id -> `{"size": [h, w],
+"counts": "...", "wrong": bool}`. `counts` is compressed COCO run-length code. `wrong` is true if the coarse mask is on
 another object.
 """
 
@@ -53,10 +53,12 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A mask of a known source: boundary IoU of the source and of the trusted proposal with the truth.
+    """A mask of a known source, with the boundary IoU of the source mask and of the trusted proposal with the true
+    mask.
 
-    `image` is the sha256 of its image: two sources may use one id for different images, or two ids for the same.
-    `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no proposal.
+    `image` is the sha256 of its image, because two sources may use one id for different images, or two ids for the same
+    image. `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no
+    proposal.
     """
 
     source: str
@@ -70,14 +72,14 @@ class Case:
 
 
 def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, bool]]:
-    """The true mask of each mask of one annotation, and whether its outline lies on another object.
+    """The true mask for each mask with one annotation, and whether the coarse mask is on another object.
 
     Raises:
-        DatasetError: the file is not as described above, or has none of the masks.
+        DatasetError: the file is not in the format described above, or contains none of the masks.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise DatasetError(f"{path} is not a JSON object: annotation id -> {{size, counts, wrong}}")
+        raise DatasetError(f"{path} must contain a JSON object that maps each annotation id to {{size, counts, wrong}}")
     out = {}
     for target in (t for image in images for t in image.masks):
         entry = content.get(target.ann_ids[0]) if len(target.ann_ids) == 1 else None
@@ -90,22 +92,22 @@ def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, 
         except (AttributeError, KeyError, TypeError, MaskError) as error:
             raise DatasetError(f"{where}: no mask ({error})") from None
         if found.size != target.mask.size:
-            raise DatasetError(f"{where}: its size is {found.size}, the image {target.mask.size}")
+            raise DatasetError(f"{where}: its size is {found.size}, but the image has {target.mask.size}")
         if not isinstance(wrong, bool):
-            raise DatasetError(f"{where}: wrong must be true or false, not {wrong!r}")
+            raise DatasetError(f"{where}: wrong must be true or false, got {wrong!r}")
         out[target.mask_id] = found, wrong
     if not out:
-        raise DatasetError(f"{path} has the truth of no mask of the split; its keys must be annotation ids")
+        raise DatasetError(f"{path} contains no mask of this split; its keys must be annotation ids")
     return out
 
 
 def known_cases(
     recipe: Recipe, address: str, truth: Path, work: Path, *, device: str = "cpu", progress: Progress = silent
 ) -> list[Case]:
-    """Have the refiners redraw every mask of a known source; proposals that are in `work` already are used again.
+    """Let the refiners propose masks for a known source; proposals that are already in `work` are used again.
 
     Raises:
-        DatasetError: the split is not built, or the truth cannot be read.
+        DatasetError: the split is not built, or the file with the true masks cannot be read.
         RunError: the trusted refiner made no proposal.
     """
     chosen = _trusted(recipe)
@@ -133,7 +135,7 @@ def known_cases(
 
 
 def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> TrustedCalibration:
-    """Knots of the expected boundary IoU and of the share of better proposals, both rising with the score (isotonic).
+    """Fit the expected boundary IoU and the share of better proposals, both increasing with the score (isotonic).
 
     Raises:
         DatasetError: there are too few masks, or too few different scores.
@@ -143,8 +145,8 @@ def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> T
     scores, place, counts = np.unique([round(c.score, 3) for c in used], return_inverse=True, return_counts=True)
     if len(used) < FEWEST_MASKS or len(scores) < 2:
         raise DatasetError(
-            f"{refiner} has proposals for {len(used)} masks of known sources, with {len(scores)} different scores; "
-            f"a calibration needs {FEWEST_MASKS} masks: give more of them with --known"
+            f"{refiner} has proposals for {len(used)} masks with known truth, with {len(scores)} different "
+            f"scores; a calibration needs {FEWEST_MASKS} masks, so pass more with --known"
         )
 
     def rising(values: Sequence[float]) -> NDArray[np.float64]:
@@ -171,10 +173,10 @@ def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> T
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What the trusted refiner's rule accepts of a source, judged by fits on `fitted_on`.
+    """How many masks of a source the rule of the trusted refiner accepts, with a calibration from `fitted_on`.
 
-    `before` and `after` are the mean boundary IoU of the accepted masks with the truth; `better` is the share of the
-    replaced ones that are better than their source. None where there is no such mask.
+    `before` and `after` are the mean boundary IoU of the accepted masks with the true masks. `better` is the share of
+    replaced masks that are better than their source masks. Values are None if there is no such mask.
     """
 
     source: str
@@ -190,16 +192,16 @@ class Accepted:
 
     @property
     def share(self) -> float:
-        """Share of the masks that are accepted, in 0..1."""
+        """Share of the masks that are accepted, between 0 and 1."""
         return (self.kept + self.replaced) / self.masks
 
 
 def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str) -> list[Accepted]:
-    """What the rule accepts of a source, by fits that have not seen the images of the masks that they judge.
+    """What the rule accepts of a source; no calibration has seen the images that it is applied to.
 
-    One fit is on the other sources. For the second row the images of the source are cut into PARTS, in their order, so
-    that neighbours, which may show the same scene, stay together. Each part is judged by a fit on the others. A row is
-    left out if there are too few masks for its fits.
+    The first row uses a calibration from the other sources. For the second row, the images of the source are divided
+    into PARTS parts, in their order, so that neighbouring images, which may show the same scene, stay together. For
+    each part, the calibration is from the other parts. A row is omitted if there are too few masks for its calibration.
     """
     own = [c for c in cases if c.source == source]
     images = list(dict.fromkeys(c.image for c in own))
@@ -218,7 +220,7 @@ def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: s
 
 
 def accept(cases: Sequence[tuple[Case, TrustedCalibration]], rules: MaskRules, fitted_on: str = "") -> Accepted:
-    """Apply the trusted refiner's rule to known masks, each with its calibration."""
+    """Apply the rule of the trusted refiner to known masks, each with its calibration."""
     actions = [(case, judge(case.score, case.source_boundary_iou, fit, rules)[0]) for case, fit in cases]
     kept = [case for case, action in actions if action == Action.KEEP]
     replaced = [case for case, action in actions if action == Action.CHANGE]
@@ -238,7 +240,7 @@ def accept(cases: Sequence[tuple[Case, TrustedCalibration]], rules: MaskRules, f
 
 @dataclass(frozen=True, slots=True)
 class BestRanked:
-    """The masks of a source with the highest scores: mean boundary IoU with the truth, and how many are better."""
+    """The masks of a source with the highest scores: mean boundary IoU with the true masks, and how many are better."""
 
     share: float
     before: float
@@ -248,7 +250,7 @@ class BestRanked:
 
 
 def curve(cases: Sequence[Case]) -> list[BestRanked]:
-    """The best-ranked SHARES of a source, as if all their proposals were taken."""
+    """The best-ranked SHARES of a source, as if all their proposals were accepted."""
     ranked = sorted(cases, key=lambda c: -c.score)
     rows = []
     for share in SHARES:
@@ -260,7 +262,7 @@ def curve(cases: Sequence[Case]) -> list[BestRanked]:
 
 
 def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted: Sequence[Accepted]) -> str:
-    """What the trusted refiner is worth, source by source, as Markdown."""
+    """The quality of the trusted refiner, source by source, as Markdown."""
     chosen = _trusted(recipe)
     lines = [
         f"# What {chosen.name} does where the truth is known",
@@ -305,23 +307,23 @@ def calibrate_trusted(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Accepted]:
-    """Calibrate the trusted refiner's score on known sources; returns what its rule accepts, see `judged`.
+    """Calibrate the score of the trusted refiner on known sources; returns what its rule accepts, see `judged`.
 
-    Writes the section [trusted] of the recipe, and `known.md` beside it. The proposals are written below `work`. Those
-    that are there already are used again, so thresholds can be changed at no cost.
+    Writes the section [trusted] of the recipe, and `known.md` next to it. Proposals are written below `work`. Existing
+    ones are used again, so thresholds can be changed without new proposals.
 
     Args:
-        sources: addresses of built splits, each once, with the JSON file of its truth.
+        sources: addresses of built splits, each once, with the JSON file of their true masks.
 
     Raises:
-        DatasetError: a source is given twice or not built, its truth cannot be read, there are too few masks, or the
-            recipe cannot be read.
-        RunError: the recipe trusts no refiner, or that one makes no proposals.
+        DatasetError: a source is given twice or not built, its true masks cannot be read, there are too few masks, or
+            the recipe cannot be read.
+        RunError: the recipe has no trusted refiner, or it made no proposals.
     """
     addresses = [address for address, _ in sources]
     for address in addresses:
         if addresses.count(address) > 1:
-            raise DatasetError(f"{address} is given twice; give one --known for each split")
+            raise DatasetError(f"{address} is given twice; pass --known once for each split")
     text, where = text_of_recipe(recipe_path), str(recipe_path)
     # What was measured before may be of other refiners; it is replaced.
     recipe = parse_recipe(without_measured(text), where)
@@ -360,5 +362,7 @@ def _figure(value: float | None) -> str:
 
 def _trusted(recipe: Recipe) -> RefinerChoice:
     if recipe.trusted_refiner is None:
-        raise RunError(f'the recipe {recipe.name} trusts no refiner: give one of its [[refiners]] role = "trusted"')
+        raise RunError(
+            f'the recipe {recipe.name} has no trusted refiner; set role = "trusted" in one of its [[refiners]]'
+        )
     return recipe.trusted_refiner

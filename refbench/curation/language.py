@@ -1,8 +1,8 @@
-"""Which expressions degrade, insult or sexualise: a list of words with their contexts, each verdict with its rule.
+"""Which expressions are degrading, insulting or sexual, by rules with word lists and contexts.
 
-A filter of bare words would drop "butt of the zebra" and "fat donut": the words that tell objects apart are the same
-that insult people. So a rule may require another word ("ugly" only beside "kid") or exclude one ("ass" unless "horse"
-is there, too).
+A plain word filter would drop "butt of the zebra" and "fat donut", because the same words describe objects and insult
+people. Therefore a rule can require another word ("ugly" only together with "kid") or exclude one ("ass" unless "horse"
+also occurs).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REPEATED = re.compile(r"(.)\1{2,}")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why an expression is flagged: the rule, its action ("drop" or "review"), and the word that it found."""
+    """Why an expression is flagged: the rule, its action ("drop" or "review"), and the word that was found."""
 
     rule: str
     action: str
@@ -47,10 +47,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """Flags an expression with one of `words`, beside one of `beside` if there are any, and without `without`.
+    """Flags an expression with one of `words`, together with one of `beside` (if given), and without any of `without`.
 
-    A word right before one of `before` does not count. With `near`, the word of `beside` must be
-    at most that many words away.
+    A word directly before one of `before` does not count. With `near`, the word of `beside` must be at most that many
+    words away.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Rule:
     def find(self, terms: Sequence[tuple[int, str]]) -> str:
         """The first word of an expression to which this rule applies; "" if there is none.
 
-        `terms` are single words and pairs joined by a hyphen, each with its place.
+        `terms` are single words and pairs joined by a hyphen, with their positions.
         """
         single = {place: term for place, term in terms if "-" not in term}
         hits = [
@@ -85,7 +85,7 @@ class Rule:
 
 
 def flag(expression: str, rules: Sequence[Rule] | None = None) -> list[Verdict]:
-    """What the rules say about an expression, in their order; at most one verdict a rule."""
+    """The verdicts of the rules on an expression, in the order of the rules; at most one per rule."""
     terms = _terms(expression)
     out = []
     for rule in default_rules() if rules is None else rules:
@@ -100,7 +100,7 @@ def default_rules() -> tuple[Rule, ...]:
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
-    """Read rules from a file of the form of `refbench/curation/words.toml`.
+    """Read rules from a file in the format of `refbench/curation/words.toml`.
 
     Raises:
         DatasetError: the file is not valid TOML, or a rule lacks a name, an action, or words.
@@ -108,7 +108,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DatasetError(f"{path} is not a readable list of words: {error}") from None
+        raise DatasetError(f"{path} is not a valid word list: {error}") from None
     rows = content.get("rules")
     if not isinstance(rows, list) or not rows:
         raise DatasetError(f"{path} holds no [[rules]]")
@@ -118,9 +118,9 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
 def _rule(row: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Rule:
     missing = [k for k in ("name", "action", "says", "words") if not isinstance(row.get(k), str) or not row[k].split()]
     if missing:
-        raise DatasetError(f"{where} needs a text under {missing[0]!r}")
+        raise DatasetError(f"{where} needs a text under the key {missing[0]!r}")
     if row["action"] not in (Action.DROP, Action.REVIEW):
-        raise DatasetError(f"{where}: the action is {Action.DROP} or {Action.REVIEW}, not {row['action']!r}")
+        raise DatasetError(f"{where}: the action must be {Action.DROP} or {Action.REVIEW}, got {row['action']!r}")
 
     def words(*keys: str) -> list[str]:
         out = []
@@ -128,7 +128,7 @@ def _rule(row: Mapping[str, Any], content: Mapping[str, Any], where: str) -> Rul
             if key.endswith("_words_of"):
                 group = row.get(key, "")
                 if group and not isinstance(content.get(group), dict):
-                    raise DatasetError(f"{where}: there is no group [{group}]")
+                    raise DatasetError(f"{where}: the group [{group}] does not exist")
                 out += str(content[group].get("words", "")).split() if group else []
             else:
                 out += str(row.get(key, "")).split()

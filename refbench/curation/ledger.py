@@ -1,6 +1,6 @@
 """The ledger: one row for each mask and each expression of the source split, and how it is applied.
 
-Applying a ledger needs only the source split and the ledger: no model, image, network or random numbers.
+Applying a ledger needs only the source split and the ledger: no model, images, network or random numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TAG = "curated"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one item of the source. `mask` is the new one where the action is "changed", else None."""
+    """The decision about one item of the source. `mask` is the new mask if the action is "changed", otherwise None."""
 
     item: str
     item_id: str
@@ -74,9 +74,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The rows, and where they come from: the source's address and fingerprint, the recipe's name and sha256.
+    """The rows of a ledger, the address and fingerprint of its source, and the name and sha256 of its recipe.
 
-    `edited` is true for a file whose rows are not those that refbench wrote.
+    `edited` is true if the rows of the file are not those that refbench wrote.
     """
 
     address: str
@@ -104,10 +104,11 @@ def rows_of(
     expressions: Mapping[str, Decision],
     weights: Mapping[str, str],
 ) -> list[Row]:
-    """The rows of a ledger, image by image: its masks, then its expressions; those of a dropped mask are dropped too.
+    """The rows of a ledger, image by image: first masks, then expressions; expressions of a dropped mask are dropped
+    too.
 
-    `masks` and `expressions` hold a decision for every item, by id; an action "review" must be settled before.
-    `weights` tells the sha256 of a refiner's weights.
+    `masks` and `expressions` contain a decision for every item, by id; the action "review" must be replaced before.
+    `weights` maps refiners to the sha256 of their weights.
     """
     actions = {Action.KEEP: KEPT, Action.CHANGE: CHANGED, Action.DROP: DROPPED}
     out = []
@@ -136,7 +137,7 @@ def rows_of(
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a ledger; its bytes depend on what it says and on the versions of refbench and pyarrow only."""
+    """Write a ledger; its bytes depend only on its content and on the versions of refbench and pyarrow."""
     table = _table(ledger.rows)
     about = {
         "layout": LAYOUT,
@@ -151,10 +152,11 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Read a ledger; every value is checked.
+    """Read a ledger and check every value.
 
     Raises:
-        DatasetError: the file is not Parquet or not a ledger, or some of its rows are invalid; names the rows.
+        DatasetError: the file is not Parquet or not a ledger, or some of its rows are invalid; the message names the
+            rows.
     """
     if path.is_dir():
         path = path / LEDGER_FILE
@@ -162,7 +164,9 @@ def read_ledger(path: Path) -> Ledger:
     about = _about(table, path)
     missing = [f.name for f in SCHEMA if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     if missing:
-        raise DatasetError(f"{path} is not a ledger of refbench: it has no column {missing[0]} as refbench writes it")
+        raise DatasetError(
+            f"{path} is not a ledger that refbench wrote: the column {missing[0]} is missing or has another type"
+        )
     table = table.select(SCHEMA.names)
     rows, problems = [], []
     for k, content in enumerate(table.to_pylist()):
@@ -176,7 +180,8 @@ def read_ledger(path: Path) -> Ledger:
     )
     if problems:
         raise DatasetError(
-            f"{path} cannot be applied: {len(problems)} of its rows are wrong.\n{summarise_problems(problems)}\n"
+            f"{path} cannot be applied because {len(problems)} of its rows are invalid.\n"
+            f"{summarise_problems(problems)}\n"
             "Get the ledger again, or write it again with `refbench curate decide`."
         )
     return Ledger(
@@ -190,11 +195,11 @@ def _about(table: pa.Table, path: Path) -> dict[str, str]:
         about = json.loads((table.schema.metadata or {})[b"refbench"])
         texts = ("source", "fingerprint", "recipe", "recipe_sha256", "rows_sha256")
         if about["layout"] != LAYOUT or not all(isinstance(about[k], str) for k in texts):
-            raise DatasetError(f"{path} was written by another version of refbench")
+            raise DatasetError(f"{path} was written by an incompatible version of refbench")
     except (KeyError, TypeError, ValueError):
         raise DatasetError(
-            f"{path} is not a ledger of refbench: it does not say what its source is; if another program rewrote it, "
-            "it must keep the metadata of the schema"
+            f"{path} does not name its source split, so it is not a complete ledger; if another program rewrote "
+            "the file, it must preserve the metadata of the Parquet schema"
         ) from None
     found: dict[str, str] = about
     return found
@@ -216,19 +221,19 @@ def _row(content: Mapping[str, Any]) -> Row:
     if any(content[name] is None for name in (*texts, "source_sha256")):
         raise DatasetError("a text is missing")
     if content["item"] not in (MASK, EXPRESSION):
-        raise DatasetError(f"an item is a {MASK} or an {EXPRESSION}, not {content['item']!r}")
+        raise DatasetError(f"an item must be a {MASK} or an {EXPRESSION}, got {content['item']!r}")
     allowed = (KEPT, CHANGED, DROPPED) if content["item"] == MASK else (KEPT, DROPPED)
     if content["action"] not in allowed:
         raise DatasetError(
-            f"the action of a {content['item']} is one of {', '.join(allowed)}, not {content['action']!r}"
+            f"the action for a {content['item']} must be one of {', '.join(allowed)}, got {content['action']!r}"
         )
     mask = None
     if content["action"] == CHANGED:
         if content["height"] is None or content["width"] is None or not content["counts"]:
-            raise DatasetError("it changes a mask, but brings none")
+            raise DatasetError("the action is `changed`, but the row contains no mask")
         mask = Mask(content["height"], content["width"], content["counts"].encode("ascii", "replace"))
         if mask.area == 0:
-            raise DatasetError("it changes a mask to nothing; drop it instead")
+            raise DatasetError("the new mask is empty; use the action `dropped` instead")
     return Row(
         **{name: content[name] for name in TEXTS},
         mask=mask,
@@ -258,14 +263,14 @@ def _rows_sha256(table: pa.Table) -> str:
 def apply_ledger(
     samples: Sequence[Sample], objects: Sequence[AnnotatedObject], ledger: Ledger, dataset: str, where: str
 ) -> tuple[list[Sample], list[AnnotatedObject]]:
-    """The split and the objects that a ledger makes of its source, under the name `dataset`.
+    """The split and the objects that result from applying a ledger to its source, under the name `dataset`.
 
-    A changed mask gets a new box and loses its polygons; its sample is tagged `curated`. In the images that are left,
-    all annotated objects stay, since they are needed as distractors. They get their new masks where these are known.
+    A changed mask gets a new box and loses its polygons; its samples get the tag `curated`. In the remaining images,
+    all annotated objects are kept, because they are needed as distractors. They get their new masks if these are known.
 
     Raises:
-        DatasetError: the ledger is of another source: items are missing, unknown, or not what they were; `where` names
-            the ledger.
+        DatasetError: the ledger is for another source: items are missing, unknown, or different; `where` names the
+            ledger in the message.
     """
     rows = ledger.by_id()
     _check_items(samples, rows, ledger, where)
@@ -300,7 +305,7 @@ def _changed(sample: Sample, mask: Mask | None) -> Sample:
 def _moved(sample: Sample, dataset: str) -> Sample:
     """Put the name of the new dataset into a sample.
 
-    An image path below the home is made relative to it, so that the home can be moved.
+    An image path inside the home folder becomes relative to it, so that the home folder can be moved.
     """
     path = sample.image_path
     inside = home().resolve() / "datasets"
@@ -333,7 +338,7 @@ def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Led
     problems += [f"{item_id} is not in the source" for item_id in rows if item_id not in expected]
     if problems:
         raise DatasetError(
-            f"{where} is not the ledger of this build of {ledger.address}: {len(problems)} items differ.\n"
-            f"{summarise_problems(problems)}\nBuild the source that it was made of (fingerprint "
-            f"{ledger.fingerprint[:12]}...)."
+            f"{where} belongs to another build of {ledger.address}: {len(problems)} items differ.\n"
+            f"{summarise_problems(problems)}\n"
+            f"Build the version that the ledger was made for (fingerprint {ledger.fingerprint[:12]}...)."
         )

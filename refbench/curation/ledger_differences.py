@@ -1,4 +1,6 @@
-"""Two ledgers of one source, item by item: where two recipes, or a recipe and a published split, decide differently."""
+"""Compares two ledgers of one source, item by item, for example of two recipes, or of a recipe and a published
+split.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from refbench.storage.manifest import split_fingerprint
 
 @dataclass(frozen=True, slots=True)
 class MaskInBoth:
-    """A mask in two ledgers: the action of each, and the boundary IoU of the two results; NaN if one drops it."""
+    """A mask in two ledgers: the action in each, and the boundary IoU of the two results; NaN if one of them drops
+    it.
+    """
 
     item_id: str
     image_id: str
@@ -43,9 +47,9 @@ class LedgerDifferences:
 
     @property
     def mean_boundary_iou(self) -> float:
-        """Between the two results of the masks that both accept and that one of them changes, in 0..1.
+        """Mean boundary IoU of the two results, between 0 and 1.
 
-        NaN if there are no such masks. Those that both keep are left out, since they are equal anyway.
+        Only masks that both ledgers accept and at least one of them changes are included; NaN if there are none.
         """
         changed = [
             m.boundary_iou for m in self.masks if CHANGED in (m.first, m.second) and not np.isnan(m.boundary_iou)
@@ -65,18 +69,20 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
     one, two = read_ledger(first), read_ledger(second)
     if (one.address, one.fingerprint) != (two.address, two.fingerprint):
         raise DatasetError(
-            f"{first} is a ledger of {one.address} ({one.fingerprint[:12]}...), {second} of {two.address} "
-            f"({two.fingerprint[:12]}...); compare ledgers of the same build of one split"
+            f"{first} is a ledger of {one.address} ({one.fingerprint[:12]}...), but {second} is a ledger of "
+            f"{two.address} ({two.fingerprint[:12]}...); compare two ledgers for the same build of one split"
         )
     if split_fingerprint(one.address) != one.fingerprint:
         raise DatasetError(
-            f"{one.address} was built again after {first} was written; decide again, or build that source"
+            f"{one.address} was built again after {first} was written; run `refbench curate decide` again, or "
+            "build the earlier version"
         )
     old, new = one.by_id(), two.by_id()
     if old.keys() != new.keys():
         odd = sorted(old.keys() ^ new.keys())
         raise DatasetError(
-            f"{len(odd)} items are only in one of {first} and {second}, e.g. {odd[0]}; apply neither, decide again"
+            f"{len(odd)} items are in only one of {first} and {second}, for example {odd[0]}; do not apply "
+            "either ledger, and run `refbench curate decide` again"
         )
     source = {t.mask_id: t.mask for image in load_items(one.address) for t in image.masks}
     both = [i for i, row in old.items() if row.item == MASK and DROPPED not in (row.action, new[i].action)]

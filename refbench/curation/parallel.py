@@ -1,4 +1,4 @@
-"""Work on images in processes."""
+"""Runs work on images in several processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def chunks(images: Sequence[ImageItems], size: int) -> Iterator[Sequence[ImageIt
 
 
 def map_in_processes(work: Callable[[Any], Any], jobs: Sequence[Any], workers: int | None) -> Iterator[Any]:
-    """Results of jobs in their order, by processes where there is more than one worker."""
+    """The results of jobs in their order, computed by processes if there is more than one worker."""
     count = min(workers or available_cores(), len(jobs))
     if count <= 1:
         yield from map(work, jobs)

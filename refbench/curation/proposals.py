@@ -1,4 +1,4 @@
-"""Proposals: every refiner redraws every mask; resumes after a kill."""
+"""Proposals: every refiner proposes a new mask for every mask; can be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ SHARD_MASKS = 48
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """What a call of `propose` did: proposals of each refiner, those that failed, and how many were there before."""
+    """The result of a call of `propose`: number of proposals of each refiner, of failures, and of existing
+    proposals.
+    """
 
     folder: Path
     proposals: Mapping[str, int]
@@ -62,22 +64,24 @@ def propose(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Proposed:
-    """Run the refiners of the recipe on every mask. Proposals that are already in the folder are not made again.
+    """Run the refiners of the recipe on every mask. Existing proposals in the folder are not made again.
 
     Args:
-        refiners: names; all of the recipe if there are none.
-        options: options of a refiner by its name, on top of the recipe's.
-        limit: only so many images.
-        workers: processes; as many as there are cores if None. Refiners on a GPU use one process.
+        refiners: names of refiners; if empty, all refiners of the recipe.
+        options: options of refiners by name, in addition to those in the recipe.
+        limit: maximum number of images.
+        workers: number of processes; if None, one per core. Refiners on a GPU use one process.
 
     Raises:
-        RunError: no such folder, or one with proposals of another version of a refiner.
-        DatasetError: the split has no images, or the recipe no refiner of that name.
+        RunError: the folder does not exist, or contains proposals of another version of a refiner.
+        DatasetError: the split has no images, or the recipe has no such refiner.
     """
     curation = open_curation(folder)
     images = load_items(curation.address)[:limit]
     if not all(i.image_path for i in images):
-        raise DatasetError(f"{curation.address} was built without images; build it with --images to propose masks")
+        raise DatasetError(
+            f"{curation.address} was built without images, which the refiners need; build it again with --images"
+        )
     chosen = _chosen(curation.recipe, refiners, options or {})
     shards = plan_shards(images)
     seen = _images_sha256(images)
@@ -107,7 +111,7 @@ def _chosen(recipe: Recipe, refiners: Sequence[str], options: Mapping[str, Mappi
     unknown = sorted((set(refiners) | set(options)) - {c.name for c in choices})
     if unknown:
         known = ", ".join(c.name for c in choices) or "none"
-        raise DatasetError(f"the recipe {recipe.name} has no refiner {unknown[0]!r}; it has {known}")
+        raise DatasetError(f"the recipe {recipe.name} has no refiner {unknown[0]!r}; its refiners are {known}")
     return [c for c in choices if not refiners or c.name in refiners]
 
 
@@ -126,7 +130,7 @@ def _tally(folder: Path, chosen: Sequence[RefinerChoice], shards: int, resumed: 
 
 
 def plan_shards(images: Sequence[ImageItems]) -> list[list[ImageItems]]:
-    """Whole images in their order; each shard but the last has at least SHARD_MASKS masks."""
+    """Whole images in their order; each shard except the last has at least SHARD_MASKS masks."""
     return cut(images, [len(image.masks) for image in images], SHARD_MASKS)
 
 
@@ -142,9 +146,9 @@ def read_proposals(folder: Path) -> dict[str, list[Proposal]]:
 
 
 def _with_options(choice: RefinerChoice, options: Mapping[str, str]) -> RefinerChoice:
-    """A refiner's options, updated by those of the command line.
+    """The refiner with options from the command line added.
 
-    Their texts are converted to the types of its parameters.
+    Strings are converted to the types of its parameters.
     """
     if not options:
         return choice
@@ -163,14 +167,14 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
     for choice in curation.recipe.refiners:
         path = curation.folder / "proposals" / choice.name / "refiner.json"
         if not path.is_file():
-            raise RunError(f"{curation.folder} holds no proposals of {choice.name}; {again}")
+            raise RunError(f"{curation.folder} contains no proposals of {choice.name}; {again}")
         setup = read_json(path, RunError)
         limits[choice.name] = setup.get("limit")
         if is_measured and setup.get("options") != json.loads(json.dumps(dict(choice.options), default=str)):
             raise RunError(
-                f"{curation.folder} holds proposals of {choice.name} with the options {setup.get('options')}, but the "
-                f"recipe was calibrated with {dict(choice.options)}: put the options into the recipe and calibrate "
-                "again, or propose again without them"
+                f"the proposals of {choice.name} in {curation.folder} were made with the options "
+                f"{setup.get('options')}, but the recipe was calibrated with {dict(choice.options)}; either add the "
+                "options to the recipe and calibrate again, or run `refbench curate propose` again without them"
             )
         shards = plan_shards(images[: limits[choice.name]])
         missing = [k for k in range(len(shards)) if not _shard_path(curation.folder, choice.name, k).is_file()]
@@ -178,11 +182,11 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
             raise RunError(f"{curation.folder} lacks {len(missing)} of {len(shards)} shards of {choice.name}; {again}")
     if len(set(limits.values())) > 1:
         told = ", ".join(f"{n}: {'all' if k is None else k}" for n, k in limits.items())
-        raise RunError(f"the refiners in {curation.folder} have run on different numbers of images ({told}); {again}")
+        raise RunError(f"the refiners in {curation.folder} were run on different numbers of images ({told}); {again}")
 
 
 def make_refiner(choice: RefinerChoice, device: str) -> Any:
-    """A refiner with its options; one that has a parameter `device` gets it."""
+    """Create a refiner with its options; if it has a parameter `device`, it gets the device."""
     factory = load("refiners", choice.name)
     parameters = inspect.signature(factory).parameters
     offered = {"device": device} if "device" in parameters and "device" not in choice.options else {}
@@ -190,7 +194,7 @@ def make_refiner(choice: RefinerChoice, device: str) -> Any:
 
 
 def refiner_weights(folder: Path, refiner: str) -> str | None:
-    """sha256 of the weights with which a refiner made the proposals in a curation folder; None if it made none."""
+    """The sha256 of the weights of a refiner in a curation folder; None if it has no proposals there."""
     path = folder / "proposals" / refiner / "refiner.json"
     if not path.is_file():
         return None
@@ -199,7 +203,7 @@ def refiner_weights(folder: Path, refiner: str) -> str | None:
 
 
 def _images_sha256(images: Sequence[ImageItems]) -> str:
-    """sha256 over the ids and the files of the images: proposals belong to these pixels."""
+    """The sha256 of the ids and files of the images, because proposals belong to these pixels."""
     total = hashlib.sha256()
     for image in images:
         total.update(f"{image.image_id} {image_sha256(image.image_path)}\n".encode())
@@ -230,7 +234,7 @@ def _claim_refiner(
 
 
 def _code_of(refiner: Any) -> str:
-    """sha256 over the code that makes a proposal: the refiner's own, and the code that processes its answer."""
+    """The sha256 of the code that makes a proposal: the refiner, and the code that processes its answer."""
     shared = [Path(inspect.getfile(module)).read_bytes() for module in (refiner_base, surroundings)]
     return hashlib.sha256(code_sha256(refiner).encode() + b"".join(shared)).hexdigest()
 
@@ -245,7 +249,7 @@ _LOADED: dict[str, Any] = {}
 
 
 def _propose_shard(job: _ShardJob) -> int:
-    """Write one shard of one refiner; returns its number."""
+    """Write one shard of proposals of one refiner; returns its number."""
     folder, address, choice, device, number, image_ids = job
     if _LOADED.get("address") != (address, folder):
         _LOADED.clear()

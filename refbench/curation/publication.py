@@ -1,4 +1,6 @@
-"""`refbench curate export`: a curated split as `moondream/refcoco-m` is published, with its card, ledger and sheets."""
+"""`refbench curate export`: writes a curated split in the format of `moondream/refcoco-m`, with card, ledger and
+contact sheets.
+"""
 
 from __future__ import annotations
 
@@ -80,27 +82,31 @@ SCHEMA = pa.schema(
 def export_curated(address: str, out: Path, progress: Progress = silent) -> list[Path]:
     """Write a curated split to the new folder `out`; returns the files.
 
-    One Parquet row per image with its bytes, the features of `moondream/refcoco-m`; README.md with the figures;
-    ledger.parquet; and contact sheets of masks before and after. Ids that are no numbers are numbered in their order.
+    Each image is one Parquet row with its bytes and the features of `moondream/refcoco-m`. The folder also contains
+    README.md with counts, ledger.parquet, and contact sheets of masks before and after. Ids that are not numbers are
+    numbered in their order.
 
     Raises:
-        DatasetError: the split was not made of a ledger, its source is not built any more, it has no images, or `out`
-            holds something.
+        DatasetError: the split was not made from a ledger, its source is not built any more, it has no images, or `out`
+            is not empty.
     """
     dataset, split = parse_address(address)
     ledger_path = dataset_folder(dataset) / LEDGER_FILE
     if not ledger_path.is_file():
-        raise DatasetError(f"{address} was not made by `refbench curate apply`; `refbench export` writes any split")
+        raise DatasetError(
+            f"{address} was not made by `refbench curate apply`; use `refbench export`, which works for any split"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} exists and is not empty; an export goes to a new folder")
+        raise DatasetError(f"{out} already exists and is not empty; choose a new folder for the export")
     images = load_items(address)
     if not all(i.image_path for i in images):
         raise DatasetError(
-            f"{address} has no images: its source was built without; build it with --images and apply again"
+            f"{address} has no images because its source was built without them; build the source with "
+            "--images, then apply the ledger again"
         )
     ledger = read_ledger(ledger_path)
     if split_fingerprint(ledger.address) != ledger.fingerprint:
-        raise DatasetError(f"{ledger.address} was built again since {address} was made of it; apply the ledger again")
+        raise DatasetError(f"{ledger.address} was built again after {address} was made from it; apply the ledger again")
     changes = diff(ledger.address, address)
     published = SPLIT_NAMES.get(split, split)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -184,20 +190,20 @@ def _sample(target: TargetMask, image_number: int, number: int) -> dict[str, Any
 
 
 def _numbers(names: Sequence[str]) -> dict[str, int]:
-    """The ids themselves where all are numbers, else 1, 2, 3 in order."""
+    """The ids themselves if all are numbers, otherwise 1, 2, 3 in order."""
     if all(n.isascii() and n.isdecimal() and len(n) < 19 for n in names) and len({int(n) for n in names}) == len(names):
         return {n: int(n) for n in names}
     return {n: k + 1 for k, n in enumerate(dict.fromkeys(names))}
 
 
 def _reasons(rows: Sequence[Any]) -> list[tuple[str, str, str, int]]:
-    """(item, action, what decided, how often), most frequent first."""
+    """(item, action, reason, count), most frequent first."""
     counts = Counter((r.item, r.action, f"{r.stage}: {_rule(r.reason)}") for r in rows)
     return [(*key, n) for key, n in sorted(counts.items(), key=lambda pair: (pair[0][0], -pair[1], pair[0]))]
 
 
 def _rule(reason: str) -> str:
-    """A reason without its figures and names, so that equal ones can be counted."""
+    """A reason without its numbers and names, so that equal reasons can be counted."""
     return reason.partition(" (")[0].partition(": ")[0]
 
 
@@ -221,7 +227,7 @@ def _sheets(source: str, changes: Sequence[MaskChange], out: Path) -> list[Path]
 
 
 def _spread(changes: Sequence[MaskChange], most: int) -> list[MaskChange]:
-    """At most so many, evenly spread over all."""
+    """At most `most` changes, evenly spread over all."""
     if len(changes) <= most:
         return list(changes)
     return [changes[k * len(changes) // most] for k in range(most)]

@@ -1,4 +1,4 @@
-"""From a coarse split and a published cleaned one to the ledger that leads from the first to the second."""
+"""Finds the ledger that turns a coarse split into a published cleaned one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ REWORDED = "reworded"
 
 @dataclass(frozen=True, slots=True)
 class FromPublished:
-    """A ledger, and what it does: how many masks change in which way, and what happens to expressions.
+    """A ledger, and a summary: how many masks change in which way, and what happens to expressions.
 
     `masks` counts the kinds of `curation.differences.KINDS`, "same" and "dropped". `expressions` counts "kept",
-    "reworded" and "dropped"; a reworded one is kept as in the source, and differs only in case or spaces.
+    "reworded" and "dropped". A reworded expression is kept with the text of the source; the published text differs only
+    in letter case or spaces.
     """
 
     ledger: Ledger
@@ -36,16 +37,16 @@ class FromPublished:
 def from_published(source: str, cleaned: str) -> FromPublished:
     """Find out what a published cleaned split keeps, changes and drops of its source.
 
-    Images are found by their id. On an image, a mask of the cleaned split belongs to the mask of the source with which
-    it shares most expressions. Among equals the annotation id decides, then how few expressions would be dropped,
-    then the IoU.
+    Images are matched by their id. On an image, a mask of the cleaned split is matched to the mask of the source with
+    which it shares the most expressions. Ties are decided by the annotation id, then by the smaller number of dropped
+    expressions, then by the IoU.
 
     Args:
-        source: address of the coarse split, e.g. "refcoco/val".
-        cleaned: address of the cleaned one, e.g. "refcoco-m/val".
+        source: address of the coarse split, for example "refcoco/val".
+        cleaned: address of the cleaned split, for example "refcoco-m/val".
 
     Raises:
-        DatasetError: a split is not built, or the cleaned one has images, masks or expressions that the source lacks.
+        DatasetError: a split is not built, or the cleaned split has images, masks or expressions that the source lacks.
     """
     wanted = {image.image_id: image for image in load_items(cleaned)}
     images = load_items(source)
@@ -55,8 +56,9 @@ def from_published(source: str, cleaned: str) -> FromPublished:
     found.problems += [f"the image {image_id}" for image_id in wanted]
     if found.problems:
         raise DatasetError(
-            f"{cleaned} has {len(found.problems)} things that {source} lacks:\n{summarise_problems(found.problems)}\n"
-            f"Name the split that {cleaned} was made of."
+            f"{cleaned} contains {len(found.problems)} entries that are not in {source}:\n"
+            f"{summarise_problems(found.problems)}\n"
+            f"Pass the split that {cleaned} was made from."
         )
     rows = rows_of(images, found.masks, found.expressions, {})
     ledger = Ledger(
@@ -115,7 +117,7 @@ class _Decisions:
         self.masks[target.mask_id] = replace(decision, scores=scores)
 
     def _expressions(self, samples: Sequence[Sample], wanted: Sequence[Sample]) -> None:
-        """Each expression of the cleaned mask stands for one of the source: one with the same text, if there is one."""
+        """Match each expression of the cleaned mask to one of the source, preferably to one with the same text."""
         left = list(wanted)
         kept: dict[str, Sample] = {}
         for same in (lambda text: text, _plain):
@@ -141,7 +143,7 @@ class _Decisions:
 
 
 def _pairs(masks: Sequence[TargetMask], others: Sequence[TargetMask]) -> dict[str, TargetMask]:
-    """Mask id -> the cleaned mask that stands for it; each cleaned mask stands for one at most."""
+    """Mask id -> the matching cleaned mask; each cleaned mask matches at most one mask."""
     ranked = []
     texts = [Counter(_plain(s.expression) for s in target.samples) for target in (*masks, *others)]
     for k, target in enumerate(masks):

@@ -1,4 +1,4 @@
-"""How a split is curated, as data: checks, refiners, thresholds. The file is `datasets/<dataset>/recipe.toml`."""
+"""The recipe of a curation: checks, refiners and thresholds. The file is `datasets/<dataset>/recipe.toml`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "mis
 
 @dataclass(frozen=True, slots=True)
 class RefinerChoice:
-    """A refiner, how many starts or prompts it gets (1: the source mask alone), its role and its own options.
+    """A refiner with its number of variants (1: only the source mask as a start), its role and its options.
 
-    The proposal of a `trusted` refiner is taken if its variants agree with each other and with the source. Witnesses
-    are taken if they agree with each other.
+    The proposal of a `trusted` refiner is accepted if its variants agree with each other and with the source. The
+    proposals of witnesses are accepted if they agree with each other.
     """
 
     name: str
@@ -39,10 +39,10 @@ class RefinerChoice:
 
 @dataclass(frozen=True, slots=True)
 class AuditRules:
-    """Which findings keep a mask from being decided by the recipe (`review`), and which drop an item (`drop`).
+    """The checks whose findings leave a mask to a person (`review`), and those whose findings drop an item (`drop`).
 
-    If a check that `review` lists finds something on an expression, its mask waits, but not the expression. If `drop`
-    lists the check, only the expression is dropped.
+    If a check in `review` has a finding on an expression, the mask of this expression is left to a person, but not the
+    expression. If a check in `drop` has a finding on an expression, only the expression is dropped.
     """
 
     review: tuple[str, ...] = ()
@@ -53,11 +53,12 @@ class AuditRules:
 class MaskRules:
     """When a mask is accepted without a person.
 
-    `refiners`: so many must have made a proposal. `accept`: a mask is kept or changed only if the best proposal's
-    expected boundary IoU with the truth is at least this. `keep`: the source stays where its boundary IoU with that
-    proposal is at least this. `better`: else the proposal takes its place if it is better with at least this
-    probability. `drop`: below this expectation the mask is given up. `same_object`: two masks whose proposals overlap
-    by this IoU mean one object. `undecided`: what becomes of masks that wait for a person.
+    `refiners` is the minimum number of refiners with a proposal. A mask is kept or changed only if the expected
+    boundary IoU of the best proposal with the true mask is at least `accept`. It is kept if its boundary IoU with this
+    proposal is at least `keep`. Otherwise the proposal replaces it if the probability that the proposal is better is at
+    least `better`. If the expected boundary IoU is below `drop`, the mask is dropped. Two masks are on the same object
+    if the IoU of their proposals is at least `same_object`. `undecided` states what happens to masks that wait for a
+    person.
     """
 
     refiners: int = 2
@@ -71,10 +72,11 @@ class MaskRules:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRules:
-    """What becomes of expressions that the word list flags.
+    """What happens to expressions that the word list flags.
 
-    `certain` is for those without a harmless reading, `doubtful` for the others. `toxic` is for expressions that a
-    classifier flags (the check expression-toxic). `undecided` is for expressions that still wait for a person.
+    `certain` applies to expressions that cannot be harmless, `doubtful` to the others. `toxic` applies to expressions
+    that a classifier flags (the check expression-toxic). `undecided` applies to expressions that still wait for a
+    person.
     """
 
     certain: Action = Action.DROP
@@ -85,12 +87,12 @@ class LanguageRules:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How the figures of a mask predict its quality, as measured on scenes whose truth is known (`on`).
+    """How the agreement of witnesses predicts the quality of a mask, as measured on the scenes in `on`.
 
-    `agreement` and `boundary_iou` are knots: the expected boundary IoU of the best proposal with the truth, linear
-    between them. `better` are the weights of a logistic regression, among them an `intercept`: the probability that
-    the best proposal is better than the source. `thresholds` are for people: what was accepted above each value of
-    `better`, and how good it was.
+    `agreement` and `boundary_iou` are knots of the expected boundary IoU of the best proposal with the true mask, with
+    linear interpolation. `better` contains the weights of a logistic regression, including an `intercept`, for the
+    probability that the best proposal is better than the source. `thresholds` informs readers: the share of masks
+    that were accepted with each value of `better`, and how good they were.
     """
 
     on: str = ""
@@ -101,15 +103,15 @@ class Calibration:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether anything was measured: without that, agreement says nothing about the truth."""
+        """Whether the calibration has been fitted; without a fit, agreement says nothing about quality."""
         return self != Calibration()
 
     def expected(self, agreement: float) -> float:
-        """Expected boundary IoU with the truth, in 0..1."""
+        """Expected boundary IoU with the true mask, between 0 and 1."""
         return float(np.interp(agreement, self.agreement, self.boundary_iou))
 
     def probably_better(self, figures: Mapping[str, float]) -> float:
-        """Probability that the best proposal is better than the source, in 0..1; 0 where nothing was measured."""
+        """Probability that the best proposal is better than the source, between 0 and 1; 0 if it was not fitted."""
         if not self.better:
             return 0.0
         total = sum(w * (1.0 if name == INTERCEPT else figures[name]) for name, w in self.better.items())
@@ -118,12 +120,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class TrustedCalibration:
-    """What the score of the trusted refiner is worth, as measured on masks whose truth is known (`on`).
+    """How the score of the trusted refiner predicts the quality of a mask, as measured on the known sources in `on`.
 
-    `score`, `boundary_iou` and `better` are knots, with linear values between them. For a score
-    (`curation.trusted.Trust.score`) they give the expected boundary IoU of the proposal with the truth, and the share
-    of proposals that are better than their source. They hold only for the `refiner` with these weights, and for the
-    same refiners with the same prompts and options, which `refiners_sha256` identifies.
+    `score`, `boundary_iou` and `better` are knots with linear interpolation. For a score
+    (`curation.trusted.Trust.score`), they give the expected boundary IoU of the proposal with the true mask, and the
+    share of proposals that are better than their source. They are valid only for the `refiner` with these weights, and
+    for the refiners, prompts and options that `refiners_sha256` identifies.
     """
 
     on: tuple[str, ...] = ()
@@ -136,17 +138,17 @@ class TrustedCalibration:
     better: tuple[float, ...] = ()
 
     def expected(self, score: float) -> float:
-        """Expected boundary IoU with the truth, in 0..1; 0 below all scores that were measured."""
+        """Expected boundary IoU with the true mask, between 0 and 1; 0 below all measured scores."""
         return float(np.interp(score, self.score, self.boundary_iou, left=0.0)) if self.score else 0.0
 
     def probably_better(self, score: float) -> float:
-        """Probability that the proposal is better than the source, in 0..1; 0 below all measured scores."""
+        """Probability that the proposal is better than the source, between 0 and 1; 0 below all measured scores."""
         return float(np.interp(score, self.score, self.better, left=0.0)) if self.score else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All choices of a curation. `sha256` is that of its file, `text` the file itself."""
+    """All settings of a curation. `sha256` is the hash of the file, `text` its content."""
 
     name: str
     text: str
@@ -161,7 +163,7 @@ class Recipe:
 
     @property
     def trusted_refiner(self) -> RefinerChoice | None:
-        """The refiner whose role is `trusted`, if the recipe has one."""
+        """The refiner with the role `trusted`, if there is one."""
         return next((c for c in self.refiners if c.role == TRUSTED), None)
 
     @property
@@ -173,14 +175,14 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        DatasetError: the file is not valid TOML, has an unknown key, or a value of the wrong kind or out of range;
-            names the file and the key.
+        DatasetError: the file is not valid TOML, has an unknown key, or has a value of the wrong type or out of range;
+            the message names the file and the key.
     """
     return parse_recipe(text_of_recipe(path), str(path))
 
 
 def text_of_recipe(path: Path) -> str:
-    """The text of a recipe file, whatever its keys say; DatasetError if it cannot be read or is not TOML."""
+    """The text of a recipe file, without checking its keys; DatasetError if it cannot be read or is not TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -193,11 +195,11 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DatasetError(f"{where} is not TOML: {error}") from None
+        raise DatasetError(f"{where} is not valid TOML: {error}") from None
 
 
 def parse_recipe(text: str, where: str) -> Recipe:
-    """The recipe that a text holds; `where` names it in errors."""
+    """Parse a recipe; `where` names it in error messages."""
     content = _parse_toml(text, where)
     known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration", "trusted"}
     _only(content, known, where)
@@ -219,7 +221,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
         reviewers=_typed(content.get("reviewers", 1), int, f"{where}, reviewers"),
     )
     if recipe.reviewers < 1:
-        raise DatasetError(f"{where}: reviewers is at least 1, not {recipe.reviewers}")
+        raise DatasetError(f"{where}: reviewers must be at least 1, got {recipe.reviewers}")
     for key, value, choices in (
         ("masks.undecided", recipe.masks.undecided, (Action.KEEP, Action.DROP)),
         ("language.certain", recipe.language.certain, (Action.KEEP, Action.DROP, Action.REVIEW)),
@@ -228,36 +230,40 @@ def parse_recipe(text: str, where: str) -> Recipe:
         ("language.undecided", recipe.language.undecided, (Action.KEEP, Action.DROP)),
     ):
         if value not in choices:
-            raise DatasetError(f"{where}: {key} is one of {', '.join(choices)}, not {value!r}")
+            raise DatasetError(f"{where}: {key} must be one of {', '.join(choices)}, got {value!r}")
     for name in ("accept", "keep", "better", "drop", "same_object"):
         if not 0 <= getattr(recipe.masks, name) <= 1:
-            raise DatasetError(f"{where}: masks.{name} lies in 0..1, not {getattr(recipe.masks, name):g}")
+            raise DatasetError(f"{where}: masks.{name} must be between 0 and 1, got {getattr(recipe.masks, name):g}")
     return recipe
 
 
 def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:
     if not isinstance(rows, list):
-        raise DatasetError(f"{where}: refiners are tables [[refiners]]")
+        raise DatasetError(f"{where}: write each refiner as a table [[refiners]]")
     chosen = tuple(_record(RefinerChoice, row, f"{where}, [[refiners]] {k + 1}") for k, row in enumerate(rows))
     for choice in chosen:
         if not 1 <= choice.variants <= 7:
-            raise DatasetError(f"{where}: variants of {choice.name} are 1 to 7, not {choice.variants}")
+            raise DatasetError(
+                f"{where}: the number of variants of {choice.name} must be between 1 and 7, got {choice.variants}"
+            )
         if choice.role not in (WITNESS, TRUSTED):
-            raise DatasetError(f"{where}: the role of {choice.name} is {WITNESS} or {TRUSTED}, not {choice.role!r}")
+            raise DatasetError(
+                f"{where}: the role of {choice.name} must be {WITNESS} or {TRUSTED}, got {choice.role!r}"
+            )
         if choice.role == TRUSTED and choice.variants < 2:
             raise DatasetError(f"{where}: the trusted refiner {choice.name} needs at least 2 variants")
     if sum(c.role == TRUSTED for c in chosen) > 1:
-        raise DatasetError(f"{where}: only one refiner can be {TRUSTED}")
+        raise DatasetError(f"{where}: only one refiner can have the role {TRUSTED}")
     names = [c.name for c in chosen]
     for name in names:
         if names.count(name) > 1:
-            raise DatasetError(f"{where} names the refiner {name} twice")
+            raise DatasetError(f"{where} lists the refiner {name} twice")
     return chosen
 
 
 def _record(kind: Any, table: Any, where: str) -> Any:
     if not isinstance(table, dict):
-        raise DatasetError(f"{where} must be a table, not {table!r}")
+        raise DatasetError(f"{where} must be a table, got {table!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     _only(table, set(fields), where)
     values = {}
@@ -290,13 +296,13 @@ def _field(kind: Any, value: Any, where: str) -> Any:
 
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise DatasetError(f"{where} must be a number, not {value!r}")
+        raise DatasetError(f"{where} must be a number, got {value!r}")
     return float(value)
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise DatasetError(f"{where} must be of type {kind.__name__}, not {value!r}")
+        raise DatasetError(f"{where} must be of type {kind.__name__}, got {value!r}")
     return value
 
 
@@ -307,20 +313,20 @@ def _tables(value: Any, where: str) -> Mapping[str, Mapping[str, Any]]:
 def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(table) - known)
     if unknown:
-        raise DatasetError(f"{where}: there is no {unknown[0]!r}; it may hold {', '.join(sorted(known))}")
+        raise DatasetError(f"{where}: unknown key {unknown[0]!r}; the allowed keys are {', '.join(sorted(known))}")
 
 
 def _check_knots(calibration: Calibration, where: str) -> None:
     x, y = calibration.agreement, calibration.boundary_iou
     if len(x) != len(y) or len(x) < 2 or not _rising(x, strictly=True) or not _rising(y, strictly=False):
         raise DatasetError(
-            f"{where}, [calibration]: agreement and boundary_iou must have the same length, and their values must rise"
+            f"{where}, [calibration]: agreement and boundary_iou must have the same length and increasing values"
         )
     for name, weight in calibration.better.items():
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):
             raise DatasetError(
-                f"{where}, [calibration], better: there is no figure {name!r}; use {', '.join((INTERCEPT, *FIGURES))}"
+                f"{where}, [calibration], better: unknown figure {name!r}; use {', '.join((INTERCEPT, *FIGURES))}"
             )
 
 
@@ -331,17 +337,18 @@ def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice
     rising = _rising(trusted.boundary_iou, strictly=False) and _rising(trusted.better, strictly=False)
     if len(lengths) > 1 or len(trusted.score) < 2 or not _rising(trusted.score, strictly=True) or not rising:
         raise DatasetError(
-            f"{where}, [trusted]: score, boundary_iou and better must have the same length, and their values must rise"
+            f"{where}, [trusted]: score, boundary_iou and better must have the same length and increasing values"
         )
     if trusted.refiners_sha256 != refiners_sha256(refiners):
         raise DatasetError(
-            f"{where}, [trusted] was fitted for {trusted.refiner} with the witnesses {_names(trusted.witnesses)}, with "
-            "other refiners, variants or options than the recipe has now: run `refbench curate calibrate --known` again"
+            f"{where}: [trusted] was fitted for {trusted.refiner} with the witnesses "
+            f"{_names(trusted.witnesses)}, but the recipe now has other refiners, variants or options; run "
+            "`refbench curate calibrate --known` again"
         )
 
 
 def refiners_sha256(refiners: Sequence[RefinerChoice]) -> str:
-    """sha256 of the refiners of a recipe with their roles, variants and options, whatever their order."""
+    """The sha256 of the refiners of a recipe with their roles, variants and options, in any order."""
     rows = sorted(json.dumps(dataclasses.asdict(choice), sort_keys=True, default=str) for choice in refiners)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The text of a recipe file: its measured sections replaced, everything else as its author wrote it."""
+"""Edits the text of a recipe file: replaces fitted sections and keeps everything else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ MEASURED = {
 
 
 def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
-    """The recipe with the section `name` holding `values`; an earlier one is replaced, comments elsewhere stay."""
+    """The recipe with the section `name` set to `values`; an existing section is replaced, and other comments are
+    kept.
+    """
     document = tomlkit.parse(text)
     if name not in document:
         document.add(tomlkit.nl())
@@ -32,7 +34,7 @@ def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
 
 
 def without_measured(text: str) -> str:
-    """The recipe before it was calibrated."""
+    """The recipe without its fitted sections."""
     document = tomlkit.parse(text)
     for name in (CALIBRATION, TRUSTED_SECTION):
         document.pop(name, None)
@@ -40,7 +42,7 @@ def without_measured(text: str) -> str:
 
 
 def witnesses_only(text: str) -> str:
-    """The recipe before it was calibrated, without its trusted refiner."""
+    """The recipe without its fitted sections and without its trusted refiner."""
     document = tomlkit.parse(without_measured(text))
     found: Any = document.get("refiners")
     # Anything else is refused by whoever parses the recipe.
@@ -52,7 +54,7 @@ def witnesses_only(text: str) -> str:
 
 
 def refiners_only(text: str) -> str:
-    """A recipe of the same refiners and nothing else: what proposals depend on."""
+    """A recipe with the same refiners and nothing else; proposals depend only on these."""
     document = tomlkit.document()
     if "refiners" in (given := tomlkit.parse(text).unwrap()):
         document.add("refiners", tomlkit.item(given["refiners"]))
@@ -60,7 +62,7 @@ def refiners_only(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as TOML holds it: whole numbers without a fraction, tuples as lists."""
+    """A value in the form that TOML stores: integers without a fraction, tuples as lists."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""Source and ledger become the next version of a dataset."""
+"""Makes the cleaned version of a dataset from its source and a ledger."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ BUILDER, BUILDER_VERSION = "curated", 1
 def apply(
     address: str, ledger_path: Path, name: str = "", *, accept_edits: bool = False, replace: bool = False
 ) -> Manifest:
-    """Build the split that a ledger makes of its source; returns the manifest of the new dataset.
+    """Build the cleaned split from its source and a ledger; returns the manifest of the new dataset.
 
-    Needs neither model nor image nor network, and gives the same bytes from the same source and ledger.
+    This needs no model, no images and no network, and gives the same bytes for the same source and ledger.
 
     Args:
-        name: of the new dataset; by default the source's with `-curated`.
-        accept_edits: take a ledger whose rows were changed after refbench wrote them; the manifest says so.
-        replace: also replace a dataset of this name that was made of another source.
+        name: name of the new dataset; by default the name of the source with `-curated`.
+        accept_edits: accept a ledger whose rows were changed after refbench wrote them; the manifest records this.
+        replace: also replace a dataset of this name that was made from another source.
 
     Raises:
-        DatasetError: the ledger is of another source, damaged or edited, or the name is taken by a published dataset,
-            by the source, or by one that was not made of this source split.
+        DatasetError: the ledger is for another source, damaged or edited. Or the name is that of a published dataset,
+            of the source, or of a dataset that was not made from this source split.
     """
     if ledger_path.is_dir():
         ledger_path = ledger_path / LEDGER_FILE
@@ -37,9 +37,9 @@ def apply(
     dataset, split = parse_address(address)
     name = name or f"{dataset}-curated"
     if name == dataset:
-        raise DatasetError(f"{name} is the source itself; choose another name with --as")
+        raise DatasetError(f"{name} is the name of the source itself; choose another name with --as")
     if name in available("builders"):
-        raise DatasetError(f"{name} is the name of a published dataset; choose another one with --as")
+        raise DatasetError(f"{name} is the name of a published dataset; choose another name with --as")
     _check_replaced(name, address, replace)
     _check_ledger(ledger, ledger_path, address, accept_edits)
     objects = load_objects(dataset)
@@ -57,7 +57,8 @@ def apply(
     )  # fmt: skip
     if not samples:
         raise DatasetError(
-            f"{ledger_path} drops every expression of {address}: review what waits, or decide by another recipe"
+            f"{ledger_path} drops every expression of {address}; review the undecided items, or decide with "
+            "another recipe"
         )
     with staging_folder(name) as staging:
         shutil.copyfile(ledger_path, staging / LEDGER_FILE)
@@ -66,23 +67,25 @@ def apply(
 
 
 def _check_ledger(ledger: Ledger, path: Path, address: str, accept_edits: bool) -> None:
-    """Raise DatasetError if a ledger is of another split or build, or was edited and nobody vouches for that."""
+    """Raise DatasetError if the ledger is for another split or build, or was edited and this is not accepted."""
     if ledger.address != address or ledger.fingerprint != split_fingerprint(address):
         raise DatasetError(
             f"{path} is a ledger of {ledger.address} (fingerprint {ledger.fingerprint[:12]}...), not of this "
-            f"build of {address} ({split_fingerprint(address)[:12]}...); build that source, or decide again"
+            f"build of {address} ({split_fingerprint(address)[:12]}...); build the version that the ledger was "
+            "made for, or run `refbench curate decide` again"
         )
     if ledger.edited and not accept_edits:
         raise DatasetError(
-            f"{path} was changed after refbench wrote it: its rows do not have the sha256 that it names. Get the "
-            "original, make the decision in `refbench curate review`, or pass --accept-edits to vouch for the change"
+            f"{path} was edited after refbench wrote it: the sha256 of its rows does not match. Get the "
+            "original ledger, make the change in `refbench curate review`, or pass --accept-edits to accept "
+            "the edited rows"
         )
 
 
 def _check_replaced(name: str, address: str, replace: bool) -> None:
-    """Raise DatasetError if a dataset of this name exists that is no older version of the new one.
+    """Raise DatasetError if a dataset of this name exists that is not an older version of the new one.
 
-    `replace` allows any.
+    With `replace`, any dataset can be replaced.
     """
     if replace or not dataset_folder(name).exists():
         return
@@ -90,6 +93,6 @@ def _check_replaced(name: str, address: str, replace: bool) -> None:
     if manifest.builder.name != BUILDER or manifest.builder.options.get("source") != address:
         there = ", ".join(sorted(manifest.splits)) or "no splits"
         raise DatasetError(
-            f"{name} is there already ({there}) and was not made of {address}; choose another name with --as, or pass "
-            "--replace to lose it"
+            f"the dataset {name} already exists ({there}) and was not made from {address}; choose another name "
+            "with --as, or pass --replace to overwrite it"
         )

@@ -1,7 +1,7 @@
 """A mask in its image: where the image has edges near the outline, and which pixels look like the object.
 
-Measurements in floats (powers, exponentials, weighted sums) may differ in their last bits between processors. They are
-rounded before anything is decided by them, so that findings, proposals and decisions stay the same.
+Floating-point results (powers, exponentials, weighted sums) may differ in their last bits between processors. They are
+rounded before any decision, so that findings, proposals and decisions are always the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_MISFIT_PX, LEAST_POINTS = 2.0, 8
 
 
 def quantised(values: FloatArray, parts: float = PARTS) -> FloatArray:
-    """Rounded to multiples of 1 / `parts`."""
+    """The values rounded to multiples of 1 / `parts`."""
     rounded: FloatArray = np.rint(np.asarray(values) * parts) / parts
     return rounded
 
@@ -45,7 +45,7 @@ def lab_of(picture: NDArray[np.uint8]) -> FloatArray:
 
 
 def window_of(mask: BoolArray, margin_px: int) -> Window:
-    """Rows and columns of a mask that is not empty, and `margin_px` around it."""
+    """Rows and columns of the bounding box of a mask, enlarged by `margin_px`; the mask must not be empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return (
         slice(max(0, int(rows[0]) - margin_px), int(rows[-1]) + 1 + margin_px),
@@ -54,7 +54,7 @@ def window_of(mask: BoolArray, margin_px: int) -> Window:
 
 
 def signed_distance(mask: BoolArray) -> FloatArray:
-    """Distance to the outline in pixels, negative inside; what lies outside the array does not count."""
+    """Distance to the outline in pixels, negative inside; everything outside the array is ignored."""
     if mask.all() or not mask.any():
         far = float(np.hypot(*mask.shape))
         return np.full(mask.shape, -far if mask.all() else far)
@@ -64,7 +64,7 @@ def signed_distance(mask: BoolArray) -> FloatArray:
 
 
 def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
-    """Length of the gradient of a Lab image (H, W, 3) over all channels, per pixel."""
+    """Gradient magnitude of a Lab image (H, W, 3) over all channels, per pixel."""
     parts = [ndimage.gaussian_gradient_magnitude(lab[..., k], sigma_px) for k in range(3)]
     return quantised(np.sqrt(np.sum(np.square(parts), axis=0)))
 
@@ -72,10 +72,10 @@ def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
 def edge_offsets_px(
     mask: BoolArray, strength: FloatArray, frame: tuple[int, int, int, int] | None = None
 ) -> FloatArray:
-    """For points along an outline, how far outwards the nearest notable edge of the image lies; float (N,).
+    """For points along an outline, the distance outwards to the nearest strong edge of the image; float (N,).
 
-    Points without an edge in reach are left out, and so are points outside `frame` (top, left, bottom, right). By
-    default `frame` is the array without its border of one pixel.
+    Points without an edge within reach are omitted, and so are points outside `frame` (top, left, bottom, right). By
+    default, `frame` is the array without its border of one pixel.
     """
     height, width = mask.shape
     top, left, bottom, right = frame or (1, 1, height - 2, width - 2)
@@ -101,7 +101,7 @@ def edge_offsets_px(
 
 
 def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
-    """Mean distance of an outline to the image's edges, 0 to MOST_MISFIT_PX; the latter where there are none."""
+    """Mean distance of an outline to the edges of the image, 0 to MOST_MISFIT_PX; the latter if there are no edges."""
     offsets = edge_offsets_px(mask, strength)
     if len(offsets) < LEAST_POINTS:
         return MOST_MISFIT_PX
@@ -109,7 +109,7 @@ def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
 
 
 def strength_on_outline(strength: FloatArray, mask: BoolArray) -> float:
-    """Mean strength of the image's edges on the pixels along the outline, clipped: how well a mask fits them."""
+    """Mean edge strength of the image along the outline, clipped: how well a mask fits the edges."""
     rim = (mask & ~ndimage.binary_erosion(mask, border_value=1)) | (~mask & ndimage.binary_dilation(mask))
     return float(np.minimum(strength[rim], CLEAR_EDGE).mean()) if rim.any() else 0.0
 
@@ -118,8 +118,8 @@ def strength_on_outline(strength: FloatArray, mask: BoolArray) -> float:
 class Surroundings:
     """The part of an image around a mask that is not empty.
 
-    `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3), all of the window at
-    `top`, `left` of an image of `size` (height, width).
+    `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3). All of them show the window
+    at `top`, `left` of an image of `size` (height, width).
     """
 
     mask: BoolArray
@@ -131,7 +131,7 @@ class Surroundings:
 
     @staticmethod
     def of(picture: NDArray[np.uint8], mask: BoolArray, others: Sequence[BoolArray] = ()) -> Surroundings:
-        """Cut out of an image, uint8 (H, W, 3); masks are bool (H, W)."""
+        """Cut the window out of an image, uint8 (H, W, 3); masks are bool (H, W)."""
         window = window_of(mask, MARGIN_PX)
         taken = np.zeros(mask[window].shape, bool)
         for other in others:
@@ -147,14 +147,18 @@ class Surroundings:
 
     @cached_property
     def edge_offsets_px(self) -> FloatArray:
-        """See `edge_offsets_px`; points at the border of the image are left out, those of the window are not."""
+        """See `edge_offsets_px`; points at the border of the image are omitted, but not those at the border of the
+        window.
+        """
         top, left = self.top, self.left
         frame = (1 - top, 1 - left, self.size[0] - 2 - top, self.size[1] - 2 - left)
         return edge_offsets_px(self.mask, edge_strength(self.lab), frame)
 
     @cached_property
     def likeness(self) -> FloatArray:
-        """Per pixel, how much more its colour is found inside than around: the logarithm of the ratio of shares."""
+        """For each pixel, how much more frequent its colour is inside than around the mask: the logarithm of the
+        ratio.
+        """
         inner, ring = self.distance < -2.5, (self.distance > 3) & (self.distance <= 13) & ~self.others
         if np.count_nonzero(inner) <= 30:
             inner = self.mask
@@ -167,11 +171,11 @@ class Surroundings:
         return quantised(ndimage.gaussian_filter(ratio[number], 0.5))
 
     def largest_ground_px(self) -> int:
-        """Area in pixels of the largest part of the mask, without its rim, whose colours are those around the mask."""
+        """Area in pixels of the largest part of the mask, without its rim, that has the colours of the surroundings."""
         return _largest((self.likeness < -0.5) & self.mask & (self.distance < -0.5), self.distance < -1.5)
 
     def largest_missing_px(self) -> int:
-        """Area in pixels of the largest part around the mask that has the mask's colours and is no other object's."""
+        """Area in pixels of the largest part around the mask that has its colours and belongs to no other object."""
         near = ~self.mask & ~self.others & (self.distance < 11)
         return _largest((self.likeness > 0.7) & near, self.distance > 2.0)
 

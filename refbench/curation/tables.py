@@ -1,4 +1,4 @@
-"""The tables of a folder of curation: findings, proposals and decisions, each row one record."""
+"""The tables of a curation folder: findings, proposals and decisions, with one record per row."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _NEW_COLUMNS = {"cause"}
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """The findings of a folder; none if it was not audited."""
+    """The findings of a folder; empty if the audit has not been run."""
     path = folder / FINDINGS_FILE
     if not path.is_file():
         return []
@@ -73,24 +73,26 @@ def read_findings(folder: Path) -> list[Finding]:
 
 
 def audited_checks(folder: Path) -> tuple[str, ...]:
-    """The checks that have looked at everything in a folder; none if it was not audited to the end."""
+    """The checks that have been run on the whole split; empty if the audit was not completed."""
     path = folder / FINDINGS_FILE
     if not path.is_file():
         return ()
     try:
         return tuple(map(str, json.loads((read_table(path).schema.metadata or {})[b"checks"])))
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{path} does not name the checks that were run; run `refbench curate audit` again") from None
+        raise RunError(f"{path} does not list the checks that were run; run `refbench curate audit` again") from None
 
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    """The rows of a table of this schema."""
+    """The rows of a table with this schema."""
     table = read_table(path)
     for field in schema:
         if field.name in _NEW_COLUMNS and field.name not in table.column_names:
             continue
         if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
-            raise RunError(f"{path} is damaged: it has no column {field.name} of {field.type}; make it again")
+            raise RunError(
+                f"{path} is damaged: the column {field.name} of type {field.type} is missing; create the file again"
+            )
     found: list[dict[str, Any]] = table.select([n for n in schema.names if n in table.column_names]).to_pylist()
     return found
 
@@ -124,14 +126,14 @@ def read_shard(path: Path) -> list[Proposal]:
 
 
 def write_findings(folder: Path, findings: Sequence[Finding], checks: Sequence[str]) -> None:
-    """What an audit found; `checks` are those that have looked at everything."""
+    """Write the findings of an audit; `checks` are those that have been run on the whole split."""
     rows = [{**dataclasses.asdict(f), "value": None if math.isnan(f.value) else float(f.value)} for f in findings]
     table = pa.Table.from_pylist(rows, _FINDING_SCHEMA.with_metadata({"checks": json.dumps(list(checks))}))
     write_table(folder / FINDINGS_FILE, table)
 
 
 def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Mapping[str, Decision]) -> None:
-    """What a recipe decided about every mask and expression."""
+    """Write the decisions of a recipe about all masks and expressions."""
     rows = []
     for item, decisions in ((MASK, masks), (EXPRESSION, expressions)):
         for d in decisions.values():
@@ -149,14 +151,14 @@ def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Ma
 
 
 def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decision]]:
-    """What the recipe decided, reviews aside: masks and expressions by id.
+    """The decisions of the recipe, without reviews: masks and expressions by id.
 
     Raises:
-        RunError: nothing was decided there yet.
+        RunError: there are no decisions yet.
     """
     path = folder / DECISIONS_FILE
     if not path.is_file():
-        raise RunError(f"{folder} holds no decisions; run `refbench curate decide {folder}` first")
+        raise RunError(f"{folder} contains no decisions; run `refbench curate decide {folder}` first")
     out: dict[str, dict[str, Decision]] = {MASK: {}, EXPRESSION: {}}
     for row in _rows(path, _DECISION_SCHEMA):
         mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None

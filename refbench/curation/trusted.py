@@ -1,4 +1,4 @@
-"""A trusted refiner: whether its masks for several prompts agree, and whether the source mask contradicts them."""
+"""The trusted refiner: whether its masks for several prompts agree, and whether they contradict the source mask."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MARGIN_PX = 4
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a trusted refiner says of one mask.
+    """The result of the trusted refiner for one mask.
 
-    `proposal` is the majority of its variants. `stability` is their mean boundary IoU with each other.
+    `proposal` is the majority vote of its variants. `stability` is their mean boundary IoU with each other.
     `source_boundary_iou` and `source_iou` compare the proposal with the source. `witnesses` is the mean boundary IoU of
-    the other refiners' proposals with this one, where a refiner that failed counts as 0; it is None if the recipe has
-    no witnesses. These and `score` are in 0..1. `deep_difference` is the area in which proposal and source differ far
-    from the source's outline, as a share of the source's area; it can be above 1. `score` ranks masks: the higher, the
-    better the proposal is expected to be.
+    the proposals of the other refiners with this proposal, where a failed proposal counts as 0; it is None if the
+    recipe has no witnesses. These values and `score` are between 0 and 1. `deep_difference` is the area in which
+    proposal and source differ far from the outline of the source, relative to the area of the source; it can be above
+    1. `score` ranks masks: the higher the score, the better the proposal is expected to be.
     """
 
     proposal: Proposal
@@ -44,9 +44,9 @@ class Trust:
 
     @property
     def score(self) -> float:
-        """Weighted mean of stability and of the agreement with source and witnesses, less the deep differences.
+        """Weighted mean of stability and of the agreement with source and witnesses, minus the deep differences.
 
-        Rounded like the knots of a calibration: otherwise the lowest measured score could lie below its own knot.
+        It is rounded like the knots of a calibration, so that the lowest measured score is never below its own knot.
         """
         parts, weight = self.stability + self.source_boundary_iou, 2.0
         if self.witnesses is not None:
@@ -54,7 +54,7 @@ class Trust:
         return round(max(0.0, parts / weight - DEEP_WEIGHT * self.deep_difference), 3)
 
     def figures(self) -> dict[str, float]:
-        """The figures by name, for the decision; the ledger has columns for some of them."""
+        """The values by name, for the decision; the ledger has columns for some of them."""
         return {
             "score": self.score,
             "stability": self.stability,
@@ -68,7 +68,7 @@ class Trust:
 def judge(
     score: float, source_boundary_iou: float, calibration: TrustedCalibration, rules: MaskRules
 ) -> tuple[Action, Cause]:
-    """What becomes of a mask whose trusted proposal has this score and this boundary IoU with the source."""
+    """The decision for a mask whose trusted proposal has this score and this boundary IoU with the source."""
     if not calibration.score:
         return Action.REVIEW, Cause.NOT_CALIBRATED
     expected = calibration.expected(score)
@@ -84,7 +84,7 @@ def judge(
 
 
 def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | None:
-    """What the trusted `refiner` says; None unless at least two of its variants made a proposal."""
+    """The result of the trusted `refiner`; None unless at least two of its variants made a proposal."""
     own = [p for p in proposals if p.refiner == refiner and not p.error]
     if len(own) < 2:
         return None
@@ -112,7 +112,9 @@ def trust(source: Mask, proposals: Sequence[Proposal], refiner: str) -> Trust | 
 
 
 def _deep_difference(source: Mask, proposal: Mask) -> float:
-    """Area of the difference deeper than DEEP_SHARE from the source's outline, as a share of the source's area."""
+    """Area of the difference farther than DEEP_SHARE from the outline of the source, relative to the area of the
+    source.
+    """
     first, second = source.to_array(), proposal.to_array()
     window = window_of(first | second, MARGIN_PX)
     distance = signed_distance(first[window])

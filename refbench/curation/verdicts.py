@@ -1,4 +1,4 @@
-"""What becomes of each mask and expression, decided from findings and proposals by the rules of a recipe."""
+"""Decides each mask and expression from findings and proposals, by the rules of a recipe."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NOT_JUDGED = (Cause.NO_PROPOSAL, Cause.SAME_OBJECT, Cause.TOO_FEW_REFINERS)
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the refiners say of one mask: the witnesses together, and the trusted refiner if the recipe has one."""
+    """The evidence about one mask: from the witnesses together, and from the trusted refiner if the recipe has one."""
 
     agreement: Agreement | None
     trust: Trust | None = None
 
 
 def gather(source: Mask, proposals: Sequence[Proposal], recipe: Recipe) -> Evidence:
-    """What the proposals for a mask say, by the roles of the recipe's refiners."""
+    """The evidence from the proposals for a mask, by the roles of the refiners."""
     chosen = recipe.trusted_refiner
     if chosen is None:
         return Evidence(agree(source, proposals))
@@ -45,7 +45,7 @@ def decide_masks(
     evidence: Mapping[str, Evidence],
     recipe: Recipe,
 ) -> list[Decision]:
-    """What the recipe makes of the masks of one image; `found` are findings by item id, `evidence` by mask id."""
+    """The decisions about the masks of one image; `found` are findings by item id, `evidence` by mask id."""
     nothing = Evidence(None)
     verdicts = {t.mask_id: _verdict(evidence.get(t.mask_id, nothing), recipe) for t in image.masks}
     for mask_id, other in _twins(image, verdicts, recipe.masks.same_object).items():
@@ -55,7 +55,7 @@ def decide_masks(
 
 
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
-    """What the recipe makes of an expression, its mask aside; `found` are findings on it and on its image."""
+    """The decision about an expression, apart from its mask; `found` are findings on it and on its image."""
     for verdict in flag(sample.expression):
         action = recipe.language.certain if verdict.action == Action.DROP else recipe.language.doubtful
         if action != Action.KEEP:
@@ -71,7 +71,7 @@ def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) 
 
 
 def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """All that concerns a mask: findings on it, on its image, and on the expressions that mean it."""
+    """All findings that concern a mask: those on the mask, on its image, and on its expressions."""
     ids = [target.mask_id, image.image_id, *(s.sample_id for s in target.samples)]
     return [f for i in ids for f in found.get(i, ())]
 
@@ -92,7 +92,7 @@ def _mask(target: TargetMask, found: Sequence[Finding], verdict: _Verdict, recip
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """The verdict on a mask by its proposals: action, cause, reason in words, proposal, and figures."""
+    """The verdict on a mask from its proposals: action, cause, reason as text, proposal, and values."""
 
     action: Action
     cause: Cause
@@ -102,7 +102,9 @@ class _Verdict:
 
 
 def _verdict(evidence: Evidence, recipe: Recipe) -> _Verdict:
-    """By the trusted refiner or by the witnesses, whichever is sure; if both are, by the one that expects more."""
+    """The verdict of the trusted refiner or of the witnesses: the one that is sure, or the one that expects more if
+    both are.
+    """
     witnesses = _by_witnesses(evidence.agreement, recipe)
     if evidence.trust is None:
         return witnesses
@@ -135,7 +137,7 @@ def _by_witnesses(agreement: Agreement | None, recipe: Recipe) -> _Verdict:
 
 
 def _weakest(trust: Trust) -> str:
-    """In words, the part that lowers the score most."""
+    """The part that lowers the score most, as text."""
     costs = {
         f"its answers to {trust.variants} prompts differ (boundary IoU {trust.stability:.2f})": 1 - trust.stability,
         f"it differs from the source (boundary IoU {trust.source_boundary_iou:.2f})": 1 - trust.source_boundary_iou,
@@ -151,7 +153,7 @@ def _weakest(trust: Trust) -> str:
 
 
 def _judged(agreement: Agreement | None, scores: Mapping[str, float], recipe: Recipe) -> tuple[Action, Cause, str]:
-    """What the witnesses decide for a mask: the action, its cause, and the cause in words."""
+    """The verdict of the witnesses on a mask: the action, its cause, and the cause as text."""
     rules = recipe.masks
     if agreement is None:
         return Action.REVIEW, Cause.NO_PROPOSAL, "no refiner made a proposal"
@@ -188,9 +190,10 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
 
 
 def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float) -> dict[str, str]:
-    """Masks of different objects whose proposals are the same object: mask id -> the other mask. One outline is wrong.
+    """Masks of different objects whose proposals are on the same object: mask id -> the other mask. One of the two is
+    wrong.
 
-    It compares the proposals that would replace the masks, whichever refiner made them.
+    Compares the proposals that would replace the masks, of any refiner.
     """
     single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1]
     found = [(i, best.mask) for i in single if (best := verdicts[i].best) is not None]

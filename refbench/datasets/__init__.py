@@ -1,4 +1,4 @@
-"""Datasets: built, downloaded, verified, compared and exported."""
+"""Datasets: building, downloading, verification, comparison and export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of each dataset: `sources.toml` (where its files are) and `expected.toml` (what it must hold)."""
+"""Known facts about each dataset: `sources.toml` (where its files are) and `expected.toml` (published counts)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ DIGESTS = ("fingerprint", "questions")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """`path` in the repository; `sha256` is "" where nobody has published it; `bytes` may be rounded."""
+    """One file; `path` is its path in the repository. `sha256` is "" if it has not been published; `bytes` may be
+    rounded.
+    """
 
     path: str
     sha256: str
@@ -26,7 +28,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """Files of a dataset repository of the hub at one commit."""
+    """Files of a dataset repository on the hub at one commit."""
 
     repo: str
     revision: str
@@ -41,7 +43,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSplit:
-    """Published figures of a split. `counts` holds some of COUNTS, `digests` some of DIGESTS."""
+    """Published counts of a split. `counts` contains some of COUNTS, `digests` some of DIGESTS."""
 
     counts: Mapping[str, int]
     digests: Mapping[str, str]
@@ -51,7 +53,7 @@ class ExpectedSplit:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """`objects` is None where no source tells it."""
+    """Published counts of a dataset; `objects` is None if no source states it."""
 
     splits: Mapping[str, ExpectedSplit]
     objects: int | None
@@ -62,53 +64,53 @@ def is_commit(revision: str) -> bool:
 
 
 def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> HubSource:
-    """The section `hub` (the dataset) or `images` (images alone) of `sources.toml`, or of the file `path`.
+    """The section `hub` (the dataset) or `images` (only images) of `sources.toml`, or of the file `path`.
 
     Raises:
-        DatasetError: the hub holds no copy that refbench knows, or the file is broken.
+        DatasetError: refbench knows no copy on the hub, or the file is invalid.
     """
     path = path or project_data("datasets") / dataset / "sources.toml"
     section = read_toml(path).get(what) if path.is_file() else None
     if section is None:
         raise DatasetError(
-            f"refbench knows no copy of {'the images of ' if what == 'images' else ''}{dataset} on the hub "
-            f"({path} has no [{what}]); pass files with --annotations and --images"
+            f"refbench has no download location for {'the images of ' if what == 'images' else ''}{dataset} "
+            f"({path} has no entry [{what}]); pass local files with --annotations and --images"
         )
     try:
         files = tuple(HubFile(str(f["path"]), str(f.get("sha256", "")), int(f["bytes"])) for f in section["files"])
         source = HubSource(str(section["repo"]), str(section["revision"]), str(section["licence"]), files)
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
-            f"{path} [{what}]: {error} is missing or wrong; see datasets/refcoco-m/sources.toml"
+            f"{path} [{what}]: {error} is missing or invalid; for an example, see datasets/refcoco-m/sources.toml"
         ) from None
     for file in source.files:
         if file.sha256 and not (len(file.sha256) == 64 and set(file.sha256) <= set("0123456789abcdef")):
-            raise DatasetError(f"{path}: {file.sha256!r} is not a sha256")
+            raise DatasetError(f"{path}: {file.sha256!r} is not a valid sha256")
     return source
 
 
 def known_sha256(dataset: str) -> dict[str, str]:
-    """File name -> published sha256, of the original files of a dataset, where somebody has published it."""
+    """File name -> published sha256, for the original files of a dataset whose hash has been published."""
     path = project_data("datasets") / dataset / "sources.toml"
     rows = read_toml(path).get("files", []) if path.is_file() else []
     return {str(row["name"]): str(row["sha256"]) for row in rows if "sha256" in row}
 
 
 def home_page(dataset: str) -> str:
-    """The home page of the dataset; "" for datasets that come with refbench, and for your own."""
+    """The home page of the dataset; "" for datasets that are included in refbench, and for your own datasets."""
     path = project_data("datasets") / dataset / "sources.toml"
     return str(read_toml(path).get("url", "")) if path.is_file() else ""
 
 
 def expected(dataset: str) -> Expected:
-    """The content of `expected.toml`; empty for a dataset without this file."""
+    """The content of `expected.toml`; empty if the dataset has no such file."""
     path = project_data("datasets") / dataset / "expected.toml"
     content = read_toml(path) if path.is_file() else {}
     splits = {}
     for name, row in content.get("splits", {}).items():
         unknown = set(row) - {*COUNTS, *DIGESTS, "source", "categories"}
         if unknown:
-            raise DatasetError(f"{path}, split {name}: {', '.join(sorted(unknown))} is unknown")
+            raise DatasetError(f"{path}, split {name}: unknown key {', '.join(sorted(unknown))}")
         counts = {k: int(row[k]) for k in COUNTS if k in row}
         digests = {k: str(row[k]) for k in DIGESTS if k in row}
         categories = tuple(map(str, row.get("categories", ())))
@@ -122,4 +124,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a valid TOML: {error}") from None
+        raise DatasetError(f"{path} is not valid TOML: {error}") from None

@@ -1,7 +1,7 @@
-"""`refbench export`: writes a built split in formats of other programs, from which it can also be rebuilt.
+"""`refbench export`: writes a built split in formats of other programs, from which it can also be built again.
 
-Every export is a folder with `refbench.json`, which says what it is; `refbench build DATASET --annotations FOLDER`
-reads it back to the same fingerprint.
+Every export is a folder with `refbench.json`, which describes it; `refbench build DATASET --annotations FOLDER` reads
+it and gives the same fingerprint.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ IMAGE_ROWS = 200
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """What is exported: the samples of a split, and the objects of their images."""
+    """The content of an export: the samples of a split, and the objects of their images."""
 
     address: str
     samples: list[Sample]
@@ -61,22 +61,22 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
     """Write the split `address` to the new folder `out`; returns the files.
 
     Args:
-        form: `hf` (a folder that `datasets.load_dataset` reads), `coco` (one JSON for pycocotools and
-            detectron-style code), `jsonl` (one object per line) or `croissant` (metadata over Parquet files).
-        with_images: `hf` only: put the images into the table, repeated for each expression.
+        form: `hf` (a folder that `datasets.load_dataset` reads), `coco` (one JSON file for pycocotools and similar
+            programs), `jsonl` (one object per line) or `croissant` (metadata and Parquet files).
+        with_images: `hf` only: include the images in the table, repeated for each expression.
 
     Raises:
         DatasetError: the split is not built, `out` is not empty, or the requested images are missing.
     """
     if form not in WRITERS:
-        raise DatasetError(f"{form!r} is not a supported format; use one of {', '.join(WRITERS)}")
+        raise DatasetError(f"{form!r} is not a supported format; choose from {', '.join(WRITERS)}")
     if with_images and form != "hf":
-        raise DatasetError("only --format hf can carry the images; drop --with-images")
+        raise DatasetError("--with-images works only with --format hf")
     samples = load_samples(address)
     if with_images and not all(s.image_path for s in samples):
-        raise DatasetError(f"{address} was built without images; build it with --images, or drop --with-images")
+        raise DatasetError(f"{address} was built without images; build it with --images, or remove --with-images")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} exists and is not empty; an export goes to a new folder")
+        raise DatasetError(f"{out} already exists and is not empty; choose a new folder for the export")
     dataset = parse_address(address)[0]
     images = {s.image_id for s in samples}
     objects = [o for o in load_objects(dataset) if o.image_id in images]
@@ -125,8 +125,10 @@ def _write_jsonl(split: _Split, out: Path, with_images: bool, progress: Progress
 
 
 def _write_coco(split: _Split, out: Path, with_images: bool, progress: Progress) -> list[Path]:
-    """COCO's own keys hold images, every annotated object and its class. The expressions, for which COCO has no
-    key, are under `samples`, which COCO readers ignore."""
+    """Write the images, all annotated objects and their classes under the keys of COCO.
+
+    COCO has no key for expressions. They are under `samples`, which COCO readers ignore.
+    """
     path = out / f"{split.split}.json"
     image_numbers = _numbers({s.image_id: None for s in split.samples})
     names = sorted(_categories(split))
@@ -184,7 +186,7 @@ def _write_croissant(split: _Split, out: Path, with_images: bool, progress: Prog
 
 
 def _croissant(split: _Split, tables: Mapping[str, Path], out: Path) -> dict[str, Any]:
-    """Metadata of the format Croissant 1.0 (docs.mlcommons.org/croissant), which describes the Parquet files."""
+    """Metadata in the format Croissant 1.0 (docs.mlcommons.org/croissant), which describes the Parquet files."""
     files = [
         {
             "@type": "cr:FileObject",
@@ -250,7 +252,7 @@ def _categories(split: _Split) -> set[str]:
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
-    """Integer ids, as COCO requires: the ids themselves if all are integers, else 1, 2, 3 in order."""
+    """Integer ids, as COCO requires: the ids themselves if all are integers, otherwise 1, 2, 3 in order."""
     listed = list(names)
     if all(n.isascii() and n.isdecimal() and str(int(n)) == n and n != "0" for n in listed):
         return {n: int(n) for n in listed}
@@ -262,9 +264,9 @@ def _file_name(sample: Sample) -> str:
 
 
 def _sample_tables(samples: list[Sample], with_images: bool, progress: Progress) -> Iterable[pa.Table]:
-    """Tables without `image_path`, which is valid on one machine only.
+    """Tables without `image_path`, which is valid only on one machine.
 
-    They have the file name instead and, if asked for, the bytes.
+    They have the file name instead and, if requested, the bytes.
     """
     step = IMAGE_ROWS if with_images else BATCH_ROWS
     for start in range(0, max(len(samples), 1), step):
@@ -305,7 +307,9 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
-    """The schema's metadata under the key `huggingface`: from it the library `datasets` knows the columns' types."""
+    """Metadata of the schema under the key `huggingface`, from which the library `datasets` knows the types of
+    columns.
+    """
     features = {field.name: _feature(field.name, field.type) for field in schema}
     return {"huggingface": json.dumps({"info": {"features": features}})}
 

@@ -1,9 +1,8 @@
-"""Downloads from the Hugging Face hub, by the HTTP code of huggingface_hub, into `$REFBENCH_HOME/cache/hub`.
+"""Downloads from the Hugging Face hub, with huggingface_hub, to `$REFBENCH_HOME/cache/hub`.
 
-It honours `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables. Files in huggingface_hub's own cache are
-used from there. That cache loses interrupted downloads (huggingface_hub 2), so new files are stored here, where the
-same command resumes them. Every file with a known sha256 is compared with it. No other module imports
-huggingface_hub.
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables are respected. Files in the cache of huggingface_hub
+are used from there. That cache loses interrupted downloads (huggingface_hub 2), so new files are stored here, where the
+same command resumes them. Every file with a known sha256 is checked. No other module imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
         offline: download nothing.
 
     Raises:
-        DatasetError: the hub cannot be reached or refuses, the disk is full, or a file does not match its
-            sha256 (it is removed). Finished and partial downloads are kept.
+        DatasetError: the hub cannot be reached or refuses the request, the disk is full, or a file does not match its
+            sha256 (it is removed). Complete and partial downloads are kept.
     """
     offline = offline or constants.HF_HUB_OFFLINE
     root = home() / "cache" / "hub" / source.repo.replace("/", "--")
@@ -54,7 +53,7 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
     for done, file in enumerate(source.files):
         path = root / commit / file.path
         if not path.resolve().is_relative_to(root.resolve()):
-            raise DatasetError(f"sources.toml names {file.path!r}, which is outside its folder")
+            raise DatasetError(f"sources.toml lists {file.path!r}, which is outside the download folder")
         if path.is_file():
             _check_again(source, file, path)
         if not path.is_file():
@@ -69,7 +68,7 @@ def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
         return source.revision
     note = root / "refs" / source.revision.replace("/", "--")
     if not source.files:
-        raise DatasetError(f"sources.toml names no file of {source.repo}")
+        raise DatasetError(f"sources.toml lists no file of {source.repo}")
     if offline:
         if not note.is_file():
             raise _not_here(source, source.files[0])
@@ -83,7 +82,7 @@ def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
 
 
 def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: bool) -> None:
-    """Bring the file to `path`, from huggingface_hub's cache or the hub, checked."""
+    """Bring the file to `path`, from the cache of huggingface_hub or from the hub, and check it."""
     cached = try_to_load_from_cache(source.repo, file.path, revision=commit, repo_type="dataset")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,13 +138,13 @@ def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> t
 
 
 def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
-    """The hub's metadata of a file, with repeated requests until it responds."""
+    """The metadata of a file on the hub; the request is repeated until the hub responds."""
     url = hf_hub_url(source.repo, file.path, repo_type="dataset", revision=revision)
     for attempt in range(ATTEMPTS):
         try:
             found = get_hf_file_metadata(url)
             if found.commit_hash is None or found.etag is None:
-                raise _NoHub("its response has no commit id")
+                raise _NoHub("the response contains no commit id")
             return found
         except Exception as error:  # noqa: BLE001 (as above)
             if attempt + 1 == ATTEMPTS or not _may_pass(error):
@@ -165,12 +164,12 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _note_of(path: Path) -> Path:
-    """The file beside `path` that stores its sha256 at download time."""
+    """The file next to `path` that stores its sha256 at download time."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def _check_again(source: HubSource, file: HubFile, path: Path) -> None:
-    """Remove the stored file if it was damaged since the download, or if `sources.toml` now names another sha256."""
+    """Remove the stored file if it was damaged since the download, or if `sources.toml` now states another sha256."""
     note = _note_of(path)
     wanted = file.sha256 or (note.read_text(encoding="ascii", errors="replace") if note.is_file() else "")
     if wanted and file_sha256(path) != wanted:
@@ -184,9 +183,10 @@ def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: st
     if remove:
         path.unlink()
     raise DatasetError(
-        f"{file.path} of {source.repo} has the sha256 {found}, {origin} says {wanted}: it is damaged or another file. "
-        f"{'It is removed; the same command downloads it anew.' if remove else f'Remove {path}.'} "
-        "If that repeats, check HF_ENDPOINT and the proxy"
+        f"{file.path} of {source.repo} has the sha256 {found}, but {origin} expects {wanted}, so the file "
+        "is damaged or a different one. "
+        f"{'It is removed; the same command downloads it anew.' if remove else f'Remove {path}.'} If this "
+        "happens again, check HF_ENDPOINT and the proxy settings"
     )
 
 

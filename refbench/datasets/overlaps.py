@@ -25,7 +25,9 @@ MAX_LIST_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What A shares with B. `objects` are counted as `objects_by` says; `images_a` and the like are totals."""
+    """What A shares with B. `objects_by` states how `objects` are compared; `images_a` and similar fields are
+    totals.
+    """
 
     a: str
     b: str
@@ -55,24 +57,24 @@ class _Side:
 def overlap(a: str, b: str) -> Overlap:
     """Compare a split (`refcoco/val`) or a whole dataset (`refcoco`) with another, or with a list of images.
 
-    `b` may be a file: one image id or file name per line, or a COCO JSON, whose images are read. Then `objects`
-    is None: a list of images does not say which objects a model has seen. Two objects are the same if they have
-    the same annotation id or, between annotations of different origin (RefCOCO and LVIS), if their masks have
-    an IoU of at least 0.5.
+    `b` can be a file: one image id or file name per line, or a COCO JSON file, whose images are used. Then `objects` is
+    None, because a list of images does not state which objects a model has seen. Two objects are the same if they have
+    the same annotation id. If the annotations have different origins (RefCOCO and LVIS), they are the same if their
+    masks have an IoU of at least 0.5.
 
     Raises:
-        DatasetError: a side is not built, or the two number their images differently.
+        DatasetError: one of the two is not built, or they number their images differently.
     """
     if Path(a).is_file():
-        raise DatasetError(f"{a} is a file: write the split first, then the list of images")
+        raise DatasetError(f"{a} is a file; pass the split first and the image list second")
     first = _side(a)
     if not Path(b).is_file() and Path(b).suffix in (".txt", ".json", ".csv"):
-        raise DatasetError(f"the list {b} does not exist")
+        raise DatasetError(f"the image list {b} does not exist")
     second = _listed(Path(b), first.numbering) if Path(b).is_file() else _side(b)
     if first.numbering != second.numbering:
         raise DatasetError(
-            f"{a} has the image ids of {first.numbering}, {b} those of {second.numbering}: "
-            "the numberings differ, so they cannot be compared"
+            f"{a} has image ids of {first.numbering}, but {b} has image ids of {second.numbering}; ids of "
+            "different numberings cannot be compared"
         )
     shared = first.images & second.images
     objects: int | None
@@ -107,7 +109,7 @@ def _objects(side: _Side, images: set[str]) -> set[str]:
 
 
 def _same_masks(a: _Side, b: _Side, images: set[str]) -> int:
-    """Number of objects of A matched one-to-one with objects of B by mask IoU, best pairs first."""
+    """Number of objects of A that are matched one-to-one with objects of B by mask IoU, best pairs first."""
     first, second = _masks(a, images), _masks(b, images)
     count = 0
     for image_id in sorted(images):
@@ -135,21 +137,21 @@ def _masks(side: _Side, images: set[str]) -> dict[str, list[Mask]]:
 
 
 def _image_of(row: Any) -> str:
-    """The file name if given, else the id: some files renumber the images, with one id per expression."""
+    """The file name if given, otherwise the id: some files renumber the images, with one id per expression."""
     if not isinstance(row, dict):
         return str(row)
     return str(row.get("file_name") or row.get("image_id", row.get("id", "")))
 
 
 def _listed(path: Path, numbering: str) -> _Side:
-    """The images of a list: lines of a text file, or `images` of a COCO JSON."""
+    """The images of a list: lines of a text file, or `images` of a COCO JSON file."""
     if path.stat().st_size > MAX_LIST_BYTES:
-        raise DatasetError(f"{path} is larger than a list of images can be")
+        raise DatasetError(f"{path} is too large to be an image list")
     if path.suffix == ".json":
         content = read_json(path)
         rows = content.get("images") if isinstance(content, dict) else content
         if not isinstance(rows, list):
-            raise DatasetError(f"{path} holds neither a list nor a COCO object with images")
+            raise DatasetError(f"{path} contains neither a list nor a COCO object with images")
         names = [_image_of(row) for row in rows]
     else:
         try:

@@ -1,4 +1,4 @@
-"""`refbench verify`: is a built dataset undamaged, and is it the published one?"""
+"""`refbench verify`: whether a built dataset is undamaged, and whether it is the published one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED = {*COUNTS, *DIGESTS, "categories", "objects"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One comparison. `status` is ok, differs, absent (a split that is not built here) or noted (not an error)."""
+    """One comparison. `status` is ok, differs, absent (a split that has not been built) or noted (not an error)."""
 
     split: str
     what: str
@@ -40,8 +40,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """`state` is whole, partial (published splits are absent), differs, or unverified (there are no published
-    figures to compare with)."""
+    """The result of `verify`.
+
+    `state` is whole, partial (published splits have not been built), differs, or unverified (there are no
+    published counts for the splits that were built).
+    """
 
     dataset: str
     state: str
@@ -57,7 +60,7 @@ class Verification:
 
 
 def verify(dataset: str) -> Verification:
-    """Read the built dataset and compare it with its manifest and with published figures.
+    """Read the built dataset and compare it with its manifest and with published counts.
 
     Raises:
         DatasetError: the dataset is not built, or a file cannot be read at all.
@@ -99,7 +102,7 @@ def verify(dataset: str) -> Verification:
 
 
 def state_of(dataset: str) -> str:
-    """whole, partial, differs or absent, from the manifest's counts alone: no table is opened."""
+    """whole, partial, differs or absent, from the counts in the manifest alone: no table is opened."""
     if not (dataset_folder(dataset) / MANIFEST_FILE).is_file():
         return NOT_BUILT
     manifest, wanted = read_manifest(dataset), expected(dataset)
@@ -128,7 +131,7 @@ def _state(checks: list[Check]) -> str:
 
 
 def _photographs(split: str, samples: list[Sample]) -> Check:
-    """Whether the images of the build still exist; images in a zip exist if the zip does."""
+    """Whether the images of the build still exist; images in a zip file exist if the zip file does."""
     paths = {Path(s.image_path) for s in samples if s.image_path}
     missing = sum(not p.is_file() and not any(q.is_file() for q in p.parents) for p in paths)
     remark = "put them back, or build again with --images" if missing else "" if paths else "built without images"

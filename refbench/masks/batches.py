@@ -1,4 +1,4 @@
-"""Kernels over batches of pairs of concatenated run-length codes; they release the GIL."""
+"""Kernels for batches of pairs of masks, given as concatenated run-length codes; they release the GIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refbench.masks.morphology import dilate_intervals, erode_intervals, half_wi
 
 @njit(nogil=True, cache=True)
 def _most_intervals(at):  # type: ignore[no-untyped-def]
-    """The largest number of intervals that any of the codes, split at `at`, may hold."""
+    """The largest number of intervals that any of the codes, split at `at`, can have."""
     longest = np.int64(0)
     for i in range(at.shape[0] - 1):
         longest = max(longest, at[i + 1] - at[i])
@@ -20,12 +20,13 @@ def _most_intervals(at):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
-    """Count N pairs of masks. Returns -1, or for the first broken code 2 i (the prediction of pair i) or 2 i + 1
-    (its target).
+    r"""Count N pairs of masks. Returns -1, or the position of the first invalid code.
 
-    Codes are uint8 characters end to end; mask i is `codes[at[i]:at[i + 1]]`. `out` is int64 (N, 6), the
-    columns in the order of `pairs.COUNTS`. With E(M) the eroded mask and B = M \\ E the inner band,
-    |Bp n Bt| = |P n T| - |P n Et| - |Ep n T| + |Ep n Et|, so the bands are never built.
+    The position is 2 i for the prediction of pair i, and 2 i + 1 for its target.
+
+    Codes are concatenated uint8 characters; mask i is `codes[at[i]:at[i + 1]]`. `out` is int64 (N, 6), with the columns
+    in the order of `pairs.COUNTS`. With E(M) the eroded mask and B = M \ E the inner band, |Bp n Bt| = |P n T| - |P n
+    Et| - |Ep n T| + |Ep n Et|, so the bands are never computed.
     """
     room = max(_most_intervals(prediction_at), _most_intervals(target_at))
     starts_p = np.empty(room, np.int64)
@@ -76,7 +77,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
 def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
     """`(n, starts, ends)` of code number i.
 
-    `codes` holds the codes one after the other, `at` where each begins; all of them must have been checked.
+    `codes` contains the concatenated codes, and `at` their start positions. All codes must have been checked.
     """
     code = codes[at[i] : at[i + 1]]
     starts = np.empty(code.shape[0] // 2 + 1, np.int64)
@@ -87,10 +88,11 @@ def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
-    """Areas of N pairs, for counting in a band of d pixels on both sides of the target's outline.
+    """Areas of N pairs, for counting in a band of d pixels on both sides of the outline of the target.
 
-    `out` is int64 (N, 4): the eroded target, the dilated target, and the prediction's pixels in each of the two. The
-    image border is no outline, because the target may continue beyond it. All codes must have been checked.
+    `out` is int64 (N, 4): the areas of the eroded and of the dilated target, and the pixels of the prediction in each
+    of them. The border of the image is not an outline, because the target may continue beyond it. All codes must have
+    been checked.
     """
     eroded_starts = np.empty(1024, np.int64)
     eroded_ends = np.empty(1024, np.int64)
@@ -132,8 +134,8 @@ ERROR_COLUMNS = (
 def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):  # type: ignore[no-untyped-def]
     """`(object, intersection, union, elsewhere)` for the object with the highest IoU with the prediction.
 
-    `objects` are positions among the codes; the object is -1 if the prediction overlaps none. `elsewhere` is the area
-    of the prediction's `far` intervals outside of all objects.
+    `objects` are positions in the codes; the object is -1 if the prediction overlaps none of them. `elsewhere` is the
+    area of the `far` intervals of the prediction outside all objects.
     """
     area = intervals_area(starts, ends, n)
     best = np.int64(-1)
@@ -169,9 +171,9 @@ def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c)
 
 @njit(nogil=True, cache=True)
 def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-untyped-def]
-    """How far the band reaches `(inwards, outwards)` from an outline.
+    """How far the band extends `(inwards, outwards)` from an outline.
 
-    At most the mask's half-width outwards and half of that inwards; otherwise the band would cover all of a small
+    At most the half-width of the mask outwards and half of that inwards; otherwise the band would cover all of a small
     object.
     """
     half = half_width_px(starts, ends, n, height, width, 2 * band_px)
@@ -183,10 +185,11 @@ def count_errors(  # type: ignore[no-untyped-def]
     prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
     heights, widths, bands_px, out,
 ):  # fmt: skip
-    """Where the wrong pixels of N predictions lie; `out` is int64 (N, 10), the columns in the order of ERROR_COLUMNS.
+    """Where the wrong pixels of N predictions are; `out` is int64 (N, 10), with the columns in the order of
+    ERROR_COLUMNS.
 
-    `others[others_at[i]:others_at[i + 1]]` are the positions, among the objects, of the non-target objects of pair i.
-    All codes must have been checked.
+    `others[others_at[i]:others_at[i + 1]]` are the positions of the non-target objects of pair i. All codes must have
+    been checked.
     """
     eroded_starts = np.empty(1024, np.int64)
     eroded_ends = np.empty(1024, np.int64)
@@ -241,10 +244,11 @@ def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-
 
 @njit(nogil=True, cache=True)
 def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-def]
-    """The 1-pixel outline of davis2017 `_seg2bmap`: where a pixel differs from its right, lower or diagonal neighbour.
+    """The 1-pixel outline of davis2017 `_seg2bmap`: pixels that differ from their right, lower or diagonal neighbour.
 
-    `inside` is a crop of the mask at `top`, `left` with one extra row and column. Pixels of the image's last row are
-    compared only to the right, of its last column only downwards, the last pixel not at all. Returns the pixel count.
+    `inside` is a crop of the mask at `top`, `left` with one extra row and column. Pixels in the last row of the image
+    are compared only to the right, those in the last column only downwards, and the last pixel is not compared. Returns
+    the number of pixels.
     """
     count = 0
     for y in range(out.shape[0]):
@@ -265,7 +269,7 @@ def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-
 
 @njit(nogil=True, cache=True)
 def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
-    """Pixels of one outline that have a pixel of the other at one of the given distances."""
+    """Pixels of one outline that have a pixel of the other outline at one of the given offsets."""
     count = 0
     for y in range(of.shape[0]):
         for x in range(of.shape[1]):
@@ -284,7 +288,7 @@ def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
 def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
     """`(top, bottom, left, right)` of intervals, both ends included.
 
-    Without intervals it is a box that does not change the union with another.
+    Without intervals, it is a box that does not change the union with another box.
     """
     top = height
     bottom = np.int64(0)
@@ -302,7 +306,9 @@ def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _disc(radius):  # type: ignore[no-untyped-def]
-    """Offsets `(down, right)` of the pixels of a disc, from near to far: most pixels of a good mask match at once."""
+    """Offsets `(down, right)` of the pixels of a disc, from near to far, because most pixels of a good mask match at
+    once.
+    """
     side = 2 * radius + 1
     distances = np.empty(side * side, np.int64)
     down = np.empty(side * side, np.int64)
@@ -321,10 +327,10 @@ def _disc(radius):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):  # type: ignore[no-untyped-def]
-    """Outline pixels of N pairs and how many of them lie within a disc of the other's.
+    """Outline pixels of N pairs, and how many of them are within a disc around a pixel of the other outline.
 
-    `out` is int64 (N, 4): of the prediction, of the target, matched of the prediction, matched of the target. All
-    codes must have been checked. Source: davisvideochallenge/davis2017-evaluation `metrics.py:f_measure` (ac7c43f).
+    `out` is int64 (N, 4): number of prediction pixels, target pixels, matched prediction pixels, matched target pixels.
+    All codes must have been checked. Source: davisvideochallenge/davis2017-evaluation `metrics.py:f_measure` (ac7c43f).
     """
     for i in range(heights.shape[0]):
         height, width = heights[i], widths[i]

@@ -1,4 +1,4 @@
-"""Exact counts of pairs of masks, without decoding them."""
+"""Exact pixel counts of pairs of masks, without decoding them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def pair_counts(
     """Count the pixels of N pairs of masks, exactly and without decoding them.
 
     Args:
-        predictions: N masks, `Mask` or COCO run-length dicts.
-        targets: N masks, each of the size of its prediction.
-        boundary: width of the Boundary IoU band as a share of the image diagonal, in (0, 1]: the band is
-            what an erosion by a (2d+1)x(2d+1) square takes off, with d = max(1, round(boundary * diagonal))
-            and background outside the image.
-        threads: how many to use; all cores if None.
+        predictions: N masks, as `Mask` or COCO run-length dicts.
+        targets: N masks, each of the same size as its prediction.
+        boundary: width of the Boundary IoU band as a share of the image diagonal, in (0, 1]. The band is the part of
+            the mask that an erosion by a (2d+1)x(2d+1) square removes, with d = max(1, round(boundary * diagonal));
+            everything outside the image is background.
+        threads: number of threads; all cores if None.
 
     Returns:
         int64 arrays of shape (N,), in pixels: `intersection`, `union`, `prediction_area`, `target_area`,
-        `boundary_intersection`, `boundary_union`.
+            `boundary_intersection`, `boundary_union`.
 
     Raises:
-        MaskError: the lists differ in length, a pair differs in size, or a code is broken; names the pair.
+        MaskError: the lists have different lengths, the masks of a pair have different sizes, or a code is invalid; the
+            message names the pair.
 
     Example:
         >>> from refbench import Mask, pair_counts
@@ -49,7 +50,7 @@ def pair_counts(
     Source: Cheng et al., Boundary IoU, CVPR 2021, and bowenc0221/boundary-iou-api `mask_to_boundary`.
     """
     if len(predictions) != len(targets):
-        raise MaskError(f"{len(predictions)} predictions cannot be paired with {len(targets)} targets")
+        raise MaskError(f"got {len(predictions)} predictions but {len(targets)} targets; their numbers must be equal")
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
     heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
@@ -57,8 +58,8 @@ def pair_counts(
     if different.any():
         k = int(different.argmax())
         raise MaskError(
-            f"pair {k}: the prediction is {predictions[k].size}, the target {targets[k].size} (height, width); "
-            "resize one"
+            f"pair {k}: the prediction has the size {predictions[k].size}, but the target has {targets[k].size} "
+            "(height, width); resize one of them"
         )
     codes = attrgetter("counts")
     counts = count_codes(list(map(codes, predictions)), list(map(codes, targets)), heights, widths, boundary, threads)
@@ -73,16 +74,16 @@ def count_codes(
     boundary: float = 0.02,
     threads: int | None = None,
 ) -> NDArray[np.int64]:
-    """`pair_counts` for compressed codes of known sizes; returns int64 (N, 6), columns as `pairs.COUNTS`.
+    """`pair_counts` for compressed codes of known sizes; returns int64 (N, 6), columns as in `pairs.COUNTS`.
 
     Raises:
-        MaskError: a code is broken or a size absurd; names the pair.
+        MaskError: a size is out of range, or a code is invalid (the message names the pair).
     """
     if not 0 < boundary <= 1:
-        raise MaskError(f"boundary is a share of the diagonal in (0, 1], not {boundary}")
+        raise MaskError(f"boundary must be a share of the image diagonal in (0, 1], got {boundary}")
     n = len(predictions)
     if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
-        raise MaskError(f"every side must be at least 1 px and the image at most {MAX_PIXELS} pixels")
+        raise MaskError(f"height and width must be at least 1 px, and the image may have at most {MAX_PIXELS} pixels")
     bands = boundary_widths_px(heights, widths, boundary)
     out = np.empty((n, len(COUNTS)), np.int64)
 
@@ -115,7 +116,7 @@ def count_bands(
     widths: NDArray[np.int64],
     bands_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Areas around the targets' outlines of N checked pairs: int64 (N, 4), see `batches.count_bands`."""
+    """Areas around the outlines of the targets of N checked pairs: int64 (N, 4), see `batches.count_bands`."""
     return _over_pairs(batches.count_bands, predictions, targets, heights, widths, bands_px, 4)
 
 
@@ -139,9 +140,9 @@ def count_errors(
     widths: NDArray[np.int64],
     bands_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Where the wrong pixels of N checked pairs lie: int64 (N, 10), columns as `batches.ERROR_COLUMNS`.
+    """Where the wrong pixels of N checked pairs are: int64 (N, 10), columns as in `batches.ERROR_COLUMNS`.
 
-    `others` holds, for each pair, the positions in `objects` of the non-target objects of its image.
+    `others` contains, for each pair, the positions in `objects` of the non-target objects of its image.
     """
     codes_o, at_o = end_to_end(objects)
     flat = np.fromiter((o for row in others for o in row), np.int64)

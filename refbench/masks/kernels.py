@@ -1,8 +1,8 @@
-"""Numba kernels that count on runs: a COCO run-length code is read, eroded and compared without pixels.
+"""Numba kernels that work on runs: COCO run-length codes are read, eroded and compared without decoding to pixels.
 
-A mask is a list of foreground intervals `[start, end)` over the column-major pixel index, sorted and
-disjoint. Every kernel releases the GIL, allocates by what it has read rather than by what a file claims,
-and returns a negative code instead of raising; `refbench.masks.mask` turns the code into a message.
+A mask is a list of foreground intervals `[start, end)` over the column-major pixel index, sorted and disjoint. Every
+kernel releases the GIL. It allocates memory for what it has read, not for what a file states. Instead of raising
+exceptions, it returns a negative code, which `refbench.masks.mask` converts to a message.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ BAD_CHARACTER, TRUNCATED, TOO_LONG, NEGATIVE, WRONG_SUM = -1, -2, -3, -4, -5
 def decode_intervals(code, size, starts, ends):  # type: ignore[no-untyped-def]
     """Read a compressed COCO run-length code (uint8 characters) of a mask of `size` pixels.
 
-    Fills `starts` and `ends` (each at least `len(code) // 2 + 1` long) and returns how many intervals
-    there are, or a negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`: five bits a character; the
-    sixth says that more follow. From the fourth count on, the code has the difference to the count two places before.
+    Fills `starts` and `ends` (each of length at least `len(code) // 2 + 1`) and returns the number of intervals, or a
+    negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`. Each character has five bits; a sixth bit
+    states that more follow. From the fourth count on, the code contains the difference to the count two positions
+    earlier.
     """
     length = code.shape[0]
     position = before = before2 = np.int64(0)
@@ -68,7 +69,7 @@ def decode_intervals(code, size, starts, ends):  # type: ignore[no-untyped-def]
 def encode_intervals(starts, ends, n, size, out):  # type: ignore[no-untyped-def]
     """Write the canonical compressed code of `n` intervals to `out` (uint8); returns its length.
 
-    `out` must hold 7 characters for each of the `2 n + 1` counts. Source: `rleToString`, as above.
+    `out` needs 7 characters for each of the `2 n + 1` counts. Source: `rleToString`, in the same file.
     """
     length = 0
     before = np.int64(0)
@@ -108,9 +109,9 @@ def encode_intervals(starts, ends, n, size, out):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True)
 def crop_intervals(array, top, left, height, starts, ends):  # type: ignore[no-untyped-def]
-    """The intervals of a bool array (h, w) that lies at `top`, `left` of an image of `height` rows; returns how many.
+    """The intervals of a bool array (h, w) at `top`, `left` of an image with `height` rows; returns their number.
 
-    `starts` and `ends` need room for one in two pixels of each column.
+    `starts` and `ends` need room for one interval per two pixels of each column.
     """
     n = 0
     for x in range(array.shape[1]):
@@ -136,9 +137,9 @@ FINE = 5.0
 
 @njit(nogil=True, cache=True)
 def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
-    """The points of a polygon's outline on the fine grid, corner after corner; returns how many.
+    """The points of the outline of a polygon on the fine grid, vertex after vertex; returns their number.
 
-    `corners` is float64 (K, 2), x and y; `u` and `v` need room for the longer side of each edge and one more.
+    `corners` is float64 (K, 2), x and y; `u` and `v` need room for the longer side of each edge plus one point.
     """
     count = corners.shape[0]
     m = 0
@@ -171,7 +172,7 @@ def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _between_changes(changes, size):  # type: ignore[no-untyped-def]
-    """The intervals of a mask of `size` pixels that swaps foreground and background at each of `changes`, sorted."""
+    """The intervals of a mask of `size` pixels in which foreground and background alternate at the sorted `changes`."""
     k = changes.shape[0]
     starts = np.empty(k // 2 + 1, np.int64)
     ends = np.empty(k // 2 + 1, np.int64)
@@ -198,12 +199,12 @@ def _between_changes(changes, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
-    """The pixels of a polygon, float64 (K, 2) corners x and y in pixels; returns `(count, starts, ends)`.
+    """The pixels of a polygon, given by float64 (K, 2) vertices x and y in pixels; returns `(count, starts, ends)`.
 
-    The same pixels as pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
-    processors fuse product and sum, so about one polygon in several hundred comes out differently. Source: cocoapi
-    `common/maskApi.c`, `rleFrPoly`: a dense outline on a finer grid; where it crosses the middle of a pixel column,
-    foreground and background swap from there downwards.
+    The pixels are those of pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
+    processors fuse products and sums, so about one polygon in several hundred gets different pixels. Source: cocoapi
+    `common/maskApi.c`, `rleFrPoly`: the outline is drawn on a finer grid. Where it crosses the middle of a pixel
+    column, foreground and background alternate from there downwards.
     """
     longest = np.int64(0)
     for j in range(corners.shape[0]):
@@ -234,7 +235,7 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
 def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
     """Check many compressed codes, concatenated in `codes` and split at `at`, of masks of `sizes` pixels.
 
-    `out[i]` becomes 1 for a canonical code, 0 for one that is valid but written otherwise, else the error.
+    `out[i]` is 1 for a canonical code, 0 for a valid code in another form, and otherwise the error.
     """
     longest = np.int64(0)
     for i in range(sizes.shape[0]):
@@ -268,7 +269,7 @@ def intervals_area(starts, ends, n):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def intervals_intersection(starts_a, ends_a, n_a, starts_b, ends_b, n_b):  # type: ignore[no-untyped-def]
-    """Pixels in both of two interval lists."""
+    """Number of pixels that are in both lists of intervals."""
     total = np.int64(0)
     i = 0
     j = 0
@@ -286,7 +287,7 @@ def intervals_intersection(starts_a, ends_a, n_a, starts_b, ends_b, n_b):  # typ
 
 @njit(nogil=True, cache=True)
 def complement_intervals(starts, ends, n, size, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """The pixels that are in none of the intervals; `out` needs room for n + 1. Returns how many intervals."""
+    """The pixels that are in none of the intervals; `out` needs room for n + 1 intervals. Returns their number."""
     count = 0
     position = np.int64(0)
     for i in range(n):
@@ -304,7 +305,7 @@ def complement_intervals(starts, ends, n, size, out_starts, out_ends):  # type: 
 
 @njit(nogil=True, cache=True)
 def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """Pixels of a that are not in b; `out` needs room for n_a + n_b. Returns how many intervals."""
+    """Pixels of a that are not in b; `out` needs room for n_a + n_b intervals. Returns their number."""
     count = 0
     j = 0
     for i in range(n_a):
@@ -330,8 +331,8 @@ def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts,
 def gather_intervals(starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends):  # type: ignore[no-untyped-def]
     """Resize a mask by sampling: column `j` of the result is column `columns[j]` of the mask, non-decreasing.
 
-    `first_row[r]` is the first row of the result that is taken from row `r` or a later one, for `r` in 0..height.
-    Fills the intervals as far as the arrays reach, and returns how many there are; intervals may touch.
+    `first_row[r]` is the first row of the result that is taken from row `r` or a later row, for `r` in 0..height. Fills
+    the arrays up to their length, and returns the total number of intervals; intervals may touch.
     """
     found = 0
     first = 0

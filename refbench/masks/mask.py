@@ -1,7 +1,7 @@
-"""Masks as COCO run-length codes, and exact counts of pairs of them.
+"""Masks as COCO run-length codes.
 
-A `Mask` holds the compressed code and nothing else: 0.3 kB where the pixels would be 0.3 MB. Polygons are rasterised
-here, as pycocotools does it, so that they have the same pixels on every processor.
+A `Mask` stores only the compressed code: about 0.3 kB instead of 0.3 MB for the pixels. Polygons are rasterised as in
+pycocotools, so that they have the same pixels on every processor.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from refbench.masks.threads import in_chunks
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A binary mask of `height` x `width` pixels as a compressed COCO run-length code.
+    """A binary mask of `height` x `width` pixels, stored as a compressed COCO run-length code.
 
     `counts` is the canonical code (column-major, cocoapi `rleToString`), so equal masks are equal objects.
 
     Raises:
-        MaskError: a side is not in 1..65535, there are more than 2^28 pixels, or the code is broken. Encode
-            with `pycocotools.mask.encode(np.asfortranarray(mask))` or `Mask.from_array(mask)`.
+        MaskError: a side is not in 1..65535, there are more than 2^28 pixels, or the code is invalid. To encode a mask,
+            use `Mask.from_array(mask)` or `pycocotools.mask.encode(np.asfortranarray(mask))`.
 
     Example:
         >>> import numpy as np
@@ -46,7 +46,9 @@ class Mask:
     def __post_init__(self) -> None:
         check_size(self.height, self.width)
         if not isinstance(self.counts, bytes):
-            raise MaskError(f"counts must be bytes, not {type(self.counts).__name__}; use Mask.from_rle")
+            raise MaskError(
+                f"counts must be bytes, got {type(self.counts).__name__}; to read other formats, use Mask.from_rle"
+            )
         starts, ends = intervals_of(self.counts, self.height, self.width)
         object.__setattr__(self, "height", int(self.height))
         object.__setattr__(self, "width", int(self.width))
@@ -54,38 +56,40 @@ class Mask:
 
     @staticmethod
     def from_array(array: Any) -> Mask:
-        """From a bool array (H, W), or one of integers that holds only 0 and 1.
+        """Create a mask from a bool array (H, W), or from an integer array that contains only 0 and 1.
 
         Raises:
-            MaskError: another shape or dtype, or other values. Threshold scores yourself: `scores > 0.5`.
+            MaskError: the array has another shape, dtype or other values. Apply a threshold to scores first: `scores >
+                0.5`.
         """
         pixels = np.asarray(array)
         if pixels.ndim != 2:
-            raise MaskError(f"a mask has the shape (height, width), not {pixels.shape}")
+            raise MaskError(f"a mask must have two dimensions (height, width), got the shape {pixels.shape}")
         check_size(*pixels.shape)
         if pixels.dtype != np.bool_:
             if pixels.dtype.kind not in "ui":
-                raise MaskError(f"a mask is bool, not {pixels.dtype}; threshold it first, e.g. scores > 0.5")
+                raise MaskError(f"a mask must be bool, got {pixels.dtype}; apply a threshold first, e.g. scores > 0.5")
             if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
                 raise MaskError(
-                    f"a mask of {pixels.dtype} may hold 0 and 1 only, not {pixels.min()}..{pixels.max()}; "
-                    "pass `array > 0` if every non-zero value means foreground"
+                    f"a {pixels.dtype} mask must contain only 0 and 1, got values {pixels.min()}..{pixels.max()}; if "
+                    "every non-zero value is foreground, pass `array > 0`"
                 )
         code = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
         return _known(pixels.shape[0], pixels.shape[1], code["counts"])
 
     @staticmethod
     def from_crop(array: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> Mask:
-        """A mask of `height` x `width` that holds the bool array (h, w) at `top`, `left` and background elsewhere.
+        """A mask of `height` x `width` pixels with the bool array (h, w) at `top`, `left`, and background elsewhere.
 
         Raises:
-            MaskError: the array does not lie inside.
+            MaskError: the array extends beyond the mask.
         """
         check_size(height, width)
         rows, columns = array.shape
         if array.dtype != np.bool_ or min(top, left) < 0 or top + rows > height or left + columns > width:
             raise MaskError(
-                f"an array {array.dtype} {array.shape} at {top}, {left} must be bool and inside of {height} x {width}"
+                f"the array must be bool and fit into {height} x {width} pixels; got {array.dtype} with shape "
+                f"{array.shape} at row {top}, column {left}"
             )
         most = columns * (rows // 2 + 1)
         starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -94,10 +98,10 @@ class Mask:
 
     @staticmethod
     def from_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Mask:
-        """From N foreground runs in column-major order: int64 (N,) first pixels, and ends (exclusive).
+        """Create a mask from N foreground runs in column-major order: int64 (N,) first pixels, and ends (exclusive).
 
         Raises:
-            MaskError: a run is empty, out of order, or reaches outside.
+            MaskError: a run is empty, not in order, or extends beyond the mask.
         """
         check_size(height, width)
         starts, ends = (np.ascontiguousarray(v, dtype=np.int64) for v in (starts, ends))
@@ -110,17 +114,18 @@ class Mask:
             or (edges.size and (edges[0] < 0 or edges[-1] > size))
         ):
             raise MaskError(
-                f"the runs of a mask of {height} x {width} must be in order, inside, not empty and without overlap"
+                f"the runs of a mask must be sorted, non-empty and non-overlapping, and must fit into {height} x "
+                f"{width} pixels"
             )
         return _known(height, width, encode(starts, ends, size))
 
     @staticmethod
     def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Mask:
-        """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised as by pycocotools on x86-64.
+        """The union of COCO polygons `[x1, y1, x2, y2, ...]` in pixels, rasterised as in pycocotools on x86-64.
 
         Raises:
-            MaskError: a polygon with fewer than three points, an odd number of values, a value that is not
-                a finite number, or an outline absurdly far outside the image.
+            MaskError: a polygon has fewer than three points, an odd number of values, a value that is not a finite
+                number, or an outline far outside any possible image.
         """
         check_size(height, width)
         checked = [check_polygon(p, k) for k, p in enumerate(polygons)]
@@ -131,40 +136,40 @@ class Mask:
 
     @staticmethod
     def from_rle(rle: Mapping[str, Any]) -> Mask:
-        """From a COCO dict `{"size": [h, w], "counts": str, bytes or a list of integers}`.
+        """Create a mask from a COCO dict `{"size": [h, w], "counts": str, bytes or a list of integers}`.
 
         Raises:
-            MaskError: a key is missing, or the size or the code is broken.
+            MaskError: a key is missing, or the size or the code is invalid.
         """
         if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
-            raise MaskError("a run-length mask is a dict with the keys 'size' and 'counts'")
+            raise MaskError("a run-length encoded mask must be a dict with the keys 'size' and 'counts'")
         size, counts = rle["size"], rle["counts"]
         if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
-            raise MaskError(f"size must be [height, width], not {shortened(size)}")
+            raise MaskError(f"size must be [height, width], got {shortened(size)}")
         height, width = size
         check_size(height, width)
         if isinstance(counts, str):
             try:
                 counts = counts.encode("ascii")
             except UnicodeEncodeError:
-                raise MaskError("counts is not ASCII: this is not a compressed COCO run-length code") from None
+                raise MaskError("counts is not ASCII, so it is not compressed COCO run-length encoding") from None
         elif isinstance(counts, (list, tuple, np.ndarray)):
             starts, ends = intervals_from_counts(counts, int(height) * int(width))
             counts = encode(starts, ends, int(height) * int(width))
         elif not isinstance(counts, bytes):
-            raise MaskError(f"counts must be str, bytes or a list of integers, not {type(counts).__name__}")
+            raise MaskError(f"counts must be str, bytes or a list of integers, got {type(counts).__name__}")
         return Mask(height, width, counts)
 
     @staticmethod
     def empty(height: int, width: int) -> Mask:
-        """A mask of background only."""
+        """A mask without foreground."""
         check_size(height, width)
         none = np.empty(0, np.int64)
         return _known(height, width, encode(none, none, int(height) * int(width)))
 
     @staticmethod
     def full(height: int, width: int) -> Mask:
-        """A mask of foreground only."""
+        """A mask without background."""
         check_size(height, width)
         size = int(height) * int(width)
         return _known(height, width, encode(np.zeros(1, np.int64), np.array([size], np.int64), size))
@@ -176,29 +181,31 @@ class Mask:
 
     @property
     def area(self) -> int:
-        """Foreground pixels."""
+        """Number of foreground pixels."""
         return int(coco_mask.area(self.to_rle()))
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
-        """Tight box [left, top, width, height] in pixels; all zero for an empty mask."""
+        """Bounding box [left, top, width, height] in pixels; all zero for an empty mask."""
         left, top, width, height = (float(v) for v in coco_mask.toBbox(self.to_rle()))
         return left, top, width, height
 
     def to_array(self) -> NDArray[np.bool_]:
-        """The pixels, bool (H, W)."""
+        """The mask as a bool array (H, W)."""
         pixels: NDArray[np.bool_] = coco_mask.decode(self.to_rle()).astype(bool)
         return pixels
 
     def to_rle(self) -> dict[str, Any]:
-        """The COCO dict that pycocotools takes: `size` [h, w] and `counts` as bytes."""
+        """The mask as a COCO dict for pycocotools: `size` [h, w] and `counts` as bytes."""
         return {"size": [self.height, self.width], "counts": self.counts}
 
     def union(self, *others: Mask) -> Mask:
-        """All pixels of this mask and of the others, which must have the same size."""
+        """The union of this mask and the others, which must have the same size."""
         for other in others:
             if other.size != self.size:
-                raise MaskError(f"masks of sizes {self.size} and {other.size} have no union; resize one first")
+                raise MaskError(
+                    f"cannot join masks of different sizes, {self.size} and {other.size}; resize one of them first"
+                )
         if not others:
             return self
         merged = coco_mask.merge([m.to_rle() for m in (self, *others)])
@@ -208,7 +215,7 @@ class Mask:
         """The pixels of this mask that are not in the other mask; both must have the same size."""
         if other.size != self.size:
             raise MaskError(
-                f"masks of different sizes, {self.size} and {other.size}, cannot be subtracted; resize one first"
+                f"cannot subtract masks of different sizes, {self.size} and {other.size}; resize one of them first"
             )
         ours, theirs = (intervals_of(m.counts, m.height, m.width) for m in (self, other))
         most = len(ours[0]) + len(theirs[0])
@@ -220,16 +227,16 @@ class Mask:
         """The mask resized by sampling: pixel (i, j) of the result is pixel (rows[i], columns[j]) of this mask.
 
         Args:
-            rows: int64 (h,), the source of each row, non-decreasing.
-            columns: int64 (w,), the source of each column, non-decreasing.
+            rows: int64 (h,), the source row of each row, non-decreasing.
+            columns: int64 (w,), the source column of each column, non-decreasing.
 
         Raises:
-            MaskError: an index is out of range or decreases, or the size is not allowed for a mask.
+            MaskError: an index is out of range or decreases, or the new size is not allowed.
         """
         check_size(len(rows), len(columns))
         for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
             if places[0] < 0 or places[-1] >= side or (np.diff(places) < 0).any():
-                raise MaskError(f"{name} must not decrease, and must be in 0..{side - 1}")
+                raise MaskError(f"{name} must be non-decreasing, with values in 0..{side - 1}")
         first_row = np.searchsorted(rows, np.arange(self.height + 1))
         found = intervals_of(self.counts, self.height, self.width)
         fixed = (len(found[0]), self.height, columns, first_row, len(rows))
@@ -247,7 +254,7 @@ class Mask:
         """The masks of N compressed codes, checked in a single call; equal masks share one object.
 
         Raises:
-            MaskError: as `Mask`; names the position of the first code that is broken.
+            MaskError: see `Mask`; the message states the position of the first invalid code.
         """
         rows = list(zip(heights, widths, codes, strict=True))
         made: dict[tuple[int, int, bytes], Any] = dict.fromkeys(rows)
@@ -279,7 +286,9 @@ def _drawn_polygon(points: NDArray[np.float64], height: int, width: int) -> Mask
 
 
 def _known(height: int, width: int, counts: bytes) -> Mask:
-    """A Mask of a code that is canonical for certain (pycocotools or our own kernel wrote it), unchecked."""
+    """A Mask from a code that is known to be canonical, because pycocotools or our own kernel wrote it; it is not
+    checked.
+    """
     mask = object.__new__(Mask)
     object.__setattr__(mask, "height", int(height))
     object.__setattr__(mask, "width", int(width))

@@ -1,4 +1,4 @@
-"""Erosion, dilation and half widths of masks, on their runs."""
+"""Erosion, dilation and half-widths of masks, computed on their runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, hi
 
 @njit(nogil=True, cache=True)
 def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):  # type: ignore[no-untyped-def]
-    """The vertical step: the runs of each column, shorter by d at both ends, and whether each column has at most one.
+    """The vertical step of an erosion: the runs of each column, shortened by d at both ends.
 
-    The runs of column first + c are `lows[column_at[c]:column_at[c + 1]]` and `highs` likewise.
+    Also returns whether each column has at most one run. The runs of column first + c are
+    `lows[column_at[c]:column_at[c + 1]]`, and `highs` likewise.
     """
     column_at = np.zeros(columns + 1, np.int64)
     lows = np.empty(n + columns, np.int64)
@@ -83,7 +84,7 @@ def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, 
 
 @njit(nogil=True, cache=True)
 def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """The horizontal step where every column has at most one run."""
+    """The horizontal step of an erosion, for masks with at most one run per column."""
     window = 2 * d + 1
     columns = column_at.shape[0] - 1
     low_one = np.full(columns, 1, np.int64)
@@ -126,7 +127,7 @@ def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_
 def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs):  # type: ignore[no-untyped-def]
     """The intersections of the last 0, 1, 2, ... columns before `end`; entry k begins at `suffix_at[k]`.
 
-    Entry 0, a full column, must be there. Returns the arrays, replaced by longer ones if needed.
+    Entry 0, a full column, must exist. Returns the arrays, replaced by longer ones if needed.
     """
     for k in range(suffix_at.shape[0] - 2):
         c = end - 1 - k
@@ -145,7 +146,10 @@ def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs)
 
 @njit(nogil=True, cache=True)
 def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """The horizontal step with lists of runs. An intersection of lists with m and k runs has fewer than m + k."""
+    """The horizontal step of an erosion, for columns with several runs.
+
+    The intersection of two lists with m and k runs has fewer than m + k runs.
+    """
     window = 2 * d + 1
     columns = column_at.shape[0] - 1
     runs = column_at[columns]
@@ -198,12 +202,12 @@ def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_e
 
 @njit(nogil=True, cache=True)
 def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):  # type: ignore[no-untyped-def]
-    """Erode by a (2d+1)x(2d+1) square; what lies outside the image is background or, if `framed`, foreground.
+    """Erode by a (2d+1)x(2d+1) square; everything outside the image is background or, if `framed`, foreground.
 
-    Returns `(count, out_starts, out_ends)`; the output arrays are replaced by longer ones if needed.
-    The square is separable: every vertical run shrinks by d at both ends, then each column is
-    intersected with its d neighbours on either side, with the prefix/suffix trick of van Herk (1992)
-    and Gil & Werman (1993), which costs two intersections a column whatever d is.
+    Returns `(count, out_starts, out_ends)`; the output arrays are replaced by longer ones if needed. The square is
+    separable: every vertical run is shortened by d at both ends, then each column is intersected with its d neighbours
+    on either side. This uses the prefix/suffix method of van Herk (1992) and Gil & Werman (1993), which needs two
+    intersections per column for any d.
     """
     window = 2 * d + 1
     if n == 0 or (not framed and (height < window or width < window)):
@@ -248,7 +252,7 @@ def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-unty
 
 @njit(nogil=True, cache=True)
 def half_width_px(starts, ends, n, height, width, limit):  # type: ignore[no-untyped-def]
-    """The largest d <= limit whose (2d+1)x(2d+1) square fits into the mask somewhere; 0 if none does."""
+    """The largest d <= limit for which a (2d+1)x(2d+1) square fits into the mask; 0 if none does."""
     low = 0
     high = limit
     out_starts = np.empty(1024, np.int64)

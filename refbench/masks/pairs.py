@@ -12,7 +12,7 @@ COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_i
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Counts of N pairs of masks in pixels, int64 (N,) each; the boundary ones are of the bands of Boundary IoU."""
+    """Counts of N pairs of masks in pixels, int64 (N,) each; boundary counts are those of the bands of Boundary IoU."""
 
     intersection: NDArray[np.int64]
     union: NDArray[np.int64]
@@ -23,7 +23,7 @@ class PairCounts:
 
     @staticmethod
     def of(table: NDArray[np.int64]) -> PairCounts:
-        """From a table, int64 (N, 6), whose columns are in the order of COUNTS."""
+        """Create the counts from a table, int64 (N, 6), with the columns in the order of COUNTS."""
         return PairCounts(*(np.ascontiguousarray(column) for column in table.T))
 
     def by_name(self) -> dict[str, NDArray[np.int64]]:

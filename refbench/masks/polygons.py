@@ -1,4 +1,4 @@
-"""Polygons as annotation files hold them, checked."""
+"""Validates polygons from annotation files."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ MAX_OUTLINE_PX = 1_000_000.0
 
 
 def check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
-    """Its corners, float64 (K, 2)."""
+    """The vertices of a polygon, float64 (K, 2)."""
     try:
         points = np.asarray(polygon, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise MaskError(f"polygon {index} is not a flat list of numbers") from None
+        raise MaskError(f"polygon {index} must be a flat list of numbers") from None
     if points.ndim != 1 or points.size < 6 or points.size % 2:
-        raise MaskError(f"polygon {index} needs at least three x, y points, it has {points.size} values")
+        raise MaskError(
+            f"polygon {index} must be a flat list of x, y values for at least three points; it has {points.size} values"
+        )
     low, high = float(points.min()), float(points.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise MaskError(f"polygon {index} holds a value that is not a finite number")
+        raise MaskError(f"polygon {index} contains a value that is not a finite number")
     corners = points.reshape(-1, 2)
     if max(-low, high, (high - low) * (points.size // 2)) <= MAX_OUTLINE_PX:
         return corners
     if max(-low, high) > MAX_OUTLINE_PX:
-        raise MaskError(f"polygon {index} has a corner at {max(-low, high):.3g} px, which no image reaches")
+        raise MaskError(
+            f"polygon {index} has a vertex at {max(-low, high):.3g} px, which is outside any possible image"
+        )
     outline = float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum())
     if outline > MAX_OUTLINE_PX:
         raise MaskError(
-            f"polygon {index} has an outline of {outline:.3g} px; at most {MAX_OUTLINE_PX:.0f} px is allowed"
+            f"the outline of polygon {index} is {outline:.3g} px long; the maximum is {MAX_OUTLINE_PX:.0f} px"
         )
     return corners

@@ -24,7 +24,9 @@ _REASONS = {
 
 
 def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs of a flat mask, bool (N,) with N > 0, background first: 0 where it begins with foreground."""
+    """Lengths of the runs of a flat mask, bool (N,) with N > 0, background first: the first is 0 if it begins with
+    foreground.
+    """
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
     return [0, *runs] if flat[0] else list(runs)
@@ -37,14 +39,14 @@ def check_code(counts: bytes, height: int, width: int) -> None:
 
 
 def check_size(height: Any, width: Any) -> None:
-    """Raise MaskError unless these are the sides of a mask."""
+    """Raise MaskError unless height and width are allowed for a mask."""
     for name, side in (("height", height), ("width", width)):
         if isinstance(side, (bool, np.bool_)) or not isinstance(side, (int, np.integer)):
-            raise MaskError(f"{name} must be an integer, not {shortened(side)}")
+            raise MaskError(f"{name} must be an integer, got {shortened(side)}")
         if not 1 <= side <= MAX_SIDE_PX:
-            raise MaskError(f"{name} must be 1..{MAX_SIDE_PX} px, not {side}")
+            raise MaskError(f"{name} must be between 1 and {MAX_SIDE_PX} px, got {side}")
     if int(height) * int(width) > MAX_PIXELS:
-        raise MaskError(f"{height} x {width} is more than the {MAX_PIXELS} pixels that a mask may have")
+        raise MaskError(f"{height} x {width} pixels is too large; a mask may have at most {MAX_PIXELS} pixels")
 
 
 def intervals_of(counts: bytes, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,7 +55,7 @@ def intervals_of(counts: bytes, height: int, width: int) -> tuple[NDArray[np.int
     ends = np.empty(len(counts) // 2 + 1, np.int64)
     n = kernels.decode_intervals(code, int(height) * int(width), starts, ends)
     if n < 0:
-        raise MaskError(f"broken run-length code {shortened(counts)} for {height} x {width} pixels: {_REASONS[n]}")
+        raise MaskError(f"invalid run-length code {shortened(counts)} for {height} x {width} pixels: {_REASONS[n]}")
     return starts[:n], ends[:n]
 
 
@@ -66,11 +68,11 @@ def intervals_from_counts(counts: Any, size: int) -> tuple[NDArray[np.int64], ND
     if values.ndim != 1 or (values.size and values.dtype.kind not in "ui"):
         raise MaskError("uncompressed counts must be a flat list of integers")
     if values.size and (values.min() < 0 or values.max() > size):
-        raise MaskError(f"uncompressed counts must lie in 0..{size}, not {values.min()}..{values.max()}")
+        raise MaskError(f"uncompressed counts must be between 0 and {size}, got values {values.min()}..{values.max()}")
     edges = np.cumsum(values.astype(np.int64))
     total = int(edges[-1]) if edges.size else 0
     if total != size or (edges.size and edges.min() < 0):
-        raise MaskError(f"the counts add up to {total}, not to height times width, {size}")
+        raise MaskError(f"the sum of the counts is {total}, but height times width is {size}")
     ends = edges[1::2]
     starts = edges[0::2][: len(ends)]
     kept = ends > starts

@@ -1,4 +1,4 @@
-"""Work on slices of a batch, in as many threads as there are cores."""
+"""Processes slices of a batch in threads, by default one per core."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> l
 
 
 def available_cores() -> int:
-    """Cores that this process may use (a container may allow fewer than the machine has)."""
+    """Number of cores that this process may use (a container may allow fewer than the machine has)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

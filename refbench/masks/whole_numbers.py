@@ -1,9 +1,9 @@
-"""Draws and geometry in whole numbers, so that a rendered dataset is the same on every machine.
+"""Random numbers and geometry in integers, so that a rendered dataset is the same on every machine.
 
-Floating-point results differ between processors: numpy's sin, cos, arctan2 and hypot use different instructions,
+Floating-point results differ between processors: sin, cos, arctan2 and hypot of numpy use different instructions,
 compilers fuse multiplication and addition on some processors, and normally distributed random numbers use exp and log.
-Here lengths are integers in units of 1/`PX` pixel, angles are steps of a table, and draws are the raw bits of PCG64,
-which numpy promises to keep.
+Here lengths are integers in units of 1/`PX` pixel, angles are steps of a table, and random numbers are the raw bits of
+PCG64, which numpy guarantees not to change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEPS, ONE = 4096, 1 << 14
 def cosine_and_sine(steps: int) -> tuple[int, int]:
     """Cosine and sine of an angle of `steps` steps, as integers: ONE stands for 1.
 
-    Libraries differ only in digits that the rounding drops: no value is near a half (a test checks all of them).
+    Libraries differ only in digits that the rounding removes: no value is near a half (a test checks all of them).
     """
     angle = 2 * math.pi * (steps % STEPS) / STEPS
     return round(ONE * math.cos(angle)), round(ONE * math.sin(angle))
@@ -41,27 +41,29 @@ def whole(parts: int) -> int:
 
 
 def root(values: IntArray) -> IntArray:
-    """The whole part of square roots of numbers from 0 to 2^50; IEEE 754 has them rounded correctly everywhere."""
+    """The integer part of square roots of numbers from 0 to 2^50; IEEE 754 guarantees their correct rounding
+    everywhere.
+    """
     return np.sqrt(values.astype(np.float64)).astype(np.int64)
 
 
 def length(x: IntArray, y: IntArray) -> IntArray:
-    """The whole part of the length of vectors."""
+    """The integer part of the length of vectors."""
     return root(x * x + y * y)
 
 
 class Draws:
-    """Whole numbers drawn from a seed."""
+    """Random integers from a seed."""
 
     def __init__(self, *seed: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(list(seed)))
 
     def below(self, count: int) -> int:
-        """One of 0, 1, ... count - 1."""
+        """A random integer from 0 to count - 1."""
         return (int(self._bits.random_raw()) * count) >> 64
 
     def between(self, low: int, high: int) -> int:
-        """One of low, ... high, both included."""
+        """A random integer from low to high, both included."""
         return low + self.below(high - low + 1)
 
     def percent(self, chance: int) -> bool:
@@ -69,7 +71,7 @@ class Draws:
         return self.below(100) < chance
 
     def pick(self, items: Sequence[T], weights: Sequence[int] | None = None) -> T:
-        """One of the items, each as often as its weight says."""
+        """One of the items, with a probability proportional to its weight."""
         if weights is None:
             return items[self.below(len(items))]
         reached = list(itertools.accumulate(weights))
@@ -84,26 +86,26 @@ class Draws:
         return out
 
     def normal(self, count: int, deviation: int) -> IntArray:
-        """Numbers around 0 with this standard deviation, int64 (count,).
+        """Normally distributed integers with mean 0 and this standard deviation, int64 (count,).
 
-        The number of ones among 64 bits, which is nearly normal: its deviation is 4.
+        They are computed from the number of ones among 64 bits, which is nearly normal with a standard deviation of 4.
         """
         ones = np.bitwise_count(np.atleast_1d(self._bits.random_raw(count))).astype(np.int64) - 32
         return (ones * deviation) >> 2
 
     def fork(self) -> Draws:
-        """An independent generator: the number of its draws does not affect this one."""
+        """An independent generator: the number of values drawn from it does not affect this one."""
         return Draws(self.below(1 << 63))
 
 
 def simplified(points: IntArray, tolerance: int, unit: int) -> list[int]:
-    """Indices of the kept corners of a polyline; no dropped one is farther than `tolerance` from the simplified line.
+    """Indices of the kept points of a polyline; each removed point is within `tolerance` of the simplified line.
 
-    The algorithm of Douglas and Peucker, in integers; of equally far points the first is kept.
+    The algorithm of Douglas and Peucker, in integers; of equally distant points, the first is kept.
 
     Args:
-        points: int64 (N, 2). The line is closed if the last point is the first one.
-        tolerance: a length in 1/`unit` of the unit of the points.
+        points: int64 (N, 2). The line is closed if the last point equals the first one.
+        tolerance: the maximum distance, in units of 1/`unit` of the unit of the points.
     """
     kept = {0, len(points) - 1}
     pieces = [(0, len(points) - 1)]

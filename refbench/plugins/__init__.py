@@ -1,4 +1,4 @@
-"""Plug-ins: where builders, adapters, protocols, checks and refiners are found, and how their options are read."""
+"""Plug-ins: finding builders, adapters, protocols, checks and refiners, and reading their options."""
 
 from __future__ import annotations
 

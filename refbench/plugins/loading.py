@@ -1,7 +1,7 @@
 """Finds plug-ins by name, in the table and among installed packages, and imports them.
 
-Only this module and the command table import modules by name at run time. So `refbench --help` loads neither
-torch nor pandas, and a missing extra affects only those who use it.
+Only this module and the command table import modules by name at run time. Therefore `refbench --help` loads neither
+torch nor pandas, and a missing extra is an error only if a feature needs it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ FAMILY = re.compile(r"([^()]+)\(([-+.,\de]+)\)")
 
 
 class UnknownPlugin(RefbenchError):
-    """No plug-in of that name."""
+    """There is no plug-in with this name."""
 
 
 def available(kind: str) -> dict[str, str]:
-    """Name -> "module:attribute" of the built-in plug-ins and the installed ones."""
+    """Name -> "module:attribute" of the built-in and the installed plug-ins."""
     found = dict(TABLE[kind])
     for point in sorted(entry_points(group=f"refbench.{kind}"), key=lambda p: p.name):
         if point.name in found:
             raise RefbenchError(
-                f"the installed package {point.dist.name if point.dist else '?'} registers {kind} {point.name!r}, "
-                "a name that is taken; rename it or uninstall the package"
+                f"the installed package {point.dist.name if point.dist else '?'} registers "
+                f"{point.name!r} in refbench.{kind}, but this name is already in use; rename it or uninstall the "
+                "package"
             )
         found[point.name] = point.value
     return found
@@ -47,8 +48,8 @@ def load(kind: str, name: str) -> Any:
     """Import the plug-in `name`.
 
     Raises:
-        UnknownPlugin: no plug-in has this name; the message names similar ones, or else all known ones.
-        RefbenchError: its module needs a package that is not installed; the message says which extra.
+        UnknownPlugin: no plug-in has this name; the message suggests similar names, or lists all.
+        RefbenchError: its module needs a package that is not installed; the message names the extra.
     """
     places = available(kind)
     base, arguments = _family(name) if kind == "protocols" else (name, None)
@@ -61,15 +62,15 @@ def load(kind: str, name: str) -> Any:
         lower = {place.lower(): place for place in places}
         close = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3)]
         if close:
-            raise UnknownPlugin(f"there is no {word} {name!r}; did you mean {' or '.join(close)}{hint}?")
-        raise UnknownPlugin(f"there is no {word} {name!r}; known: {', '.join(places)}{hint}")
+            raise UnknownPlugin(f"unknown {word} {name!r}; did you mean {' or '.join(close)}{hint}?")
+        raise UnknownPlugin(f"unknown {word} {name!r}; choose from {', '.join(places)}{hint}")
     found = load_attribute(places[known])
     if "(" not in known:
         return found
     try:
         inspect.signature(found).bind(*(arguments or ()))
     except TypeError:
-        raise UnknownPlugin(f"{name} has too many numbers in parentheses for {known}") from None
+        raise UnknownPlugin(f"{name} has too many numbers in parentheses; expected {known}") from None
     return found(*(arguments or ()))
 
 
@@ -92,30 +93,36 @@ def load_attribute(place: str) -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("torch", "transformers", "safetensors"):
-            raise RefbenchError(f"this needs {missing}: pip install 'refbench[models]'") from error
+            raise RefbenchError(f"{missing} is not installed; run: pip install 'refbench[models]'") from error
         if missing == "cv2":
-            raise RefbenchError("this needs OpenCV: pip install 'refbench[opencv]'") from error
+            raise RefbenchError("OpenCV is not installed; run: pip install 'refbench[opencv]'") from error
         if missing in ("svgelements", "urllib3"):
-            raise RefbenchError(f"this needs {missing}: pip install 'refbench[moondream]'") from error
+            raise RefbenchError(f"{missing} is not installed; run: pip install 'refbench[moondream]'") from error
         if missing == "onnxruntime":
-            raise RefbenchError("this needs onnxruntime: pip install 'refbench[onnx]'") from error
+            raise RefbenchError("onnxruntime is not installed; run: pip install 'refbench[onnx]'") from error
         if missing == "ray":
-            raise RefbenchError("--engine ray needs Ray: pip install 'refbench[ray]'") from error
+            raise RefbenchError(
+                "--engine ray needs Ray, which is not installed; run: pip install 'refbench[ray]'"
+            ) from error
         if missing in ("starlette", "uvicorn"):
-            raise RefbenchError(f"the review page needs {missing}: pip install 'refbench[review]'") from error
+            raise RefbenchError(
+                f"the review page needs {missing}, which is not installed; run: pip install 'refbench[review]'"
+            ) from error
         if missing == "hotcoco":
-            raise RefbenchError("this needs hotcoco: pip install 'refbench[ap]'") from error
+            raise RefbenchError("hotcoco is not installed; run: pip install 'refbench[ap]'") from error
         if missing in ("huggingface_hub", "datasets"):
-            raise RefbenchError(f"this needs {missing}: pip install 'refbench[hub]'") from error
+            raise RefbenchError(f"{missing} is not installed; run: pip install 'refbench[hub]'") from error
         raise RefbenchError(f"{place} needs the package {missing}, which is not installed") from error
     except (ImportError, AttributeError) as error:
-        raise RefbenchError(f"{place} cannot be loaded: {error}; fix or uninstall its package") from error
+        raise RefbenchError(
+            f"{place} cannot be loaded: {error}; fix or uninstall the package that provides it"
+        ) from error
 
 
 def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
 
-    `places` says where each name is, "module:attribute".
+    `places` maps each name to its "module:attribute".
     """
 
     def get(name: str) -> Any:
@@ -129,7 +136,7 @@ def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], 
 
 
 def summary_of(place: str) -> str:
-    """First paragraph of the docstring behind "module:attribute" in one line, read without importing the module."""
+    """First paragraph of the docstring of "module:attribute" as one line, read without importing the module."""
     module_name, _, attribute = place.partition(":")
     try:
         spec = importlib.util.find_spec(module_name)
@@ -147,19 +154,19 @@ def _first_paragraph(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
 
 
 def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
-    """Make an adapter: a known name, or `path/to/file.py:Class`.
+    """Create an adapter from its name, or from `path/to/file.py:Class`.
 
-    `options` are strings (`-o key=value`), converted to the types that the constructor annotates. Of `offered`
-    (e.g. the device) only arguments that the constructor has a parameter for are passed.
+    `options` are strings (`-o key=value`), converted to the annotated types of the constructor. `offered` are arguments
+    such as the device; each is passed only if the constructor has a parameter for it.
 
     Raises:
-        AdapterError: no such file or class, an option that it does not have or cannot read.
+        AdapterError: the file or class does not exist, or an option is unknown or cannot be converted.
     """
     path, colon, class_name = name.rpartition(":")
     if colon and path.endswith(".py"):
         factory = _load_file(Path(path), class_name)
     elif name.endswith(".py"):
-        raise AdapterError(f"write which class of {name} is the adapter: {name}:ClassName")
+        raise AdapterError(f"name the adapter class in {name}: {name}:ClassName")
     else:
         factory = load("adapters", name)
     arguments = bind_options(name, factory, options, offered)
@@ -176,7 +183,7 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
     except RefbenchError:
         raise
     except Exception as error:  # somebody else's constructor: whatever it raises is reported as its failure
-        raise AdapterError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
+        raise AdapterError(f"{name} cannot be created: {type(error).__name__}: {error}") from error
 
 
 def _load_file(path: Path, class_name: str) -> Any:
@@ -197,8 +204,10 @@ def _load_file(path: Path, class_name: str) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's file may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "worker_sdk":
-            raise AdapterError(f"{path} is a worker: refbench run worker DATASET/SPLIT -o script={path}") from None
-        raise AdapterError(f"{path} fails on import: {type(error).__name__}: {error}") from error
+            raise AdapterError(
+                f"{path} is a worker; run it with: refbench run worker DATASET/SPLIT -o script={path}"
+            ) from None
+        raise AdapterError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, class_name):
         raise AdapterError(f"{path} has no class {class_name!r}")
     return getattr(module, class_name)

@@ -1,4 +1,4 @@
-"""Options of plug-ins: texts (`-o key=value`) as the arguments of a constructor."""
+"""Options of plug-ins: strings (`-o key=value`) as arguments of a constructor."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from refbench.errors import AdapterError, DatasetError, RefbenchError
 
 
 def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert strings (`-o key=value`) to arguments of the types that `factory` annotates or defaults to.
+    """Convert strings (`-o key=value`) to the types that `factory` annotates, or to those of its defaults.
 
-    Of `offered`, only arguments that `factory` has a parameter for are added.
+    Arguments in `offered` are added only if `factory` has a parameter for them.
 
     Raises:
         AdapterError: `factory` has no such option, or the value has the wrong type.
@@ -22,7 +22,7 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
     try:
         parameters = dict(inspect.signature(factory).parameters)
     except (TypeError, ValueError) as error:
-        raise AdapterError(f"{name} is not a class that can be called: {error}") from error
+        raise AdapterError(f"{name} is not a callable class: {error}") from error
     try:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (TypeError, NameError, AttributeError):
@@ -33,7 +33,7 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
     for key, text in options.items():
         if key not in parameters and not takes_any:
             known = ", ".join(parameters) or "none"
-            raise AdapterError(f"{name} has no option {key!r}; it has: {known}")
+            raise AdapterError(f"{name} has no option {key!r}; its options are: {known}")
         default = parameters[key].default if key in parameters else None
         known_type = str if default is None or default is inspect.Parameter.empty else type(default)
         arguments[key] = _parse_option(name, key, text, hints.get(key, known_type))
@@ -41,7 +41,7 @@ def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: M
 
 
 def options_of(factory: Any) -> list[dict[str, Any]]:
-    """The options of an adapter or another part, in order: `name`, `default` (None: it has to be given), `choices`."""
+    """The options of a plug-in, in order: `name`, `default` (None: required) and `choices`."""
     try:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except (TypeError, NameError, AttributeError):
@@ -59,10 +59,10 @@ def options_of(factory: Any) -> list[dict[str, Any]]:
 
 
 def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict[str, Any]:
-    """The keyword-only parameters of a builder, from `-o key=value`; options that are not given have their defaults.
+    """The keyword-only parameters of a builder from `-o key=value`; other parameters get their defaults.
 
     Raises:
-        DatasetError: the builder has no such option, or the text cannot be converted to its type.
+        DatasetError: the builder has no such option, or the string cannot be converted to its type.
     """
     own = {
         k: p.default
@@ -71,7 +71,7 @@ def builder_options(name: str, builder: Any, options: Mapping[str, str]) -> dict
     }
     unknown = sorted(set(options) - set(own))
     if unknown:
-        raise DatasetError(f"{name} has no option {unknown[0]!r}; it has: {', '.join(own) or 'none'}")
+        raise DatasetError(f"{name} has no option {unknown[0]!r}; its options are: {', '.join(own) or 'none'}")
     try:
         return {**own, **bind_options(name, builder, options, {})}
     except AdapterError as error:
@@ -88,7 +88,7 @@ def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         if text not in typing.get_args(kind):
             known = ", ".join(k for k in typing.get_args(kind) if k)
-            raise AdapterError(f"{adapter}: option {key}={text!r} is not one of {known}")
+            raise AdapterError(f"{adapter}: the value of -o {key}={text!r} must be one of {known}")
         return text
     if typing.get_origin(kind) is Sequence:
         return [one.strip() for one in text.split(",") if one.strip()]
@@ -100,7 +100,9 @@ def _parse_option(adapter: str, key: str, text: str, kind: Any) -> Any:
             if number in choices:
                 return number(text)
     except (KeyError, ValueError):
-        raise AdapterError(f"{adapter}: option {key}={text!r} is not {getattr(kind, '__name__', kind)}") from None
+        raise AdapterError(
+            f"{adapter}: the value of -o {key}={text!r} must be of type {getattr(kind, '__name__', kind)}"
+        ) from None
     return Path(text) if Path in choices else text
 
 
@@ -108,15 +110,15 @@ def construct(name: str, factory: Any, options: Mapping[str, Any]) -> Any:
     """`factory(**options)`.
 
     Raises:
-        DatasetError: it has no option of a name, or it cannot be set up.
+        DatasetError: an option does not exist, or the call fails.
     """
     known = list(inspect.signature(factory).parameters)
     for key in options:
         if key not in known:
-            raise DatasetError(f"{name} has no option {key!r}; it has: {', '.join(known) or 'none'}")
+            raise DatasetError(f"{name} has no option {key!r}; its options are: {', '.join(known) or 'none'}")
     try:
         return factory(**options)
     except RefbenchError:
         raise
     except Exception as error:  # somebody else's class: whatever it raises is reported as its failure
-        raise DatasetError(f"{name} cannot be set up: {type(error).__name__}: {error}") from error
+        raise DatasetError(f"{name} cannot be created: {type(error).__name__}: {error}") from error

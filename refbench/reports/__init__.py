@@ -1,4 +1,4 @@
-"""What people read: comparisons, diagnoses, leaderboard tables and pages."""
+"""Output for people: comparisons, diagnoses, leaderboard tables and pages."""
 
 from __future__ import annotations
 

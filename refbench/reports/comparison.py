@@ -1,4 +1,4 @@
-"""Two runs on the same samples: what differs, by how much, and whether by chance."""
+"""Compares two runs on the same samples: their differences, and whether these are significant."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ DEFAULT_MARGIN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A metric of two runs, all in percent: `difference` is second less first, `low`..`high` its 95 % interval.
+    """A metric of two runs in percent: `difference` is second minus first, `low`..`high` is its 95 % interval.
 
-    `p_value` tests the hypothesis that the runs are exchangeable, `p_equivalent` the hypothesis that they differ by the
-    margin or more. `detectable` is the smallest true difference that a comparison of two such runs is likely to find.
+    `p_value` tests the hypothesis that the runs are exchangeable, and `p_equivalent` the hypothesis that they differ by
+    the margin or more. `detectable` is the smallest true difference that a comparison of two such runs is likely to
+    find.
     """
 
     metric: str
@@ -81,10 +82,10 @@ class Comparison:
 
 
 def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
-    """Two scored folders (or lone scores.parquet files) of one split, the rows of the second in the first's order.
+    """Two scored folders (or scores.parquet files) of one split, with the rows of the second in the order of the first.
 
     Raises:
-        RunError: one is damaged or not scored, or they are of different datasets, versions or samples.
+        RunError: one is damaged or not scored, or they have different datasets, versions or samples.
     """
     a, b = read_result(first), read_result(second)
     for place, result in ((first, a), (second, b)):
@@ -94,53 +95,58 @@ def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
     missing, extra = sample_differences(a, b)
     if missing or extra:
         raise RunError(
-            f"{second} lacks {len(missing)} samples of {first} and has {len(extra)} others, for instance "
-            f"{(missing or extra)[0]}; score both on the same samples"
+            f"{second} lacks {len(missing)} samples of {first} and has {len(extra)} additional ones, for "
+            f"example {(missing or extra)[0]}; score both on the same samples"
         )
     return a, aligned(a, b)
 
 
 def check_same_dataset(first: Result, second: Result) -> None:
-    """Raise RunError unless both are of one split and, if their files state it, of one version."""
+    """Raise RunError unless both are on the same split and, if their files state it, on the same version."""
     if first.address and second.address and first.address != second.address:
-        raise RunError(f"{first.folder} is of {first.address}, {second.folder} of {second.address}: not comparable")
+        raise RunError(
+            f"{first.folder} is a run on {first.address}, but {second.folder} is a run on {second.address}, so "
+            "they cannot be compared"
+        )
     if first.fingerprint and second.fingerprint and first.fingerprint != second.fingerprint:
         raise RunError(
-            f"{first.folder} and {second.folder} were scored on two versions of {first.address} (fingerprints "
-            f"{first.fingerprint[:12]}... and {second.fingerprint[:12]}...); score both on one"
+            f"{first.folder} and {second.folder} were scored on different versions of {first.address} "
+            f"(fingerprints {first.fingerprint[:12]}... and {second.fingerprint[:12]}...); score both on the "
+            "same version"
         )
 
 
 def sample_differences(first: Result, second: Result) -> tuple[list[str], list[str]]:
-    """The ids of the samples that only the first run has, and of those that only the second run has."""
+    """The ids of the samples that are only in the first run, and of those that are only in the second."""
     ours, theirs = (r.scores.sample_ids() if r.scores else [] for r in (first, second))
     known, given = set(ours), set(theirs)
     return [s for s in ours if s not in given], [s for s in theirs if s not in known]
 
 
 def aligned(first: Result, second: Result) -> Result:
-    """The second result with the samples of the first only, in the first's order.
+    """The second result with only the samples of the first, in the order of the first.
 
     Raises:
-        RunError: a sample has different targets in the two, so they are of two versions of a dataset.
+        RunError: a sample has different targets in the two, so the versions of the dataset differ.
     """
     if first.scores is None or second.scores is None:
-        raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` there")
+        raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` on it")
     rows = {s: k for k, s in enumerate(second.scores.sample_ids())}
     taken = second.scores.take(np.array([rows[s] for s in first.scores.sample_ids()], np.int64))
     same = (taken.target_area == first.scores.target_area) & (taken.no_target == first.scores.no_target)
     if not same.all():
         row = int(np.argmin(same))
         raise RunError(
-            f"the target of {taken.sample_id[row]} has {first.scores.target_area[row]} pixels in {first.folder} and "
-            f"{taken.target_area[row]} in {second.folder}: two versions of a dataset; score both on one"
+            f"the target of {taken.sample_id[row]} has {first.scores.target_area[row]} pixels in {first.folder} "
+            f"but {taken.target_area[row]} in {second.folder}, so the two were scored on different versions of "
+            "the dataset; score both on the same version"
         )
     if list(taken.image_id) != list(first.scores.image_id):
         pairs = zip(taken.sample_id, taken.image_id, first.scores.image_id, strict=True)
         sample, there, here = next(p for p in pairs if p[1] != p[2])
         raise RunError(
-            f"{sample} is of the image {here} in {first.folder} and of {there} in {second.folder}: two versions of a "
-            "dataset, or a table that was edited; score both on one"
+            f"{sample} belongs to the image {here} in {first.folder} but to {there} in {second.folder}. The "
+            "dataset versions differ, or a table was edited; score both on the same version"
         )
     changes = {**{f: getattr(second, f) for f in Result.__slots__}, "scores": taken}
     return Result(**changes)
@@ -179,21 +185,21 @@ def compare(first: Path, second: Path, margin: float = DEFAULT_MARGIN) -> Compar
     """Compare two scored runs on the same samples, under the protocol `refbench`.
 
     Args:
-        margin: in percentage points; the equivalence test treats smaller differences as none.
+        margin: in percentage points; for the equivalence test, smaller differences do not matter.
 
     Raises:
         RunError: see `read_pair`.
     """
     a, b = read_pair(Path(first), Path(second))
     if a.scores is None or b.scores is None or not len(a.scores):
-        raise RunError(f"{first} holds no samples; there is nothing to compare")
+        raise RunError(f"{first} contains no samples, so there is nothing to compare")
     found = differences(a.scores, b.scores, list(REFBENCH.metrics), margin)
     images = len(set(a.scores.image_id))
     return Comparison(a, b, a.address, len(a.scores), images, margin, found, most_changed(a.scores, b.scores))
 
 
 def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHOWN) -> list[Changed]:
-    """The samples whose IoU changed most, the largest change first; equal ones in the order of their ids."""
+    """The samples whose IoU changed most, the largest change first; ties are in the order of their ids."""
     before, after = 100 * sample_iou(first), 100 * sample_iou(second)
     changes = [
         Changed(s, float(x), float(y), float(y - x))
@@ -206,7 +212,7 @@ def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHO
 def compare_slices(
     first: ScoreTable, second: ScoreTable, slices: Mapping[tuple[str, str], NDArray[np.bool_]], margin: float
 ) -> list[SliceDifference]:
-    """Mean IoU of both runs in each slice, (dimension, label) -> rows; p-values corrected by Holm's method."""
+    """Mean IoU of both runs in each slice, (dimension, label) -> rows; p-values are corrected by the method of Holm."""
     found = []
     for (dimension, label), rows in slices.items():
         chosen = np.flatnonzero(rows)

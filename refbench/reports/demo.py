@@ -1,4 +1,4 @@
-"""The demonstration: both embedded datasets, five segmenters, a table and pages with overlays."""
+"""The demo: two small datasets, five segmenters, a table, and pages with overlays."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DemoRun:
 
 
 def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
-    """Build, run, score, rank and write pages; existing datasets and predictions are reused."""
+    """Build, run, score, rank and write pages; existing datasets and predictions are used again."""
     began = time.monotonic()
     for dataset, module in DATASETS.items():
         if not _is_built(dataset, module.VERSION):

@@ -1,4 +1,4 @@
-"""Where a run loses points: kinds of errors, slices, and the smallest difference that its split can detect."""
+"""What errors a run makes: kinds of errors, slices, and the smallest difference that can be detected on its split."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class SliceScore:
-    """A slice with its metrics (percent, 95 % intervals) and the points of mean IoU that each kind costs in it."""
+    """A slice with its metrics (percent, 95 % intervals), and the points of mean IoU that each kind of error costs
+    in it.
+    """
 
     dimension: str
     label: str
@@ -59,10 +61,10 @@ class SliceScore:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a run gets wrong, and how much that costs.
+    """The errors of a run, and what they cost.
 
-    `detectable` maps metric -> correlation of the two systems' scores -> the smallest true difference to another system
-    that is likely found.
+    `detectable` maps metric -> correlation of the scores of the two systems -> the smallest true difference to another
+    system that a comparison is likely to find.
     """
 
     address: str
@@ -79,11 +81,11 @@ class Diagnosis:
 def diagnose(
     source: Path | str, dataset: str | None = None, *, out: Path | None = None, progress: Progress = silent
 ) -> Diagnosis:
-    """Attribute every wrong pixel of a run or a predictions file to a kind of error, and score its slices.
+    """Assign every wrong pixel of a run or a predictions file to a kind of error, and score its slices.
 
     Args:
         source, dataset: as for `score`.
-        out: folder for errors.parquet, one row per sample; default: the run folder, if `source` is one.
+        out: folder for errors.parquet, with one row per sample; by default the run folder, if `source` is one.
 
     Raises:
         as `score`.
@@ -120,7 +122,7 @@ def diagnose(
 
 
 def errors_to_table(errors: ErrorTable, scores: ScoreTable) -> pa.Table:
-    """One row per sample: its own kind, and its wrong pixels by kind."""
+    """One row per sample: its kind of error, and its wrong pixels by kind."""
     pixels = {f"{kind}_px": errors.pixels[:, k] for k, kind in enumerate(KINDS)}
     return pa.table({"sample_id": scores.sample_id, "kind": errors.names(), **pixels})
 
@@ -151,19 +153,19 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
     """Mean IoU of two compared runs in each slice of their split.
 
     Raises:
-        DatasetError: the split is not built here, or in another version.
+        DatasetError: the split is not built, or in another version.
     """
     first, second = found.first.scores, found.second.scores
     if first is None or second is None:
         return []
     if found.first.fingerprint not in ("", split_fingerprint(found.address)):
-        raise DatasetError(f"{found.address} as built here is another version than that of the runs")
+        raise DatasetError(f"the local build of {found.address} is a different version from the one in the runs")
     rows = {(part.dimension, part.label): part.rows for part in slices_of(facts_of(found.address, first))}
     return compare_slices(first, second, rows, found.margin)
 
 
 def facts_of(address: str, scores: ScoreTable) -> Facts:
-    """What the dataset tells about the samples of a table, in the table's order.
+    """The facts of the dataset about the samples of a table, in the order of the table.
 
     Raises:
         DatasetError: the split is not built, or does not have these samples.
@@ -174,7 +176,9 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
     ids = scores.sample_ids()
     unknown = next((s for s in ids if s not in rows), None)
     if unknown is not None:
-        raise DatasetError(f"{address} as it is built here has no sample {unknown!r}; build the version of the run")
+        raise DatasetError(
+            f"the local build of {address} has no sample {unknown!r}; build the version that the run used"
+        )
     chosen = table.take(pa.array([rows[s] for s in ids], pa.int64()))
     columns = {name: chosen[name].to_pylist() for name in names}
     masks = Mask.from_codes([c.encode("ascii") for c in columns["target_counts"]], columns["height"], columns["width"])

@@ -5,20 +5,21 @@ The kinds and their rules:
 * `failed`: the model crashed, or returned no prediction.
 * `false_alarm`: there is no target, but the prediction is not empty.
 * `missed`: the prediction covers less than a tenth of the target.
-* `wrong_object`: the prediction has an IoU of at least a tenth with another object: more than with the target, and no
-  less than with both together.
+* `wrong_object`: the prediction has an IoU of at least a tenth with another object; this IoU is higher than that with
+  the target, and not lower than that with both together.
 
-In all other samples, each wrong pixel is given to one kind:
+In all other samples, each wrong pixel is assigned to one kind:
 
-* `boundary`: inside a band along the target's outline.
-* `part`: in the target, outside of the band, and not predicted. If more than 15 % of the target's pixels outside of the
-  band are missing, its missing pixels in the band are `part` as well.
-* `merged`: predicted, outside of the band, on another object.
-* `spill`: predicted, outside of the band, on no object.
+* `boundary`: inside a band along the outline of the target.
+* `part`: in the target, outside the band, and not predicted. If more than 15 % of the target outside the band is
+  missing, the missing pixels in the band are `part` as well.
+* `merged`: predicted, outside the band, on another object.
+* `spill`: predicted, outside the band, on no object.
 
-A sample's own kind is the one that costs it most. The tenth is the threshold below which TIDE (Bolya et al., ECCV 2020)
-speaks of background. The band is as wide as that of Boundary IoU, 2 % of the diagonal. But outwards it is at most
-as wide as the target's half-width, and inwards at most half of that, so that small objects can have `part` errors too.
+The kind of a sample is the one that costs it most. The threshold of a tenth is that below which TIDE (Bolya et al.,
+ECCV 2020) calls a detection background. The band is as wide as that of Boundary IoU, 2 % of the diagonal. But it
+extends outwards at most by the half-width of the target, and inwards at most by half of that, so that small objects can
+have `part` errors as well.
 """
 
 from __future__ import annotations
@@ -60,19 +61,22 @@ ERRORS = Measure("errors", ERROR_COLUMNS, _count, needs_objects=True)
 
 @dataclass(frozen=True, slots=True)
 class ErrorTable:
-    """`pixels`, int64 (N, 8): the wrong pixels of each sample by kind, in the order of KINDS. `kind`, int64 (N,): the
-    position of the sample's own kind, -1 where nothing is wrong."""
+    """The wrong pixels of each sample.
+
+    `pixels`, int64 (N, 8), contains the number of wrong pixels by kind, in the order of KINDS. `kind`, int64 (N,), is
+    the position of the kind of each sample, -1 if nothing is wrong.
+    """
 
     pixels: NDArray[np.int64]
     kind: NDArray[np.int64]
 
     def names(self) -> list[str]:
-        """The kind of each sample in words; "" where nothing is wrong."""
+        """The kind of each sample as text; "" if nothing is wrong."""
         return ["" if k < 0 else KINDS[k] for k in self.kind.tolist()]
 
 
 def attribute(scores: ScoreTable, measured: Measured) -> ErrorTable:
-    """Assign the wrong pixels of each sample to kinds; `measured` holds the columns of ERRORS.
+    """Assign the wrong pixels of each sample to kinds; `measured` contains the columns of ERRORS.
 
     The pixels of all kinds of a sample add up exactly to union minus intersection.
     """
@@ -118,7 +122,7 @@ def _fits_another(scores: ScoreTable, columns: Mapping[str, NDArray[np.int64]]) 
 
 
 def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Points of cumulative IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
+    """Points of cumulative IoU that each kind costs, in percent (8,); the sum is 100 minus the metric."""
     total = int(scores.union[rows].sum())
     losses: NDArray[np.float64] = 100 * errors.pixels[rows].sum(axis=0) / max(total, 1)
     if total == 0 and scores.failed[rows].any():
@@ -128,7 +132,7 @@ def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.b
 
 
 def mean_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Points of mean IoU that each kind costs, in percent (8,); they add up to 100 less the metric."""
+    """Points of mean IoU that each kind costs, in percent (8,); the sum is 100 minus the metric."""
     shares = errors.pixels[rows] / np.maximum(scores.union[rows], 1)[:, None]
     # A crash where there is no target loses the sample without a wrong pixel.
     shares[scores.failed[rows] & (scores.union[rows] == 0), KINDS.index("failed")] = 1.0

@@ -1,6 +1,6 @@
 """The gate: checks whether a run is worse than a baseline, with output for people and for CI.
 
-It reads scores.parquet only: no dataset, no masks, no model.
+It needs only scores.parquet: no dataset, no masks, no model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PASSED, FAILED = "passed", "failed"
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:
-    """One thing that was checked; `detail` says it in a sentence."""
+    """One check of the gate; `detail` describes its result in a sentence."""
 
     name: str
     verdict: str
@@ -49,26 +49,26 @@ class GateResult:
 
 
 def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
-    """Check a run against a baseline: no sample missing, no new failure, no metric worse by more than its margin.
+    """Check that a run has no missing samples, no new failures, and no metric that is worse by more than its margin.
 
     A metric fails if it is worse by more than its margin, in percentage points, and if the difference is significant at
-    5 % in a permutation test. With fewer than 6 images the test cannot decide; then the margin alone counts.
+    5 % in a permutation test. With fewer than 6 images, the test cannot be significant, so only the margin counts.
 
     Args:
         run, baseline: scored folders, or scores.parquet files.
         margins: metric of the protocol `refbench` -> margin.
 
     Raises:
-        RunError: a file is damaged or not scored, or the two are not of one dataset and split.
+        RunError: a file is damaged or not scored, or the two are not on the same dataset and split.
     """
     before, now = read_result(Path(baseline)), read_result(Path(run))
     for place, result in ((baseline, before), (run, now)):
         if result.scores is None or not len(result.scores):
-            raise RunError(f"{place} has no rows in scores.parquet; run `refbench score` there")
+            raise RunError(f"{place} contains no scored samples; run `refbench score` again")
     check_same_dataset(before, now)
     unknown = [name for name in margins if name not in REFBENCH.metrics]
     if unknown:
-        raise RunError(f"there is no metric {unknown[0]!r}; use one of {', '.join(REFBENCH.metrics)}")
+        raise RunError(f"unknown metric {unknown[0]!r}; choose from {', '.join(REFBENCH.metrics)}")
     missing, extra = sample_differences(before, now)
     checks = [_check_samples(before, missing, extra)]
     if missing or extra:
@@ -119,7 +119,7 @@ def _check_metric(found: Difference, margin: float, images: int) -> GateCheck:
 
 
 def to_json(result: GateResult) -> dict[str, Any]:
-    """What `refbench gate --json` prints."""
+    """The content of `refbench gate --json`."""
     return {
         "holds": result.holds,
         "dataset": result.baseline.address,
@@ -149,7 +149,7 @@ def to_junit(result: GateResult) -> str:
 
 
 def to_markdown(result: GateResult) -> str:
-    """A summary for a pull request, in GitHub's Markdown."""
+    """A summary for a pull request, in the Markdown of GitHub."""
     verdict = "passes" if result.holds else "fails"
     lines = [f"### {'✅' if result.holds else '❌'} The gate {verdict}: {result.baseline.address}", ""]
     lines += ["| check | baseline | run | difference | 95 % interval | p | |", "|---|--:|--:|--:|:-:|--:|---|"]

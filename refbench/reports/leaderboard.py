@@ -1,7 +1,7 @@
-"""Leaderboard tables: runs scored here, and published figures beside them, never in one column.
+"""Leaderboard tables: scored runs and published figures, never in the same column.
 
-Measured figures follow one protocol on one fingerprint and can be ranked. Published ones follow the rule of
-their paper: they are listed as printed, a column per metric, with source and evidence on every row.
+Measured results use one protocol on one fingerprint, so they can be ranked. Published figures use the protocol of their
+paper. They are listed as printed, with one column per metric, and with source and evidence in every row.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MODES = {"forced": "answer forced", "generate": "answer generated"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scored run under one protocol; `metrics` in percent with their intervals."""
+    """One scored run under one protocol; `metrics` are in percent with their intervals."""
 
     adapter: str
     address: str
@@ -76,10 +76,10 @@ class Row:
 
 
 def read_rows(folders: Iterable[Path]) -> list[Row]:
-    """Every scored run at or below the given folders, once for each protocol that it was scored under.
+    """All scored runs in the given folders and their subfolders, with one row for each protocol.
 
     Raises:
-        RunError: a run.json or summary.json is damaged; names the file.
+        RunError: a run.json or summary.json is damaged; the message names the file.
     """
     return [
         row
@@ -110,7 +110,7 @@ def system_name(info: RunInfo) -> str:
 
 
 def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per run and metric: the long form, with intervals."""
+    """One row per run and metric, with intervals."""
     lines = [
         {
             "dataset": row.address.split("/")[0],
@@ -145,15 +145,15 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def ranked(rows: Sequence[Row], by: str = "cumulative_iou") -> list[Row]:
-    """Best first; equal values keep the order of their names."""
+    """Best first; ties are in the order of their names."""
     return sorted(rows, key=lambda r: (-r.metrics[by].value if by in r.metrics else float("inf"), r.adapter))
 
 
 def read_published(folder: Path) -> pd.DataFrame:
-    """All rows of `published/*.csv`, checked.
+    """All rows of `published/*.csv`, validated.
 
     Raises:
-        RefbenchError: a row lacks its source, evidence, protocol or a number; names file and line.
+        RefbenchError: a row lacks its source, evidence, protocol or value; the message names the file and line.
     """
     frames = []
     known = {*available("protocols"), UNKNOWN}
@@ -227,12 +227,12 @@ class Ranking:
         return [SHORT_NAMES.get(m, m) for m in self.metrics]
 
     def cells(self, row: Row) -> list[str]:
-        """The figures of a row in these columns."""
+        """The values of a row in these columns."""
         return [format_interval(row.metrics[m]) if m in row.metrics else "" for m in self.metrics]
 
 
 def rankings(rows: Sequence[Row]) -> list[Ranking]:
-    """The runs of one split, grouped by protocol and fingerprint, since only runs of a group are comparable."""
+    """The runs of one split, grouped by protocol and fingerprint, because only runs of one group are comparable."""
     found = []
     for protocol, fingerprint in sorted({(r.protocol, r.fingerprint) for r in rows}, key=_own_protocol_first):
         group = [r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)]
@@ -248,7 +248,7 @@ def _own_protocol_first(key: tuple[str, str]) -> tuple[bool, str, str]:
 
 
 def measured_markdown(rows: Sequence[Row]) -> str:
-    """Runs of one split with 95 % intervals, a table for each of their `rankings`."""
+    """Runs of one split with 95 % intervals, with a table for each of their `rankings`."""
     text = ""
     for ranking in rankings(rows):
         text += (
@@ -263,7 +263,7 @@ def measured_markdown(rows: Sequence[Row]) -> str:
 
 
 def published_markdown(figures: pd.DataFrame) -> str:
-    """Figures as printed: a row per system and source, a column per metric."""
+    """Figures as printed: one row per system and source, one column per metric."""
     metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
     lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
     keys = ["system", "variant", "evidence", "source"]

@@ -1,4 +1,4 @@
-"""Masks drawn over their image, for pages and contact sheets."""
+"""Draws masks over their image, for pages and contact sheets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_PICTURE_GREY = 200
 class Layer:
     """A mask to draw.
 
-    Its outline is coloured: one pixel wide inside the mask, or wider if `thick`. With `filled`, its pixels are tinted.
+    Its outline is coloured: one pixel wide inside the mask, or wider if `thick`. If `filled`, its pixels are tinted.
     """
 
     mask: Mask
@@ -50,10 +50,10 @@ def picture_of(image_path: str, height: int, width: int) -> NDArray[np.uint8]:
 def overlay(
     picture: NDArray[np.uint8], layers: Sequence[Layer], longest_px: int, box: Box | None = None
 ) -> Image.Image:
-    """Draw masks over an image, scaled so that its longer side has `longest_px`.
+    """Draw masks over an image, scaled so that its longer side has `longest_px` pixels.
 
     The image is first cropped to `box` (left, top, right, bottom). If the cropped image is smaller than `longest_px`,
-    it is enlarged without smoothing, so single pixels can be seen.
+    it is enlarged without smoothing, so that single pixels are visible.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)
@@ -71,7 +71,7 @@ def overlay(
 
 
 def box_around(mask: Mask, margin: float = 0.35, least_px: int = 24) -> Box:
-    """The box of a mask with a margin, inside the image; the whole image for an empty mask."""
+    """The box of a mask with a margin, clipped to the image; the whole image for an empty mask."""
     left, top, width, height = mask.box_xywh
     if mask.area == 0:
         return 0, 0, mask.width, mask.height
@@ -83,9 +83,9 @@ def box_around(mask: Mask, margin: float = 0.35, least_px: int = 24) -> Box:
 
 
 def contact_sheet(cells: Sequence[tuple[Sequence[Image.Image], str]], columns: int, path: Path) -> None:
-    """A sheet of cells.
+    """Write a contact sheet.
 
-    Each cell shows some images side by side above a line of text. The suffix of `path` decides: JPEG or PNG.
+    Each cell shows some images side by side above a line of text. The suffix of `path` selects JPEG or PNG.
     """
     if not cells:
         return

@@ -1,4 +1,4 @@
-"""Pages to look at: a report of one run with overlays, and an index that ranks several."""
+"""HTML pages: a report of one run with overlays, and an index that ranks several runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PAGES = Environment(
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a scored run folder; returns its path.
+    """Write `report.html` to the folder of a scored run; returns its path.
 
     Raises:
         RunError: the folder is not a scored run.
@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Path:
     run.check_complete()
     result = read_result(folder) if (folder / SCORES_FILE).is_file() else None
     if result is None or result.scores is None or not result.summaries:
-        raise RunError(f"{folder} is not scored; run `refbench score {folder}` first")
+        raise RunError(f"{folder} has no scores; run `refbench score {folder}` first")
     scores = result.scores
     diagnosis = diagnose(folder)
     # In the order of the rows, which another program may have changed.
@@ -95,14 +95,14 @@ def write_report(folder: Path) -> Path:
 
 
 def _percent(value: float) -> str:
-    """Two decimals; a dash where the original leaves the metric without a value."""
+    """Two decimals; a dash if the protocol leaves the metric undefined."""
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path: Path) -> Path:
     """Write a page about two runs: differences, slices, and the samples that changed most with the masks of both.
 
-    The masks are shown where both runs hold their predictions and the split is built here.
+    Masks are shown if both run folders contain their predictions and the split is built.
     """
     figures = []
     names = {c.sample_id for c in found.changed}
@@ -133,7 +133,7 @@ def _system(result: Result) -> str:
 
 
 def _forest(slices: Sequence[SliceDifference]) -> str:
-    """Differences of the slices with their intervals, one below the other; "" without slices."""
+    """A plot of the differences in the slices with their intervals, one per row; "" without slices."""
     if not slices:
         return ""
     figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.21 * len(slices)), layout="constrained")
@@ -164,7 +164,7 @@ def _link(report: Path, folder: Path) -> str:
 
 
 def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, list[int]]:
-    """Rows to look at: failures, the worst, the middle and the best with a target, and those without."""
+    """Rows to show: failures, the worst, the middle and the best samples with a target, and samples without target."""
     order = np.argsort(iou, kind="stable")
     with_target = [int(k) for k in order if not no_target[k] and not failed[k]]
     without = [int(k) for k in order if no_target[k] and not failed[k] and iou[k] < 1]
@@ -182,7 +182,7 @@ def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, 
 
 
 def _read_predictions(run: RunFolder, wanted: set[str]) -> dict[str, Prediction]:
-    """The predictions of the samples `wanted`; empty if the folder does not hold all predictions of a run."""
+    """The predictions of the samples `wanted`; empty if the folder does not contain all predictions of a run."""
     return {p.sample_id: p for p in run.predictions(wanted)} if run.is_there and run.is_whole else {}
 
 
@@ -196,7 +196,7 @@ def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]
 
 
 def _overlay(sample: Sample, prediction: Prediction | None) -> str:
-    """A data URI: the image, the target outlined green, the prediction filled and outlined pink."""
+    """A data URI of the image, with the target outlined in green and the prediction filled and outlined in pink."""
     layers = [Layer(prediction.mask, PREDICTION_RGB, filled=True)] if prediction is not None else []
     layers.append(Layer(sample.target, TARGET_RGB, thick=True))
     picture = picture_of(sample.image_path, sample.height, sample.width)
@@ -215,7 +215,7 @@ def _histogram(iou: NDArray[np.float64], boundary_iou: NDArray[np.float64]) -> s
 
 
 def _losses_chart(losses: Sequence[Loss]) -> str:
-    """What each kind of error costs, as bars."""
+    """A bar chart of what each kind of error costs."""
     shown = [x for x in losses if x.samples]
     figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.34 * max(len(shown), 1)), layout="constrained")
     places = np.arange(len(shown), 0, -1)

@@ -34,7 +34,7 @@ LEAST_SAMPLES = 10
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Properties of the samples of a split, with one entry per sample in each sequence.
+    """Properties of the samples of a split; each sequence has one entry per sample.
 
     `look_alikes` counts the other objects of the target's category in the image; None if the objects are not known.
     """
@@ -58,9 +58,9 @@ class Slice:
 
 
 def slices_of(facts: Facts) -> list[Slice]:
-    """All slices that have at least LEAST_SAMPLES samples and leave out at least one.
+    """All slices that have at least LEAST_SAMPLES samples and do not contain all samples.
 
-    Of many labels only the most frequent are shown.
+    If a dimension has many labels, only the most frequent are used.
     """
     words = [WORD.findall(e.lower()) for e in facts.expressions]
     dimensions: dict[str, list[str]] = {

@@ -1,4 +1,4 @@
-"""Runs: an adapter over a split, here, in several processes or on a Ray cluster; the predictions are the same."""
+"""Runs: an adapter on a split, in this process, in several processes or on a Ray cluster, with the same predictions."""
 
 from __future__ import annotations
 

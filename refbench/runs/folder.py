@@ -1,4 +1,4 @@
-"""The folder of a run: where its files lie, and their content, checked where it is read."""
+"""The run folder: the paths of its files, and their content, validated when it is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AGAIN = "run the same `refbench run` command again"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShardTally:
-    """How many samples of a written shard failed, and the adapter's notes on its samples."""
+    """The number of failed samples in a written shard, and the notes of the adapter on its samples."""
 
     failures: int
     notes: Counter[str]
@@ -42,7 +42,7 @@ class ShardTally:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Journal:
-    """How many samples of a shard are done, and which ones are being predicted."""
+    """The number of completed samples of a shard, and the samples that are being predicted."""
 
     done: int
     asking: tuple[str, ...]
@@ -51,8 +51,8 @@ class Journal:
 class RunFolder:
     """The folder of a run.
 
-    An existing shard file is complete. Files are read only when needed and checked then, because others may have
-    written them; a RunError names the file at fault.
+    An existing shard file is always complete. Files are read only when they are needed, and are validated then, because
+    another program may have written them. A RunError names the invalid file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,50 +63,50 @@ class RunFolder:
 
     @property
     def is_there(self) -> bool:
-        """Whether it holds a run."""
+        """Whether the folder contains a run."""
         return self.info_path.is_file()
 
     @property
     def info_path(self) -> Path:
-        """Where run.json lies."""
+        """The path of run.json."""
         return self.path / RUN_FILE
 
     @property
     def timings_path(self) -> Path:
-        """Where the stages of each shard are kept, in seconds."""
+        """The path of the file with the time that each stage of each shard took."""
         return self.path / "timings.parquet"
 
     def shard_path(self, number: int) -> Path:
-        """Where the predictions of a shard go."""
+        """The path of the predictions of a shard."""
         return self.path / "predictions" / f"part-{number:05d}.parquet"
 
     def journal_path(self, number: int) -> Path:
-        """Where a worker records the samples that it predicts next, so that they are known if it dies."""
+        """The path where a worker records the samples that it predicts next, so that they are known if it crashes."""
         return self.path / "working" / f"part-{number:05d}.json"
 
     def journal(self, number: int) -> Journal | None:
-        """The journal of a shard; None if there is none, or it is being written this moment."""
+        """The journal of a shard; None if there is none, or if it is just being written."""
         try:
             return msgspec.json.decode(self.journal_path(number).read_bytes(), type=Journal)
         except (OSError, msgspec.DecodeError):
             return None
 
     def write_journal(self, number: int, journal: Journal) -> None:
-        """Write the journal of a shard; not synced, as a journal that is lost costs little."""
+        """Write the journal of a shard; it is not synced, because losing a journal costs little."""
         path = self.journal_path(number)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(msgspec.json.encode(journal))
 
     def journals(self) -> list[Path]:
-        """The journals that are there."""
+        """All existing journals."""
         return sorted((self.path / "working").glob("part-*.json"))
 
     @cached_property
     def info(self) -> RunInfo:
-        """The content of run.json, checked.
+        """The content of run.json, validated.
 
         Raises:
-            RunError: it is not there, or was not written by `refbench run`.
+            RunError: the file does not exist, or was not written by `refbench run`.
         """
         info = read_record(self.info_path, RunInfo, RunError, AGAIN)
         if info.shards > info.samples:
@@ -115,28 +115,28 @@ class RunFolder:
 
     @property
     def written(self) -> list[Path]:
-        """The shards that are there, in order."""
+        """The existing shards, in order."""
         return sorted((self.path / "predictions").glob("part-*.parquet"))
 
     @property
     def shards(self) -> list[Path]:
-        """Where all shards of the run lie, in order, whether they are there or not."""
+        """The paths of all shards of the run, in order, whether they exist or not."""
         return [self.shard_path(k) for k in range(self.info.shards)]
 
     @property
     def is_whole(self) -> bool:
-        """Whether every shard is there."""
+        """Whether all shards exist."""
         return all(path.is_file() for path in self.shards)
 
     def claim(self, info: RunInfo) -> RunInfo:
-        """Write run.json, or check that the existing one belongs to the same run; return it.
+        """Write run.json, or check that the existing one belongs to the same run; returns it.
 
         Raises:
             RunError: the folder belongs to another run.
         """
         if not self.is_there:
             if self.written:
-                raise RunError(f"{self} holds predictions but no {RUN_FILE}; choose another folder with --out")
+                raise RunError(f"{self} contains predictions but no {RUN_FILE}; choose another folder with --out")
             self.write_info(info)
             return info
         before = self.info
@@ -153,21 +153,22 @@ class RunFolder:
         self.__dict__["info"] = info
 
     def check_complete(self) -> None:
-        """Raise RunError unless the run is finished, whole, and made on the dataset as it is built now."""
+        """Raise RunError unless the run is complete and was made on the current build of the dataset."""
         info, now = self.info, split_fingerprint(self.info.address)
         if info.fingerprint != now:
             raise RunError(
-                f"{self} was made on another version of {info.address} (fingerprint {info.fingerprint[:12]}..., "
-                f"built now: {now[:12]}...); build that version again, or run the model on this one"
+                f"{self} was made with a different version of {info.address} (fingerprint "
+                f"{info.fingerprint[:12]}..., local build: {now[:12]}...); build that version again, or run the "
+                "model on the local build"
             )
         if not info.finished:
-            raise RunError(f"{self} is not finished; {AGAIN} to complete it")
+            raise RunError(f"{self} is not complete; to complete it, {AGAIN}")
         missing = [path.name for path in self.shards if not path.is_file()]
         if missing:
-            raise RunError(f"{self} lacks {', '.join(missing)}; {AGAIN} to complete it")
+            raise RunError(f"{self} lacks {', '.join(missing)}; to complete it, {AGAIN}")
 
     def tally(self, number: int) -> ShardTally:
-        """Failures and notes of a shard that is there."""
+        """Failures and notes of an existing shard."""
         path = self.shard_path(number)
         try:
             table = read_table(path, ["error", "note"])
@@ -177,7 +178,7 @@ class RunFolder:
         return ShardTally(sum(1 for error in errors if error), Counter(n for n in notes if n))
 
     def first_error(self) -> str:
-        """The first sample that failed and why, in words."""
+        """The first sample that failed and the reason, as text."""
         for path in self.shards:
             for row in read_table(path, ["sample_id", "error"]).to_pylist():
                 if row["error"]:
@@ -185,7 +186,7 @@ class RunFolder:
         return "none"
 
     def predictions(self, wanted: Collection[str] | None = None) -> Iterator[Prediction]:
-        """The predictions in order; of the samples `wanted`, if given.
+        """The predictions in order; only those of the samples `wanted`, if given.
 
         Raises:
             RunError: a shard is missing or damaged.
@@ -202,10 +203,11 @@ class RunFolder:
     def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
         """The predictions, each sample of the run once, as `(where, row, claim)`.
 
-        `where` is its place for messages, `row` its row in the split, `claim` the prediction, with its codes unchecked.
+        `where` is the position for messages, `row` the row in the split, and `claim` the prediction, whose codes are
+        not checked yet.
 
         Raises:
-            RunError: a shard is damaged or holds a sample twice, or a sample of the run is in no shard.
+            RunError: a shard is damaged or contains a sample twice, or a sample of the run is in no shard.
             PredictionError: a sample is not in the split, or its mask has another size.
         """
         seen = np.zeros(len(index.sample_ids), bool)
@@ -215,7 +217,7 @@ class RunFolder:
                     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(CLAIM_COLUMNS)):
                         for where, row, claim in _claims(path, batch, index):
                             if seen[row]:
-                                raise RunError(f"{where} is there twice in {self}; remove {path.name} and {AGAIN}")
+                                raise RunError(f"{where} occurs twice in {self}; remove {path.name} and {AGAIN}")
                             seen[row] = True
                             yield where, row, claim
             except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
@@ -223,22 +225,22 @@ class RunFolder:
         if not seen.all():
             first = index.sample_ids[int(np.argmin(seen))]
             raise RunError(
-                f"{self} has no prediction for {int((~seen).sum())} of its samples, the first is {first}: its shards "
-                f"belong to another run; remove {self.path / 'predictions'} and {AGAIN}"
+                f"{self} has no prediction for {int((~seen).sum())} of its samples (the first is {first}), so its "
+                f"shards belong to another run; remove {self.path / 'predictions'} and {AGAIN}"
             )
 
     def timings(self) -> list[ShardTiming]:
-        """The rows of timings.parquet, one a shard; none if it is not there.
+        """The rows of timings.parquet, one per shard; empty if the file does not exist.
 
         Raises:
-            RunError: it was not written by `refbench run`.
+            RunError: the file was not written by `refbench run`.
         """
         if not self.timings_path.exists():
             return []
         try:
             return msgspec.convert(read_table(self.timings_path).to_pylist(), list[ShardTiming])
         except (DatasetError, msgspec.ValidationError) as error:
-            raise RunError(f"{self.timings_path} is damaged ({error}); remove it, it is not needed") from None
+            raise RunError(f"{self.timings_path} is damaged ({error}); remove it, because it is not needed") from None
 
     def write_timings(self, rows: Sequence[ShardTiming]) -> None:
         """Write timings.parquet, by shard."""

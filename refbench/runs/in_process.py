@@ -11,7 +11,7 @@ from refbench.runs.shard import ShardRunner
 
 
 class InProcess:
-    """Computes in this process; the adapter may be any object."""
+    """Runs the adapter in this process; the adapter can be any object."""
 
     size = 1
 

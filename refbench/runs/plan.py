@@ -1,7 +1,7 @@
-"""What is to be computed, decided before the run from the dataset alone: shards, batches, and where they go.
+"""The plan of a run, which depends only on the dataset: shards, batches, and their paths.
 
-A shard holds whole images, in order, about `SHARD_SAMPLES` expressions. Its bytes depend on data and model only, so it
-does not matter which worker computes it, or how many there are.
+A shard contains whole images, in order, with about `SHARD_SAMPLES` expressions. Its bytes depend only on data and
+model, so it does not matter which worker computes it, or how many workers there are.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ AUTO_PIXELS = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a worker needs to know, wherever it runs.
+    """Everything that a worker needs to know, wherever it runs.
 
-    `adapter` is a name, `path/to/file.py:Class`, or an object. `batch_size` None takes the adapter's, with
-    smaller batches for large images. `home` is $REFBENCH_HOME, `started_in` the folder that relative paths refer to.
+    `adapter` is a name, `path/to/file.py:Class`, or an object. If `batch_size` is None, it is that of the adapter, with
+    smaller batches for large images. `home` is $REFBENCH_HOME, and `started_in` is the folder that relative paths refer
+    to.
     """
 
     adapter: Any
@@ -41,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an adapter says about itself once it is loaded; the same from every worker."""
+    """What an adapter reports about itself after loading; the same for every worker."""
 
     name: str
     options: dict[str, str]
@@ -57,11 +58,11 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One shard for a worker, to be written below the run folder `folder`.
+    """One shard for a worker, to be written to the run folder `folder`.
 
-    `singly`: samples to predict one by one, because a process died on their batch. `crashing`: samples that killed a
-    process although they were predicted alone; they are skipped. `give_up_above`: a shard on which the adapter fails
-    for every sample is discarded if it has more samples than this; None keeps it.
+    `singly` are samples to predict one by one, because a process crashed on their batch. `crashing` are samples that
+    crashed a process although they were predicted alone; they are skipped. If the adapter fails for every sample of a
+    shard with more samples than `give_up_above`, the shard is discarded; None keeps it.
     """
 
     number: int
@@ -73,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What became of a task. `kept` tells whether its file was written; `timing` is its row of timings.parquet."""
+    """The result of a task. `kept` states whether its file was written; `timing` is its row of timings.parquet."""
 
     number: int
     samples: int
@@ -100,7 +101,7 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
 def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
     """A shard in order, in batches of at most `size` expressions and, if given, `pixels` pixels of images.
 
-    An image counts once for each expression. A batch has at least one expression.
+    An image counts once for each of its expressions. A batch has at least one expression.
     """
     batches: list[list[Sample]] = []
     held = 0

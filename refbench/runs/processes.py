@@ -1,4 +1,4 @@
-"""A pool of processes on this machine. A process that dies loses only its current shard."""
+"""A pool of processes on this machine. If a process crashes, only its current shard is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PARENT_SECONDS = 0.5
 
 
 class Processes:
-    """`workers` processes, each of which loads the adapter. With `device` "cuda" the GPUs are divided among them.
+    """`workers` processes, each of which loads the adapter. If `device` is "cuda", the GPUs are assigned to them in
+    turn.
 
     Raises:
         AdapterError: the adapter is an object that cannot be sent to another process.
@@ -40,8 +41,8 @@ class Processes:
             pickle.dumps(job)
         except Exception as error:
             raise AdapterError(
-                f"an adapter that is an object must be picklable for several workers ({error}); "
-                "or name it: path/to/file.py:Class"
+                f"to run with several workers, an adapter object must be picklable ({error}); otherwise pass the "
+                "adapter by name: path/to/file.py:Class"
             ) from error
         # A forked process would inherit locks and CUDA contexts that it cannot use.
         self._context = multiprocessing.get_context("spawn")
@@ -123,7 +124,7 @@ def _device(device: str, worker: int) -> tuple[str, str | None]:
 
 
 def _installed_devices() -> list[str]:
-    """Numbers of the GPUs of this machine, as its driver lists them; to ask torch would take a GPU's memory."""
+    """Numbers of the GPUs of this machine, as its driver lists them; asking torch would use memory of a GPU."""
     folder = Path("/proc/driver/nvidia/gpus")
     return [str(k) for k in range(len(list(folder.iterdir())))] if folder.is_dir() else []
 
@@ -163,7 +164,7 @@ def _tell(pipe: Connection, kind: EventKind, content: Any) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if the parent process can rebuild it, else an AdapterError with its text."""
+    """The error itself if the parent process can rebuild it, otherwise an AdapterError with its text."""
     text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
     if type(error).__module__.split(".")[0] not in ("refbench", "builtins"):
         # A class of the adapter's own file means nothing to the parent.
@@ -176,8 +177,10 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, even within a shard: the resumed run would compute that shard twice,
-    and an orphaned model would keep its GPU."""
+    """End this process when its parent has ended, even within a shard.
+
+    Otherwise the resumed run would compute this shard twice, and the orphaned model would keep its GPU.
+    """
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)

@@ -1,9 +1,8 @@
 """A pool of Ray actors, on this machine or on a cluster.
 
-Ray starts them and carries tasks and reports; it plans nothing.
-
-Only shard numbers are sent; images, masks and results stay with the actors and the shared folder. An actor that dies
-or loses its node is replaced once resources are free; until then the others continue.
+Ray only starts the actors and transports tasks and reports. Only shard numbers are sent; images, masks and results stay
+with the actors and in the shared folder. If an actor or its node crashes, it is replaced once resources are free; until
+then the others continue.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ KNOCK_SECONDS = 5.0
 
 
 class Actor:
-    """What runs inside an actor."""
+    """The code that runs inside an actor."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -50,21 +49,21 @@ class Actor:
 
 
 def _knock(place: str) -> None:
-    """Fail fast if nothing listens at the address; Ray itself tries for minutes."""
+    """Fail quickly if nothing listens at the address; Ray itself tries for minutes."""
     found = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", place)
     if found is None:
         return
     try:
         socket.create_connection((found[1], int(found[2])), KNOCK_SECONDS).close()
     except OSError as error:
-        raise RunError(f"no Ray cluster answers at {place}: {error}; start one with `ray start --head`") from None
+        raise RunError(f"no Ray cluster found at {place}: {error}; start one with `ray start --head`") from None
 
 
 class RayActors:
-    """`workers` actors; if the device is a GPU, each has its own.
+    """`workers` actors; if the device is a GPU, each actor has its own.
 
     Args:
-        address: of an existing cluster; None takes RAY_ADDRESS, and without it starts Ray on this machine.
+        address: address of an existing cluster; if None, RAY_ADDRESS is used, or Ray is started on this machine.
 
     Raises:
         RunError: there is no cluster at the address.
@@ -91,7 +90,7 @@ class RayActors:
                 )
             except (ConnectionError, RuntimeError, ValueError, RayError) as error:
                 raise RunError(
-                    f"no Ray cluster answers at {place}: {error}; start one with `ray start --head`"
+                    f"no Ray cluster found at {place}: {error}; start one with `ray start --head`"
                 ) from error
         self._actors: dict[int, Any] = {}
         self._running: dict[Any, tuple[int, EventKind]] = {}
@@ -143,6 +142,6 @@ class RayActors:
                 ray.kill(actor)
 
     def _cores(self) -> float:
-        """Cores for an actor: one, or a share where there are fewer."""
+        """Cores per actor: one, or a fraction if there are fewer cores than actors."""
         cores = float(ray.cluster_resources().get("CPU", 1.0))
         return 1.0 if cores > self.size else round(MOST_OF_THE_CORES * cores / self.size, 3)

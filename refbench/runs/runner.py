@@ -1,7 +1,7 @@
-"""Runs an adapter over a split: resumes after kills and writes reproducible files.
+"""Runs an adapter on a split, resumes after interruptions, and writes reproducible files.
 
-The split is cut into shards before the run, from the dataset alone. An existing shard file is complete; its bytes hold
-no time and no host name, and do not depend on which worker computed it.
+The split is divided into shards before the run, independent of the model. An existing shard file is complete. Its bytes
+contain no time and no host name, and do not depend on the worker that computed it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ ENGINES = ("local", "ray")
 
 
 def _say_nothing(message: str) -> None:
-    """The default log."""
+    """The default log, which prints nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunResult:
-    """A finished run. `stages` tells where the time of this call went, `bottleneck` sums it up in a sentence."""
+    """A completed run. `stages` states how the time of this call was spent; `bottleneck` summarises it in a
+    sentence.
+    """
 
     folder: Path
     samples: int
@@ -70,25 +72,26 @@ def run(
     progress: Progress = silent,
     log: Callable[[str], None] = _say_nothing,
 ) -> RunResult:
-    """Run an adapter over a split and write a run folder, or go on with one that was interrupted.
+    """Run an adapter on a split and write a run folder, or continue an interrupted run.
 
     Args:
-        adapter: a name (`refbench list adapters`), `path/to/file.py:Class`, or an object with the contract.
-        address: the split, e.g. "refcoco/testA"; build it first.
-        options: constructor options of a named adapter, as texts.
-        device: where the model computes; "cuda" with several workers gives each a GPU in turn.
-        batch_size: expressions per call; None takes the adapter's, with smaller batches for large images.
+        adapter: a name (`refbench list adapters`), `path/to/file.py:Class`, or an adapter object.
+        address: the split, for example "refcoco/testA"; build it first.
+        options: constructor options of a named adapter, as strings.
+        device: device of the model; "cuda" with several workers assigns the GPUs in turn.
+        batch_size: number of expressions per call; if None, that of the adapter, with smaller batches for large images.
         limit: run only the first `limit` samples.
-        out: run folder; by default below `$REFBENCH_HOME/runs`.
+        out: run folder; by default in `$REFBENCH_HOME/runs`.
         max_failures: if more samples fail, TooManyFailures is raised after everything is written.
-        engine: "local" computes in this process, or in `workers` processes of this machine; "ray" in as many actors.
-        ray_address: of an existing Ray cluster; by default RAY_ADDRESS, or Ray on this machine.
-        deterministic: repeatable kernels, one thread on a CPU, and nothing carried over from shard to shard.
+        engine: "local" runs in this process, or in `workers` processes on this machine; "ray" runs in as many actors.
+        ray_address: address of an existing Ray cluster; by default RAY_ADDRESS, or Ray on this machine.
+        deterministic: use deterministic kernels and one thread on a CPU, and reset random generators and the
+            batch size for each shard.
 
     Raises:
-        DatasetError: the split is not built, or has no images though the adapter needs them.
-        AdapterError: the adapter cannot be loaded, or has failed on every sample of the first shard.
-        RunError: the folder belongs to another run, or cannot be written; finished shards stay.
+        DatasetError: the split is not built, or has no images although the adapter needs them.
+        AdapterError: the adapter cannot be loaded, or failed on every sample of the first shard.
+        RunError: the folder belongs to another run, or cannot be written; completed shards are kept.
         TooManyFailures: see max_failures.
 
     Example:
@@ -165,9 +168,9 @@ def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:
 
 def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -> WorkerPool:
     if engine not in ENGINES:
-        raise RunError(f"there is no engine {engine!r}; known: {', '.join(ENGINES)}")
+        raise RunError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
     if workers < 1:
-        raise RunError(f"a run needs at least one worker, not {workers}")
+        raise RunError(f"the number of workers must be at least 1, got {workers}")
     if engine == "ray":
         pool: WorkerPool = load_attribute("refbench.runs.ray_actors:RayActors")(job, workers, ray_address)
         return pool
@@ -175,7 +178,7 @@ def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -
 
 
 def _absolute(adapter: Any) -> Any:
-    """An adapter file by its absolute path, which is valid in every process."""
+    """The absolute path of an adapter file, which is valid in every process."""
     path, colon, name = adapter.rpartition(":") if isinstance(adapter, str) else ("", "", "")
     return f"{Path(path).absolute()}:{name}" if colon and path.endswith(".py") else adapter
 
@@ -188,7 +191,7 @@ def _compute(
     max_failures: int,
     progress: Progress,
 ) -> RunResult:
-    """Compute the shards that are not in the folder yet, and finish run.json."""
+    """Compute the missing shards, and complete run.json."""
     began = time.monotonic()
     missing = [k for k in range(len(sizes)) if not folder.shard_path(k).exists()]
     before = {k: folder.tally(k) for k in sorted(set(range(len(sizes))) - set(missing))}
@@ -235,7 +238,7 @@ def _dispatch(
     nothing_done: bool,
     step: Callable[[int], None],
 ) -> Outcome:
-    """Compute shards; usage and timings are written after each of them, and usage also when the run is stopped."""
+    """Compute shards; usage and timings are written after each shard, and usage also when the run is stopped."""
     timings = [row for row in folder.timings() if row.shard not in set(missing)]
 
     def keep_usage() -> None:
@@ -267,7 +270,7 @@ def _too_many(result: RunResult, folder: RunFolder, allowed: int) -> TooManyFail
 
 
 def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """What an interrupted run has used in all: in its earlier calls and in this one."""
+    """The total usage of an interrupted run: in earlier calls and in this one."""
     return {k: before.get(k, 0) + now.get(k, 0) for k in sorted({*before, *now})}
 
 

@@ -1,8 +1,8 @@
-"""The scheduler: hands shards to a pool of workers until all are computed, and restarts workers that die.
+"""The scheduler: assigns shards to a pool of workers until all are computed, and restarts workers that crash.
 
-Workers are this process, processes of this machine, or Ray actors (`WorkerPool`). A batch that kills two workers is
-retried sample by sample; a sample that kills two more counts as failed, and the rest of its shard is computed. The
-shard's journal records which samples a worker was predicting when it died.
+Workers are this process, processes on this machine, or Ray actors (`WorkerPool`). If a batch crashes two workers, its
+samples are retried one by one. A sample that crashes two more workers counts as failed, and the rest of its shard is
+computed. The journal of the shard records which samples a worker was predicting when it crashed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST_BACK_OFF_SECONDS = 8.0
 
 
 class EventKind(Enum):
-    """What happened to a worker, and the type of an event's content."""
+    """What happened to a worker, and the type of the content of the event."""
 
     READY = "the adapter is loaded: its Facts"
     DONE = "a shard is computed: a ShardReport"
@@ -44,7 +44,7 @@ class EventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a worker; `EventKind` tells what `content` is."""
+    """Something that happened to a worker; `EventKind` states what `content` is."""
 
     worker: int
     kind: EventKind
@@ -52,7 +52,7 @@ class Event:
 
 
 class WorkerPool(Protocol):
-    """Numbered workers: `start` starts one, or starts it again; `send` gives it a task; `wait` returns events."""
+    """Numbered workers: `start` starts or restarts a worker, `send` gives it a task, and `wait` returns events."""
 
     size: int
 
@@ -64,7 +64,7 @@ class WorkerPool(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What this call has computed so far: counts, notes, usage and timings."""
+    """The results of this call so far: counts, notes, usage and timings."""
 
     samples: int = 0
     failures: int = 0
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Scheduler:
-    """Starts the workers of a pool and has them compute shards."""
+    """Starts the workers of a pool and assigns shards to them."""
 
     def __init__(self, pool: WorkerPool, log: Callable[[str], None]) -> None:
         self.pool = pool
@@ -95,10 +95,10 @@ class Scheduler:
         self._crashing: dict[int, set[str]] = {}
 
     def start_workers(self) -> Facts:
-        """Start every worker and wait until the first is ready.
+        """Start all workers and wait until the first one is ready.
 
         Raises:
-            AdapterError: workers die while they load. What a worker raises while it loads is raised here.
+            AdapterError: workers crash while they load. Exceptions that a worker raises while it loads are raised here.
         """
         for worker in range(self.pool.size):
             self.pool.start(worker)
@@ -117,15 +117,15 @@ class Scheduler:
         on_shard: Callable[[Outcome], None],
         step: Callable[[int], None],
     ) -> Outcome:
-        """Have the shards `numbers` computed and written below `folder`.
+        """Have the shards `numbers` computed and written to `folder`.
 
-        `on_shard` gets the counts after each shard, `step` the number of samples that are done so far. `nothing_done`:
-        no sample has succeeded so far. While that is so, a shard with more than `max_failures` samples, all of which
-        fail in the adapter, is not written and stops the run.
+        `on_shard` is called with the counts after each shard, `step` with the number of completed samples.
+        `nothing_done` states that no sample has succeeded so far. In this case, if the adapter fails on all samples of
+        a shard with more than `max_failures` samples, the shard is not written and the run stops.
 
         Raises:
-            AdapterError: the adapter fails on every sample, or its process dies on too many of them.
-            RunError: workers keep dying, or have loaded different adapters.
+            AdapterError: the adapter fails on every sample, or its process crashes on too many of them.
+            RunError: workers keep crashing, or have loaded different adapters.
         """
         self._folder = folder
         self._waiting = deque(numbers)
@@ -137,7 +137,7 @@ class Scheduler:
             journal.unlink(missing_ok=True)
         while left:
             if len(self._retired) == self.pool.size:
-                raise AdapterError("no worker is left that can load the adapter")
+                raise AdapterError("no remaining worker can load the adapter")
             self._hand_out()
             for event in self.pool.wait(WAIT_SECONDS, lambda count: step(self.finished + count)):
                 if self._take(event):
@@ -148,7 +148,7 @@ class Scheduler:
         return self.outcome
 
     def _hand_out(self) -> None:
-        """Give every ready worker its next shard, round by round, so that few shards spread over all workers."""
+        """Give every ready worker its next shard, round by round, so that few shards are spread over all workers."""
         for depth in range(IN_FLIGHT):
             for worker in range(self.pool.size):
                 if self._waiting and len(self._in_flight[worker]) == depth and worker in self._ready:
@@ -166,7 +166,7 @@ class Scheduler:
         )
 
     def _take(self, event: Event) -> bool:
-        """Note what happened; True if a shard is done."""
+        """Process an event; True if a shard is complete."""
         if event.kind == EventKind.FAILED:
             self._fail(event)
             return False
@@ -190,7 +190,7 @@ class Scheduler:
             return False
         if not report.kept:
             raise AdapterError(
-                f"{facts.name} failed on each of the first {report.failures} samples: {report.first_error}"
+                f"{facts.name} failed on all of the first {report.failures} samples: {report.first_error}"
             )
         self.finished += report.samples
         self._deaths_in_a_row = 0
@@ -221,7 +221,8 @@ class Scheduler:
             here, there = getattr(self.facts, name), getattr(facts, name)
             if here != there:
                 raise RunError(
-                    f"workers have different adapters: {name} {here!r} and {there!r}; give all the same files"
+                    f"the workers have different versions of the adapter: {name} {here!r} and {there!r}; install the "
+                    "same files on all of them"
                 )
 
     def _handle_death(self, event: Event) -> None:
@@ -240,8 +241,8 @@ class Scheduler:
             self._suspect(number)
         if loading and self.facts is None and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:
             raise AdapterError(
-                f"workers die while they load the adapter: {event.content} (a script of yours that calls run() with "
-                'several workers must do so below `if __name__ == "__main__":`)'
+                f"the workers crash while they load the adapter: {event.content} (if your own script calls run() "
+                'with several workers, the call must be under `if __name__ == "__main__":`)'
             )
         if loading and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING_AGAIN:
             # The adapter can be loaded (by another worker, or earlier), but this worker no longer can.
@@ -249,17 +250,17 @@ class Scheduler:
             return
         if self._deaths_in_a_row > DEATHS_IN_A_ROW:
             raise RunError(
-                f"{self._deaths_in_a_row} workers died without finishing a shard, the last: {event.content}; "
-                "what was finished is kept"
+                f"{self._deaths_in_a_row} workers crashed in a row without finishing a shard; the last error: "
+                f"{event.content}. Completed shards are kept"
             )
         delay = min(LONGEST_BACK_OFF_SECONDS, 0.25 * 2 ** min(self._deaths_in_a_row - 1, 10))
         self._again_at[event.worker] = time.monotonic() + delay
 
     def _suspect(self, number: int) -> None:
-        """Suspect the samples that a worker was asked about when it died, as the journal of its shard says.
+        """Suspect the samples that a worker was predicting when it crashed, according to the journal of its shard.
 
-        Workers also die for other reasons, so only consecutive deaths on the same samples count. After two, the
-        batch is retried sample by sample; a sample that kills two more workers counts as failed.
+        Workers also crash for other reasons, so only consecutive crashes on the same samples count. After two, the
+        samples of the batch are retried one by one; a sample that crashes two more workers counts as failed.
         """
         journal = RunFolder(self._folder).journal(number)
         if journal is None:
@@ -287,8 +288,8 @@ class Scheduler:
         self.log(f"{sample_id} kills the process of the adapter; it counts as failed")
         if sum(map(len, self._crashing.values())) > self._max_failures + CRASHING_SAMPLES:
             raise AdapterError(
-                f"the process of {cast(Facts, self.facts).name} died over more than {CRASHING_SAMPLES} samples, "
-                f"the last {sample_id}; what was finished is kept"
+                f"the process of {cast(Facts, self.facts).name} crashed on more than {CRASHING_SAMPLES} samples, "
+                f"the last of them {sample_id}. Completed shards are kept"
             )
 
     def _restart(self) -> None:
@@ -298,7 +299,7 @@ class Scheduler:
                 self.pool.start(worker)
 
     def _done_in_journals(self) -> int:
-        """Samples of the shards that are being computed, as far as their journals tell."""
+        """Completed samples of the shards that are being computed, according to their journals."""
         numbers = [n for flying in self._in_flight.values() for n in flying]
         journals = (RunFolder(self._folder).journal(n) for n in numbers)
         return sum(journal.done for journal in journals if journal is not None)

@@ -1,4 +1,4 @@
-"""Computes shards with one adapter: decodes images ahead, forms batches, handles full memory and failing samples."""
+"""Computes shards with one adapter: decodes images ahead, forms batches, handles lack of memory and failing samples."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ Step = Callable[[int], None]
 
 
 class ShardRunner:
-    """An adapter and the plan of a run. Call `close` at the end; the adapter must free its model or process itself.
+    """An adapter and the plan of a run. Call `close` at the end, so that the adapter can free its model or process.
 
     Raises:
         AdapterError: the adapter cannot be loaded, or lacks `name`, or both `segment` and `segment_samples`.
-        DatasetError: the split is not built, or has no images though the adapter needs them.
+        DatasetError: the split is not built, or has no images although the adapter needs them.
     """
 
     def __init__(self, job: Job, journal: bool = False) -> None:
@@ -101,8 +101,10 @@ class ShardRunner:
         close_adapter(self.adapter, log)
 
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
-        """Compute a shard and write it. The images of the next shard, `following`, are decoded meanwhile. `step` is
-        called after every batch with its number of samples."""
+        """Compute a shard and write it. Meanwhile, decode the images of the next shard, `following`.
+
+        `step` is called after every batch with its number of samples.
+        """
         try:
             return self._run(task, following, step)
         except (RunStopped, KeyboardInterrupt) as error:
@@ -171,7 +173,9 @@ class ShardRunner:
         return [_failed(s, spoiled[k]) if k in spoiled else next(answered) for k, s in enumerate(batch)]
 
     def _ask(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
-        """Predict in pieces that fit into memory: halve them when it runs out, split a piece when a sample fails."""
+        """Predict in pieces that fit into memory: halve them if memory runs out, and split a piece if a sample
+        fails.
+        """
         predictions: list[Prediction] = []
         while rest := batch[len(predictions) :][: self._most]:
             predictions += self._ask_piece(rest, clock)
@@ -216,7 +220,7 @@ class ShardRunner:
             return {}
 
     def _remarks(self) -> list[str]:
-        """Remarks of the adapter since the last shard that concern no single sample."""
+        """Remarks of the adapter since the last shard that do not concern a single sample."""
         return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
 
     def _look_at_device(self) -> None:
@@ -226,7 +230,7 @@ class ShardRunner:
             self._busy = None if found is None else [*self._busy, found]
 
     def _device_busy(self) -> float | None:
-        """Mean utilisation of the device since the last call, in percent; None where it is not measured."""
+        """Mean utilisation of the device since the last call, in percent; None if it is not measured."""
         busy, self._busy = self._busy, None if self._busy is None else []
         return sum(busy) / len(busy) if busy else None
 
@@ -237,11 +241,11 @@ class ShardRunner:
 def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
     if not has_contract(adapter):
         raise AdapterError(
-            f"{job.adapter} is not an adapter: it needs a `name` and a method `segment(images, expressions)`"
+            f"{job.adapter} is not an adapter; it needs an attribute `name` and a method `segment(images, expressions)`"
         )
     size = extras.batch_size if job.batch_size is None else job.batch_size
     if not isinstance(size, int) or size < 1:
-        raise AdapterError(f"the batch size of {adapter.name} must be a whole number above 0, not {size!r}")
+        raise AdapterError(f"the batch size of {adapter.name} must be a positive integer, got {size!r}")
     return Facts(
         name=adapter.name,
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
@@ -257,14 +261,14 @@ def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
 
 
 def _settings_of(adapter: Any) -> dict[str, str]:
-    """Plain attributes of an adapter object: what sets it apart from another of its class."""
+    """Plain attributes of an adapter object, which distinguish it from other objects of its class."""
     plain = (bool, int, float, str, Path)
     found = getattr(adapter, "__dict__", {})
     return {k: str(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
 
 
 def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
-    """The batch as a whole, or sample by sample if a process died on it."""
+    """The batch as a whole, or sample by sample if a process crashed on it."""
     if any(s.sample_id in task.singly for s in batch):
         yield from ([s] for s in batch)
     else:
@@ -272,7 +276,7 @@ def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
 
 
 class _Pictures:
-    """Decodes the images of the samples that are expected, ahead and each once."""
+    """Decodes the images of expected samples in advance, each once."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max(2, min(8, available_cores())), "decode")
@@ -288,7 +292,7 @@ class _Pictures:
                 self._waiting.append(sample)
 
     def of(self, sample: Sample) -> Picture:
-        """The image of an expected sample; consecutive samples about one image get the same Python object."""
+        """The image of an expected sample; consecutive samples of an image get the same Python object."""
         if self._current[0] != sample.image_id:
             self._fill()
             if sample.image_id in self._decoding:
@@ -327,7 +331,7 @@ def _failed(sample: Sample, error: Exception) -> Prediction:
 
 
 def _told(error: Exception) -> str:
-    """An error as text; for an error in an adapter's code, with the last line of that code in the traceback."""
+    """An error as text; for an error in the code of an adapter, with the last line of that code in the traceback."""
     if isinstance(error, RefbenchError):
         return str(error)
     lines = traceback.extract_tb(error.__traceback__)
@@ -358,7 +362,7 @@ def _for_torch(name: str, *arguments: Any) -> Any:
 
 
 def _peak_memory() -> int | None:
-    """Peak memory of this process since it began, in bytes; None except on Linux, which reports it at no cost."""
+    """Peak memory of this process in bytes; None except on Linux, where it is cheap to read."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -366,7 +370,7 @@ def _peak_memory() -> int | None:
 
 
 def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:
-    """Close the adapter, but do not wait for ever: the results are on disk already."""
+    """Close the adapter with a time limit, because the results are already on disk."""
     close = AdapterExtras.of(adapter).close
     if close is None:
         return

@@ -34,7 +34,7 @@ TIMINGS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ShardTiming:
-    """A row of timings.parquet. What could not be measured is None."""
+    """A row of timings.parquet. Values that could not be measured are None."""
 
     shard: int
     samples: int
@@ -49,13 +49,13 @@ class ShardTiming:
     worker: int | None = None
 
     def stage_seconds(self, stage: str) -> float:
-        """Seconds of one stage (any of STAGES but the last), 0 where unknown."""
+        """Seconds of one stage (any of STAGES except the last), 0 if unknown."""
         spent: float | None = getattr(self, f"{stage}_seconds")
         return spent or 0.0
 
 
 class StageClock:
-    """Adds up the seconds of each stage of a shard, and of all of it."""
+    """Adds up the seconds of each stage of a shard, and of the whole shard."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -70,7 +70,7 @@ class StageClock:
             self._seconds[name] += time.perf_counter() - began
 
     def timing(self, shard: int, samples: int) -> ShardTiming:
-        """The row of a shard, memory and device aside."""
+        """The row of a shard, without memory and device."""
         named: dict[str, Any] = {f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
         return replace(ShardTiming(shard, samples, time.perf_counter() - self._began), **named)
 
@@ -78,8 +78,8 @@ class StageClock:
 def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: int = 1) -> tuple[list[list[str]], str]:
     """Rows (stage, milliseconds per sample, share) of a run, and a sentence that names the bottleneck.
 
-    `timings` are rows of timings.parquet that this run computed, `wall_seconds` how long it took from the first shard
-    to the last; shares are of the time of its workers.
+    `timings` are the rows of timings.parquet that this run computed. `wall_seconds` is the time from the first shard to
+    the last. Shares are relative to the total time of the workers.
     """
     samples = sum(row.samples for row in timings)
     if not samples:

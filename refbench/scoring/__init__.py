@@ -1,4 +1,4 @@
-"""Scores: from masks to integer counts, from counts to metrics with intervals."""
+"""Scores: from masks to integer counts, and from counts to metrics with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count pixels in one pass over the masks of a run or a predictions file, for each way of rasterising the targets."""
+"""Counts pixels in one pass over the masks of a run or a predictions file, for each way of rasterising targets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCH_PAIRS = 4096
 
 
 class Drawing(NamedTuple):
-    """How targets are rasterised, on which canvas, and whether ignored pixels are left out of both masks."""
+    """How targets are rasterised, on which canvas, and whether ignored pixels are excluded from both masks."""
 
     target: str
     canvas: Canvas
@@ -51,9 +51,9 @@ STORED = Drawing(UNION, ORIGINAL)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
-    """The counted masks of a source, under several drawings of the targets. Protocols need nothing else.
+    """The counts of a source, for several drawings of the targets. Protocols need nothing else.
 
-    `missing` is the number of samples without a prediction. `answers` is a digest of the predictions that exist.
+    `missing` is the number of samples without a prediction. `answers` is a digest of all predictions.
     """
 
     address: str
@@ -95,7 +95,7 @@ def count(
     measures: Sequence[Measure],
     progress: Progress = silent,
 ) -> Counted:
-    """One pass over the masks of a run or of a predictions file."""
+    """Count the masks of a run or of a predictions file in one pass."""
     run = source if isinstance(source, RunFolder) else None
     targets = _Targets(address, run.info.limit if run else None)
     given = None if isinstance(source, RunFolder) else Claims(source, targets.index)
@@ -123,7 +123,7 @@ def count(
 
 
 class _Targets:
-    """The columns of a split that scoring needs; masks stay Arrow text until their batch comes."""
+    """The columns of a split that scoring needs; masks stay Arrow strings until their batch is counted."""
 
     def __init__(self, address: str, limit: int | None) -> None:
         self.path = split_path(address)
@@ -159,9 +159,9 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> code of the target, where `drawing` rasterises it differently from the stored mask.
+        """Row -> code of the target, for rows where `drawing` rasterises it differently from the stored mask.
 
-        If `drawing` has a canvas other than the original size, all rows are returned.
+        If the canvas of `drawing` is not the original size, all rows are returned.
         """
         rows = np.arange(len(self.refs))
         if drawing.canvas == ORIGINAL:
@@ -193,8 +193,8 @@ class _Targets:
     def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
         """The polygons of a row, grouped by object; one group if the row has one object or no polygons.
 
-        If the drawing does not need to know the objects, two groups stand for any number of objects above one. If the
-        polygons cannot be assigned to their objects, the one group is empty.
+        If the drawing does not depend on the objects, two groups stand for any number of objects above one. If the
+        polygons cannot be assigned to objects, the only group is empty.
         """
         if self.one_object[row] or not polygons:
             return [polygons]
@@ -207,7 +207,7 @@ class _Targets:
         return grouped if flat == polygons else [[]]
 
     def _whole_numbers(self, row: int) -> frozenset[int]:
-        """Which of a row's polygons its annotation file gives in whole numbers."""
+        """Which polygons of a row have integer coordinates in the annotation file."""
         for tag in self.tags[row]:
             if tag == WHOLE_NUMBERS_TAG:
                 return frozenset(range(int(self.polygon_numbers[row])))
@@ -217,7 +217,7 @@ class _Targets:
         return frozenset()
 
     def _ignored(self) -> dict[int, Mask]:
-        """Row -> pixels that the dataset says to ignore, less those that the target covers: these belong to it."""
+        """Row -> pixels that the dataset marks as ignored, without those of the target."""
         rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         if not rows:
             return {}
@@ -239,7 +239,7 @@ class _Targets:
         return self._by_id
 
     def boxes_of_objects(self, rows: Sequence[int]) -> list[NDArray[np.float64]]:
-        """The annotated boxes of each row's target objects, [left, top, width, height], float64 (n, 4)."""
+        """The annotated boxes of the target objects of each row, [left, top, width, height], float64 (n, 4)."""
         out = []
         for row in rows:
             ids = self.ann_ids[row]
@@ -251,10 +251,10 @@ class _Targets:
         return out
 
     def objects_around(self) -> tuple[list[bytes], list[list[int]]]:
-        """The codes of the dataset's objects, and for each row the positions of the distractors.
+        """The codes of the objects of the dataset, and for each row the positions of the distractors.
 
-        Distractors are the annotated objects in the row's image that are not its target. Objects whose mask is
-        empty are left out.
+        Distractors are the annotated objects in the image that are not the target. Objects with an empty mask are
+        excluded.
         """
         objects = [o for o in self.objects_by_id().values() if o.mask.area]
         by_image: dict[str, list[int]] = {}
@@ -268,7 +268,7 @@ class _Targets:
 
 
 class _Counter:
-    """Counts the predictions of a source in batches, under every drawing. The stored drawing is always included."""
+    """Counts the predictions of a source in batches, for every drawing. The stored drawing is always included."""
 
     def __init__(self, targets: _Targets, drawings: Sequence[Drawing], measures: Sequence[Measure]) -> None:
         n = len(targets.heights)
@@ -366,7 +366,7 @@ class _Counter:
             )
 
     def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
-        """Predictions without the ignored pixels; a code that has none of them stays the same object."""
+        """Predictions without the ignored pixels; a code without ignored pixels stays the same object."""
         ignored = self.targets.ignored
         if not ignored:
             return codes
@@ -426,7 +426,7 @@ def _name_broken_code(
         try:
             check_code(claim.counts, height, width)
         except MaskError as error:
-            raise PredictionError(f"{where}: {error}; encode masks with pycocotools or refbench.Mask") from None
+            raise PredictionError(f"{where}: {error}; encode the masks with pycocotools or refbench.Mask") from None
 
 
 def _check_instance(batch: list[tuple[str, int, Claim]], code: bytes, height: int, width: int) -> None:

@@ -1,7 +1,7 @@
-"""The score table: one row per sample with its integer counts, its file, and the identities that it satisfies.
+"""The score table: one row of integer counts per sample, its file, and the identities that its counts satisfy.
 
-The module also defines `Measure`: other quantities counted on pairs of masks. Under refbench's own protocol, every
-figure about a run is computed from this table alone, without masks or a model.
+The module also defines `Measure`, for other quantities that are counted on pairs of masks. Under the protocol
+`refbench`, every metric of a run is computed from this table alone, without masks or a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCORES_FILE = "scores.parquet"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """The columns of scores.parquet, each an array of shape (N,), in sample order; counts in pixels."""
+    """The columns of scores.parquet, each an array of shape (N,), in the order of samples; counts are in pixels."""
 
     sample_id: Any
     image_id: Any
@@ -42,7 +42,7 @@ class ScoreTable:
         return len(self.failed)
 
     def sample_ids(self) -> list[str]:
-        """The ids as strings, whatever the type of the column."""
+        """The ids as strings, for any type of the column."""
         return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
 
     def sums(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ class ScoreTable:
         return {name: int(getattr(self, name).sum()) for name in COUNTS}
 
     def take(self, rows: NDArray[np.int64]) -> ScoreTable:
-        """The rows of these positions, in their order."""
+        """The rows at these positions, in this order."""
         taken: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             column = self.sample_ids() if f.name == "sample_id" else getattr(self, f.name)
@@ -60,7 +60,7 @@ class ScoreTable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Pairs of masks, the two of a pair having the same size; masks are compressed RLEs, already checked."""
+    """Pairs of masks, where the two masks of a pair have the same size; masks are checked compressed RLEs."""
 
     predictions: Sequence[bytes]
     targets: Sequence[bytes]
@@ -86,9 +86,9 @@ Measured = Mapping[str, Mapping[str, NDArray[Any]]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measure:
-    """Something counted on pairs of masks besides the columns of the score table.
+    """A quantity that is counted on pairs of masks, besides the columns of the score table.
 
-    `count` returns `columns` as arrays (B,); a protocol finds them as `measured[name][column]`.
+    `count` returns `columns` as arrays (B,); a protocol reads them as `measured[name][column]`.
     """
 
     name: str
@@ -107,11 +107,11 @@ def write_scores(path: Path, scores: ScoreTable) -> None:
 
 
 def read_scores(path: Path) -> ScoreTable:
-    """Read scores.parquet back.
+    """Read scores.parquet.
 
     Raises:
-        DatasetError: it cannot be read.
-        RunError: a column is missing or of another type, or a row breaks an identity of counts.
+        DatasetError: the file cannot be read.
+        RunError: a column is missing or has another type, or the counts of a row break an identity.
     """
     table = read_table(path)
     names = [f.name for f in dataclasses.fields(ScoreTable)]
@@ -127,8 +127,8 @@ def read_scores(path: Path) -> ScoreTable:
         if column.null_count or not wanted(column.type):
             gaps = f", with {column.null_count} gaps" if column.null_count else ""
             raise RunError(
-                f"{path}: the column {name} is of {column.type}{gaps}, not as refbench writes it; "
-                "run `refbench score` again"
+                f"{path}: the column {name} has the type {column.type}{gaps}, which refbench does not write; run "
+                "`refbench score` again"
             )
         arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
     scores = ScoreTable(**arrays)
@@ -137,10 +137,10 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | None = None) -> None:
-    """Raise RunError if a row of counts breaks an identity; the error names the first such identity and the row.
+    """Raise RunError if the counts of a row break an identity; the message names the first such identity and the row.
 
     The identities hold for every possible prediction, so a file that breaks one was damaged or edited. `pixels` is
-    height times width of each sample's image; it is given where the image sizes are known.
+    height times width of each image, if the image sizes are known.
     """
     s = scores
     identities: list[tuple[str, NDArray[np.bool_]]] = [
@@ -164,11 +164,11 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
         if not holds.all():
             row = int(np.argmin(holds))
             raise RunError(
-                f"{where}, row {row} ({s.sample_id[row]}) has impossible counts; expected: {identity}. The file was "
-                "damaged or edited; run `refbench score` again"
+                f"{where}, row {row} ({s.sample_id[row]}) contains impossible counts; expected: {identity}. The "
+                "file was damaged or edited; run `refbench score` again"
             )
     given = s.sample_ids()
     if len(set(given)) != len(given):
         seen: set[str] = set()
         row = next(k for k, name in enumerate(given) if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RunError(f"{where}, row {row}: the sample {given[row]} is there twice; run `refbench score` again")
+        raise RunError(f"{where}, row {row}: the sample {given[row]} occurs twice; run `refbench score` again")

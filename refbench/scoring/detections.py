@@ -1,4 +1,4 @@
-"""A run's instances as COCO results, which the protocols of average precision score against an annotation file."""
+"""Converts the instances of a run to COCO results, which AP protocols score against an annotation file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SETS_OF_SGINW = "sginw-"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file of COCO results, and what it lacks: samples that failed, and pairs for which the run has no sample."""
+    """A file of COCO results, and what it lacks: failed samples, and pairs for which the run has no sample."""
 
     path: Path
     failed: tuple[str, ...]
     unasked: tuple[str, ...]
 
     def gaps(self) -> str:
-        """A text that lists the samples and pairs without results; "" if none are missing."""
+        """A text that lists the samples and pairs without results; "" if nothing is missing."""
         parts = []
         if self.failed:
             parts.append(f"samples of the run that failed: {len(self.failed)}, the first is {self.failed[0]}")
@@ -37,16 +37,17 @@ class Written:
 
 
 def write_detections(folder: Path, truth: Annotations) -> Written:
-    """Write the instances of a run as COCO results into its folder.
+    """Write the instances of a run as COCO results to its folder.
 
-    For a set of SGinW the file is named `seginw_<set>_val.json`, as a submission requires; otherwise
-    `coco-results.json`. The instances of a sample are written under its class; for SA-Co, under its pair of image and
-    phrase. If no prediction of the run has instances, each non-empty mask is written as one instance, with the score
-    of its prediction (1 if the prediction has no score).
+    For a set of SGinW, the file is named `seginw_<set>_val.json`, as a submission requires; otherwise
+    `coco-results.json`. The instances of a sample are written under its class or, for SA-Co, under its pair of image
+    and phrase. If no prediction of the run has instances, each non-empty mask is written as one instance, with the
+    score of its prediction (1 if it has no score).
 
     Raises:
-        PredictionError: the annotation file lacks the image or class of a sample; names the first such sample.
-        RunError: the run is not there, or not whole.
+        PredictionError: the annotation file lacks the image or class of a sample; the message names the first such
+            sample.
+        RunError: the run does not exist or is not complete.
     """
     run = RunFolder(folder)
     run.check_complete()
@@ -61,8 +62,8 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
-                f"{truth.path} is not the file of this run: it has no image {sample.image_id} or "
-                f"no {sample.category!r} ({sample.sample_id})"
+                f"{truth.path} is not the annotation file of this run: it has no image {sample.image_id} or no "
+                f"category {sample.category!r} ({sample.sample_id})"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
     name = info.dataset
@@ -74,7 +75,7 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
 
 
 class _Classes:
-    """Finds the image id and class id of a sample in an annotation file with classes; None for an unknown one."""
+    """Finds the image id and class id of a sample in an annotation file with classes; None if they are unknown."""
 
     def __init__(self, truth: Annotations, split: str) -> None:
         self.images = {str(key): key for key in truth.images}
@@ -86,18 +87,20 @@ class _Classes:
         return self.images.get(sample.image_id.removeprefix(self.prefix)), self.categories.get(sample.category)
 
     def unasked(self, asked: Sequence[Sample]) -> tuple[str, ...]:
-        """Always empty: in LVIS not every image is asked about every class, so a missing pair is no gap."""
+        """Always empty, because in LVIS not every class is evaluated on every image, so a missing pair is not a gap."""
         return ()
 
 
 class _Pairs:
-    """The same in a file of SA-Co, where an "image" is a pair of an image and a phrase, all of one class."""
+    """The same for SA-Co files, where an "image" is a pair of an image and a phrase, and there is only one class."""
 
     def __init__(self, truth: Annotations) -> None:
         self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}
         self.category = next(iter(truth.categories), None)
         if self.category is None:
-            raise PredictionError(f"{truth.path} has no category; a file of SA-Co has one, for all of its annotations")
+            raise PredictionError(
+                f"{truth.path} has no category; a SA-Co file has exactly one category for all annotations"
+            )
         self.counted = {pair for pair, key in self.pairs.items() if truth.images[key].row.get("is_instance_exhaustive")}
 
     def of(self, sample: Sample) -> tuple[Key | None, Key | None]:

@@ -29,7 +29,7 @@ SLACK_PERCENT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class StatedFigure:
-    """A metric in summary.json, in percent; null if the published rule gives no value (0 / 0)."""
+    """A metric in summary.json, in percent; null if the protocol leaves it undefined (0 / 0)."""
 
     value: float | None
     low: float | None
@@ -38,7 +38,7 @@ class StatedFigure:
 
 @dataclass(frozen=True, slots=True)
 class StatedProtocol:
-    """The entry of one protocol in summary.json. `samples` is the number that the protocol counts."""
+    """The entry of one protocol in summary.json. `samples` is the number of samples that the protocol counts."""
 
     metrics: dict[str, StatedFigure]
     samples: Count
@@ -76,13 +76,13 @@ class SummaryFile:
 
     @property
     def address(self) -> str:
-        """The split, e.g. "refcoco/testA"."""
+        """The split, for example "refcoco/testA"."""
         return f"{self.dataset}/{self.split}"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The content of a scored folder. `summaries` is empty, or `scores` None, if the file is missing."""
+    """The content of a scored folder. `summaries` is empty, or `scores` is None, if the file does not exist."""
 
     folder: Path
     run: RunInfo | None
@@ -96,7 +96,7 @@ class Result:
 
 
 def stated(summary: Summary, interval: str) -> StatedProtocol:
-    """A summary as summary.json holds it."""
+    """A summary in the form of summary.json."""
 
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
@@ -111,7 +111,7 @@ def stated(summary: Summary, interval: str) -> StatedProtocol:
 
 
 def write_summary(folder: Path, now: SummaryFile) -> SummaryFile:
-    """Write summary.json into a folder; protocols scored there earlier on the same predictions are kept.
+    """Write summary.json to a folder; protocols that were scored there earlier on the same predictions are kept.
 
     The file does not depend on the order of the calls or of the protocols.
     """
@@ -138,10 +138,10 @@ def _same_answers(before: SummaryFile, now: SummaryFile) -> bool:
 
 
 def read_summary(path: Path) -> SummaryFile:
-    """The content of summary.json, in the form of this version or of those before 0.1.
+    """The content of summary.json, written by this version or by one before 0.1.
 
     Raises:
-        RunError: it is not there, or not of either form; names the field.
+        RunError: the file does not exist, or has neither form; the message names the field.
     """
     again = f"run `refbench score {path.parent}` again"
     content = read_json(path, RunError)
@@ -151,7 +151,7 @@ def read_summary(path: Path) -> SummaryFile:
 
 
 def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the old form: the first protocol at the top level, all under `protocols` if there were several."""
+    """Convert the old form: the first protocol at the top level, and all under `protocols` if there were several."""
     entries = content.get("protocols") or {content["protocol"]: content}
     dataset, _, split = str(content.get("dataset")).partition("/")
     names = ("metrics", "samples", "interval", "refbench_version")
@@ -182,21 +182,21 @@ def _caveats(protocol: str) -> tuple[str, ...]:
 
 
 def read_result(place: Path, *, with_scores: bool = True) -> Result:
-    """Read a scored folder, or a lone scores.parquet, and check what must agree.
+    """Read a scored folder, or a single scores.parquet, and check that its parts agree.
 
     Raises:
-        RunError: nothing is there, a file is damaged, or an identity is broken: of the counts, of the metrics, between
-            the sums of summary.json and the rows of scores.parquet, or between its fingerprint and the run's.
+        RunError: nothing exists, a file is damaged, or an identity is broken: of the counts, of the metrics, between
+            the sums in summary.json and the rows of scores.parquet, or between its fingerprint and that of the run.
         DatasetError: scores.parquet is not a Parquet file.
     """
     if place.is_file() and place.suffix == ".json":
-        raise RunError(f"{place} holds no counts; pass the run folder, or its {SCORES_FILE}")
+        raise RunError(f"{place} contains no counts; pass the run folder or its {SCORES_FILE}")
     folder = place if place.is_dir() else place.parent
     scores_path = place if place.is_file() else folder / SCORES_FILE
     path = folder / SUMMARY_FILE
     if not place.exists() or not (scores_path.is_file() or path.is_file()):
         raise RunError(
-            f"{place} is not scored: it holds neither {SCORES_FILE} nor {SUMMARY_FILE}; run `refbench score`"
+            f"{place} has no scores: it contains neither {SCORES_FILE} nor {SUMMARY_FILE}; run `refbench score`"
         )
     scores = read_scores(scores_path) if with_scores and scores_path.is_file() else None
     beside = place.is_dir() or place.name == SCORES_FILE
@@ -303,6 +303,6 @@ def _signed(name: str) -> tuple[str, ...]:
 
 
 def _address_in(scores: ScoreTable | None) -> str:
-    """The split that all sample ids name, `<dataset>/<split>/...`; "" if they name none or several."""
+    """The split in all sample ids, `<dataset>/<split>/...`; "" if there is none or several."""
     found = {"/".join(s.split("/")[:2]) for s in scores.sample_ids()} if scores is not None else set()
     return found.pop() if len(found) == 1 else ""

@@ -28,10 +28,10 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scored:
-    """A scored split: the counts, a summary for each protocol, and the folder that holds both (None: not written).
+    """A scored split: the counts, a summary for each protocol, and the folder that contains both (None: not written).
 
-    `left_out` gives the reason why a protocol of "all" was not applied, `notes` irregularities of the predictions.
-    `missing` counts the failed samples that have no prediction at all.
+    `left_out` gives the reason why a protocol of "all" was not applied, `notes` list irregularities of the predictions.
+    `missing` counts the failed samples without any prediction.
     """
 
     address: str
@@ -56,16 +56,17 @@ def score(
     """Score a run folder, or a predictions file against a split.
 
     Args:
-        source: a folder of `refbench run`, a .jsonl, COCO results .json or .npz file, or a folder of PNGs.
-        dataset: the split, e.g. "refcoco/val"; needed for anything but a run folder.
-        protocols: names from `refbench list protocols`; "all" stands for every one that applies.
-        out: folder for scores.parquet and summary.json; default: the run folder, if `source` is one. Protocols that
+        source: a folder of `refbench run`, a .jsonl file, COCO results as .json, an .npz file, or a folder of PNG
+            files.
+        dataset: the split, for example "refcoco/val"; required unless the source is a run folder.
+        protocols: names from `refbench list protocols`; "all" means all protocols that can be applied.
+        out: folder for scores.parquet and summary.json; by default the run folder, if `source` is one. Protocols that
             were scored there earlier on the same predictions stay in summary.json.
         interval: "percentile" or "bca".
 
     Raises:
-        PredictionError: the predictions do not fit the split; names the file, the entry and what to do.
-        RunError: the run is unfinished, or was made on another version of the dataset.
+        PredictionError: the predictions do not match the split; the message names the file, the entry and the cure.
+        RunError: the run is not complete, or was made on another version of the dataset.
         DatasetError: the split is not built.
 
     Example:
@@ -111,14 +112,14 @@ def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: 
 def explain(
     source: Path | str, dataset: str | None, first: str, second: str, progress: Progress = silent
 ) -> tuple[str, Walk]:
-    """The split, and the difference between two protocols' numbers split into steps, one choice at a time.
+    """The split, and the difference between two protocols divided into steps, one choice at a time.
 
     Args:
         source, dataset: as for `score`.
         first, second: a protocol (its headline metric is used), or `NAME:METRIC`.
 
     Raises:
-        PredictionError: a protocol or metric does not exist or does not fit the split; and as `score`.
+        PredictionError: a protocol or metric does not exist or cannot be applied to the split; and as `score`.
     """
     address, answers = open_source(source, dataset)
     (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
@@ -136,10 +137,10 @@ def _protocol_and_metric(text: str) -> tuple[str, str | None]:
 
 
 def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
-    """The protocols with these names for a split, and the reasons why protocols of "all" are left out.
+    """The protocols with these names for a split, and the reasons why protocols of "all" are omitted.
 
     Raises:
-        UnknownPlugin: there is no protocol with a given name.
+        UnknownPlugin: a protocol does not exist.
         PredictionError: a protocol is for other datasets, or scores detections.
     """
     rules: dict[str, Protocol] = {}
@@ -173,11 +174,11 @@ def _reason_against(rule: Any, address: str) -> str:
 
 
 def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
-    """The split of a source, and the source: a complete run folder of the current build, or a predictions file.
+    """The split of a source, and the source: a complete run folder on the current build, or a predictions file.
 
     Raises:
         PredictionError: the source does not exist, or its split is not given.
-        RunError: the run is of another split, unfinished, or of another version of the dataset.
+        RunError: the run is on another split, not complete, or on another version of the dataset.
     """
     source = Path(source)
     if not source.exists():
@@ -186,7 +187,7 @@ def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | Ru
     if not run.is_there:
         if dataset is None:
             raise PredictionError(
-                f"{source} is not a run folder: give the split of its predictions with --dataset DATASET/SPLIT"
+                f"{source} is not a run folder; pass the split of its predictions with --dataset DATASET/SPLIT"
             )
         return dataset, source
     if dataset is not None and dataset != run.info.address:

@@ -1,4 +1,4 @@
-"""Files: datasets, predictions, images, and what a result depends on."""
+"""Files: datasets, predictions, images, and provenance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The values of a row of a COCO file (annotations or results), each checked before a library sees it.
+"""Reads the values of a row of a COCO file (annotations or results), each checked before a library uses it.
 
-Everything raises MaskError with words that follow "annotations[3] (id 7): ".
+All functions raise MaskError with a text that follows "annotations[3] (id 7): ".
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ LARGEST_AREA_PX = 1e5**2
 
 
 def is_id(value: Any) -> TypeGuard[int]:
-    """Whether it is an integer: what the released annotation files have as ids."""
+    """Whether the value is an integer, like the ids in released annotation files."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Text that can be encoded: JSON and pickles may hold lone UTF-16 surrogates, which cannot."""
+    """Whether the value is a string that can be encoded: JSON and pickles can contain lone UTF-16 surrogates."""
     return isinstance(value, str) and (value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value))
 
 
 def shown(value: Any) -> str:
-    """A value in a message: as JSON has it where it is short, else its beginning."""
+    """A value for a message: as JSON if it is short, otherwise its beginning."""
     if value is None or value is True or value is False:
         return {None: "null", True: "true", False: "false"}[value]
     try:
@@ -42,47 +42,47 @@ def shown(value: Any) -> str:
 
 
 def read_key(row: Mapping[str, Any], name: str) -> Key:
-    """An id: an integer, text, or a float that is an integer, as pandas writes for a column with gaps."""
+    """An id: an integer, a string, or a float that is an integer, as pandas writes for a column with missing values."""
     if name not in row:
-        raise MaskError(f"it has no {name}")
+        raise MaskError(f"it has no `{name}`")
     value = row[name]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if is_id(value) or is_text(value):
         return value
-    raise MaskError(f"its {name} is {shown(value)}; expected a number or text")
+    raise MaskError(f"its `{name}` must be an integer or a string, got {shown(value)}")
 
 
 def read_crowd(row: Mapping[str, Any]) -> bool:
-    """`iscrowd`: 0 or 1, or false or true; 0 where it is missing."""
+    """`iscrowd`: 0 or 1, or false or true; 0 if it is missing."""
     value = row.get("iscrowd", 0)
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise MaskError(f"its iscrowd is {shown(value)}; expected 0 or 1")
+    raise MaskError(f"its `iscrowd` must be 0 or 1, got {shown(value)}")
 
 
 def read_number(row: Mapping[str, Any], name: str, why: str) -> float:
-    """A finite number; `why` says what it is for."""
+    """A finite number; `why` states its purpose, after "the number"."""
     if name not in row:
-        raise MaskError(f"it has no {name}, {why}")
+        raise MaskError(f"it has no `{name}`, the number {why}")
     value = row[name]
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise MaskError(f"its {name} is {shown(value)}; expected a finite number, {why}")
+        raise MaskError(f"its `{name}` must be a finite number, got {shown(value)}; it is the number {why}")
     return number
 
 
 def read_area(row: Mapping[str, Any]) -> float:
-    """`area` in squared pixels, which COCO measures by the polygons, not by the mask."""
+    """`area` in squared pixels, which COCO computes from the polygons, not from the mask."""
     area = read_number(
         row, "area", "by which objects are small, medium or large: write the number of pixels of its mask"
     )
     if not 0 <= area <= LARGEST_AREA_PX:
         raise MaskError(
-            f"its area is {shown(row['area'])}, which is impossible: write the number of pixels of its mask"
+            f"its `area` is {shown(row['area'])}, which is impossible; write the number of pixels of its mask"
         )
     return area
 
@@ -92,15 +92,17 @@ def read_mask(segmentation: Any, height: int, width: int) -> Mask:
     if isinstance(segmentation, dict):
         mask = Mask.from_rle(segmentation)
         if mask.size != (height, width):
-            raise MaskError(f"its mask is {list(mask.size)}, its image {[height, width]} [height, width]")
+            raise MaskError(
+                f"its mask has the size {list(mask.size)}, but its image has {[height, width]} [height, width]"
+            )
         return mask
     if isinstance(segmentation, list) and segmentation:
         return Mask.from_polygons(segmentation, height, width)
-    raise MaskError(f"its segmentation is {shown(segmentation)}; expected polygons or a run-length code")
+    raise MaskError(f"its `segmentation` must be polygons or run-length encoding, got {shown(segmentation)}")
 
 
 def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
-    """The published box if there is one, else the tight box of the mask."""
+    """The published box if there is one, otherwise the bounding box of the mask."""
     if bbox is None:
         return mask.box_xywh
     try:
@@ -108,8 +110,8 @@ def read_box(bbox: Any, mask: Mask) -> tuple[float, float, float, float]:
             raise TypeError
         left, top, width, height = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
-        raise MaskError("its bbox is not four numbers [left, top, width, height]") from None
+        raise MaskError("its `bbox` must have four numbers [left, top, width, height]") from None
     # The sum of finite numbers can overflow, but then they are no pixels either.
     if not math.isfinite(left + top + width + height):
-        raise MaskError("its bbox holds a value that is not a finite number")
+        raise MaskError("its `bbox` contains a value that is not a finite number")
     return left, top, width, height

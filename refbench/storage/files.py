@@ -28,19 +28,19 @@ def home() -> Path:
 
 
 def project_data(name: str) -> Path:
-    """The folder `datasets` or `leaderboards`: packaged with refbench, or beside it in a checkout."""
+    """The folder `datasets` or `leaderboards`: packaged with refbench, or next to it in a checkout."""
     packaged = Path(__file__).parents[1] / "data" / name
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; its content then replaces `path`, synced, or is discarded on an error."""
+    """Yield a temporary path next to `path`; its content then replaces `path`, synced, or is discarded on an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; free space, or choose another folder") from error
+        raise RunError(f"cannot write {path}: {error.strerror}; free some space, or choose another folder") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -51,8 +51,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; what was finished before is intact: "
-            "check free space and permissions, then run the same command again"
+            f"cannot write {path}: {error.strerror or error}. Results that were complete before are intact; "
+            "check the free space and the permissions, then run the same command again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -64,11 +64,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
-    """Parse a JSON file; errors name the file and the place in it."""
+    """Parse a JSON file; errors name the file and the position in it."""
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            raise wanted(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > FILE.json")
+            raise wanted(f"{path} is compressed with gzip; decompress it first: gunzip -c FILE > FILE.json")
         # utf-8-sig: editors on Windows begin a file with a byte order mark, which is no part of it.
         return json.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
@@ -79,21 +79,21 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
         raise wanted(f"{path} is not UTF-8 text, so it is not a JSON file") from None
     except json.JSONDecodeError as error:
         raise wanted(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            "if it was cut short, copy it again"
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; if the file "
+            "is truncated, copy it again"
         ) from None
     except ValueError as error:
-        raise wanted(f"{path} holds a number that cannot be read ({error})") from None
+        raise wanted(f"{path} contains a number that cannot be read ({error})") from None
     except RecursionError:
-        raise wanted(f"{path} nests too deeply to be an annotation file") from None
+        raise wanted(f"{path} is nested too deeply to be an annotation file") from None
 
 
 def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: str) -> Row:
     """Read a JSON file as the dataclass `kind`; checks presence, type and range of its fields and ignores others.
 
     Raises:
-        RefbenchError: as `wanted`, if the file is missing, not JSON or not of this form; the message names the field
-            and what to do.
+        RefbenchError: (of type `wanted`) the file is missing, not JSON or not of this form; the message names the field
+            and the cure.
     """
     return checked_record(read_json(path, wanted), path, kind, wanted, cure)
 
@@ -103,11 +103,11 @@ def checked_record(content: Any, path: Path, kind: type[Row], wanted: type[Refbe
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        raise wanted(f"{path} is not as refbench writes it: {error}; {cure}") from None
+        raise wanted(f"{path} is not in the format that refbench writes: {error}; {cure}") from None
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """One Parquet file, written atomically; its bytes depend on the table and the pyarrow version only."""
+    """Write one Parquet file atomically; its bytes depend only on the table and the version of pyarrow."""
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -120,7 +120,7 @@ def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Non
 
 
 def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table]) -> Iterator[pa.Table]:
-    """Tables of at most BATCH_ROWS rows; one empty table for no rows."""
+    """Tables of at most BATCH_ROWS rows; one empty table if there are no rows."""
     for start in range(0, max(len(rows), 1), BATCH_ROWS):
         yield table_of(rows[start : start + BATCH_ROWS])
 
@@ -131,12 +131,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path} is not a readable Parquet file ({error}); build or run it again") from None
+        raise DatasetError(
+            f"{path} is not a readable Parquet file ({error}); build the dataset or run the model again"
+        ) from None
 
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Disable garbage collection while many objects without cycles are made: it would scan them repeatedly."""
+    """Disable garbage collection while many objects without cycles are created, because it would scan them
+    repeatedly.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -147,9 +151,9 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def path_sha256(path: Path, pattern: str = "*") -> str:
-    """sha256 of a file, or of the names and contents of all files below a folder that match.
+    """The sha256 of a file, or of the names and contents of all files in a folder that match.
 
-    Names that begin with a dot are ignored: downloads and version control keep their metadata there.
+    Names that begin with a dot are ignored, because downloads and version control keep their metadata there.
     """
     if path.is_file():
         return file_sha256(path)

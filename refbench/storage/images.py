@@ -1,6 +1,6 @@
-"""Opens images in the form that the masks refer to: upright, 8-bit RGB, in the size that the dataset states.
+"""Opens images in the form that masks refer to: upright, 8-bit RGB, in the size that the dataset states.
 
-An image in a zip is read without unpacking. Its path goes through the archive:
+An image in a zip file is read without unpacking. Its path goes through the archive:
 `/data/train2014.zip/train2014/COCO_train2014_000000000009.jpg`.
 """
 
@@ -37,7 +37,7 @@ PLACES = (
 
 
 class Photographs:
-    """A folder of images, a folder of zips, or one zip, which is never unpacked."""
+    """A folder of images, a folder of zip files, or one zip file, which is never unpacked."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -46,23 +46,25 @@ class Photographs:
         if place.is_file() and place.suffix.lower() != ".zip":
             raise DatasetError(f"{place} is not a folder, and its name does not end in .zip")
         if place.is_file() and not zipfile.is_zipfile(place):
-            raise DatasetError(f"{place} is neither a folder nor a whole zip; copy or download it again")
+            raise DatasetError(f"{place} is neither a folder nor a complete zip file; copy or download it again")
 
     def find(self, file_name: str, height: int, width: int) -> str:
-        """Absolute path of the image, whose header must tell this size (upright, in pixels).
+        """Absolute path of the image, whose header must state this size (upright, in pixels).
 
         Raises:
-            DatasetError: it is not there, cannot be read or has another size.
+            DatasetError: the image does not exist, cannot be read or has another size.
         """
         path = self.locate(file_name)
         found = image_size(path)
         if found != (height, width):
-            raise DatasetError(f"{path} is {found} (height, width), the annotations say {(height, width)}")
+            raise DatasetError(
+                f"{path} has the size {found} (height, width), but the annotations state {(height, width)}"
+            )
         # Links are not resolved: a zip may be a link to a file whose name does not end in .zip.
         return os.path.abspath(path)
 
     def locate(self, file_name: str) -> Path:
-        """Where the image lies, unopened; DatasetError if it is not there."""
+        """The path of the image, without opening it; DatasetError if it does not exist."""
         path = self._locate(file_name)
         if path is None:
             raise DatasetError(f"the image {file_name} is not in {self.place}")
@@ -83,7 +85,7 @@ class Photographs:
         return None
 
     def _member(self, name: str) -> Path | None:
-        """The first member of the zips whose path ends with the name."""
+        """The first member of the zip files whose path ends with the name."""
         if self._members is None:
             self._members = {}
             for archive in self._zips:
@@ -97,10 +99,10 @@ class Photographs:
 
 
 def _names_of(file_name: str) -> list[str]:
-    """The names below a folder under which an image may lie: as it is given, its last part, and COCO's other name.
+    """The possible names of an image in a folder: as given, its last part, and its other name in COCO.
 
-    Windows writes back-slashes, and people put `train2014/` before a name, or a path of their own machine. COCO 2017
-    holds the images of 2014 under their numbers alone.
+    Windows uses backslashes, and people add `train2014/` or a path of their own machine to a name. COCO 2017 contains
+    the images of 2014 with only their numbers as names.
     """
     parts = PurePosixPath(file_name.replace("\\", "/")).parts
     names = ["/".join(parts)] if parts and all(map(is_plain_name, parts)) else []
@@ -116,7 +118,7 @@ def _names_of(file_name: str) -> list[str]:
 
 
 def is_plain_name(name: Any) -> TypeGuard[str]:
-    """Whether a file name from outside is a bare name that cannot leave its folder."""
+    """Whether a file name is a plain name without a folder."""
     return (
         isinstance(name, str)
         and 0 < len(name) <= MAX_NAME_LENGTH
@@ -128,15 +130,15 @@ def is_plain_name(name: Any) -> TypeGuard[str]:
 
 @lru_cache(maxsize=8)
 def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
-    """An opened zip; it stays open, because reading the table of contents of COCO's 82,783 images takes a second."""
+    """An opened zip file; it stays open, because reading the contents list of COCO's 82,783 images takes a second."""
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DatasetError(f"{path} is not a whole zip ({error}); copy or download it again") from None
+        raise DatasetError(f"{path} is not a complete zip file ({error}); copy or download it again") from None
 
 
 def read_through_zip(path: Path) -> bytes | None:
-    """The bytes of a path that goes through a zip; None if it does not."""
+    """The bytes of a path that goes through a zip file; None if it does not."""
     archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)
     if archive is None:
         return None
@@ -146,22 +148,27 @@ def read_through_zip(path: Path) -> bytes | None:
         with opened.open(member) as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except KeyError:
-        raise DatasetError(f"{archive} holds no {member}; build the dataset again with --images") from None
+        raise DatasetError(f"{archive} does not contain {member}; build the dataset again with --images") from None
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise DatasetError(f"{member} cannot be read from {archive} ({error}); copy or download it again") from None
+        raise DatasetError(
+            f"{member} cannot be read from {archive} ({error}); copy or download the zip file again"
+        ) from None
     if len(content) > MAX_FILE_BYTES:
-        raise DatasetError(f"{member} in {archive} is larger than {MAX_FILE_BYTES} bytes, too large for an image")
+        raise DatasetError(
+            f"{member} in {archive} is larger than {MAX_FILE_BYTES} bytes, which is too large for an image"
+        )
     return content
 
 
 def load_image(path: str | Path, height: int, width: int) -> Image.Image:
-    """The image as RGB, turned upright by its EXIF tag; `height` and `width` are what it must measure.
+    """The image as RGB, rotated upright by its EXIF tag; `height` and `width` are the expected size.
 
-    The size is read from the header and compared before any pixel is decoded, so a decompression bomb is
-    refused for its size. 16-bit grey becomes 8-bit by dropping the low byte; alpha is dropped.
+    The size is read from the header and compared before any pixel is decoded, so a decompression bomb is refused
+    because of its size. 16-bit grey becomes 8-bit by dropping the low byte; alpha is dropped.
 
     Raises:
-        DatasetError: missing, empty, truncated, no image at all, or of another size; names the file.
+        DatasetError: the image is missing, empty, truncated, not an image, or has another size; the message names the
+            file.
     """
     path = Path(path)
     with _opened(path) as image:
@@ -193,7 +200,7 @@ def image_bytes(path: str | Path, height: int, width: int) -> bytes:
 
 
 def image_sha256(path: str | Path) -> str:
-    """sha256 of an image file as it is; "" if it cannot be read."""
+    """The sha256 of an unmodified image file; "" if it cannot be read."""
     place = Path(path)
     try:
         content = place.read_bytes() if place.is_file() else read_through_zip(place)
@@ -203,7 +210,7 @@ def image_sha256(path: str | Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright image, from its header alone; raises DatasetError like `load_image`."""
+    """(height, width) of the upright image, from its header only; raises DatasetError like `load_image`."""
     with _opened(path) as image:
         try:
             turned = _orientation(image) in (5, 6, 7, 8)
@@ -215,7 +222,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB, as `load_image` hands it out."""
+    """Upright 8-bit RGB, as returned by `load_image`."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values at 255, which turns the image white.

@@ -1,4 +1,4 @@
-"""Where a built dataset lies, and what its manifest states."""
+"""Where a built dataset is stored, and the content of its manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that went into a dataset."""
+    """A source file of a dataset."""
 
     name: str
     sha256: str
@@ -34,7 +34,7 @@ class BuilderInfo:
 
 @dataclass(frozen=True, slots=True)
 class SplitInfo:
-    """The counts and digests of a split; `refs_without_sentences` have no expression and thus no row."""
+    """The counts and digests of a split; `refs_without_sentences` have no expression and therefore no row."""
 
     images: Count
     refs: Count
@@ -72,7 +72,7 @@ class Manifest:
 
 def dataset_folder(dataset: str) -> Path:
     if not dataset or "/" in dataset or "\\" in dataset or dataset.startswith("."):
-        raise DatasetError(f"{dataset!r} is not a dataset name; `refbench list datasets` shows the names")
+        raise DatasetError(f"{dataset!r} is not a valid dataset name; `refbench list datasets` shows all names")
     return home() / "datasets" / dataset
 
 
@@ -80,7 +80,7 @@ def parse_address(address: str) -> tuple[str, str]:
     """`refcoco/testA` -> ("refcoco", "testA")."""
     dataset, slash, split = address.partition("/")
     if not slash or not dataset or not split or "/" in split or "\\" in split or ".." in split:
-        raise DatasetError(f"{address!r} is not a split; write DATASET/SPLIT, for example refcoco/testA")
+        raise DatasetError(f"{address!r} is not a valid split address; write DATASET/SPLIT, for example refcoco/testA")
     return dataset, split
 
 
@@ -93,23 +93,23 @@ def read_manifest(dataset: str) -> Manifest:
     path = dataset_folder(dataset) / MANIFEST_FILE
     again = f"run `refbench build {dataset}`"
     if not path.exists():
-        raise DatasetError(f"{dataset} is not built here ({path} does not exist); {again}")
+        raise DatasetError(f"{dataset} has not been built ({path} does not exist); {again}")
     return read_record(path, Manifest, DatasetError, f"{again} again")
 
 
 def split_path(address: str) -> Path:
-    """The Parquet file of a built split, or an error that says what there is."""
+    """The Parquet file of a built split; the error lists the splits that exist."""
     dataset, split = parse_address(address)
     manifest = read_manifest(dataset)
     path = dataset_folder(dataset) / f"{split}.parquet"
     if split not in manifest.splits or not path.exists():
         there = ", ".join(sorted(manifest.splits)) or "none"
-        raise DatasetError(f"{dataset} has no split {split!r} here; built: {there}")
+        raise DatasetError(f"{dataset} has no split {split!r} in the local build; its splits: {there}")
     return path
 
 
 def split_fingerprint(address: str) -> str:
-    """sha256 over the canonical content of a split; image files and Parquet details don't count."""
+    """The sha256 of the canonical content of a split; image files and details of Parquet are ignored."""
     dataset, split = parse_address(address)
     split_path(address)
     return read_manifest(dataset).splits[split].fingerprint

@@ -1,4 +1,4 @@
-"""Folders owned by one run, one curation or one refiner: a later call must have the same owner."""
+"""Folders that belong to one run, one curation or one refiner: later calls must have the same owner."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OTHER_FOLDER = "choose another folder with --out, or remove it"
 
 
 def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str], owner: str, cure: str) -> None:
-    """Write a folder's `file`, or check that the existing one has the same values for `names`.
+    """Write the `file` of a folder, or check that the existing one has the same values for `names`.
 
-    Temporary files of killed calls are removed, so no other call may be writing into the folder.
+    Temporary files of interrupted calls are removed, so no other call may be writing to the folder.
 
     Args:
-        file: the JSON file that tells what its folder belongs to.
-        content: what to write into it.
-        names: the keys of `content` that two calls must have in common.
-        owner: what the folder belongs to, e.g. "curation", for the message.
-        cure: what to do about a folder of another owner, for the message.
+        file: the JSON file that states what its folder belongs to.
+        content: its content.
+        names: the keys of `content` that must be equal in two calls.
+        owner: what the folder belongs to, for example "curation", for the message.
+        cure: how to deal with a folder of another owner, for the message.
 
     Raises:
         RunError: the folder belongs to another owner.
@@ -39,7 +39,7 @@ def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str],
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """What differs under `names`, each as "device 'cpu' there, 'cuda' now"."""
+    """The differences under `names`, each as "device 'cpu' there, 'cuda' now"."""
     return [
         f"{name} {_short(before.get(name))} there, {_short(now[name])} now"
         for name in names
@@ -54,7 +54,7 @@ def check_same(folder: Path, changed: Sequence[str], owner: str, cure: str) -> N
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of calls that were killed."""
+    """Remove the temporary files of interrupted calls."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 

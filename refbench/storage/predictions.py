@@ -1,8 +1,8 @@
-"""Predictions from elsewhere: JSON lines, COCO results, a folder of PNG masks, or an NPZ file.
+"""Predictions from other programs: JSON lines, COCO results, a folder of PNG masks, or an NPZ file.
 
-Every reader yields `(where, row, prediction)`: the place for messages, the number of the sample in the
-split, and what the file says about it. Files come from strangers: nothing is unpickled, sizes are checked
-before pixels are read, and one wrong entry is an error that names it.
+Every reader yields `(where, row, prediction)`: the position for messages, the row of the sample in the split, and the
+content of the file about it. Files may be malicious: nothing is unpickled, sizes are checked before pixels are read,
+and one invalid entry is an error that names it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from refbench.storage.images import image_size
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A prediction as read from a file. `counts` is a compressed run-length code, not yet checked."""
+    """A prediction read from a file. `counts` is a compressed run-length code that is not checked yet."""
 
     counts: bytes
     score: float | None = None
@@ -54,8 +54,8 @@ class SampleIndex:
         if row is None:
             example = self.sample_ids[0] if self.sample_ids else "none"
             raise PredictionError(
-                f"{where}: the sample {sample_id!r} is not in this split (its first is {example!r}); "
-                "score against the split that the predictions were made for"
+                f"{where}: the sample {sample_id!r} is not in this split, whose first sample is {example!r}; score "
+                "against the split that the predictions were made for"
             )
         return row
 
@@ -63,19 +63,19 @@ class SampleIndex:
         expected = int(self.heights[row]), int(self.widths[row])
         if (height, width) != expected:
             raise PredictionError(
-                f"{where}: the mask is {height} x {width} (height x width), the image of "
-                f"{self.sample_ids[row]} is {expected[0]} x {expected[1]}; resize masks back to the original size"
+                f"{where}: the mask has {height} x {width} pixels, but the image of {self.sample_ids[row]} has "
+                f"{expected[0]} x {expected[1]} (height x width); resize the mask to the size of the image"
             )
 
 
 class Claims:
-    """The predictions of a file or folder, whatever its format, as `(where, row, claim)`; each sample once.
+    """The predictions of a file or folder in any format, as `(where, row, claim)`; each sample once.
 
     Evaluation on several GPUs often pads the data and writes some predictions twice. An entry that repeats an earlier
     one is skipped; `repeated` counts these.
 
     Raises (on iteration):
-        PredictionError: the file is unreadable, or an entry has an unknown sample, a wrong size or a broken mask, or
+        PredictionError: the file is unreadable, or an entry has an unknown sample, a wrong size or an invalid mask, or
             differs from an earlier prediction for the same sample.
     """
 
@@ -97,12 +97,12 @@ class Claims:
                 self.repeated += 1
             else:
                 raise PredictionError(
-                    f"{where}: the sample {self.index.sample_ids[row]} was given before (entry {given_by[row]}), with "
-                    "another prediction; keep one of the two"
+                    f"{where}: the sample {self.index.sample_ids[row]} already has a different prediction (entry "
+                    f"{given_by[row]}); keep only one of the two"
                 )
 
     def notes(self) -> tuple[str, ...]:
-        """Remarks to print beside the scores; complete only after iteration."""
+        """Remarks to print together with the scores; complete only after iteration."""
         if not self.repeated:
             return ()
         return (f"entries that repeat an earlier one, and were left out: {self.repeated}",)
@@ -117,14 +117,14 @@ class Claims:
             return _read_npz(path, index)
         start = _first_bytes(path)
         if start.startswith(b"\x1f\x8b"):
-            raise PredictionError(f"{path} is compressed with gzip; unpack it first: gunzip -k FILE")
+            raise PredictionError(f"{path} is compressed with gzip; decompress it first: gunzip -k FILE")
         # Detect the format from the content: JSON lines are often named .json, and lists .jsonl.
         return self._coco_results() if start.startswith(b"[") else _read_json_lines(path, index)
 
     def _coco_results(self) -> Iterator[tuple[str, int, Claim]]:
         """COCO results: a list of {image_id or sample_id, segmentation, score}, where the id is a sample id.
 
-        Several results of one sample are its instances, as COCO means them; the best-scored one is its mask.
+        Several results for one sample are its instances, as in COCO; the one with the highest score is its mask.
         """
         # Each instance once; a dict keeps their order.
         found: dict[int, dict[tuple[float, bytes], str]] = {}
@@ -185,8 +185,8 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                     entry = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise PredictionError(
-                        f"{where} is not JSON ({error}); expected one object per line, "
-                        '{"sample_id": ..., "size": [h, w], "counts": ...}, or COCO results: one list'
+                        f"{where} is not valid JSON ({error}); expected one object per line, "
+                        '{"sample_id": ..., "size": [h, w], "counts": ...}, or one list of COCO results'
                     ) from None
                 row, claim = _claim_of(where, entry, index)
                 yield where, row, claim
@@ -200,11 +200,11 @@ def _claim_of(where: str, entry: Any, index: SampleIndex) -> tuple[int, Claim]:
     row = index.row(where, entry["sample_id"])
     size = entry.get("size")
     if not isinstance(size, list) or len(size) != 2:
-        raise PredictionError(f"{where}: size must be [height, width], not {size!r}")
+        raise PredictionError(f"{where}: size must be [height, width], got {size!r}")
     index.check_size(where, row, *size)
     no_target = entry.get("no_target")
     if no_target is not None and not isinstance(no_target, bool):
-        raise PredictionError(f"{where}: no_target must be true or false, not {no_target!r}")
+        raise PredictionError(f"{where}: no_target must be true or false, got {no_target!r}")
     instances = entry.get("instances") or []
     if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
         raise PredictionError(f"{where}: instances must be a list of objects with counts and score")
@@ -232,15 +232,15 @@ def _score(where: str, score: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise PredictionError(f"{where}: score must be a finite number, not {repr(score)[:40]}")
+        raise PredictionError(f"{where}: score must be a finite number, got {repr(score)[:40]}")
     return value
 
 
 def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    """PNG masks named `<sample_id>.png` (in subfolders) or with `__` for every `/`; non-zero is foreground."""
+    """PNG masks named `<sample_id>.png` (in subfolders) or with `__` instead of every `/`; non-zero is foreground."""
     files = sorted(path.rglob("*.png"))
     if not files:
-        raise PredictionError(f"{path} holds no *.png and is not a run folder either")
+        raise PredictionError(f"{path} contains no *.png files and is not a run folder either")
     for file in files:
         where = str(file)
         name = file.relative_to(path).with_suffix("").as_posix().replace("__", "/")
@@ -249,15 +249,15 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
             index.check_size(where, row, *image_size(file))
             with Image.open(file) as image:
                 if image.mode not in ("1", "L", "P", "I", "I;16"):
-                    raise PredictionError(f"{where} is a {image.mode} image; a mask has one channel")
+                    raise PredictionError(f"{where} is an image of mode {image.mode}, but a mask must have one channel")
                 pixels = _brightness(image) if image.mode == "P" else np.asarray(image)
         except (DatasetError, OSError, SyntaxError, ValueError) as error:
             raise PredictionError(f"{where}: {error}") from None
         values = np.unique(pixels)
         if len(values) > 2 or (len(values) == 2 and values[0] != 0):
             raise PredictionError(
-                f"{where} holds the values {values[:4].tolist()}...; a mask holds 0 (black) and one other value: "
-                "threshold it before saving"
+                f"{where} contains the values {values[:4].tolist()}..., but a mask contains only 0 (black) and one "
+                "other value; apply a threshold before saving"
             )
         yield where, row, Claim(Mask.from_array(pixels > 0).counts)
 
@@ -271,12 +271,12 @@ def _brightness(image: Image.Image) -> NDArray[np.int64]:
     positions = np.asarray(image)
     colours: NDArray[np.int64] = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     if len(np.unique(colours)) < len(np.unique(positions)):
-        raise ValueError("its palette has one colour for two values; save the mask as a greyscale image")
+        raise ValueError("two values have the same colour in its palette; save the mask as a greyscale image")
     return colours
 
 
 def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-    """An NPZ with one bool (H, W) array per sample, named by the sample id; `__` may stand for `/`."""
+    """An NPZ file with one bool (H, W) array per sample, named by the sample id; `__` may replace `/`."""
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
@@ -290,10 +290,10 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
                     version = np.lib.format.read_magic(file)
                     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
                     if header is None:
-                        raise PredictionError(f"{where}: saved by an unusual numpy; use numpy.savez_compressed")
+                        raise PredictionError(f"{where}: saved in an unusual NumPy format; use numpy.savez_compressed")
                     shape, fortran, dtype = header(file)
                     if dtype != np.bool_ or len(shape) != 2:
-                        raise PredictionError(f"{where}: expected bool (H, W), found {dtype} {shape}")
+                        raise PredictionError(f"{where}: expected a bool array of shape (H, W), got {dtype} {shape}")
                     index.check_size(where, row, *shape)
                     pixels = np.frombuffer(file.read(shape[0] * shape[1]), np.bool_)
             except PredictionError:
@@ -301,7 +301,7 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
             except Exception as error:  # noqa: BLE001 (a damaged archive can fail in any way)
                 raise PredictionError(f"{where} is damaged ({error}); save it again") from None
             if pixels.size != shape[0] * shape[1]:
-                raise PredictionError(f"{where} is cut short; save it again")
+                raise PredictionError(f"{where} is truncated; save it again")
             yield where, row, Claim(Mask.from_array(pixels.reshape(shape, order="F" if fortran else "C")).counts)
 
 

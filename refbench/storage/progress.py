@@ -1,4 +1,4 @@
-"""Progress reports of long tasks, independent of how they are shown."""
+"""Progress reports of long tasks, independent of how they are displayed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called now and then: `progress("images", 3, 100)`."""
+    """Called from time to time: `progress("images", 3, 100)`."""
 
     def __call__(self, task: str, done: int, total: int) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a result depends on besides data and model: code, packages, machine."""
+"""What a result depends on, apart from data and model: code, packages, machine."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and whether files differ from it; empty unless `folder` is the root of a checkout.
+    """The commit, and whether files differ from it; empty unless `folder` is the root of a checkout.
 
-    An installed copy may lie in an environment inside somebody else's repository, whose commit says nothing.
+    An installed copy may be in an environment inside an unrelated repository, whose commit is irrelevant.
     """
     try:
         if Path(_git(folder, "rev-parse", "--show-toplevel")).resolve() != folder.resolve():
@@ -48,7 +48,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def code_sha256(thing: object) -> str:
-    """sha256 of the file that defines the class of an object, or of the class alone where there is no file."""
+    """The sha256 of the file that defines the class of an object, or of the class alone if there is no file."""
     kind = type(thing)
     try:
         file = inspect.getsourcefile(kind)
@@ -62,7 +62,7 @@ def code_sha256(thing: object) -> str:
 
 
 def device_name(device: str) -> str:
-    """The processor's architecture and number of cores; for a CUDA device, its address and the visible devices."""
+    """The architecture and number of cores of the processor; for a CUDA device, its address and the visible devices."""
     if device.startswith("cuda"):
         return f"{device} ({os.environ.get('CUDA_VISIBLE_DEVICES', 'all visible devices')})"
     cores = os.cpu_count() or 1

@@ -100,11 +100,12 @@ def objects_table(objects: Sequence[AnnotatedObject]) -> pa.Table:
 
 
 def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[Sample]:
-    """All samples of a built split, or those of these ids, in the split's order: `load_samples("refcoco/testA")`.
+    """The samples of a built split, or those with these ids, in the order of the split:
+    `load_samples("refcoco/testA")`.
 
     Raises:
-        DatasetError: the dataset or split is not built (`refbench build`), its file is damaged, or it has no
-            sample of an id.
+        DatasetError: the dataset or split is not built (`refbench build`), its file is damaged, or it has no sample
+            with one of the ids.
 
     Example:
         >>> from refbench import load_samples
@@ -130,11 +131,11 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
 def sample_table(address: str) -> DataFrame:
     """The samples of a split without masks and polygons, for listing and filtering; one row per sample, in order.
 
-    Columns: those of a Sample except `target`, `polygons` and `image_path`. Only these are read, which takes
-    milliseconds; pass the `sample_id`s of the rows you want to `load_samples`.
+    The columns are those of a Sample except `target`, `polygons` and `image_path`. Only these are read, which takes
+    milliseconds; to load rows, pass their `sample_id`s to `load_samples`.
 
     Raises:
-        DatasetError: as `load_samples`.
+        DatasetError: see `load_samples`.
 
     Example:
         >>> from refbench import sample_table
@@ -148,13 +149,13 @@ def sample_table(address: str) -> DataFrame:
 
 
 def samples_of_file(path: Path) -> list[Sample]:
-    """The samples of a split's Parquet file; relative image paths start at its folder."""
+    """The samples in the Parquet file of a split; relative image paths start at its folder."""
     return samples_of_table(read_table(path), path)
 
 
 @without_garbage_collection()
 def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
-    """Rows as samples, whole columns at a time. `path` is the file they are from, for image paths and errors."""
+    """Convert rows to samples, whole columns at a time. `path` is their file, for image paths and errors."""
     _check_columns(table, SAMPLE_SCHEMA, path)
     with _readable(path):
         return _samples_of_columns(table, path)
@@ -188,8 +189,11 @@ def _samples_of_columns(table: pa.Table, path: Path) -> list[Sample]:
 
 
 def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]:
-    """One record per row. The slots are filled a column at a time, by the descriptors that the constructor of a frozen
-    dataclass uses too: three times as fast as calling it."""
+    """One record per row.
+
+    The slots are filled one column at a time, by the descriptors that the constructor of a frozen dataclass also uses.
+    This is three times as fast as calling the constructor.
+    """
     made: list[Row] = [kind.__new__(kind) for _ in next(iter(columns.values()))]
     for name in kind.__slots__:  # type: ignore[attr-defined]
         deque(map(getattr(kind, name).__set__, made, columns[name]), maxlen=0)
@@ -197,9 +201,9 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
 
 
 def _image_place(image_path: str, table: Path) -> str:
-    """Where an image lies.
+    """The path of an image.
 
-    A relative path begins at the table's folder, and must not leave the folder of the datasets.
+    A relative path starts at the folder of the table, and must not leave the folder of the datasets.
     """
     if not image_path:
         return ""
@@ -207,12 +211,12 @@ def _image_place(image_path: str, table: Path) -> str:
     if ".." in Path(image_path).parts and not Path(image_path).is_absolute():
         around = table.parent.parent.absolute()
         if not Path(os.path.normpath(place.absolute())).is_relative_to(around):
-            raise DatasetError(f"{table}: the image {image_path!r} lies outside of {around}; build the dataset again")
+            raise DatasetError(f"{table}: the image {image_path!r} is outside {around}; build the dataset again")
     return str(place)
 
 
 def load_objects(dataset: str) -> list[AnnotatedObject]:
-    """Every annotated instance of the dataset's images, the targets among them."""
+    """All annotated objects on the images of the dataset, including the targets."""
     read_manifest(dataset)
     path = dataset_folder(dataset) / "objects.parquet"
     if not path.is_file():
@@ -249,7 +253,7 @@ def _objects_of_columns(table: pa.Table, path: Path) -> list[AnnotatedObject]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Report damage that Parquet itself does not notice, e.g. a flipped bit in a text."""
+    """Report damage that Parquet itself does not detect, for example a flipped bit in a string."""
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError, IndexError, ValueError) as error:
@@ -259,9 +263,9 @@ def _readable(path: Path) -> Iterator[None]:
 def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     for field in schema:
         if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
-            raise DatasetError(f"{path} has no column {field.name} of {field.type}; build the dataset again")
+            raise DatasetError(f"{path} has no column {field.name} of type {field.type}; build the dataset again")
         if table[field.name].null_count:
-            raise DatasetError(f"{path}: the column {field.name} has gaps; build the dataset again")
+            raise DatasetError(f"{path}: the column {field.name} has missing values; build the dataset again")
 
 
 def _texts(table: pa.Table, name: str) -> list[str]:
@@ -292,8 +296,10 @@ def _polygons(table: pa.Table) -> list[tuple[tuple[float, ...], ...]]:
 
 
 def _polygon_tuples(array: pa.Array) -> list[tuple[float, ...]]:
-    """Each polygon as a tuple. Equal polygons (about three expressions name one object) share one tuple, found by
-    their bytes; this saves two thirds of the time and memory of a RefCOCO split."""
+    """Each polygon as a tuple. Equal polygons share one tuple, found by their bytes.
+
+    About three expressions refer to one object, so this saves two thirds of the time and memory for a RefCOCO split.
+    """
     numbers = array.values.to_numpy()
     raw = numbers.tobytes()
     made: dict[bytes, tuple[float, ...]] = {}

@@ -1,4 +1,4 @@
-"""How work is cut into shards."""
+"""How work is divided into shards."""
 
 from __future__ import annotations
 

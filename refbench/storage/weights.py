@@ -1,4 +1,4 @@
-"""Weights of networks, kept below `$REFBENCH_HOME/weights` under a name and by their sha256."""
+"""Weights of networks, stored in `$REFBENCH_HOME/weights` under a name and by their sha256."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CURE = "add the weights again with `refbench weights add`"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Weights:
-    """A file of weights that was added. `note` says where it comes from and under which licence, as far as known."""
+    """A file of weights. `note` states its source and licence, if they were given."""
 
     name: str
     sha256: str
@@ -27,7 +27,7 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """The path of the file."""
         return weights_folder() / "files" / f"{self.sha256}{self.suffix}"
 
 
@@ -37,15 +37,15 @@ def weights_folder() -> Path:
 
 
 def add_weights(name: str, file: Path, note: str = "") -> Weights:
-    """Copy a file of weights below `$REFBENCH_HOME/weights`; a name that is there already gets the new file.
+    """Copy a file of weights to `$REFBENCH_HOME/weights`; if the name already exists, it is replaced.
 
     Args:
-        name: 1 to 64 lower-case letters, digits, dots, dashes and underscores; the first is a letter or a digit.
-        file: e.g. an ONNX file.
-        note: source and licence, for people.
+        name: 1 to 64 lower-case letters, digits, dots, dashes and underscores, beginning with a letter or a digit.
+        file: for example an ONNX file.
+        note: source and licence, for readers.
 
     Raises:
-        DatasetError: the name has other characters, or the file cannot be read.
+        DatasetError: the name is invalid, or the file cannot be read.
     """
     _check_name(name)
     try:
@@ -61,7 +61,7 @@ def add_weights(name: str, file: Path, note: str = "") -> Weights:
 
 
 def list_weights() -> list[Weights]:
-    """All weights that were added, by name.
+    """All added weights, by name.
 
     Raises:
         DatasetError: an entry was not written by refbench.
@@ -70,29 +70,29 @@ def list_weights() -> list[Weights]:
 
 
 def find_weights(name: str) -> Weights:
-    """The weights of a name, their file checked against its sha256.
+    """The weights with this name, after checking their file against its sha256.
 
     Raises:
-        DatasetError: there are none of this name, or the file is not the one that was added.
+        DatasetError: there are no weights with this name, or the file is not the one that was added.
     """
     _check_name(name)
     entry = weights_folder() / f"{name}.json"
     if not entry.is_file():
         known = ", ".join(w.name for w in list_weights()) or "none"
         raise DatasetError(
-            f"there are no weights {name!r} (known: {known}); add them with `refbench weights add {name} FILE`"
+            f"unknown weights {name!r} (known: {known}); add them with `refbench weights add {name} FILE`"
         )
     found = _read(entry)
     if not found.path.is_file() or file_sha256(found.path) != found.sha256:
-        raise DatasetError(f"{found.path} is missing or not the file that was added as {name}; {CURE}")
+        raise DatasetError(f"{found.path} is missing, or it is not the file that was added as {name}; {CURE}")
     return found
 
 
 def weights_file(given: str) -> tuple[Path, str]:
-    """The file and the sha256 of weights that are given by a name or, if no weights have it, by a path.
+    """The file and the sha256 of weights, given by name or, if the name does not exist, by path.
 
     Raises:
-        DatasetError: there are no such weights and no such file, or the file is not the one that was added under the
+        DatasetError: there are no such weights and no such file, or the file is not the one that was added under this
             name.
     """
     known = NAME.fullmatch(given) and (weights_folder() / f"{given}.json").is_file()
@@ -103,15 +103,15 @@ def weights_file(given: str) -> tuple[Path, str]:
 
 
 def short_name(weights_sha256: str) -> str:
-    """The weights of a refiner for people: the beginning of a sha256, a hub id as it is, or "none"."""
+    """The weights of a refiner for display: the beginning of a sha256, an unmodified hub id, or "none"."""
     return f"{weights_sha256[:12]}" if re.fullmatch("[0-9a-f]{64}", weights_sha256) else weights_sha256 or "none"
 
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise DatasetError(
-            f"{name!r} is neither a file nor a name of weights: names have up to 64 lower-case letters, digits, dots, "
-            "dashes and underscores, and begin with a letter or a digit"
+            f"{name!r} is neither a file nor a valid name for weights; a name has up to 64 lower-case letters, "
+            "digits, dots, dashes and underscores, and begins with a letter or a digit"
         )
 
 

@@ -84,7 +84,7 @@ def test_missing_weights_are_an_error(models: dict[str, str], tmp_path: Path) ->
         weights = load_file(folder / "model.safetensors")
         del weights[part]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(AdapterError, match=r"lacks 1 weights of .* they would be random"):
+        with pytest.raises(AdapterError, match=r"lacks 1 weights of .* they would be initialised at random"):
             load(models, "grounded-sam", **{option: str(folder)})
     with pytest.raises(AdapterError, match="is a owlv2, not one of sam"):
         load(models, "grounded-sam", sam=models["owlv2"])

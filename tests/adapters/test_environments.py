@@ -36,7 +36,7 @@ def test_both_skeletons_run_as_they_are(refbench: Cli, embedded: Path, tmp_path:
     assert first == second
     again = refbench("new-adapter", "my-model", "--out", str(tmp_path))
     assert again.returncode == 3
-    assert "is there already; it is not overwritten" in again.stderr
+    assert "already exists and is not overwritten" in again.stderr
     assert refbench("new-adapter", "../up").returncode == 3
 
 

@@ -119,8 +119,8 @@ def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: P
         ("404", "404: there is no such service"),
         ("redirect", "307: it redirects to an address to which the key is not sent"),
         ("500", "500 .*3 samples in a row: the service is down"),
-        ("html", "not with a JSON object.*3 samples in a row"),
-        ("truncated", "no answer from .*3 samples in a row"),
+        ("html", r"must contain a JSON object that maps each annotation id to \{size"),
+        ("truncated", "no response from .*:"),
     ],
 )
 def test_what_does_not_pass_ends_the_run(
@@ -161,7 +161,7 @@ def test_questions_that_the_service_cannot_take_do_not_end_the_run(
 
 def test_an_error_in_a_200_is_neither_kept_nor_an_answer(embedded: Path, service: Service, tmp_path: Path) -> None:
     service.next = ["error-in-200", *[""] * (TOTAL - 1), "error-in-200"]
-    with pytest.raises(TooManyFailures, match=r"answers 200 without an answer .*overloaded"):
+    with pytest.raises(TooManyFailures, match="status 200 without an answer"):
         start(service, tmp_path, concurrency="1")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["usage"]["requests answered"] == TOTAL - 1
     for path in RunFolder(tmp_path / "run").written:
@@ -201,7 +201,7 @@ def test_a_path_that_was_cut_off_is_drawn_up_to_there() -> None:
 @pytest.mark.parametrize("key", ["two words", "two\nlines", "schl\u00fcssel"])
 def test_a_key_that_is_none_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONDREAM_API_KEY", key)
-    with pytest.raises(AdapterError, match="holds no key") as caught:
+    with pytest.raises(AdapterError, match="does not contain a valid key") as caught:
         Moondream("http://localhost:2020/v1")
     assert key not in str(caught.value)
 
@@ -210,7 +210,7 @@ def test_nobody_there(embedded: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MOONDREAM_API_KEY", "k")
     with serving(Service()) as gone:
         pass
-    with pytest.raises(RunStopped, match=r"no answer from http://127\.0\.0\.1"):
+    with pytest.raises(RunStopped, match=r"no response from .*:"):
         start(gone, tmp_path, retries="0")
 
 
@@ -242,12 +242,12 @@ def test_the_key_is_in_no_file_and_no_log(
 def test_options_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOONDREAM_API_KEY", raising=False)
     for options, message in (
-        ({}, "moondream needs a key: set MOONDREAM_API_KEY"),
+        ({}, r"moondream needs a key; set the environment variable MOONDREAM_API_KEY \(options cannot hold keys,"),
         ({"api_key": "x"}, "has no option 'api_key'"),
-        ({"endpoint": "http://example.org/v1"}, "in the open; use https"),
-        ({"endpoint": "https://me:secret@example.org/v1"}, "may hold no user, password or query"),
-        ({"endpoint": "ftp://example.org"}, "is not an endpoint"),
-        ({"endpoint": "http://localhost:1/v1", "concurrency": "0"}, "must be above 0"),
+        ({"endpoint": "http://example.org/v1"}, "would send the key and the images unencrypted; use https"),
+        ({"endpoint": "https://me:secret@example.org/v1"}, "a password or a query"),
+        ({"endpoint": "ftp://example.org"}, "is not a valid endpoint"),
+        ({"endpoint": "http://localhost:1/v1", "concurrency": "0"}, "must be positive"),
     ):
         with pytest.raises(AdapterError, match=message):
             load_adapter("moondream", options)

@@ -231,7 +231,7 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
     ("name", "options", "message"),
     [
         ("lisa", {"mode": "guess"}, r"option mode='guess' is not one of forced, generate"),
-        ("sa2va", {}, r"bring code along, .* say -o trust_remote_code=yes"),
+        ("sa2va", {}, r"contain Python code .* pass -o trust_remote_code=yes"),
         ("sa2va", {"trust_remote_code": "yes"}, r"there is no config.json in "),
         ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
         ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),

@@ -44,7 +44,7 @@ def test_runs_that_are_none() -> None:
     good = Mask.from_intervals(np.array([1, 5]), np.array([3, 6]), 3, 2)
     assert good.to_array().T.reshape(-1).tolist() == [False, True, True, False, False, True]
     for starts, ends in (([2], [2]), ([0], [7]), ([-1], [2]), ([3, 1], [4, 2]), ([0, 1], [2, 3]), ([1], [])):
-        with pytest.raises(MaskError, match="must be in order, inside"):
+        with pytest.raises(MaskError, match="the runs of a mask must be sorted"):
             Mask.from_intervals(np.array(starts, int), np.array(ends, int), 3, 2)
 
 
@@ -68,9 +68,11 @@ def test_a_device_that_is_not_the_cpu_is_encoded_there(monkeypatch: pytest.Monke
     assert len(asked) == 2
     assert [p.mask.area for p in found] == [24, 0]
     assert found[0].instances[0].mask.area == 24
-    with pytest.raises(AdapterError, match="must be bool, not float32"):
+    with pytest.raises(AdapterError, match="must be bool, got float32; apply a threshold in"):
         to_predictions([sample(4, 6)], [torch.zeros(4, 6, device="meta")])
-    with pytest.raises(AdapterError, match=r"shape \(4, 6\), its image is \(6, 4\)"):
+    with pytest.raises(
+        AdapterError, match=r"mask has the shape \(4, 6\), but its image has \(6, 4\) \(height, width\)"
+    ):
         to_predictions([sample(6, 4)], [mask])
 
 

@@ -74,7 +74,7 @@ def test_what_a_worker_may_do(embedded: Path, tmp_path: Path, expected: dict[str
     [
         ("crash", "the worker ended with exit code 7"),
         ("segfault", "the worker was killed by SIGSEGV"),
-        ("hang", "the worker did not answer in time"),
+        ("hang", "the worker did not answer before the timeout"),
         ("raise", "the worker failed: ValueError: no thanks"),
         ("oom-alone", "out of memory in the worker: MemoryError: not even one"),
         ("wrong-size", "the worker failed: ValueError: a mask has the shape"),
@@ -116,14 +116,14 @@ def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path)
     [
         ("twice", "the worker answered twice for scenes/val"),
         ("unknown", "sent an unexpected message: .*nobody/asked"),
-        ("size", "mask cannot be read: ValueError: it is "),
-        ("missing", "gave no answer for scenes/val"),
+        ("size", "cannot be read: ValueError: its size is "),
+        ("missing", "returned no answer for scenes/val"),
         ("garbage", "sent a line that is not a message: b'this is not JSON"),
         ("truncated", "the worker ended with exit code 0"),
-        ("bomb", r"it is not \d+ bytes"),
+        ("bomb", r"it must have \d+ bytes"),
         ("encoding", "unknown encoding 'telepathy'"),
-        ("nan", "a score must be a finite number"),
-        ("future", "did not get ready"),
+        ("nan", "the score must be a finite number"),
+        ("future", "did not start"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_stops_the_run(
@@ -137,12 +137,12 @@ def test_a_worker_that_breaks_the_protocol_stops_the_run(
 
 def test_workers_that_do_not_start(embedded: Path, tmp_path: Path) -> None:
     for chosen, message in (
-        (options("stillborn"), "did not get ready: OSError: no weights here"),
-        (options("slow-start", start_timeout="0.5"), "did not get ready: the worker did not answer in time"),
+        (options("stillborn"), "did not start: OSError: no weights here"),
+        (options("slow-start", start_timeout="0.5"), "did not start: the worker did not answer before the timeout"),
         ({"script": str(tmp_path / "none.py")}, r"none.py does not exist; give its script with -o script=FILE"),
         (options("ok", python="/no/python"), r"/no/python .* cannot be started: No such file"),
         (options("ok", env="none"), r"there is no environment 'none' .*refbench env build none"),
-        (options("ok", env="../up"), "is not a name of an environment"),
+        (options("ok", env="../up"), "is not a valid environment name"),
     ):
         with pytest.raises(AdapterError, match=message):
             load_adapter("worker", chosen)

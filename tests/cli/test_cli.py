@@ -129,9 +129,9 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
         (["build", "refcoco", "--annotations", "/no/such"], 2, "/no/such does not exist"),
         (["score", "/no/such.jsonl", "--dataset", "snapshots/test"], 3, "does not exist"),
         (["score", "/no/such"], 3, "/no/such does not exist"),
-        (["score", "."], 3, "give the split"),
+        (["score", "."], 3, "pass the split of its predictions with --dataset DATASET/SPLIT"),
         (["run", "center", "snapshots/test", "--ray-address", "auto"], 2, "--ray-address needs --engine ray"),
-        (["run", "evfsam", "snapshots/test", "-o", "kind=sam9"], 3, "kind='sam9' is not one of ori, sam2, effi"),
+        (["run", "evfsam", "snapshots/test", "-o", "kind=sam9"], 3, "kind='sam9' must be one of ori, sam2, effi"),
         (
             ["run", "lisa", "snapshots/test", "-o", "repo=/no/such", "-o", "weights=x", "-o", "clip=x"],
             3,
@@ -140,13 +140,13 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
         (
             ["run", "center", "snapshots/test", "--engine", "ray", "--ray-address", "127.0.0.1:9"],
             3,
-            "no Ray cluster answers",
+            "no Ray cluster found",
         ),
         (["list", "adapters", "nobody"], 3, "there is no adapter 'nobody'"),
         (["list", "datasets", "scenes"], 2, "`refbench list datasets` takes no NAME"),
-        (["list", "nothing"], 2, "is not one of"),
+        (["list", "nothing"], 2, "must be one of"),
         (["check-adapter", f"{ADAPTERS}:Leaky"], 1, ""),
-        (["run", f"{ADAPTERS}:Misbehaving", "snapshots/test", "-o", "how=raise"], 3, "failed on each of the first"),
+        (["run", f"{ADAPTERS}:Misbehaving", "snapshots/test", "-o", "how=raise"], 3, "failed on all of the first"),
         (
             ["run", f"{ADAPTERS}:Misbehaving", "snapshots/test", "-o", "how=raise", "-o", "word=coin"],
             4,

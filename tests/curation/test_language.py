@@ -56,9 +56,9 @@ def test_words_that_offend_are_flagged(text: str, rule: str, action: str) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("rules = 1", "holds no"), ("[[rules]]\nname = 'x'", "needs a text"), ("not toml", "not a readable list"),
-        ("[[rules]]\nname='x'\naction='burn'\nsays='y'\nwords='z'", "the action is"),
-        ("[[rules]]\nname='x'\naction='drop'\nsays='y'\nwords='z'\nwith_words_of='q'", "no group"),
+        ("rules = 1", "holds no"), ("[[rules]]\nname = 'x'", "needs a text"), ("not toml", "is not a valid word list"),
+        ("[[rules]]\nname='x'\naction='burn'\nsays='y'\nwords='z'", "the action must be"),
+        ("[[rules]]\nname='x'\naction='drop'\nsays='y'\nwords='z'\nwith_words_of='q'", r"the group \["),
     ],
 )  # fmt: skip
 def test_a_list_that_is_none(tmp_path: Path, content: str, message: str) -> None:

@@ -120,9 +120,10 @@ def edited(path: Path, column: str, row: int, value: Any, keep_metadata: bool = 
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
-        ("action", 0, "burnt", "the action of a mask is one of"),
-        ("action", 3, "changed", "the action of a expression is one of"), ("item", 0, "picture", "an item is a"),
-        ("counts", 0, "", "brings none"), ("counts", 0, "zzz", "broken run-length"),
+        ("action", 0, "burnt", "the action for a mask must be one of"),
+        ("action", 3, "changed", "the action for a expression must be one of"),
+        ("item", 0, "picture", "an item must be a"),
+        ("counts", 0, "", "but the row contains no mask"), ("counts", 0, "zzz", "invalid run-length code"),
         ("height", 0, -5, "height must be"), ("item_id", 1, "toy/val/a", "occurs twice"),
         ("reason", 0, None, "a text is missing"),
     ],
@@ -149,13 +150,13 @@ def test_an_edit_is_noticed(tmp_path: Path) -> None:
     edited(path, "action", 0, "dropped")
     assert read_ledger(path).edited
     edited(path, "action", 0, "dropped", keep_metadata=False)
-    with pytest.raises(DatasetError, match="does not say what its source is"):
+    with pytest.raises(DatasetError, match="does not name its source split"):
         read_ledger(path)
     path.write_bytes(b"PAR1 nothing")
     with pytest.raises(DatasetError, match="not a readable Parquet file"):
         read_ledger(path)
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"refbench": "{}"}), path)
-    with pytest.raises(DatasetError, match="does not say what its source is"):
+    with pytest.raises(DatasetError, match="does not name its source split"):
         read_ledger(path)
 
 

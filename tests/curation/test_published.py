@@ -196,7 +196,10 @@ def test_what_the_source_lacks_is_named(home: Path, tmp_path: Path, refbench: Cl
             item["image_id"] = 99
 
     publish(tmp_path, 9, change)
-    with pytest.raises(DatasetError, match="refcoco-m/val has 3 things that refcoco/val lacks") as caught:
+    with pytest.raises(
+        DatasetError,
+        match="refcoco-m/val contains 3 entries that are not in refcoco/val",
+    ) as caught:
         from_published("refcoco/val", "refcoco-m/val")
     for words in ("'a new sentence'", "the mask refcoco-m/val/2000", "the image 99"):
         assert words in str(caught.value)
@@ -242,5 +245,5 @@ def test_two_recipes_are_compared_mask_by_mask(home: Path, tmp_path: Path, refbe
     with pytest.raises(DatasetError, match="was built again after"):
         compare_ledgers(one, two)
     cleaned_by_hand(tmp_path / "new.parquet", 3)
-    with pytest.raises(DatasetError, match="compare ledgers of the same build"):
+    with pytest.raises(DatasetError, match="compare two ledgers for the same build of one split"):
         compare_ledgers(one, tmp_path / "new.parquet")

@@ -80,23 +80,23 @@ def test_what_apply_refuses(own: Path, ledger: Path, tmp_path: Path) -> None:
         apply("scenes/val", ledger, "cleaned")
     with pytest.raises(DatasetError, match="the name of a published dataset"):
         apply(SOURCE, ledger, "refcoco-m")
-    with pytest.raises(DatasetError, match="is not a dataset name"):
+    with pytest.raises(DatasetError, match="is not a valid dataset name"):
         apply(SOURCE, ledger, "../cleaned")
     table = pq.read_table(ledger)
     actions = ["dropped" if a == "changed" else a for a in table["action"].to_pylist()]
     place = table.column_names.index("action")
     edited = tmp_path / "edited.parquet"
     pq.write_table(table.set_column(place, table.schema.field("action"), [actions]), edited)
-    with pytest.raises(DatasetError, match="changed after refbench wrote it"):
+    with pytest.raises(DatasetError, match="was edited after refbench wrote it"):
         apply(SOURCE, edited, "cleaned")
     assert not dataset_folder("cleaned").exists()
     manifest = apply(SOURCE, edited, "cleaned", accept_edits=True)
     assert "the ledger was edited by hand" in manifest.notes
     build_dataset("snapshots", load("builders", "snapshots"), Sources(), silent)
     (own / "datasets" / "snapshots").rename(own / "datasets" / "mine")
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match=r"already exists \("):
         apply(SOURCE, ledger, "mine")
-    with pytest.raises(DatasetError, match="is the source itself"):
+    with pytest.raises(DatasetError, match="is the name of the source itself"):
         apply(SOURCE, ledger, "scenes-hurried")
     assert apply(SOURCE, ledger, "mine", replace=True).dataset == "mine"
     nothing = table.set_column(place, table.schema.field("action"), [["dropped"] * table.num_rows])
@@ -147,7 +147,7 @@ def test_diff_tells_masks_and_ranking(own: Path, ledger: Path, tmp_path: Path, r
     with pytest.raises(RunError, match="lacks part-"):
         diff(SOURCE, "cleaned/val", folders[:1])
     build_dataset("snapshots", load("builders", "snapshots"), Sources(), silent)
-    with pytest.raises(DatasetError, match="share no expression"):
+    with pytest.raises(DatasetError, match="have no expression in common"):
         diff(SOURCE, "snapshots/test")
 
 

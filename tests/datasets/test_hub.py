@@ -319,9 +319,9 @@ def test_what_the_hub_does_not_hold(refbench: Call, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('revision = "', 'version = "'), "'revision' is missing or wrong"),
-        (('sha256 = "', 'sha256 = "xyz'), "is not a sha256"),
-        (("[hub]", "[hub"), "is not a valid TOML"),
-        (("[[hub.files]]", "[[hub.file]]"), "'files' is missing or wrong"),
+        (('sha256 = "', 'sha256 = "xyz'), "is not a valid sha256"),
+        (("[hub]", "[hub"), "is not valid TOML"),
+        (("[[hub.files]]", "[[hub.file]]"), r"\]: 'files' is missing or invalid;"),
     ],
 )
 def test_broken_sources(tmp_path: Path, hub: Hub, build: Call, change: tuple[str, str], message: str) -> None:

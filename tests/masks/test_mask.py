@@ -56,7 +56,7 @@ def test_empty_full_and_union() -> None:
     assert Mask.full(3, 4).area == 12
     assert Mask.empty(3, 4).union(Mask.full(3, 4)) == Mask.full(3, 4)
     assert Mask.empty(3, 4).union() == Mask.empty(3, 4)
-    with pytest.raises(MaskError, match="no union"):
+    with pytest.raises(MaskError, match="cannot join masks of different sizes"):
         Mask.empty(3, 4).union(Mask.empty(4, 3))
 
 
@@ -85,9 +85,9 @@ def test_empty_full_and_union() -> None:
         ({"size": [2, 2], "counts": "oooooooooooo0"}, "longer than"),
         ({"size": [2, 2], "counts": None}, "must be str, bytes or a list"),
         ({"size": [2, 2], "counts": 4}, "must be str, bytes or a list"),
-        ({"size": [2, 2], "counts": [5, -1]}, "must lie in"),
-        ({"size": [2, 2], "counts": [2, 1]}, "add up to 3"),
-        ({"size": [2, 2], "counts": [2**62, 2**62, 2**62]}, "must lie in"),
+        ({"size": [2, 2], "counts": [5, -1]}, "uncompressed counts must be between 0 and"),
+        ({"size": [2, 2], "counts": [2, 1]}, "of the counts is 3, but height times width"),
+        ({"size": [2, 2], "counts": [2**62, 2**62, 2**62]}, "uncompressed counts must be between 0 and"),
         ({"size": [2, 2], "counts": [2.0, 2.0]}, "integers"),
         ({"size": [2, 2], "counts": [[2], [2, 3]]}, "integers"),
         ({"size": [2, 2], "counts": ["2", "2"]}, "integers"),
@@ -101,15 +101,15 @@ def test_broken_codes_are_refused_with_the_reason(rle: object, message: str) -> 
 @pytest.mark.parametrize(
     ("polygon", "message"),
     [
-        ([1, 1, 5, 5], "three x, y points"),
-        ([1, 1, 5, 5, 3], "three x, y points"),
-        ([1, 1, 5, 5, 3, 9, 4], "three x, y points"),
+        ([1, 1, 5, 5], "y values for at least three points"),
+        ([1, 1, 5, 5, 3], "y values for at least three points"),
+        ([1, 1, 5, 5, 3, 9, 4], "y values for at least three points"),
         ([1, 1, 5, float("nan"), 3, 9], "finite"),
         ([1, 1, 5, float("inf"), 3, 9], "finite"),
-        ([1, 1, 1e12, 5, 3, 9], "has an outline of|which no image reaches"),
+        ([1, 1, 1e12, 5, 3, 9], "has a vertex at"),
         (["a", 1, 5, 5, 3, 9], "list of numbers"),
-        ([[1, 1], [5, 5], [3, 9]], "three x, y points"),
-        (None, "three x, y points|finite|list of numbers"),
+        ([[1, 1], [5, 5], [3, 9]], "y values for at least three points"),
+        (None, "must be a flat list of x, y values for at least three points; it has"),
     ],
 )
 def test_broken_polygons_are_refused(polygon: object, message: str) -> None:
@@ -121,8 +121,8 @@ def test_broken_polygons_are_refused(polygon: object, message: str) -> None:
     ("array", "message"),
     [
         (np.zeros((2, 2)), "threshold"),
-        (np.full((2, 2), 255, np.uint8), "0 and 1 only"),
-        (np.full((2, 2), -1), "0 and 1 only"),
+        (np.full((2, 2), 255, np.uint8), "mask must contain only 0 and 1"),
+        (np.full((2, 2), -1), "mask must contain only 0 and 1"),
         (np.zeros((2, 2, 1), bool), "shape"),
         (np.zeros((0, 2), bool), "height must be"),
         ([["a"]], "threshold"),
@@ -170,7 +170,7 @@ def test_many_codes_at_once() -> None:
     assert found[1].counts != loose
     assert Mask.from_codes([], [], []) == []
     # One code for two sizes is two masks, and one of them does not fit.
-    with pytest.raises(MaskError, match="mask 1: broken run-length code"):
+    with pytest.raises(MaskError, match=r"mask 1:.*invalid run-length code"):
         Mask.from_codes([a.counts, a.counts], [12, 12], [14, 15])
     with pytest.raises(MaskError, match="height must be"):
         Mask.from_codes([a.counts], [0], [14])

@@ -132,7 +132,7 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
     assert refbench("score", results, "--ground-truth", truth, "--dataset", "refcoco/val").returncode == 2
     lvis = refbench("score", results, "--ground-truth", truth, "--protocol", "lvis-ap")
     assert lvis.returncode == 3
-    assert "for a COCO file use --protocol coco-ap" in lvis.stderr
+    assert "use --protocol coco-ap" in lvis.stderr
     wrong = refbench("score", results, "--dataset", "scenes/test", "--protocol", "coco-ap")
     assert "pass --ground-truth" in wrong.stderr
 
@@ -140,18 +140,21 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("rows[1]['image_id'] = 5", "entry 1: its image_id 5 is not in the annotation file"),
-        ("rows[1]['category_id'] = 999", "entry 1: its category_id 999 is not in the annotation file"),
-        ("del rows[1]['score']", "entry 1: it has no score"),
-        ("rows[1]['score'] = float('nan')", "entry 1: its score is nan"),
-        ("rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}", r"entry 1: its mask is \[2, 2\], its image"),
-        ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1: broken run-length code"),
-        ("rows[1]['segmentation'] = []", r"entry 1: its segmentation is \[\]; expected polygons"),
-        ("rows[1] = 7", "entry 1: it is 7; expected an object"),
-        ("del truth['annotations'][0]['area']", "has no area"),
+        ("rows[1]['image_id'] = 5", "entry 1: its `image_id` 5 is not in"),
+        ("rows[1]['category_id'] = 999", "entry 1: its `category_id` 999 is not in"),
+        ("del rows[1]['score']", "entry 1: it has no `score`, the number"),
+        ("rows[1]['score'] = float('nan')", "entry 1: its `score` must be a finite number, got nan; it is the number"),
+        (
+            "rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}",
+            r"entry 1:.*mask has the size \[2, 2\], but its image has",
+        ),
+        ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1:.*invalid run-length code"),
+        ("rows[1]['segmentation'] = []", r"entry 1: its `segmentation` must be polygons .*, got \[\]"),
+        ("rows[1] = 7", "entry 1: it must be an object, got 7"),
+        ("del truth['annotations'][0]['area']", "it has no `area`, the number"),
         (
             "truth['annotations'][0]['image_id'] = 1",
-            r"annotations\[0\] \(id \d+\): its image_id 1 is not in the images",
+            r"annotations\[0\] \(id 1774\): its `image_id` 1 is not in",
         ),
         ("del truth['images']", "is not a COCO annotation file"),
         ("del truth['images'][0]['height']", "images\\[0\\] \\(id \\d+\\): it has no height"),
@@ -260,7 +263,7 @@ def test_submissions_that_cannot_be_scored(sets: tuple[Path, Path], tmp_path: Pa
         return done.stderr
 
     (tmp_path / "empty").mkdir()
-    assert "holds no seginw_<name>_val.json" in error(tmp_path / "empty", "--ground-truth", truth)
+    assert "contains no seginw_<name>_val.json" in error(tmp_path / "empty", "--ground-truth", truth)
     (tmp_path / "no.zip").write_text("no zip")
     assert "neither a folder of results nor a readable zip" in error(tmp_path / "no.zip", "--ground-truth", truth)
     shutil.copy(results / "seginw-Cows_val.json", results / "seginw_Cows_val.json")

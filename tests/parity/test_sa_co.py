@@ -107,15 +107,18 @@ def test_annotators_that_differ(tmp_path: Path) -> None:
 def test_files_that_are_not_of_sa_co(tmp_path: Path) -> None:
     truth = files([pair(1), pair(2)], [box(1, 0)], [box(1, 0)])
     truth[1]["images"] = [pair(1)]
-    with pytest.raises(DatasetError, match=r"annotator1.json lacks 1 of the images of .*0.json, the first is 2"):
+    with pytest.raises(DatasetError, match=r"lacks 1 of the images in .* \(the first is 2\); pass the files of"):
         scored(tmp_path, truth, [])
     truth[1]["images"] = [pair(1), pair(2) | {"is_instance_exhaustive": "yes"}]
-    with pytest.raises(DatasetError, match=r"annotator1.json .*\n  - images\[1\] \(id 2\): its is_instance_exhaustive"):
+    with pytest.raises(
+        DatasetError,
+        match=r"annotator1\.json .*\n  - images\[1\] \(id 2\): its `is_instance_exhaustive` must be 0 or 1",
+    ):
         scored(tmp_path, truth, [])
     truth[1]["images"] = [pair(1), pair(2) | {"height": 39}]
-    with pytest.raises(DatasetError, match=r"annotator1.json images\[1\] \(id 2\) is 39 x 40 px .*it is 40 x 40"):
+    with pytest.raises(DatasetError, match=r"annotator1.json images\[1\] \(id 2\) has 39 x 40 px .*it has 40 x 40"):
         scored(tmp_path, truth, [])
-    with pytest.raises(DatasetError, match=r"no .image, phrase. pair is annotated exhaustively"):
+    with pytest.raises(DatasetError, match=r"no .image, phrase. pair is exhaustively annotated"):
         scored(tmp_path, files([pair(1, exhaustive=0)], []), [])
 
 

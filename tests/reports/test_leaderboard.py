@@ -125,7 +125,7 @@ def test_a_damaged_summary_is_named(runs: Path) -> None:
     path = next(runs.rglob("summary.json"))
     path.write_text(json.dumps({"metrics": {}}))
     with pytest.raises(
-        RunError, match=r"summary.json is not as refbench writes it: Object missing required field `dataset`"
+        RunError, match="is not in the format that refbench writes: Object missing required field `dataset`;"
     ):
         read_rows([runs])
 

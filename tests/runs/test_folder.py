@@ -63,10 +63,10 @@ def rewritten(folder: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "is there twice in"),
+        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "occurs twice in"),
         (lambda t: t.slice(1), "has no prediction for 1 of its samples"),
         (lambda t: t.drop_columns(["counts"]), "is damaged"),
-        (lambda t: t.set_column(1, "height", t["width"].cast("string")), "the mask is"),
+        (lambda t: t.set_column(1, "height", t["width"].cast("string")), "the mask has"),
         (lambda t: t.set_column(0, "sample_id", pa.array(["no/such/sample"] * len(t))), "is not in this split"),
     ],
 )

@@ -73,7 +73,7 @@ def test_other_metrics_than_the_headline(predictions: Path) -> None:
     assert walk.steps[-1].choice == "precision"
     assert walk.steps[-1].before == "share of sentences with IoU >= 0.6"
     assert walk.steps[-1].after == "share of sentences with IoU > 0.600000024"
-    with pytest.raises(PredictionError, match="cris has no metric 'mIoU'; it prints IoU, Pr@50"):
+    with pytest.raises(PredictionError, match="cris has no metric 'mIoU'; its metrics are"):
         explain(predictions, "cases/val", "cris:mIoU", "lisa")
 
 

@@ -123,7 +123,10 @@ WHOLE = {"dataset": "a/b", "fingerprint": "f", "samples": 1, "failures": 0}
         ([1], "Expected `object`, got `array`"),
         ({"protocol": "refbench", "protocols": 3}, "Expected `object`, got `int`"),
         ({"protocol": "refbench", "metrics": {}}, "missing required field"),
-        ({"protocol": "refbench", "protocols": {"lisa": 3}, "dataset": "a/b"}, "not as refbench writes it"),
+        (
+            {"protocol": "refbench", "protocols": {"lisa": 3}, "dataset": "a/b"},
+            "is not in the format that refbench writes",
+        ),
         ({"protocol": "x", "protocols": 3, **WHOLE}, "Expected `object`, got `int` - at `$.protocols`"),
         ({"protocol": "x", "protocols": {"lisa": 3}, **WHOLE}, "Expected `object`, got `int`"),
     ],

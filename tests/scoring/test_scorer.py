@@ -169,22 +169,22 @@ def line_for(sample: Sample, **changes: Any) -> str:
         ({"sample_id": "scenes/val/none/0"}, r"p.jsonl line 2: the sample 'scenes/val/none/0' is not in this split"),
         ({"sample_id": 5}, "the sample 5 is not in this split"),
         ({"sample_id": ["x"]}, "is not in this split"),
-        ({"size": [1, 2]}, r"line 2: the mask is 1 x 2 \(height x width\), the image of .* resize masks back"),
+        ({"size": [1, 2]}, r": the mask has 1 x 2 pixels, but the image of .* has .* x .* \(height x width\); resize"),
         ({"size": "DROP"}, r"size must be \[height, width\]"),
-        ({"size": [1.5, {}]}, "the mask is"),
-        ({"counts": "zz"}, r"line 2: broken run-length code 'zz'|line 2: broken run-length"),
+        ({"size": [1.5, {}]}, "the mask has"),
+        ({"counts": "zz"}, "line 2:.*invalid run-length code"),
         ({"counts": "DROP"}, "line 2: counts must be"),
         ({"counts": None}, "line 2: counts must be"),
         ({"counts": "é"}, "line 2: counts is not ASCII"),
-        ({"counts": [1, 2]}, "line 2: the counts add up to 3"),
-        ({"score": float("nan")}, "line 2: score must be a finite number, not nan"),
+        ({"counts": [1, 2]}, "line 2:.*of the counts is 3, but height times width"),
+        ({"score": float("nan")}, ": score must be a finite number, got nan"),
         ({"score": float("inf")}, "line 2: score must be a finite number"),
-        ({"score": "0.9"}, "line 2: score must be a finite number, not '0.9'"),
+        ({"score": "0.9"}, r": score must be a finite number, got '0\.9'"),
         ({"score": 10**400}, "line 2: score must be a finite number"),
         ({"score": True}, "line 2: score must be a finite number"),
         ({"no_target": "yes"}, "line 2: no_target must be true or false"),
         ({"instances": 5}, "line 2: instances must be a list"),
-        ({"instances": [{"counts": "zz", "score": 1}]}, "line 2: an instance: broken run-length"),
+        ({"instances": [{"counts": "zz", "score": 1}]}, "line 2: an instance:.*invalid run-length code"),
         ({"instances": [{"counts": "zz"}]}, "line 2: score must be"),
     ],
 )
@@ -198,14 +198,14 @@ def test_wrong_lines_are_named(embedded: Path, tmp_path: Path, changes: dict[str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json\n", r"line 1 is not JSON .*expected one object per line"),
-        ('{"sample_id": \n', "line 1 is not JSON"),
+        ("not json\n", r"is not valid JSON \(.*\); expected one object per"),
+        ('{"sample_id": \n', "is not valid JSON"),
         ("5\n", "line 1: expected an object with sample_id"),
         ("[5]\n", "entry 0: expected an object with sample_id"),
-        ("[" * 100_000, "nests too deeply"),
+        ("[" * 100_000, "is nested too deeply to be an annotation file"),
         ("[1,\n", "is not valid JSON"),
-        ("\x1f\x8b\x08", r"p.jsonl is compressed with gzip; unpack it first: gunzip -k FILE"),
-        ("\x00\xff", "line 1 is not JSON"),
+        ("\x1f\x8b\x08", "is compressed with gzip;"),
+        ("\x00\xff", "is not valid JSON"),
     ],
 )
 def test_files_that_are_no_predictions(embedded: Path, tmp_path: Path, text: str, message: str) -> None:
@@ -218,7 +218,9 @@ def test_given_twice_is_an_error_and_missing_a_failure(embedded: Path, tmp_path:
     sample = load_samples("scenes/val")[0]
     other = line_for(sample, counts=Mask.empty(sample.height, sample.width).counts.decode())
     (tmp_path / "p.jsonl").write_text(line_for(sample) + "\n" + other)
-    with pytest.raises(PredictionError, match=r"line 2: the sample .* was given before \(entry 1\), with another"):
+    with pytest.raises(
+        PredictionError, match=r": the sample .* already has a different prediction \(entry 1\); keep only one of"
+    ):
         score(tmp_path / "p.jsonl", "scenes/val")
     (tmp_path / "p.jsonl").write_text(line_for(sample))
     assert score(tmp_path / "p.jsonl", "scenes/val").summaries["refbench"].failures == 499
@@ -270,8 +272,8 @@ def test_the_content_tells_the_format(embedded: Path, tmp_path: Path) -> None:
         ([0, 0, 0, 255, 255, 255], (0, 1), ""),
         ([255, 255, 255, 0, 0, 0], (1, 0), ""),
         ([9, 9, 9, 128, 0, 0, 0, 0, 0], (2, 1), ""),
-        ([255, 255, 255, 128, 0, 0], (0, 1), "a mask holds 0 \\(black\\) and one other value"),
-        ([0, 0, 0, 0, 0, 0], (0, 1), "its palette has one colour for two values"),
+        ([255, 255, 255, 128, 0, 0], (0, 1), r"but a mask contains only 0 \(black\) and one other value"),
+        ([0, 0, 0, 0, 0, 0], (0, 1), "two values have the same colour in its palette"),
     ],
 )
 def test_palette_pictures_count_by_their_colours(
@@ -303,11 +305,11 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="does not exist"):
         score(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(PredictionError, match="give the split"):
+    with pytest.raises(PredictionError, match="pass the split of its predictions with --dataset DATASET/SPLIT"):
         score(tmp_path / "empty.jsonl")
     cases: list[tuple[str, Any, str]] = [
-        ("a.npz", {name: np.zeros(size)}, r"expected bool \(H, W\), found float64"),
-        ("b.npz", {name: np.zeros((3, 3), bool)}, "the mask is 3 x 3"),
+        ("a.npz", {name: np.zeros(size)}, r"shape \(H, W\), got float64"),
+        ("b.npz", {name: np.zeros((3, 3), bool)}, ": the mask has 3 x 3 pixels, but the image"),
         ("c.npz", {"unknown": np.zeros(size, bool)}, "is not in this split"),
     ]
     for file, arrays, message in cases:
@@ -325,7 +327,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
             score(tmp_path / file, "scenes/val")
     picture = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
     for folder, content, message in (
-        ("grey", picture, "threshold it before saving"),
+        ("grey", picture, "apply a threshold before saving"),
         ("rgb", np.zeros((*size, 3), np.uint8), "one channel"),
         ("small", np.zeros((4, 4), np.uint8), "the mask is 4 x 4"),
     ):

@@ -1,1 +1,1 @@
-"""`tiny`: a small text-conditioned convolutional network, trained on `scenes/train`, shipped with its weights."""
+"""`tiny`: a small text-conditioned convolutional network, trained on `scenes/train`; its weights are included."""

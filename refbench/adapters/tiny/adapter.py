@@ -1,4 +1,4 @@
-"""The adapter around the network of `tiny`."""
+"""The adapter for the network of `tiny`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WEIGHTS = Path(__file__).parent / "weights.safetensors"
 
 
 class Tiny:
-    """A small network trained on `scenes/train`; a working example of an adapter rather than a good model.
+    """A small network trained on `scenes/train`. It is an example of an adapter, not a good model.
 
     Args:
-        device: where torch computes, e.g. cpu or cuda:0.
+        device: device of torch, for example cpu or cuda:0.
         weights: a safetensors file written by `python -m refbench.adapters.tiny.train`.
     """
 

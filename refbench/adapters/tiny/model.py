@@ -1,8 +1,8 @@
-"""The network of `tiny`, and how images and words enter it.
+"""The network of `tiny`, and how images and words are prepared for it.
 
-A convolutional trunk sees each image once. A GRU encodes each expression. A few attention layers
-between coarse grid tokens and words locate the target; a dot product with the trunk's fine features gives its
-shape, so the part that depends on the expression stays cheap.
+A convolutional backbone processes each image once, and a GRU encodes each expression. A few attention layers between
+the tokens of a coarse grid and the words locate the target. A dot product with the fine features of the backbone gives
+its shape, so the part that depends on the expression is cheap.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def split_words(expression: str) -> list[str]:
 
 
 def swap_words(expression: str, swaps: dict[str, str]) -> str:
-    """The expression with some words exchanged, e.g. for the image seen in a mirror (MIRRORED)."""
+    """The expression with some words exchanged, for example for a mirrored image (MIRRORED)."""
     return " ".join(swaps.get(word, word) for word in split_words(expression))
 
 
 def encode_words(expressions: Sequence[str], vocabulary: dict[str, int]) -> Tensor:
-    """Word numbers, int64 (N, MAX_WORDS), padded with PAD and cut at the end; an unseen word is UNKNOWN."""
+    """Word ids, int64 (N, MAX_WORDS), padded with PAD and truncated at the end; unknown words become UNKNOWN."""
     out = torch.full((len(expressions), MAX_WORDS), PAD, dtype=torch.int64)
     for row, expression in enumerate(expressions):
         numbers = [vocabulary.get(w, UNKNOWN) for w in split_words(expression)[:MAX_WORDS]] or [UNKNOWN]
@@ -41,7 +41,7 @@ def encode_words(expressions: Sequence[str], vocabulary: dict[str, int]) -> Tens
 
 
 def prepare_image(image: Image.Image) -> Tensor:
-    """RGB in -1..1, float32 (3, INPUT_HEIGHT_PX, INPUT_WIDTH_PX); the aspect ratio is not kept."""
+    """RGB between -1 and 1, float32 (3, INPUT_HEIGHT_PX, INPUT_WIDTH_PX); the aspect ratio is not kept."""
     resized = image.convert("RGB").resize((INPUT_WIDTH_PX, INPUT_HEIGHT_PX), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32).copy())
     return pixels.permute(2, 0, 1) / 127.5 - 1.0
@@ -54,7 +54,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class _Layer(nn.Module):
-    """Grid tokens attend to the grid and the words, then a feed-forward step."""
+    """One layer: grid tokens attend to the grid and to the words, followed by a feed-forward step."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Layer(nn.Module):
 
 
 class TinyNetwork(nn.Module):
-    """About 0.7 million weights; logits at half the input size."""
+    """The network, with about 0.7 million weights; its logits have half the size of the input."""
 
     def __init__(self, words: int, width: int = 96, shape_width: int = 16) -> None:
         super().__init__()
@@ -123,8 +123,9 @@ class TinyNetwork(nn.Module):
         return fine, self.detail(x8), self.grid(torch.cat([x16, place], dim=1))
 
     def answer(self, fine: Tensor, detail: Tensor, grid: Tensor, counts: Sequence[int], words: Tensor) -> Tensor:
-        """Logits (N, H/2, W/2) of N expressions, int64 (N, MAX_WORDS): the first counts[0] of them ask about
-        the first image, the next counts[1] about the second, and so on.
+        """Logits (N, H/2, W/2) of N expressions, int64 (N, MAX_WORDS).
+
+        The first counts[0] expressions refer to the first image, the next counts[1] to the second, and so on.
         """
         read, _ = self.reader(self.embedding(words))
         present = words != PAD

@@ -1,7 +1,7 @@
 """Trains `tiny` on `scenes/train`: `refbench build scenes && python -m refbench.adapters.tiny.train`.
 
-Under 20 minutes on two cores; the same seed, torch version and number of threads give the same weights.
-Writes `weights.safetensors` (half precision, the vocabulary in its metadata) beside this file, or to --out.
+Takes less than 20 minutes on two cores. The same seed, torch version and number of threads give the same weights.
+Writes `weights.safetensors` (in half precision, with the vocabulary in its metadata) next to this file, or to --out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def make_vocabulary(samples: list[Sample]) -> dict[str, int]:
 
 
 def small_target(sample: Sample) -> np.ndarray:
-    """The target at the size of the logits, as the share of each cell that it covers, float32."""
+    """The target at the size of the logits: the share of each cell that it covers, float32."""
     pixels = Image.fromarray(sample.target.to_array().astype(np.uint8) * 255)
     resized = pixels.resize((INPUT_WIDTH_PX // 2, INPUT_HEIGHT_PX // 2), Image.Resampling.BOX)
     return np.asarray(resized, dtype=np.float32) / 255
@@ -69,9 +69,9 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class ObjectHead(nn.Module):
-    """Predicts for each cell of the trunk's H/8 map the class, centre and size of the object that it lies on.
+    """Predicts, for each cell of the H/8 map, the class, the centre and the size of the object at this position.
 
-    Used in training only: expressions alone train the trunk slowly, because each one names one object.
+    Used only in training, because expressions alone train the backbone slowly: each one names a single object.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -79,7 +79,9 @@ class ObjectHead(nn.Module):
         self.read = nn.Conv2d(features, classes + 1 + 3, 1)
 
     def loss(self, detail: Tensor, classes: Tensor, places: Tensor) -> Tensor:
-        """`classes` int64 (B, h, w), 0 for ground; `places` (B, 3, h, w): offset to the centre, and size."""
+        """The loss; `classes` are int64 (B, h, w), 0 for background, and `places` (B, 3, h, w): offset to the
+        centre, and size.
+        """
         out = self.read(detail)
         entropy = F.cross_entropy(out[:, :-3], classes)
         on_object = (classes > 0).float()[:, None]
@@ -88,7 +90,7 @@ class ObjectHead(nn.Module):
 
 
 def object_maps(objects: list[AnnotatedObject], classes: dict[str, int]) -> tuple[Tensor, Tensor]:
-    """The targets of ObjectHead for one image, lengths as shares of the image."""
+    """The training targets of ObjectHead for one image; lengths are relative to the image."""
     width, height = INPUT_WIDTH_PX // 8, INPUT_HEIGHT_PX // 8
     labels = np.zeros((height, width), np.int64)
     places = np.zeros((3, height, width), np.float32)
@@ -106,7 +108,7 @@ def object_maps(objects: list[AnnotatedObject], classes: dict[str, int]) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image with its expressions, their targets (N, h, w), and the maps of `object_maps`."""
+    """An image with its expressions, their targets (N, h, w), and the result of `object_maps`."""
 
     picture: Tensor
     expressions: list[str]
@@ -132,7 +134,7 @@ def turned(example: Example, mirrored: bool, upside_down: bool) -> Example:
 
 
 def read_examples() -> tuple[list[Example], dict[str, int], int]:
-    """One example for each image of scenes/train, the vocabulary, and how many categories there are."""
+    """One example per image of scenes/train, the vocabulary, and the number of categories."""
     samples = load_samples("scenes/train")
     objects: dict[str, list[AnnotatedObject]] = {}
     for o in load_objects("scenes"):
@@ -159,7 +161,7 @@ def fit(
     epochs: int,
     shuffle: torch.Generator,
 ) -> None:
-    """Train network and head; `shuffle` draws the order of images and their augmentation."""
+    """Train the network and the head; `shuffle` determines the order of images and their augmentation."""
     learnt = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=2e-3, weight_decay=0.02)
     steps = epochs * math.ceil(len(examples) / IMAGES_PER_STEP)

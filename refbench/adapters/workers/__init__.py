@@ -1,1 +1,1 @@
-"""Segmenters in environments of their own. refbench imports nothing of it: other interpreters run it."""
+"""Segmenters that run in their own environments. refbench does not import this code; other interpreters run it."""

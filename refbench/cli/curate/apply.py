@@ -13,14 +13,22 @@ from refbench.curation import revision
 @click.command()
 @click.argument("address", metavar="DATASET/SPLIT")
 @click.argument("ledger", metavar="LEDGER", type=click.Path(path_type=Path))
-@click.option("--as", "name", default="", metavar="DATASET", help="Name of the new dataset [default: DATASET-curated].")
-@click.option("--accept-edits", is_flag=True, help="Accept a ledger that was edited by hand; the manifest says so.")
-@click.option("--replace", is_flag=True, help="Replace a dataset of that name even if it was made of another source.")
+@click.option(
+    "--as", "name", default="", metavar="DATASET", help="Name of the new dataset.  [default: DATASET-curated]"
+)
+@click.option(
+    "--accept-edits", is_flag=True, help="Accept a ledger that was edited by hand; the manifest records this."
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace an existing dataset of the same name even if it was made from another source.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def apply(address: str, ledger: Path, name: str, accept_edits: bool, replace: bool, as_json: bool) -> None:
-    """Build the next version of a dataset from its source and a ledger.
+    """Make the cleaned version of a dataset from its source and a ledger.
 
-    Needs no model, no images and no network, and gives the same bytes every time.
+    This needs no model, no images and no network. The result is always the same, byte for byte.
 
     \b
     Example:

@@ -23,24 +23,24 @@ def default_recipe() -> Path:
 
 
 def recipe_of(path: Path | None) -> Recipe:
-    """The recipe of a file, or the one that comes with refbench."""
+    """The recipe in this file, or the default recipe."""
     return read_recipe(path or default_recipe())
 
 
 @click.command()
 @click.argument("address", metavar="DATASET/SPLIT")
-@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file; by default that of refcoco-m.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; by default below $REFBENCH_HOME/curation.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file.  [default: the recipe of refcoco-m]")
+@click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: below $REFBENCH_HOME/curation]")
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable.")
 @click.option("--no-images", is_flag=True, help="Skip the checks that need images.")
 @click.option(
-    "--against", multiple=True, metavar="SPLIT|LIST", help="Also report images that this split or list has as well."
+    "--against", multiple=True, metavar="SPLIT|LIST", help="Also report images that occur in this split or image list."
 )
 @click.option(
     "--fail-on", type=click.Choice((*SEVERITIES, NEVER)), default="error", show_default=True,
-    help="Exit 1 if there is a finding of this severity.",
+    help="Exit with code 1 if there is a finding of this severity or a higher one.",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; by default one for each core.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def audit(
     address: str,
@@ -53,10 +53,10 @@ def audit(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Find what is wrong with masks, expressions and images.
+    """Find errors in masks, expressions and images.
 
-    Runs the checks and writes findings.parquet, with one row for each finding, and audit.md into the curation
-    folder. `refbench list checks` describes the checks.
+    Runs the checks and writes findings.parquet, with one row per finding, and audit.md to the curation folder.
+    `refbench list checks` describes the checks.
 
     \b
     Example:

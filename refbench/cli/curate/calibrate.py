@@ -14,28 +14,34 @@ from refbench.storage.files import home
 
 @click.command()
 @click.option(
-    "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the fit is written into it."
+    "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the result is written into it."
 )
-@click.option("--tune", default="train", show_default=True, help="Split of scenes-hurried to fit on.")
-@click.option("--test", default="test", show_default=True, help="Split of scenes-hurried to measure on.")
+@click.option(
+    "--tune", default="train", show_default=True, help="Split of scenes-hurried that the calibration is fitted on."
+)
+@click.option(
+    "--test", default="test", show_default=True, help="Split of scenes-hurried that the calibration is measured on."
+)
 @click.option(
     "--known",
     multiple=True,
     metavar="DATASET/SPLIT=TRUTH.json",
-    help="Coarse masks and their truth, to fit the trusted refiner on; repeatable.",
+    help="A split of coarse masks and a file with their true masks, to calibrate the trusted refiner; repeatable.",
 )
-@click.option("--device", default="cpu", show_default=True, help="With --known: device of the trusted refiner.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="With --known: the device that the trusted refiner runs on."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device: str, as_json: bool) -> None:
-    """Fit a recipe and measure it on masks whose truth is known.
+    """Calibrate a recipe and measure it on masks whose true masks are known.
 
-    Without --known: on the rendered scenes. Writes the section [calibration] of the recipe, which is about the
-    witnesses, and measured.md beside it. Build the datasets `scenes` and `scenes-hurried` first.
+    Without --known, calibrates the witnesses on rendered scenes. Writes the section [calibration] of the recipe, and
+    the page measured.md next to it. Build the datasets `scenes` and `scenes-hurried` first.
 
-    With --known: on masks of yours. Writes the section [trusted], which is about the trusted refiner, and known.md.
-    Each source is judged twice: by a calibration on the other sources, and by calibrations on its own other images.
-    TRUTH.json maps annotation ids to the true masks: {"size": [height, width], "counts": compressed COCO run-length
-    code, "wrong": true if the coarse outline lies on another object}.
+    With --known, calibrates the trusted refiner on your own masks. Writes the section [trusted] of the recipe, and the
+    page known.md. Each source is measured twice: with a calibration from the other sources, and with calibrations from
+    the other images of the same source. TRUTH.json maps annotation ids to the true masks: {"size": [height, width],
+    "counts": compressed COCO run-length code, "wrong": true if the coarse mask is on another object}.
 
     \b
     Example:
@@ -60,7 +66,9 @@ def _on_known(recipe: Path, known: tuple[str, ...], work: Path, device: str, as_
     pairs = [text.partition("=") for text in known]
     for address, sign, path in pairs:
         if not sign or "/" not in address or not Path(path).is_file():
-            raise click.BadParameter(f"{address}{sign}{path}: write DATASET/SPLIT=TRUTH.json, with a file that exists")
+            raise click.BadParameter(
+                f"{address}{sign}{path}: write DATASET/SPLIT=TRUTH.json, where TRUTH.json is an existing file"
+            )
     sources = [(address, Path(path)) for address, _, path in pairs]
     with ConsoleProgress() as progress:
         found = known_sources.calibrate_trusted(recipe, sources, work=work, device=device, progress=progress)

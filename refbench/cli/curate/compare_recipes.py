@@ -14,12 +14,13 @@ from refbench.curation import ledger_differences
 @click.command("compare-recipes")
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV with one row for each mask.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV file with one row per mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare_recipes(first: Path, second: Path, csv: Path | None, as_json: bool) -> None:
-    """Compare two ledgers of one split: where two recipes decide differently.
+    """Compare two ledgers of one split and show where they differ.
 
-    A and B are ledger files or curation folders. One may be the ledger of a published split (`from-published`).
+    A and B are ledger files or curation folders. One of them can be the ledger of a published split (see
+    `from-published`).
 
     \b
     Example:

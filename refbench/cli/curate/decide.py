@@ -14,10 +14,10 @@ from refbench.curation import decisions
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def decide(folder: Path, as_json: bool) -> None:
-    """Keep, change, drop or review, by the recipe; write the ledger.
+    """Decide with the recipe what to keep, change, drop or review.
 
-    Answers from people take precedence over the recipe. The setting `undecided` of the recipe says what becomes of
-    items that still wait for a person.
+    Writes the ledger. Answers from people take precedence over the recipe. The setting `undecided` of the recipe states
+    what happens to items that still need an answer.
 
     \b
     Example:

@@ -21,15 +21,15 @@ STEPS = {"first": "all of A", "left": "A, only the expressions of B", "second": 
     "runs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A run on A, which is scored again on B; repeatable.",
+    help="Run folder of a run on the first split, which is then scored on the second split as well; repeatable.",
 )
-@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV with one row for each mask.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV file with one row per mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_json: bool) -> None:
     """Compare two versions of a split, mask by mask, and how they rank runs.
 
-    Each run is scored three times: on all of A; on A's masks, for the expressions that B has too; and on B's masks.
-    The first difference comes from the selection of expressions, the second from the new masks.
+    Each run is scored three times: on all of A, on the masks of A for the expressions that are also in B, and on the
+    masks of B. The first difference is due to the choice of expressions, the second to the new masks.
 
     \b
     Example:

@@ -15,9 +15,9 @@ from refbench.curation.publication import export_curated
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(address: str, out: Path, as_json: bool) -> None:
-    """Write a curated split in the format of moondream/refcoco-m.
+    """Export a curated split in the format of moondream/refcoco-m.
 
-    Writes Parquet files that contain the images, a card with the figures, the ledger, and contact sheets of masks
+    Writes Parquet files with the images, a dataset card with counts, the ledger, and contact sheets that show masks
     before and after.
 
     \b

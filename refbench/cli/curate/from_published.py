@@ -19,10 +19,11 @@ from refbench.curation.ledger import write_ledger
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def from_published(source: str, cleaned: str, out: Path, as_json: bool) -> None:
-    """Write the ledger that leads from a split to its published cleaned version.
+    """Write the ledger that turns a split into its published cleaned version.
 
-    The ledger says which masks the published split kept, changed and dropped, and which expressions.
-    `refbench curate apply` makes the cleaned split of it, `compare-recipes` compares it with a ledger of yours.
+    The ledger states which masks and expressions of the split were kept, changed and dropped in the published version.
+    `refbench curate apply` makes the cleaned split from this ledger, and `compare-recipes` compares it with your own
+    ledger.
 
     \b
     Example:

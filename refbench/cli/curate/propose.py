@@ -15,12 +15,13 @@ from refbench.curation import proposals
 @click.option("--refiner", "refiners", multiple=True, metavar="NAME", help="Only this refiner; repeatable.")
 @click.option("-o", "options", multiple=True, metavar="REFINER.KEY=VALUE", help="Option of a refiner.")
 @click.option(
-    "--device", default="cpu", show_default=True, help="Device for refiners that are networks: cpu, cuda, cuda:1."
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="Device for refiners that are neural networks: cpu, cuda or cuda:1.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
-@click.option(
-    "--workers", type=click.IntRange(1), help="Number of processes; by default one for each core, or 1 on a GPU."
-)
+@click.option("--limit", type=click.IntRange(1), help="Process only the first N images.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core, or 1 on a GPU]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def propose(
     folder: Path,
@@ -31,9 +32,10 @@ def propose(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Let refiners redraw every mask; the same command resumes.
+    """Let refiners propose a new mask for every mask of the split.
 
-    DIR is the folder that `refbench curate audit` wrote. What is done is kept when the command is interrupted.
+    DIR is the folder that `refbench curate audit` wrote. If the command is interrupted, run it again: finished
+    proposals are kept.
 
     \b
     Example:

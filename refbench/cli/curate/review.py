@@ -22,22 +22,25 @@ LOOPBACK = "127.0.0.1"
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port; by default the same one for the same DIR."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port of the page; by default, each DIR always gets the same port.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also show what the recipe has decided.")
+@click.option("--all", "everything", is_flag=True, help="Also show the items that the recipe has already decided.")
 @click.option(
     "--export",
     "export_to",
     metavar="FORM=FILE",
-    help="Write the queue for another program: cvat=FILE, label-studio=FILE.",
+    help="Export the masks to review for another program: cvat=FILE or label-studio=FILE.",
 )
 @click.option(
     "--import",
     "import_from",
     metavar="FORM=FILE",
-    help="Read answers from another program: cvat=FILE, label-studio=FILE.",
+    help="Import answers from another program: cvat=FILE or label-studio=FILE.",
 )
-@click.option("--reviewer", default="", help="Name of the person whose answers --import reads.")
+@click.option("--reviewer", default="", help="Name of the person who gave the answers that --import reads.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def review(
     folder: Path,
@@ -48,11 +51,11 @@ def review(
     reviewer: str,
     as_json: bool,
 ) -> None:
-    """Open a local page on which people decide what is in doubt.
+    """Open a local page on which people review doubtful items.
 
-    Prints the page's address, which only this machine can open, and serves it until Ctrl-C. Every answer is saved
-    before the next item is shown; `refbench curate decide` uses the answers. If the recipe asks for several
-    reviewers, items on which they disagree come back.
+    Prints the address of the page and serves it until Ctrl-C. Only this machine can open it. Every answer is saved
+    before the next item appears, and `refbench curate decide` uses the answers. If the recipe requires several
+    reviewers, items on which they disagree are shown again.
 
     \b
     Example:
@@ -85,7 +88,7 @@ def review(
 
 
 def _own_port(folder: Path) -> int:
-    """Always the same port for a folder: a browser stores unsent answers by the address of the page."""
+    """The same port for the same folder, because a browser stores unsent answers by the address of the page."""
     return 20_000 + int(hashlib.sha256(str(folder.resolve()).encode()).hexdigest(), 16) % 20_000
 
 

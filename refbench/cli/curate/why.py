@@ -16,13 +16,17 @@ from refbench.curation.history import Story
 @click.command()
 @click.argument("item_id", metavar="ID")
 @click.argument("place", metavar="DIR|LEDGER", type=click.Path(path_type=Path))
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the mask before and after into this file.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Save a picture of the mask before and after the change to this file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
-    """Tell the story of one mask or expression.
+    """Show the history of one mask or expression.
 
-    ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). A curation folder shows everything:
-    findings, proposals, answers. A LEDGER shows only the row of ID.
+    ID is a mask (DATASET/SPLIT/ANNOTATION) or an expression (its sample id). With a curation folder, the history
+    includes findings, proposals and answers. With a LEDGER outside a curation folder, it is only the row of ID.
 
     \b
     Example:

@@ -1,1 +1,1 @@
-"""Checks, each a small class whose docstring is its rule."""
+"""Checks: each is a small class, and its docstring states what it reports."""

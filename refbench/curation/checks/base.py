@@ -1,6 +1,6 @@
-"""What checks share: their contract, and an image as they see it.
+"""The interface of checks, and the view of an image that checks share.
 
-A check is a small class: its docstring is its rule, its fields are the rule's numbers, which a recipe may set.
+A check is a small class. Its docstring states what it reports, and its fields are thresholds that a recipe can set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LEAKS = "image-leaks"
 
 
 class ImageView:
-    """One image for all checks: what several of them need is decoded once."""
+    """One image for all checks; what several checks need is decoded once."""
 
     def __init__(self, items: ImageItems, with_picture: bool) -> None:
         self.items = items
@@ -36,12 +36,12 @@ class ImageView:
 
     @cached_property
     def picture(self) -> NDArray[np.uint8] | None:
-        """uint8 (H, W, 3) RGB; None where the audit is without images, or this one cannot be read."""
+        """uint8 (H, W, 3) RGB; None if the audit runs without images or the image cannot be read."""
         return None if self.picture_error or not self._with_picture else self._loaded[0]
 
     @cached_property
     def picture_error(self) -> str:
-        """Why the image cannot be used; "" if it can, or is not wanted."""
+        """Why the image cannot be read; "" if it can, or if it is not needed."""
         return self._loaded[1] if self._with_picture else ""
 
     @cached_property
@@ -59,7 +59,7 @@ class ImageView:
         return self._arrays[target.mask_id]
 
     def surroundings(self, target: TargetMask) -> Surroundings | None:
-        """A mask in its image; None without an image, or where there is nothing to see or to compare with."""
+        """A mask with the pixels around it; None without an image, or if there is nothing to compare."""
         if self.picture is None or target.mask.area == 0:
             return None
         if target.mask_id not in self._surroundings:
@@ -92,7 +92,7 @@ class SplitCheck(Protocol):
 
 @dataclass(frozen=True)
 class Reporter:
-    """Makes the findings of a check; the checks inherit it and bring their code and severity."""
+    """Creates the findings of a check; checks inherit from it and set their code and severity."""
 
     code: ClassVar[str] = ""
     severity: ClassVar[str] = WARNING

@@ -1,4 +1,4 @@
-"""Checks of expressions: by their words, against each other, and against the masks that they should mean."""
+"""Checks of expressions: their words, other expressions, and the masks that they refer to."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PERSONS = frozenset(
 
 @dataclass(frozen=True)
 class Repeated(Reporter):
-    """An expression that its ref has already, letter case and blanks aside: it counts twice in a score."""
+    """A ref contains the same expression twice, apart from letter case and spaces, so it counts twice in a score."""
 
     code: ClassVar[str] = "expression-repeated"
     severity: ClassVar[str] = NOTE
@@ -52,7 +52,7 @@ class Repeated(Reporter):
 
 @dataclass(frozen=True)
 class Shared(Reporter):
-    """One expression for two objects of an image: it cannot be right for both."""
+    """Two objects of an image have the same expression, which cannot be right for both."""
 
     code: ClassVar[str] = "expression-shared"
 
@@ -72,9 +72,10 @@ class Shared(Reporter):
 
 @dataclass(frozen=True)
 class RightAndWrong(Reporter):
-    """An expression with a target in one row of an image and no target in another row: no prediction fits both.
+    """An expression has a target in one row and no target in another row of the same image; no
+    prediction can be right for both.
 
-    In datasets of classes, this happens if two classes have the same name, as with Roboflow's root categories.
+    In datasets of classes, this happens if two classes have the same name, as with the root categories of Roboflow.
     """
 
     code: ClassVar[str] = "expression-right-and-wrong"
@@ -95,7 +96,7 @@ class RightAndWrong(Reporter):
 
 @dataclass(frozen=True)
 class OtherScript(Reporter):
-    """An expression without a Latin letter: the checks of words know English alone and do not look at it."""
+    """An expression contains no Latin letters. The checks of words know only English and ignore it."""
 
     code: ClassVar[str] = "expression-other-script"
     severity: ClassVar[str] = NOTE
@@ -109,7 +110,7 @@ class OtherScript(Reporter):
 
 @dataclass(frozen=True)
 class Fragment(Reporter):
-    """An expression of fewer than `least` letters, or without a letter: "r" says nothing."""
+    """An expression has fewer than `least` letters, or none: "r" does not describe anything."""
 
     code: ClassVar[str] = "expression-fragment"
     least: int = 2
@@ -124,7 +125,7 @@ class Fragment(Reporter):
 
 @dataclass(frozen=True)
 class Contradicting(Reporter):
-    """An expression that says both of two opposites of place or size, neither of them in relation to something."""
+    """An expression contains two opposites of position or size, and neither of them is relative to another object."""
 
     code: ClassVar[str] = "expression-contradicting"
     severity: ClassVar[str] = NOTE
@@ -139,11 +140,11 @@ class Contradicting(Reporter):
 
 @dataclass(frozen=True)
 class AgainstPlace(Reporter):
-    """Words of place that the mask denies, seen beside the other objects of its category.
+    """Words of position contradict the mask, compared with the other objects of its category.
 
-    "left" is wrong if the middle of the box lies beyond the share `beyond` of the width, and right of all others of its
-    category. "leftmost" is wrong if another one lies more than the share `apart` of the width farther left. The same
-    goes for right, top and bottom.
+    "left" is wrong if the centre of the box is beyond the share `beyond` of the width, and to the right of all other
+    objects of its category. "leftmost" is wrong if another object is farther left by more than the share `apart` of the
+    width. The same applies to right, top and bottom.
     """
 
     code: ClassVar[str] = "expression-against-place"
@@ -178,7 +179,9 @@ class AgainstPlace(Reporter):
 
 @dataclass(frozen=True)
 class AgainstSize(Reporter):
-    """ "largest" or "smallest" where another object of the category is larger or smaller by a factor of `factor`."""
+    """An expression says "largest" or "smallest", but another object of the category is
+    larger or smaller by a factor of more than `factor`.
+    """
 
     code: ClassVar[str] = "expression-against-size"
     severity: ClassVar[str] = NOTE
@@ -199,9 +202,10 @@ class AgainstSize(Reporter):
 
 @dataclass(frozen=True)
 class AgainstColour(Reporter):
-    """A named colour that a smaller share of the mask's pixels than `least` has, by a tolerant test.
+    """An expression names a colour that less than the share `least` of the mask has, by a tolerant test.
 
-    Only colours before the first relation count ("with", "next to"), and none if a person is named there ("white man").
+    Only colours before the first relation ("with", "next to") are used, and none if a person is named there ("white
+    man").
     """
 
     code: ClassVar[str] = "expression-against-colour"
@@ -224,7 +228,7 @@ class AgainstColour(Reporter):
 
 @dataclass(frozen=True)
 class Offensive(Reporter):
-    """Words that degrade, insult or sexualise, as `refbench/curation/words.toml` lists them with their contexts."""
+    """An expression contains degrading, insulting or sexual words, by the rules in `refbench/curation/words.toml`."""
 
     code: ClassVar[str] = "expression-offensive"
 
@@ -266,7 +270,7 @@ def _leads_to_side(words: Sequence[str]) -> bool:
 
 
 def _colours(expression: str) -> list[str]:
-    """The colours of the thing that is meant: those before the first relation, and after "that is"."""
+    """The colours of the target: those before the first relation, and after "that is"."""
     words = _words(expression.lower().replace("that is", "").replace("which is", ""))
     end = next((k for k, w in enumerate(words) if w in RELATIONS), len(words))
     head = words[:end]
@@ -285,9 +289,9 @@ ColourTest = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
 def _hues(low: float, high: float, saturation: float, value: float) -> ColourTest:
-    """A test of HSV pixels (N, 3) in 0..1.
+    """A test of HSV pixels (N, 3) between 0 and 1.
 
-    The limits `low` and `high` of the hue are in degrees; `high` is above 360 if they include red.
+    The limits `low` and `high` of the hue are in degrees; `high` is above 360 if the range includes red.
     """
 
     def test(hsv: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from refbench.records import Finding
 
 @dataclass(frozen=True)
 class EmptyMask(Reporter):
-    """A mask without a pixel, although its expressions have a target."""
+    """A mask is empty, although its expressions have a target."""
 
     code: ClassVar[str] = "mask-empty"
     severity: ClassVar[str] = ERROR
@@ -32,7 +32,9 @@ class EmptyMask(Reporter):
 
 @dataclass(frozen=True)
 class TinyMask(Reporter):
-    """A mask of fewer than `least_px` pixels: an error of one pixel along its outline is a large share of its area."""
+    """A mask has fewer than `least_px` pixels, so that an error of one pixel along its outline is a large share of
+    its area.
+    """
 
     code: ClassVar[str] = "mask-tiny"
     severity: ClassVar[str] = NOTE
@@ -46,7 +48,7 @@ class TinyMask(Reporter):
 
 @dataclass(frozen=True)
 class Slivers(Reporter):
-    """Parts or holes of fewer than `most_px` pixels: leftovers of clicking, not of the object."""
+    """A mask has parts or holes of fewer than `most_px` pixels, which are usually errors of annotation."""
 
     code: ClassVar[str] = "mask-slivers"
     severity: ClassVar[str] = NOTE
@@ -70,9 +72,9 @@ class Slivers(Reporter):
 
 @dataclass(frozen=True)
 class PartsApart(Reporter):
-    """A part of the mask that lies far from the largest part: two objects in one mask, or a stray click.
+    """A part of the mask is far from the largest part: the mask covers two objects, or contains a wrong click.
 
-    Far means farther than the largest part is long.
+    Far means farther than the length of the largest part.
     """
 
     code: ClassVar[str] = "mask-parts-apart"
@@ -104,7 +106,7 @@ class PartsApart(Reporter):
 
 @dataclass(frozen=True)
 class AtBorder(Reporter):
-    """A mask that touches the border of the image for more than `least_px`: the object is cut off."""
+    """A mask touches the border of the image along more than `least_px` pixels, so the object is cut off."""
 
     code: ClassVar[str] = "mask-at-border"
     severity: ClassVar[str] = NOTE
@@ -124,7 +126,8 @@ class AtBorder(Reporter):
 
 @dataclass(frozen=True)
 class CoarsePolygon(Reporter):
-    """Polygons whose sides are longer than `share` of the square root of the area: round shapes become angular."""
+    """The sides of the polygons are on average longer than `share` of the square root of the area, so that round shapes
+    become angular."""
 
     code: ClassVar[str] = "polygon-coarse"
     severity: ClassVar[str] = NOTE
@@ -145,7 +148,9 @@ class CoarsePolygon(Reporter):
 
 @dataclass(frozen=True)
 class UnlikeBox(Reporter):
-    """A box that overlaps with the mask's own by an IoU below `least`: one of the two is another object's."""
+    """The box of an annotation has an IoU below `least` with the box of its mask, so one of the two is of another
+    object.
+    """
 
     code: ClassVar[str] = "mask-unlike-box"
     least: float = 0.8
@@ -163,7 +168,7 @@ class UnlikeBox(Reporter):
 
 @dataclass(frozen=True)
 class LikeAnother(Reporter):
-    """Two annotations on one object: a mask that overlaps with another annotation's by an IoU of `least`.
+    """Two annotations are on one object: the IoU of their masks is at least `least`.
 
     One of the two masks is wrong. The check cannot tell which one, so both get a finding.
     """
@@ -187,7 +192,7 @@ class LikeAnother(Reporter):
 
 @dataclass(frozen=True)
 class UnlikePolygons(Reporter):
-    """A mask that is not what its own polygons draw (IoU below `least`): one of the two was exchanged."""
+    """A mask differs from its own polygons (IoU below `least`), so one of the two was exchanged."""
 
     code: ClassVar[str] = "mask-unlike-polygons"
     least: float = 0.9
@@ -203,7 +208,7 @@ class UnlikePolygons(Reporter):
 
 
 def _small(pixels: NDArray[np.bool_], most_px: int) -> tuple[int, int]:
-    """How many parts have fewer than `most_px` pixels, and how many parts there are."""
+    """The number of parts with fewer than `most_px` pixels, and the number of all parts."""
     labels, count = ndimage.label(pixels, np.ones((3, 3)))
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     return int((areas < most_px).sum()), int(count)

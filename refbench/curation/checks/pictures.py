@@ -1,4 +1,4 @@
-"""Checks that look at the image: whether it is there, and whether the mask fits it."""
+"""Checks of images: whether they can be read, and whether the masks fit them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refbench.storage.images import load_image
 
 @dataclass(frozen=True)
 class BrokenImage(Reporter):
-    """An image that is missing, cannot be decoded, or has another size than its annotations say."""
+    """An image is missing, cannot be decoded, or has another size than its annotations state."""
 
     code: ClassVar[str] = "image-broken"
     severity: ClassVar[str] = ERROR
@@ -36,9 +36,10 @@ class BrokenImage(Reporter):
 
 @dataclass(frozen=True)
 class OffEdges(Reporter):
-    """An outline beside the edges of the image: all of it is shifted by `most_px` or more, or too many points miss.
+    """The outline does not follow the edges of the image: it is shifted by `most_px` or more, or misses them at many
+    points.
 
-    A point misses if the nearest notable edge lies `from_px` to `to_px` away. An edge further away belongs to
+    A point misses if the nearest strong edge is `from_px` to `to_px` away. An edge that is farther away belongs to
     another object.
     """
 
@@ -69,7 +70,7 @@ class OffEdges(Reporter):
 
 @dataclass(frozen=True)
 class HoldsGround(Reporter):
-    """A part inside the mask that looks like what is around it: a hole that was filled, or a border drawn too wide."""
+    """A part inside the mask looks like its surroundings: the mask fills a hole, or its outline is too wide."""
 
     code: ClassVar[str] = "mask-holds-ground"
     needs_images: ClassVar[bool] = True
@@ -88,7 +89,7 @@ class HoldsGround(Reporter):
 
 @dataclass(frozen=True)
 class LacksPart(Reporter):
-    """A part beside the mask that looks like it and is no other object's: a thin part that was left out."""
+    """A part next to the mask looks like it and belongs to no other object: the mask lacks a thin part."""
 
     code: ClassVar[str] = "mask-lacks-part"
     needs_images: ClassVar[bool] = True
@@ -107,9 +108,10 @@ class LacksPart(Reporter):
 
 @dataclass(frozen=True)
 class ImageTwice(Reporter):
-    """An image that the split holds twice, byte by byte, or so alike that it is the same image.
+    """The split contains an image twice, as the same bytes or as nearly the same picture.
 
-    Alike: the signs of 63 low frequencies of the brightness (a perceptual hash) differ in at most `most_bits`.
+    Two pictures are nearly the same if their perceptual hashes (the signs of 63 low frequencies of the brightness)
+    differ in at most `most_bits` bits.
     """
 
     code: ClassVar[str] = "image-twice"
@@ -152,7 +154,7 @@ def perceptual_hash(picture: Image.Image) -> int:
     """A hash of 63 bits that is nearly the same for nearly the same pictures.
 
     Each bit stands for one of the lowest 8 x 8 frequencies of a 32 x 32 copy (cosine transform, without the mean), and
-    tells whether its coefficient is above the median of all.
+    states whether its coefficient is above the median of all.
     """
     small = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR), np.float64)
     low: NDArray[np.float64] = quantised(dctn(small, norm="ortho")[:8, :8].ravel()[1:])

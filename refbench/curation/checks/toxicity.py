@@ -1,4 +1,4 @@
-"""A classifier of texts, for those who have one: a second opinion beside the list of words."""
+"""A text classifier as a second opinion besides the word list, for users who have one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Toxic(Reporter):
-    """An expression that a classifier of toxic texts gives `least` or more; only where a recipe names its weights.
+    """A classifier of toxic texts gives an expression a score of at least `least`; used only if a recipe sets
+    `weights`.
 
-    `weights` is a folder of `save_pretrained` or a hub id, at `revision`. `label` is the class that counts, by its name
-    in the network's config. A network with several labels that do not exclude each other is read by sigmoids.
+    `weights` is a folder of `save_pretrained` or a model id of the hub, at `revision`. `label` is the class that
+    counts, by its name in the config of the network. Networks with several labels that do not exclude each other are
+    evaluated with sigmoids.
     """
 
     code: ClassVar[str] = "expression-toxic"
@@ -35,13 +37,15 @@ class Toxic(Reporter):
 
     def find_in_split(self, images: Sequence[ImageItems]) -> Iterator[Finding]:
         if not self.weights:
-            raise DatasetError(f"{self.code} needs a classifier: [checks.{self.code}] weights = ... in the recipe")
+            raise DatasetError(
+                f"the check {self.code} needs a classifier; set weights under [checks.{self.code}] in the recipe"
+            )
         network = load_network(AutoModelForSequenceClassification, self.weights, self.revision, torch.float32)
         network = network.to(self.device)
         tokenizer: Any = AutoTokenizer.from_pretrained(self.weights, revision=self.revision)
         labels = {str(name): int(k) for k, name in network.config.id2label.items()}
         if self.label not in labels:
-            raise DatasetError(f"{self.weights} has no label {self.label!r}; it has {', '.join(labels)}")
+            raise DatasetError(f"{self.weights} has no label {self.label!r}; its labels are {', '.join(labels)}")
         digest = weights_sha256(self.weights, self.revision)[:12]
         samples = [s for image in images for s in image.samples]
         for start in range(0, len(samples), BATCH):

@@ -1,1 +1,1 @@
-"""Refiners: what draws a mask again, given the image and the coarse mask."""
+"""Refiners: they propose a new mask, given the image and the coarse mask."""

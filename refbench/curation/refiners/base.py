@@ -32,7 +32,7 @@ WHOLE_SHARE = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """A refiner's answer: `mask` bool (H, W) of the image's size, `confidence` in 0..1."""
+    """The answer of a refiner: `mask` is bool (H, W) in the size of the image, `confidence` is between 0 and 1."""
 
     mask: Any
     confidence: float
@@ -40,10 +40,10 @@ class Refined:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Target:
-    """What a refiner is to draw again.
+    """The mask that a refiner is to improve.
 
-    `mask` is the coarse one, bool (H, W) and not empty, `box` its [left, top, width, height]; `category` is "" if it is
-    not known.
+    `mask` is the coarse mask, bool (H, W) and not empty, `box` its [left, top, width, height]; `category` is "" if it
+    is unknown.
     """
 
     mask: BoolArray
@@ -52,12 +52,13 @@ class Target:
 
 
 class Refiner(Protocol):
-    """Draws a mask again: `refine(image, mask, box)` is the whole contract.
+    """Proposes a new mask with one method: `refine(image, mask, box)`.
 
-    `image` is uint8 (H, W, 3) RGB, `mask` the coarse one, bool (H, W) and not empty, `box` its [left, top, width,
-    height]. One that varies its own prompts, or needs the category, offers `refine_target(image, target, variants)`,
-    with one answer for each variant. Any other refiner is called again with shifted masks. All masks of an image come
-    in a row and with the same array, so a network can embed it once. `weights_sha256` names the weights.
+    `image` is uint8 (H, W, 3) RGB, `mask` is the coarse mask, bool (H, W) and not empty, and `box` is its [left, top,
+    width, height]. If a refiner varies its own prompts, or needs the category, it has a method `refine_target(image,
+    target, variants)`, which returns one answer per variant. Other refiners are called again with shifted masks. All
+    masks of an image are passed consecutively with the same array, so that a network can embed it once.
+    `weights_sha256` identifies the weights.
     """
 
     name: str
@@ -73,7 +74,7 @@ def propose(
     variants: int,
     categories: Sequence[str] = (),
 ) -> list[Proposal]:
-    """Ask a refiner for every mask of an image, `variants` times each; whatever it does wrong is a failed proposal."""
+    """Ask a refiner `variants` times for each mask of an image; errors of the refiner become failed proposals."""
     category_of = dict(zip(mask_ids, categories, strict=True)) if categories else {}
     asked: list[tuple[str, int, Mask, BoolArray]] = []
     out = []
@@ -160,9 +161,9 @@ def _proposal(
 
 
 def jittered(mask: BoolArray, variant: int) -> BoolArray:
-    """The source mask for variant 0, else a little wider, narrower or shifted.
+    """The source mask for variant 0; for others, the mask slightly dilated, eroded or shifted.
 
-    A stable refiner answers all of them alike.
+    A stable refiner returns the same mask for all of them.
     """
     step = max(1, reach_px(mask) // 3)
     if variant == 0:
@@ -178,19 +179,19 @@ def jittered(mask: BoolArray, variant: int) -> BoolArray:
 
 
 def reach_px(mask: BoolArray) -> int:
-    """How far from the outline of the mask the true outline is searched, in pixels."""
+    """The distance from the outline of the mask within which the true outline is searched, in pixels."""
     side = float(np.sqrt(np.count_nonzero(mask)))
     return int(np.clip(REACH_SHARE * side, LEAST_REACH_PX, MOST_REACH_PX))
 
 
 def core_of(mask: BoolArray, depth_px: float) -> BoolArray:
-    """The pixels deeper inside than `depth_px`, or than half of the mask's depth where that is less."""
+    """The pixels deeper inside than `depth_px`, or than half of the maximum depth of the mask if this is less."""
     depth = -signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
     return np.asarray(depth > min(depth_px, 0.5 * float(depth.max())))
 
 
 def unfold(part: BoolArray, window: tuple[slice, slice], shape: tuple[int, int]) -> BoolArray:
-    """A mask of the whole image from that of a window."""
+    """A mask of the whole image from a mask of a window."""
     whole = np.zeros(shape, bool)
     whole[window] = part
     return whole

@@ -1,4 +1,4 @@
-"""Refiners of scikit-image: they need neither weights nor OpenCV."""
+"""Refiners from scikit-image, which need neither weights nor OpenCV."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMPACTNESS = 5.0
 
 
 class RandomWalker:
-    """Random walks that avoid edges; a pixel is inside if its walk probably ends there (scikit-image).
+    """Random walks that avoid edges; a pixel is inside if its walk is likely to end inside (scikit-image).
 
     Source: Grady, "Random walks for image segmentation", PAMI 2006.
     """
@@ -75,7 +75,7 @@ class RandomWalker:
 
 
 class ActiveContour:
-    """A contour that shrinks from outside until edges hold it (scikit-image).
+    """A contour that shrinks from outside until edges stop it (scikit-image).
 
     Source: Marquez-Neila, Baumela, Alvarez, "A morphological approach to curvature-based evolution", PAMI 2014.
     """
@@ -104,7 +104,7 @@ class ActiveContour:
 
 
 class Watershed:
-    """Two floods, from inside and from outside, that meet on the crest of the edges (scikit-image).
+    """Two floods, from inside and from outside, that meet at the edges of the image (scikit-image).
 
     Source: Meyer, "Color image segmentation", ICIP 1992.
     """
@@ -129,10 +129,10 @@ class Watershed:
 
 
 class Superpixels:
-    """Small patches of one colour, taken or left as a whole (scikit-image).
+    """Small patches of similar colour, which are included or excluded as a whole (scikit-image).
 
-    A patch is taken if its colour is found more often deep inside the mask than around it; far from the outline it
-    stays what it is. Source of the patches: Achanta et al., "SLIC superpixels", PAMI 2012.
+    A patch near the outline is included if its colour is more frequent deep inside the mask than around it. Far from
+    the outline, the mask is not changed. Source of the patches: Achanta et al., "SLIC superpixels", PAMI 2012.
     """
 
     name = "superpixels"
@@ -168,6 +168,6 @@ class Superpixels:
 
 
 def _nearest(colours: FloatArray, known: FloatArray) -> FloatArray:
-    """For each colour the mean distance to the five nearest known ones; float (N,)."""
+    """For each colour, the mean distance to the five nearest known colours; float (N,)."""
     distances, _ = cKDTree(known).query(colours, k=5)
     return quantised(distances.mean(axis=1))

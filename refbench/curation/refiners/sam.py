@@ -1,4 +1,4 @@
-"""SAM and its kin, prompted by a box around the coarse mask and by points where the answer differs from the mask."""
+"""The SAM refiners, prompted with a box around the coarse mask and with points where the answer and the mask differ."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ BOX_ONLY = ("bed", "bicycle", "bowl", "dining table", "motorcycle", "scissors")
 
 
 class _Prompted:
-    """What the SAM refiners share: an answer is the majority of several trials with other boxes and points.
+    """Shared code of the SAM refiners: the answer is a majority vote over several trials with different boxes and
+    points.
 
-    The first round of a trial has a box only. Each further round adds a point where the answer and the coarse mask
-    differ, and gives the network its own logits back. The coarse mask itself is no prompt: the network would copy it.
+    In the first round of a trial, the prompt is only a box. Each further round adds a point where the answer and the
+    coarse mask differ, and passes the network its own logits. The coarse mask itself is never a prompt, because the
+    network would copy it.
 
     Args:
-        weights: a folder written by `save_pretrained`, or a hub id.
-        device: e.g. cpu or cuda:0.
-        revision: commit of the hub repository; pin it for results that are to be repeated.
-        trials: of each variant.
-        points: rounds after the first one.
-        box_only: categories that get no points.
+        weights: a folder written by `save_pretrained`, or a model id of the hub.
+        device: for example cpu or cuda:0.
+        revision: commit of the hub repository; set it to make results reproducible.
+        trials: number of trials per variant.
+        points: number of rounds after the first one.
+        box_only: categories that are prompted without points.
 
     Source: Singh et al., "Benchmarking Object Detectors with COCO: A New Path Forward", ECCV 2024 (COCO-ReM), its
-        `coco_rem/modeling/sam_refiner.py` and `scripts/refine_boundaries.py`.
+    `coco_rem/modeling/sam_refiner.py` and `scripts/refine_boundaries.py`.
     """
 
     name = ""
@@ -52,7 +54,7 @@ class _Prompted:
         box_only: Sequence[str] = BOX_ONLY,
     ) -> None:
         if trials < 1 or points < 0:
-            raise ValueError(f"trials must be at least 1 and points at least 0, not {trials} and {points}")
+            raise ValueError(f"trials must be at least 1 and points at least 0, got {trials} and {points}")
         self.trials = trials
         self.points = points
         self.box_only = (box_only,) if isinstance(box_only, str) else tuple(box_only)
@@ -61,7 +63,7 @@ class _Prompted:
         self._last: tuple[NDArray[np.uint8], Embedded] | None = None
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is the mean IoU that the network expects of its answers."""
+        """See `Refiner`; the confidence is the mean IoU that the network predicts for its answers."""
         return self.refine_target(image, Target(mask, box), 1)[0]
 
     def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> list[Refined]:
@@ -88,7 +90,7 @@ class _Prompted:
 
 
 class Sam(_Prompted):
-    """SAM through transformers, prompted by boxes and points.
+    """SAM through transformers, prompted with boxes and points.
 
     Source: Kirillov et al., "Segment Anything", ICCV 2023.
     """
@@ -106,7 +108,7 @@ class SamHq(_Prompted):
 
 
 class Sam2(_Prompted):
-    """SAM 2 through transformers, prompted by boxes and points.
+    """SAM 2 through transformers, prompted with boxes and points.
 
     Source: Ravi et al., "SAM 2: Segment Anything in Images and Videos", 2024.
     """
@@ -115,7 +117,7 @@ class Sam2(_Prompted):
 
 
 class Sam3(_Prompted):
-    """SAM 3 through transformers: its tracker, which takes boxes and points.
+    """SAM 3 through transformers: its tracker, prompted with boxes and points.
 
     Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025.
     """
@@ -124,9 +126,9 @@ class Sam3(_Prompted):
 
 
 def widened(box: Box, shape: tuple[int, ...], draws: np.random.Generator) -> list[float]:
-    """Left, top, right, bottom of a box whose sides are moved outwards by noise, inside of the image.
+    """Left, top, right and bottom of the box with its sides moved outwards by noise, clipped to the image.
 
-    Rounded to eighths of a pixel, so that the last bit of another processor does not matter.
+    Values are rounded to eighths of a pixel, so that they do not depend on the processor.
     """
     left, top, width, height = box
     spread = np.minimum(NOISE_SHARE * np.array([width, height, width, height]), MOST_NOISE_PX)
@@ -137,7 +139,7 @@ def widened(box: Box, shape: tuple[int, ...], draws: np.random.Generator) -> lis
 
 
 def differing_point(mask: BoolArray, drawn: BoolArray, draws: np.random.Generator) -> tuple[int, int]:
-    """(x, y) of a pixel where the two differ, by chance; of any pixel of `mask` if they are equal."""
+    """(x, y) of a random pixel where the two masks differ, or of any pixel of `mask` if they are equal."""
     rows, columns = np.nonzero(mask ^ drawn)
     if not len(rows):
         rows, columns = np.nonzero(mask)
@@ -146,9 +148,9 @@ def differing_point(mask: BoolArray, drawn: BoolArray, draws: np.random.Generato
 
 
 def without_specks(mask: BoolArray) -> BoolArray:
-    """A mask without holes and islands of fewer than SPECK_PX pixels; small masks stay as they are.
+    """The mask without holes and islands of fewer than SPECK_PX pixels; small masks are not changed.
 
-    If all islands are that small, the largest one stays.
+    If all islands are that small, the largest one is kept.
     """
     if np.count_nonzero(mask) <= LARGE * SPECK_PX:
         return mask

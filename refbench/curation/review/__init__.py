@@ -1,1 +1,1 @@
-"""Review by people: the queue, their answers, and the local page."""
+"""Review by people: the queue, the answers, and the local page."""

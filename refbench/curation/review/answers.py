@@ -1,6 +1,7 @@
-"""What people have decided: an SQLite file beside the proposals, to which every answer is appended.
+"""The answers of reviewers, in an SQLite file next to the proposals, to which every answer is appended.
 
-Nothing is overwritten: an answer that is taken back is marked so. An answer is acknowledged when it is on the disk.
+Nothing is overwritten: an answer that is taken back is only marked. An answer is acknowledged after it is written to
+disk.
 """
 
 from __future__ import annotations
@@ -46,15 +47,15 @@ CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item_id, reviewer);
 
 
 class AnswerError(RunError):
-    """The answer is invalid, so sending it again will not help."""
+    """The answer is invalid, so sending it again does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one person says about one item.
+    """The answer of one person about one item.
 
-    `key` is made by the page that asks: the same answer sent twice is one answer. For the action "change", `mask` is
-    the new mask and `origin` tells what made it: a refiner, "brush", "polygon", or another program ("cvat",
+    `key` is created by the page, so that an answer that is sent twice counts once. For the action "change", `mask` is
+    the new mask and `origin` states how it was made: by a refiner, "brush", "polygon", or another program ("cvat",
     "label-studio").
     """
 
@@ -70,10 +71,10 @@ class Answer:
 
 
 class Reviews:
-    """The reviewers' answers of a curation folder. Opens the file for every call: processes and threads may share it.
+    """The answers of reviewers in a curation folder. Each call opens the file, so processes and threads can share it.
 
     Raises:
-        RunError: the file is not an SQLite database, or another program holds it for longer than `busy_seconds`.
+        RunError: the file is not an SQLite database, or another program has locked it for longer than `busy_seconds`.
     """
 
     def __init__(self, path: Path, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -96,27 +97,29 @@ class Reviews:
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise RunError(
-                    f"another program holds {self.path} for more than {self._busy_seconds:g} s; close it there and try "
-                    "again: nothing was lost"
+                    f"another program has locked {self.path} for more than {self._busy_seconds:g} s; close that "
+                    "program and try again. No answer was lost"
                 ) from error
-            raise RunError(f"{self.path} cannot be used: {error}. Check disk and permissions, try again") from error
+            raise RunError(
+                f"{self.path} cannot be used: {error}. Check the disk and the file permissions, then try again"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise RunError(
-                f"{self.path} is not a database of reviews ({error}); restore it, or move it away"
+                f"{self.path} is not a database of review answers ({error}); restore it from a copy, or move it away"
             ) from error
 
     def add(self, answer: Answer) -> bool:
-        """Append an answer; False if it is there already, sent before under the same key.
+        """Append an answer; False if an answer with the same key and content already exists.
 
         Raises:
-            AnswerError: the answer is invalid (an unknown action, a change without a mask, no reviewer), or its key is
-                that of another answer.
-            RunError: see the class; nothing is written then.
+            AnswerError: the answer is invalid (an unknown action, a change without a mask, no reviewer), or its key
+                belongs to another answer.
+            RunError: see the class; then nothing is written.
         """
         return self.add_all([answer]) == 1
 
     def add_all(self, answers: Sequence[Answer]) -> int:
-        """Append answers, all of them or, if one cannot be used, none; returns how many are new."""
+        """Append all answers, or none if one of them is invalid; returns the number of new answers."""
         for answer in answers:
             check_answer(answer)
         marks = ",".join("?" * len(_COLUMNS.split(",")))
@@ -137,7 +140,9 @@ class Reviews:
         return new
 
     def undo(self, reviewer: str, time: str) -> Answer | None:
-        """Take back the reviewer's last answer that has not been taken back; returns it, or None if there is none."""
+        """Take back the last answer of the reviewer that has not been taken back; returns it, or None if there is
+        none.
+        """
         with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             row = connection.execute(
@@ -150,7 +155,7 @@ class Reviews:
         return None if row is None else _answer(row[1:], self.path)
 
     def standing(self) -> dict[str, list[Answer]]:
-        """By item, the last answer of each reviewer that was not taken back, in the order of time."""
+        """The last answer of each reviewer that was not taken back, by item, in the order of time."""
         with self._connected() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE undone = '' ORDER BY id").fetchall()
         latest: dict[tuple[str, str], Answer] = {}
@@ -173,14 +178,14 @@ def _answer(row: Sequence[object], path: Path) -> Answer:
     try:
         mask = Mask(int(str(height)), int(str(width)), str(counts).encode("ascii")) if counts else None
     except (MaskError, ValueError) as error:
-        raise RunError(f"{path}: the answer {key} about {item_id} holds a broken mask ({error})") from None
+        raise RunError(f"{path}: the answer {key} about {item_id} contains an invalid mask ({error})") from None
     return Answer(
         str(key), str(item), str(item_id), str(reviewer), str(action), str(time), mask, str(origin), str(note)
     )
 
 
 def same_name(reviewer: str) -> str:
-    """ "Anna " and "anna" are one person."""
+    """A normalised name, so that "Anna " and "anna" are the same person."""
     return " ".join(reviewer.split()).casefold()
 
 
@@ -195,25 +200,25 @@ def check_answer(answer: Answer) -> None:
     """Raise AnswerError if the answer is invalid."""
     texts = (answer.key, answer.item_id, answer.reviewer, answer.origin, answer.note)
     if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
-        raise AnswerError("a text has an invalid Unicode character; type it again")
+        raise AnswerError("the text contains an invalid Unicode character; type it again")
     if answer.item not in ACTIONS or answer.action not in ACTIONS[answer.item]:
         allowed = ", ".join(ACTIONS.get(answer.item, ()))
-        raise AnswerError(f"an answer about a {answer.item} is one of {allowed}, not {answer.action!r}")
+        raise AnswerError(f"the answer for a {answer.item} must be one of {allowed}, got {answer.action!r}")
     if not answer.reviewer.strip() or len(answer.reviewer) > _LONGEST_NAME:
-        raise AnswerError(f"a reviewer has a name of at most {_LONGEST_NAME} characters")
+        raise AnswerError(f"the name of the reviewer must have 1 to {_LONGEST_NAME} characters")
     if not answer.key or len(answer.note) > _LONGEST_NOTE:
-        raise AnswerError("an answer has a key, and a note of at most 2000 characters")
+        raise AnswerError("an answer needs a key, and its note must have at most 2000 characters")
     if (answer.action == Action.CHANGE) != (answer.mask is not None):
-        raise AnswerError("an answer has a mask if and only if its action is to change the mask")
+        raise AnswerError("an answer with the action `change` needs a mask, and any other answer must have none")
     if answer.mask is not None and answer.mask.area == 0:
-        raise AnswerError("the new mask is empty; drop the item instead")
+        raise AnswerError("the new mask is empty; use the action `drop` instead")
 
 
 def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
-    """What the answers about one item amount to; None while they are too few or do not agree.
+    """The decision that follows from the answers about one item; None if they are too few or disagree.
 
-    An opinion wins if at least `reviewers` people share it and they are more than half of all. Masks that hardly
-    differ are one opinion; the mask in the middle of them is taken.
+    An opinion wins if at least `reviewers` people share it and they are more than half of all. Masks that are nearly
+    equal are one opinion; the mask in their middle is used.
     """
     if len(answers) < reviewers:
         return None
@@ -233,9 +238,9 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
 
 
 def _opinions(answers: Sequence[Answer]) -> list[str]:
-    """A label for each answer; answers of the same opinion have the same label, in whatever order they came.
+    """A label for each answer; answers with the same opinion have the same label, in any order.
 
-    Masks are grouped around the mask that matches most other masks; the rest are grouped in the same way.
+    Masks are grouped around the mask that matches most other masks; the remaining masks are grouped in the same way.
     """
     drawn = [(k, a.mask) for k, a in enumerate(answers) if a.mask is not None]
     out = [a.action for a in answers]
@@ -252,5 +257,5 @@ def _opinions(answers: Sequence[Answer]) -> list[str]:
 
 
 def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """Items about which the answers that were not taken back are different opinions."""
+    """The items on which the answers that were not taken back are different opinions."""
     return [item_id for item_id, answers in standing.items() if len(set(_opinions(answers))) > 1]

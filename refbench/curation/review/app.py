@@ -1,7 +1,7 @@
-"""The review page: a small server on this machine alone, over the folder of a curation.
+"""The review page: a local server for a curation folder.
 
-Safe against other sites' pages: the address holds a token that nobody else knows, requests for another host are
-refused (a foreign name may point to this machine), and an answer must come as JSON from the page's own origin.
+It is protected against other web pages. The address contains a secret token. Requests that name another host are
+refused, because a foreign name may point to this machine. An answer must be JSON and come from the page's own origin.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Handler = Callable[[Request], Response]
 
 
 class ReviewData:
-    """The content of the page for a folder. It is read once, but the answers are read again for each request."""
+    """The content of the page. The folder is read once, but the answers are read again for each request."""
 
     def __init__(self, folder: Path, everything: bool) -> None:
         curation = open_curation(folder)
@@ -85,7 +85,7 @@ class ReviewData:
         return [asdict(e) for e in entries]
 
     def item(self, item_id: str) -> dict[str, Any]:
-        """All that the page shows of one item."""
+        """Everything that the page shows about one item."""
         expression = ""
         if item_id in self.targets:
             target: TargetMask | None = self.targets[item_id]
@@ -96,7 +96,7 @@ class ReviewData:
             decision = self.expressions[item_id]
             expression = next(s.expression for s in image.samples if s.sample_id == item_id)
         else:
-            raise DatasetError(f"there is no item {item_id!r}")
+            raise DatasetError(f"unknown item {item_id!r}")
         samples = target.samples if target is not None else ()
         ids = [item_id, *(s.sample_id for s in samples if item_id in self.targets)]
         answers = self.reviews.standing().get(item_id, [])
@@ -121,9 +121,9 @@ class ReviewData:
         }
 
     def _proposals(self, target: TargetMask) -> list[dict[str, Any]]:
-        """One answer of each refiner, the one that agrees most with all others; best first.
+        """One answer per refiner, the one that agrees most with all others; best first.
 
-        The map of `votes` counts all of its answers.
+        The map of `votes` counts all its answers.
         """
         found = [p for p in self.proposals.get(target.mask_id, ()) if not p.error]
         if not found:
@@ -143,16 +143,16 @@ class ReviewData:
         return list(shown.values())
 
     def answer(self, content: Any) -> dict[str, Any]:
-        """Write an answer; returns what the page needs to go on."""
+        """Store an answer; returns what the page needs next."""
         if not isinstance(content, dict):
-            raise DatasetError("an answer is a JSON object")
+            raise DatasetError("an answer must be a JSON object")
         texts = {k: content.get(k, "") for k in ("key", "item_id", "reviewer", "action", "origin", "note")}
         if not all(isinstance(v, str) for v in texts.values()):
-            raise DatasetError("key, item_id, reviewer, action, origin and note are texts")
+            raise DatasetError("key, item_id, reviewer, action, origin and note must be strings")
         item_id = texts["item_id"]
         item = MASK if item_id in self.targets else EXPRESSION
         if item_id not in self.targets and item_id not in self.of_sample:
-            raise DatasetError(f"there is no item {item_id!r}")
+            raise DatasetError(f"unknown item {item_id!r}")
         mask = None
         if texts["action"] == Action.CHANGE:
             size = self.targets[item_id].mask.size if item_id in self.targets else (0, 0)
@@ -168,7 +168,7 @@ class ReviewData:
 
 @lru_cache(maxsize=8)
 def _png(path: str, height: int, width: int) -> bytes:
-    """An image of the dataset, or grey if it cannot be read."""
+    """An image of the dataset, or a grey image if it cannot be read."""
     buffer = io.BytesIO()
     try:
         image = load_image(path, height, width)
@@ -179,18 +179,20 @@ def _png(path: str, height: int, width: int) -> bytes:
 
 
 def _runs(mask: Mask) -> list[int]:
-    """The run lengths of a mask, column by column, background first; the page's JavaScript decodes them."""
+    """The run lengths of a mask, column by column, starting with background; the JavaScript of the page decodes
+    them.
+    """
     return run_lengths(mask.to_array().T.ravel())
 
 
 class ReviewPage:
-    """The page's answers to requests; `hosts` are what the Host header may say, with the port."""
+    """The request handlers of the page; `hosts` are the allowed values of the Host header, including the port."""
 
     def __init__(self, data: ReviewData, token: str, hosts: tuple[str, ...]) -> None:
         self.data, self.token, self.hosts = data, token, hosts
 
     def guard(self, handler: Handler) -> Handler:
-        """The handler, for requests that name this machine as their host and know the token."""
+        """Wrap a handler so that it answers only requests with an allowed host and the right token."""
 
         def guarded(request: Request) -> Response:
             refusal = _refusal(request, self.token, self.hosts)
@@ -239,7 +241,7 @@ class ReviewPage:
 
 
 def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
-    """The application; `hosts` are what the Host header may say, with the port."""
+    """The application; `hosts` are the allowed values of the Host header, including the port."""
     page = ReviewPage(ReviewData(folder, everything), token, hosts)
     app = Starlette(
         routes=[
@@ -268,7 +270,7 @@ def _refusal(request: Request, token: str, hosts: tuple[str, ...]) -> str:
 async def _posted(
     request: Request, token: str, hosts: tuple[str, ...], work: Callable[[Any], dict[str, Any]]
 ) -> Response:
-    """What a POST does, if it comes from the page itself."""
+    """Handle a POST request if it comes from the page itself."""
     origin = request.headers.get("origin")
     refusal = _refusal(request, token, hosts)
     if not refusal and origin not in [f"http://{host}" for host in hosts]:
@@ -297,7 +299,7 @@ async def _posted(
 
 
 def _told(work: Callable[[], dict[str, Any]]) -> Response:
-    """The result as JSON, or what is wrong with the request."""
+    """The result as JSON, or the error in the request."""
     try:
         return JSONResponse(work())
     except MaskError as error:

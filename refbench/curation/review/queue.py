@@ -1,4 +1,4 @@
-"""The queue of items that wait for people, most doubtful first, and the progress of the review."""
+"""The queue of items that need review, most doubtful first, and the progress of the review."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAITING, SETTLED, DISAGREED = "waiting", "settled", "disagreed"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item of the queue. `doubt` is 0..1; `reviewers` are those who have answered."""
+    """One item of the queue. `doubt` is between 0 and 1; `reviewers` are those who have answered."""
 
     item: str
     item_id: str
@@ -32,9 +32,9 @@ def queue_of(
     *,
     everything: bool = False,
 ) -> list[Entry]:
-    """The items that a recipe has left to people: first those on which reviewers disagree, then by doubt.
+    """The items that a recipe leaves to people: first those on which reviewers disagree, then by doubt.
 
-    Settled items keep their place. With `everything`, also the items that the recipe has decided.
+    Settled items keep their position. With `everything`, items that the recipe has decided are included.
     """
     torn = set(disagreements(standing))
     out = []
@@ -51,7 +51,9 @@ def queue_of(
 
 
 def doubt_of(decision: Decision) -> float:
-    """How unsure the recipe is, 0..1; highest for items held back by the audit or without any proposal."""
+    """How unsure the recipe is, between 0 and 1; highest for items that the audit leaves to people or without any
+    proposal.
+    """
     scores = decision.scores
     if decision.action != Action.REVIEW:
         return 0.0

@@ -1,4 +1,4 @@
-"""Code shared by all dataset builders: their inputs, the dataset they build, and how it is written to disk."""
+"""Code shared by all dataset builders: their inputs, the result of a build, and how it is written to disk."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from refbench.storage.samples import OBJECT_SCHEMA, SAMPLE_SCHEMA, objects_table
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Input paths given by the user: a folder in the original layout, or the file itself.
+    """Input paths from the user: a folder in the original layout, or the file itself.
 
-    `downloads` lists the repositories of the hub, with commits, that the folders were downloaded from. `splits`, if
-    not empty, selects the splits to build.
+    `downloads` lists the hub repositories, with commits, that the files were downloaded from. `splits` selects the
+    splits to build; if empty, all are built.
     """
 
     annotations: Path | None = None
@@ -46,13 +46,13 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A dataset before it is written: samples by split, every annotated object, and where they came from.
+    """A dataset before it is written: samples by split, all annotated objects, and their sources.
 
-    `version` goes up when the same sources would give other samples. `notes` report irregularities
-    that did not stop the build; nothing is dropped without a note. `image_ids` and `annotation_ids` name the numbering
-    of the ids: datasets with the same numbering can be compared image by image and object by object. `options` are the
-    options that an export was built with; options of this build are added, and win where both name one.
-    `refs_without_sentences` is the number of refs without sentences, by split.
+    `version` increases when the same sources would give other samples. `notes` report irregularities that did not stop
+    the build; nothing is dropped without a note. `image_ids` and `annotation_ids` name the numbering of the ids:
+    datasets with the same numbering can be compared image by image and object by object. `options` are the options that
+    an export was built with; options of this build are added and override them. `refs_without_sentences` is the number
+    of refs without sentences, by split.
     """
 
     builder: str
@@ -74,10 +74,11 @@ LEFTOVER_SECONDS = 24 * 3600.0
 
 
 class Builder(Protocol):
-    """Makes a dataset. Files it creates (rendered images) go to `folder`, which becomes the dataset's.
+    """Builds a dataset. Files that it creates (rendered images) are written to `folder`, which becomes the folder of
+    the dataset.
 
-    Choices that change the samples are keyword parameters with a default; `refbench build -o key=value` sets
-    them and the manifest keeps them.
+    Options that change the samples are keyword parameters with a default; `refbench build -o key=value` sets them, and
+    the manifest records them.
     """
 
     def __call__(
@@ -88,12 +89,12 @@ class Builder(Protocol):
 def build_dataset(
     dataset: str, builder: Callable[..., Built], sources: Sources, progress: Progress, **options: Any
 ) -> Manifest:
-    """Build, write and publish a dataset under `$REFBENCH_HOME/datasets`; returns its manifest.
+    """Build, write and publish a dataset in `$REFBENCH_HOME/datasets`; returns its manifest.
 
     `builder` has the parameters of a `Builder`.
 
     Raises:
-        DatasetError: the sources are missing or broken; an older build then stays unchanged.
+        DatasetError: the sources are missing or invalid; an existing build then stays unchanged.
     """
     with staging_folder(dataset) as staging, without_garbage_collection():
         built = builder(dataset, sources, staging, progress, **options)
@@ -111,7 +112,7 @@ def _keep_wanted(dataset: str, built: Built, wanted: Sequence[str]) -> None:
     missing = sorted(set(wanted) - set(built.splits))
     if missing:
         raise DatasetError(
-            f"{dataset}: the files have no split {missing[0]!r}; their splits: {', '.join(built.splits) or 'none'}"
+            f"{dataset}: the files have no split {missing[0]!r}; their splits are {', '.join(built.splits) or 'none'}"
         )
     for split in set(built.splits) - set(wanted):
         del built.splits[split]
@@ -127,18 +128,21 @@ def _splits_built(dataset: str) -> set[str]:
 
 
 def find_annotations(path: Path, folder: str, names: Sequence[str], release: str) -> Path:
-    """The file called one of `names` in a folder of the original layout, or `path` itself if it is that file."""
+    """The file with one of these `names` in a folder of the original layout, or `path` itself if it is such a file."""
     shown = " or ".join(names)
     if path.is_file():
         if path.name not in names:
-            raise DatasetError(f"{path} is not {shown}, the file of this dataset; another file would get a wrong label")
+            raise DatasetError(
+                f"{path} is not {shown}, the original file of this dataset; a dataset that is built from another "
+                "file would get the wrong name"
+            )
         return path
     for candidate in (place / name for place in (path / folder, path) for name in names):
         if candidate.is_file():
             return candidate
     raise DatasetError(
-        f"{path} holds neither {folder}/{shown} nor {shown}; "
-        f"--annotations takes the folder of {release}, or that file itself"
+        f"{path} contains neither {folder}/{shown} nor {shown}; pass the folder of {release} or the file "
+        "itself as --annotations"
     )
 
 
@@ -146,8 +150,9 @@ def refuse(dataset: str, problems: Sequence[str], things: str = "rows") -> None:
     """Raise one DatasetError that lists all problems, if there are any, so that they can be fixed together."""
     if problems:
         raise DatasetError(
-            f"{dataset} was not built: {len(problems)} {things} cannot be used.\n{summarise_problems(problems)}\n"
-            "Fix the files or download them again; rows are counted from 0."
+            f"{dataset} was not built; the number of invalid {things} is {len(problems)}.\n"
+            f"{summarise_problems(problems)}\n"
+            "Correct the files or download them again. Rows are counted from 0."
         )
 
 
@@ -156,7 +161,7 @@ def source_of(path: Path) -> Source:
 
 
 def samples_fingerprint(samples: Iterable[Sample]) -> str:
-    """sha256 over the expressions and their targets, in order. The location of the images is not included."""
+    """The sha256 of the expressions and their targets, in order. The location of the images is not included."""
     lines = _Lines()
     for s in samples:
         head = [s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id]
@@ -174,7 +179,7 @@ def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
 
 
 def questions_fingerprint(samples: Iterable[Sample]) -> str:
-    """sha256 over the triples of expression, annotations and image, in any order, without masks.
+    """The sha256 of the triples of expression, annotations and image, in any order, without masks.
 
     Two copies of a split that differ only in their ref ids or their rasterisation have the same value.
     """
@@ -183,7 +188,7 @@ def questions_fingerprint(samples: Iterable[Sample]) -> str:
 
 
 def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
-    """sha256 over the fingerprints of the splits and of the objects."""
+    """The sha256 of the fingerprints of the splits and of the objects."""
     parts = [f"{split}:{fingerprint}" for split, fingerprint in sorted(splits.items())]
     return hashlib.sha256("\n".join([*parts, f"objects:{objects}"]).encode("ascii")).hexdigest()
 
@@ -193,8 +198,10 @@ _TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
 class _Lines:
-    """A digest of rows as canonical JSON, one row per line. Polygons take most of the time; the samples of one
-    object are adjacent, so their polygons are encoded once."""
+    """A digest of rows as canonical JSON, one row per line.
+
+    Polygons take most of the time. The samples of one object are adjacent, so its polygons are encoded once.
+    """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -214,7 +221,7 @@ class _Lines:
 
 @contextmanager
 def staging_folder(dataset: str) -> Iterator[Path]:
-    """A new folder beside the dataset folder; deleted at the end unless it was published."""
+    """A new folder next to the dataset folder; it is deleted at the end unless it was published."""
     parent = dataset_folder(dataset).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +232,7 @@ def staging_folder(dataset: str) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))
     except OSError as error:
         raise DatasetError(
-            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a folder of yours"
+            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a folder that you can write to"
         ) from error
     try:
         yield folder
@@ -234,9 +241,9 @@ def staging_folder(dataset: str) -> Iterator[Path]:
 
 
 def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None) -> Manifest:
-    """Write the tables and the manifest to `staging` and swap it in for the dataset's folder.
+    """Write the tables and the manifest to `staging`, and swap it with the folder of the dataset.
 
-    A reader sees the old dataset or the new one, never a mixture.
+    A reader sees either the old dataset or the new one, never a mixture.
     """
     _check_unique(dataset, built)
     splits: dict[str, SplitInfo] = {}
@@ -277,8 +284,8 @@ def _check_unique(dataset: str, built: Built) -> None:
         for s in samples:
             if s.sample_id in seen:
                 raise DatasetError(
-                    f"{dataset}/{split}: the sample id {s.sample_id} occurs twice, so a sent_id is given twice "
-                    "in one ref; the annotation file is damaged"
+                    f"{dataset}/{split}: the sample id {s.sample_id} occurs twice because a ref contains the same "
+                    "sent_id twice; the annotation file is damaged"
                 )
             seen.add(s.sample_id)
 

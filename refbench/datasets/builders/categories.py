@@ -42,7 +42,7 @@ class Picture:
 
 
 def readable(name: str) -> str:
-    """`bow_(decorative_ribbons)` -> `bow (decorative ribbons)`; the name as published stays in raw_expression."""
+    """`bow_(decorative_ribbons)` -> `bow (decorative ribbons)`; the published name is kept in raw_expression."""
     return " ".join(name.replace("_", " ").split())
 
 
@@ -55,7 +55,7 @@ def category_sample(
     objects: Sequence[AnnotatedObject],
     tags: Sequence[str] = (),
 ) -> Sample:
-    """One class on one image: the target is the union of `objects`; without objects, the sample is no-target."""
+    """One class on one image: the target is the union of `objects`; without objects, the sample has no target."""
     if len(objects) == 1:
         mask, box, polygons = objects[0].mask, objects[0].box_xywh, objects[0].polygons
     else:

@@ -1,4 +1,4 @@
-"""COCO's annotation files, which RefCOCO, gRefCOCO, Ref-ZOM, LVIS and SGinW all build on."""
+"""Annotation files of COCO, which RefCOCO, gRefCOCO, Ref-ZOM, LVIS and SGinW all use."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ OUTSIDE_TOLERANCE_PX = 2.0
 
 
 class CocoInstances:
-    """The images, annotations and categories of an `instances.json`, checked and reachable by id.
+    """The images, annotations and categories of an `instances.json`, validated and accessible by id.
 
-    Problems of a row are appended to `problems`, with its position in the file.
+    Problems of rows are appended to `problems`, with their positions in the file.
     """
 
     def __init__(self, content: Any, path: Path, problems: list[str]) -> None:
         self.path = path
         self.problems = problems
         if not isinstance(content, dict):
-            raise DatasetError(f"{path} is not a COCO file: expected an object with images and annotations")
+            raise DatasetError(f"{path} is not a COCO annotation file; expected an object with images and annotations")
         self.images = self._by_id(content, "images", ("height", "width"))
         self.annotations = self._by_id(content, "annotations", ("image_id", "segmentation"))
         self.categories = self._by_id(content, "categories", ("name",))
@@ -63,7 +63,7 @@ class CocoInstances:
     ) -> dict[int, tuple[int, dict[str, Any]]]:
         rows = content.get(key)
         if not isinstance(rows, list):
-            raise DatasetError(f"{self.path} has no list {key!r}; it is not the annotation file of the release")
+            raise DatasetError(f"{self.path} has no list {key!r}, so it is not the annotation file of the release")
         out: dict[int, tuple[int, dict[str, Any]]] = {}
         for position, row in enumerate(rows):
             problem = _row_problem(row, needed, out)
@@ -74,7 +74,7 @@ class CocoInstances:
         return out
 
     def size_of(self, image_id: int) -> tuple[int, int]:
-        """(height, width); raises MaskError if they are no positive integers."""
+        """(height, width); raises MaskError if they are not positive integers."""
         _, image = self.images[image_id]
         check_size(image["height"], image["width"])
         return image["height"], image["width"]
@@ -83,7 +83,7 @@ class CocoInstances:
         return f"{self.path.name} annotations[{self.annotations[ann_id][0]}] (id {ann_id})"
 
     def read_object(self, ann_id: int, may_be_empty: bool = False) -> AnnotatedObject:
-        """The annotation as an object; raises MaskError (the segmentation) or KeyError (its image)."""
+        """The annotation as an object; raises MaskError (invalid segmentation) or KeyError (unknown image)."""
         known = self._objects.get(ann_id)
         if known is not None:
             return known
@@ -91,7 +91,7 @@ class CocoInstances:
         height, width = self.size_of(row["image_id"])
         mask, polygons = read_segmentation(row["segmentation"], height, width)
         if mask.area == 0 and not may_be_empty:
-            raise MaskError(f"its mask covers no pixel of the {height} x {width} image")
+            raise MaskError(f"its mask covers no pixel of the image ({height} x {width} pixels, height x width)")
         name = self.category_names.get(row.get("category_id", -1), "")
         box = read_box(row.get("bbox"), mask)
         found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, read_crowd(row), mask, polygons, box)
@@ -101,7 +101,7 @@ class CocoInstances:
     def objects_of(self, image_ids: Iterable[int], notes: list[str]) -> list[AnnotatedObject]:
         """Every readable annotation of these images, in file order; each unreadable annotation becomes a note.
 
-        Problems of targets were reported as errors earlier, so the notes are about distractors only.
+        Problems of targets have already been reported as errors, so the notes are only about distractors.
         """
         wanted = set(image_ids)
         out = []
@@ -118,7 +118,7 @@ class CocoInstances:
 class CheckedImages:
     """Paths of the images of a COCO file; the size of each image is checked once against the file.
 
-    `place` is a folder, a zip, or a folder of the hub's Parquet files, whose images go to `folder`.
+    `place` is a folder, a zip file, or a folder of Parquet files from the hub, whose images are unpacked to `folder`.
     """
 
     def __init__(self, coco: CocoInstances, place: Path | None, folder: Path) -> None:
@@ -138,7 +138,7 @@ class CheckedImages:
         self.renamed = 0
 
     def notes(self) -> list[str]:
-        """Notes on where the images were found."""
+        """Notes about where the images were found."""
         if self.place is None:
             return [NO_IMAGES]
         if not self.renamed:
@@ -146,10 +146,10 @@ class CheckedImages:
         return [f"{self.renamed} images were found under their names in another COCO release (the same images)"]
 
     def path_of(self, image_id: int) -> str:
-        """Absolute path, one relative to the dataset's folder, or "" if it is built without images.
+        """The absolute path, a path relative to the folder of the dataset, or "" if it is built without images.
 
         Raises:
-            DatasetError: the image is missing, unreadable, or its size differs from the annotation file.
+            DatasetError: the image is missing or unreadable, or its size differs from the annotation file.
         """
         if self.photographs is None:
             return ""
@@ -170,28 +170,29 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} matches two file names, {other} and {file_name}: keep the images in folders as in "
+                    f"{path} matches two file names, {other} and {file_name}; keep the images in subfolders as in "
                     "these names"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path
         found = image_size(self.folder / self._unpacked[file_name])
         if found != (height, width):
-            raise DatasetError(f"{file_name} is {found} (height, width), {self.coco.path.name} says {(height, width)}")
+            raise DatasetError(
+                f"{file_name} has the size {found} (height, width), but {self.coco.path.name} states {(height, width)}"
+            )
         return self._unpacked[file_name]
 
 
 def file_name_of(image: Mapping[str, Any]) -> str:
-    """`file_name`, or the last part of LVIS's `coco_url`, which names the file of the 2017 release.
+    """`file_name`, or the last part of LVIS's `coco_url`, which is the file name in the 2017 release.
 
-    LVIS v0.5 has both fields; its `file_name` is the 2014 name, but the images are released under their 2017
-    names (lvis-api `lvis/vis.py` loads by coco_url). Users' own files in LVIS format may have only
-    `file_name`.
+    LVIS v0.5 has both fields. Its `file_name` is the name of 2014, but the images are released under their names of
+    2017 (lvis-api `lvis/vis.py` loads by coco_url). Users' own files in LVIS format may have only `file_name`.
     """
     by_url = "neg_category_ids" in image and image.get("coco_url") is not None
     name = image["coco_url"] if by_url else image.get("file_name")
     if not isinstance(name, str) or not name or not is_text(name):
-        raise DatasetError(f"image {image.get('id')} has no file name")
+        raise DatasetError(f"the image {image.get('id')} has no file name")
     return name.rpartition("/")[2] if by_url else name
 
 
@@ -206,7 +207,7 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask,
     """A COCO `segmentation` as a mask, and its polygons if it has them.
 
     Raises:
-        MaskError: it is not a segmentation, or its polygons leave the image.
+        MaskError: it is not a valid segmentation, or its polygons extend beyond the image.
     """
     mask = read_mask(segmentation, height, width)
     if isinstance(segmentation, dict):
@@ -235,6 +236,6 @@ def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: i
         xs, ys = polygon[0::2], polygon[1::2]
         if min(xs) < -t or max(xs) > width + t or min(ys) < -t or max(ys) > height + t:
             raise MaskError(
-                f"polygon {k} spans x {min(xs):g}..{max(xs):g}, y {min(ys):g}..{max(ys):g}, which is outside "
-                f"the image of {width} x {height} px (width x height)"
+                f"polygon {k} extends beyond the image: it spans x {min(xs):g}..{max(xs):g} and y "
+                f"{min(ys):g}..{max(ys):g}, but the image has {width} x {height} px (width x height)"
             )

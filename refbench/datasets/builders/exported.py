@@ -37,10 +37,10 @@ def is_export(path: Path | None) -> bool:
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Read an export back; see `refbench.datasets.builders.base.Builder`.
+    """Read an export; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: the export is of another dataset, incomplete, or was changed after it was written.
+        DatasetError: the export is for another dataset, is incomplete, or was changed after it was written.
     """
     root = sources.annotations or Path()
     about = _read_about(root / EXPORT_FILE)
@@ -48,22 +48,25 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         raise DatasetError(f"{root} is an export of {about['dataset']}, not of {dataset}")
     split = about["split"]
     if not is_plain_name(split) or split in ("objects", "manifest"):
-        raise DatasetError(f"{root / EXPORT_FILE}: {split!r} is no name of a split")
+        raise DatasetError(f"{root / EXPORT_FILE}: {split!r} is not a valid split name")
     _check_files(root, about["files"])
     reader = READERS.get(about["format"])
     if reader is None:
-        raise DatasetError(f"{root / EXPORT_FILE}: the form {about['format']!r} is unknown")
+        raise DatasetError(f"{root / EXPORT_FILE}: unknown format {about['format']!r}")
     try:
         samples, objects = reader(root, split)
     except (pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DatasetError(f"{root} is a damaged export ({type(error).__name__}: {error}); export it again") from None
+        raise DatasetError(
+            f"{root} is a damaged export ({type(error).__name__}: {error}); export the dataset again"
+        ) from None
     notes = [f"read from an export ({about['format']})"]
     samples = _with_images(samples, root, about["files"], sources, folder)
     if not any(s.image_path for s in samples):
         notes.append(NO_IMAGES)
     if samples_fingerprint(samples) != about["fingerprint"]:
         raise DatasetError(
-            f"{root} does not match its {EXPORT_FILE}: the fingerprint differs, so a file was changed; export it again"
+            f"{root} does not match its {EXPORT_FILE}: the fingerprints differ, so a file was changed; export "
+            "the dataset again"
         )
     progress("samples", len(samples), len(samples))
     builder = about["builder"]
@@ -91,10 +94,10 @@ def _read_about(path: Path) -> dict[str, Any]:
         or not isinstance(files, dict)
         or not all(is_text(k) and is_text(v) for k, v in files.items())
     ):
-        raise DatasetError(f"{path} does not describe an export that this version of refbench reads")
+        raise DatasetError(f"{path} is not the description of an export that this version of refbench can read")
     for key, value in builder.get("options", {}).items():
         if not is_text(key) or not (is_text(value) or value is None or isinstance(value, (bool, int, float))):
-            raise DatasetError(f"{path}: the option {key!r} of the builder is not a plain value")
+            raise DatasetError(f"{path}: the builder option {key!r} must be a string, number or boolean")
     return about
 
 
@@ -104,14 +107,14 @@ def _check_files(root: Path, files: Mapping[str, str]) -> None:
     for name, digest in files.items():
         parts = Path(name).parts
         if "\0" in name or len(name) > MAX_PATH_LENGTH or Path(name).is_absolute() or ".." in parts:
-            raise DatasetError(f"{root / EXPORT_FILE} names {name!r}, which is outside its folder")
+            raise DatasetError(f"{root / EXPORT_FILE} lists {name!r}, which is outside the folder of the export")
         path = root / name
         if not path.resolve().is_relative_to(root.resolve()):
-            raise DatasetError(f"{path} is a link that leads out of its folder")
+            raise DatasetError(f"{path} is a symbolic link to a place outside the folder of the export")
         if not path.is_file():
             raise DatasetError(f"{path} is missing; copy the export again")
         if path.suffix != ".md" and file_sha256(path) != digest:
-            raise DatasetError(f"{path} is not the file that was exported (its sha256 differs); copy it again")
+            raise DatasetError(f"{path} is not the file that was exported, because its sha256 differs; copy it again")
 
 
 def _source(root: Path, name: str) -> Source:
@@ -124,14 +127,14 @@ def _with_images(
 ) -> list[Sample]:
     """Replace the bare file name in `image_path` by the path of the image.
 
-    Images are taken from --images, or from the export itself if it contains them.
+    The images are those of --images, or those of the export if it contains them.
     """
     places = {"": ""}
     if sources.images is not None:
         photographs = Photographs(sources.images)
         for s in samples:
             if not s.image_path:
-                raise DatasetError(f"{root} names no images: it was built without images; drop --images")
+                raise DatasetError(f"{root} lists no images because it was built without images; remove --images")
             if s.image_path not in places:
                 places[s.image_path] = photographs.find(s.image_path, s.height, s.width)
     else:
@@ -190,7 +193,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             try:
                 rows.append(json.loads(line))
             except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{path}, line {number}: no valid JSON ({error})") from None
+                raise DatasetError(f"{path}, line {number}: invalid JSON ({error})") from None
     return rows
 
 

@@ -1,7 +1,7 @@
-"""gRefCOCO: expressions that refer to no object, one object or several, on RefCOCO's images.
+"""gRefCOCO: expressions that refer to no object, one object or several, on the images of RefCOCO.
 
-Layout (github.com/henghuiding/gRefCOCO): `grefcoco/grefs(unc).json` (or the same as a pickle, `.p`), whose
-`ann_id` is a list, `[-1]` where there is no target, and `grefcoco/instances.json` in COCO format.
+Layout (github.com/henghuiding/gRefCOCO): `grefcoco/grefs(unc).json` (or the same as a pickle, `.p`), where `ann_id` is
+a list, `[-1]` if there is no target, and `grefcoco/instances.json` in COCO format.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress, *, c
     """Read the release; see `refbench.datasets.builders.base.Builder`.
 
     Args:
-        crowd: `skip` leaves crowd annotations out of a union, as ReLA (`gres_model/data/datasets/grefer.py`,
-            `getMaskByRef`) and Sa2VA do; `use` adds them, as the loaders of GSVA and MLLMSeg (`ValDataset`) do,
+        crowd: `skip` excludes crowd annotations from the target, as ReLA (`gres_model/data/datasets/grefer.py`,
+            `getMaskByRef`) and Sa2VA do. `use` includes them, as the loaders of GSVA and MLLMSeg (`ValDataset`) do,
             which ignore `iscrowd`. The choice changes the targets of some expressions.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     if crowd not in CROWDS:
-        raise DatasetError(f"{dataset}: -o crowd={crowd} is neither {' nor '.join(CROWDS)}")
+        raise DatasetError(f"{dataset}: the value of -o crowd={crowd} must be {' or '.join(CROWDS)}")
     if sources.annotations is None:
         raise DatasetError(
-            f"{dataset} is read from its release: pass --annotations FOLDER, with grefcoco/{NAMES[0]} and "
-            "grefcoco/instances.json in it"
+            f"{dataset} is built from its release; pass --annotations FOLDER, where FOLDER contains "
+            f"grefcoco/{NAMES[0]} and grefcoco/instances.json"
         )
     path = find_annotations(sources.annotations, "grefcoco", NAMES, "the gRefCOCO release")
     refs: Any = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
     if not isinstance(refs, list):
-        raise DatasetError(f"{path} holds a {type(refs).__name__}, not the list of refs of the release")
+        raise DatasetError(f"{path} contains a {type(refs).__name__} instead of the list of refs in the release")
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
     style = RefStyle(SPLITS, several=True, skip_crowds=crowd == "skip")

@@ -1,9 +1,9 @@
-"""LVIS in two views: one sample per instance, and one per (image, class) with the union of instances as target.
+"""LVIS in two views: one sample per instance, and one per (image, class), whose target is the union of its instances.
 
-Files: `lvis_v1_val.json` of the release (also v0.5 and train), in COCO format plus, for each image, the classes
-that are known to be absent (`neg_category_ids`) and those whose instances are not all annotated
-(`not_exhaustive_category_ids`). Source of the fields: lvis-api and lvisdataset.org. Images are those of
-COCO 2017, train and val, named by `coco_url`.
+Files: `lvis_v1_val.json` of the release (also v0.5 and train), in COCO format. In addition, each image has the classes
+that are known to be absent (`neg_category_ids`), and those whose instances are not all annotated
+(`not_exhaustive_category_ids`). Source of the fields: lvis-api and lvisdataset.org. The images are those of COCO 2017,
+train and val, named by `coco_url`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,18 @@ def build(
     The splits are `<split>-instance` and `<split>-category`; the expression is the name of the class.
 
     Args:
-        negatives: add to the category view, for every class of `neg_category_ids`, an expression without target.
-        not_exhaustive: `drop` leaves (image, class) pairs of `not_exhaustive_category_ids` out of the category
-            view, since a target that lacks instances penalises predictions that find them; `keep` keeps these
-            pairs, with the tag `not-exhaustive`. The instance view always has their instances, with the tag.
+        negatives: add to the category view, for every class in `neg_category_ids`, an expression without target.
+        not_exhaustive: `drop` excludes the (image, class) pairs in `not_exhaustive_category_ids` from the category
+            view, because a target that lacks instances penalises predictions that find them. `keep` includes these
+            pairs, with the tag `not-exhaustive`. The instance view always includes their instances, with the tag.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     if not_exhaustive not in NOT_EXHAUSTIVE:
-        raise DatasetError(f"{dataset}: -o not_exhaustive={not_exhaustive} is neither {' nor '.join(NOT_EXHAUSTIVE)}")
+        raise DatasetError(
+            f"{dataset}: the value of -o not_exhaustive={not_exhaustive} must be {' or '.join(NOT_EXHAUSTIVE)}"
+        )
     path, split = _find(dataset, sources)
     problems: list[str] = []
     coco = CocoInstances(read_json(path), path, problems)
@@ -74,7 +76,10 @@ def build(
             progress("images", done + 1, len(coco.images))
     refuse(dataset, problems)
     if not reader.instances:
-        raise DatasetError(f"{path} holds no annotations; refbench builds LVIS train and val, test has none")
+        raise DatasetError(
+            f"{path} contains no annotations; refbench builds only LVIS train and val, because the test split "
+            "has no annotations"
+        )
     notes = [*_notes(reader, split, len(coco.images)), *images.notes()]
     splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}
     numbering = RELEASES.get(len(coco.category_names), "lvis")
@@ -99,16 +104,22 @@ def _notes(reader: _Reader, split: str, images: int) -> list[str]:
 def _find(dataset: str, sources: Sources) -> tuple[Path, str]:
     path = sources.annotations
     if path is None:
-        raise DatasetError(f"{dataset} is read from its annotation file: pass --annotations lvis_v1_val.json")
+        raise DatasetError(f"{dataset} is built from its annotation file; pass --annotations lvis_v1_val.json")
     if path.is_dir():
         found = [p for p in sorted(path.glob("lvis_*.json")) if NAME.fullmatch(p.name)]
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
-            raise DatasetError(f"{path} holds {names}; pass --annotations with the one file to build, lvis_v1_val.json")
+            raise DatasetError(
+                f"{path} must contain exactly one LVIS file, found: {names}; pass one file with --annotations, for "
+                "example "
+                "lvis_v1_val.json"
+            )
         path = found[0]
     match = NAME.fullmatch(path.name)
     if match is None:
-        raise DatasetError(f"{path} is not named like the LVIS files (lvis_v1_val.json), so its split is unknown")
+        raise DatasetError(
+            f"{path} does not have the name of an LVIS file (such as lvis_v1_val.json), so its split is unknown"
+        )
     return path, match[1]
 
 

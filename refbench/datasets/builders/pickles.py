@@ -1,4 +1,4 @@
-"""Reads the pickle files of dataset releases without executing code from them."""
+"""Reads pickle files of dataset releases without executing code in them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DATA_OPCODES = (
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """Reads dicts, lists, tuples, text and numbers; does not implement opcodes that could call a function.
+    """Reads dicts, lists, tuples, strings and numbers; does not implement opcodes that could call a function.
 
-    It is based on the Python implementation for two reasons: the opcode table can be reduced to plain data, and
-    the memo is a dict, so a forged index cannot make it allocate gigabytes, as in the C implementation.
+    It is based on the Python implementation for two reasons. The opcode table can be reduced to plain data. And the
+    memo is a dict, so a forged index cannot make it allocate gigabytes, as in the C implementation.
     """
 
     dispatch: ClassVar = {
@@ -33,10 +33,10 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """Unpickle a file that holds data only.
+    """Unpickle a file that contains only plain data.
 
     Raises:
-        DatasetError: it refers to any class or function (a pickle could run code that way), or is damaged.
+        DatasetError: the pickle refers to a class or function, which could run code, or it is damaged.
     """
     try:
         content = path.read_bytes()
@@ -45,10 +45,11 @@ def read_plain_pickle(path: Path) -> Any:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     if content.startswith(b"\x1f\x8b"):
-        raise DatasetError(f"{path} is compressed with gzip; unpack it first: gunzip -c FILE > refs.p")
+        raise DatasetError(f"{path} is compressed with gzip; decompress it first: gunzip -c FILE > refs.p")
     if content.startswith(b"(lp") and b"\r\n" in content[:64]:
         raise DatasetError(
-            f"{path} has Windows line ends: a text-mode copy damaged the pickle; copy it again as a binary file"
+            f"{path} has Windows line endings, so the pickle was damaged when it was copied as text; copy it "
+            "again as a binary file"
         )
     try:
         # The published files were written by Python 2, with text as byte strings, all in ASCII. Bytes that are not
@@ -57,10 +58,10 @@ def read_plain_pickle(path: Path) -> Any:
     except KeyError as error:
         code = error.args[0] if error.args else "?"
         raise DatasetError(
-            f"{path} is refused: the pickle holds more than plain data (opcode or memo entry {code!r}), "
-            "so reading it could run code, or it is damaged; get the file from its original source"
+            f"{path} is refused because the pickle contains more than plain data (opcode or memo entry "
+            f"{code!r}). It is damaged, or reading it could run code; get the file from its original source"
         ) from None
     except Exception as error:  # noqa: BLE001 (a damaged pickle can fail in any way)
         raise DatasetError(
-            f"{path} is not a whole pickle of plain data ({type(error).__name__}: {error}); copy it again"
+            f"{path} is not a complete pickle of plain data ({type(error).__name__}: {error}); copy it again"
         ) from None

@@ -1,11 +1,11 @@
 """ReasonSeg (LISA): expressions that need reasoning, each with a target mask.
 
-Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and `<name>.json` beside it, with
-`shapes` (polygons with a label), `text` (one or more phrasings) and `is_sentence`. The target follows LISA's
-`utils/data_processing.py`: shapes are painted from the largest to the smallest. A label that contains `ignore` marks
-pixels that LISA does not count, `flag` is not painted, and any other label is target. LISA rasterises with OpenCV
-from truncated corners. Here pycocotools rasterises, as in all datasets; the polygons are kept for protocols that
-rasterise as LISA does.
+Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and, next to it, `<name>.json` with
+`shapes` (polygons with a label), `text` (one or more expressions) and `is_sentence`. The target follows
+`utils/data_processing.py` of LISA: shapes are painted from the largest to the smallest. A label that contains `ignore`
+marks pixels that LISA does not count, `flag` is not painted, and any other label is the target. LISA rasterises with
+OpenCV from truncated vertices. refbench rasterises as in pycocotools, as for all datasets; the polygons are stored for
+protocols that rasterise as LISA does.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ NOT_DRAWN = "flag"
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Read the splits that are there; see `refbench.datasets.builders.base.Builder`.
+    """Read the splits that exist; see `refbench.datasets.builders.base.Builder`.
 
-    Pixels to ignore are objects with the category `ignore` and `crowd` set; their samples have the tag
-    `ignore-region`. A sample is one phrasing, tagged `sentence` or `phrase`; LISA's evaluation takes the first.
+    Pixels to ignore are objects with the category `ignore` and with `crowd` set; their samples have the tag
+    `ignore-region`. Each expression is a sample, with the tag `sentence` or `phrase`; the evaluation of LISA uses the
+    first one.
 
     Raises:
-        DatasetError: lists every file that cannot be used.
+        DatasetError: lists all invalid files.
     """
     if sources.annotations is None:
-        raise DatasetError(f"{dataset} is read from its folder: pass --annotations FOLDER, with ReasonSeg/val in it")
+        raise DatasetError(
+            f"{dataset} is built from its folder; pass --annotations FOLDER, where FOLDER contains ReasonSeg/val"
+        )
     root = next((p for p in (sources.annotations / "ReasonSeg", sources.annotations) if _splits_of(p)), None)
     if root is None:
         raise DatasetError(
-            f"{sources.annotations} holds none of ReasonSeg/train, val, test with *.json files; --annotations takes "
-            "the folder ReasonSeg, or the one above it"
+            f"{sources.annotations} contains none of ReasonSeg/train, ReasonSeg/val and ReasonSeg/test with "
+            "*.json files; pass the folder ReasonSeg or its parent with --annotations"
         )
     problems: list[str] = []
     splits: dict[str, list[Sample]] = {}
@@ -87,7 +90,7 @@ def _read(
 ) -> tuple[list[Sample], list[AnnotatedObject]]:
     shapes, texts = content.get("shapes"), content.get("text")
     if not isinstance(shapes, list) or not isinstance(texts, list) or not texts or not all(map(is_text, texts)):
-        raise DatasetError("needs a list 'shapes' and a list 'text' with at least one phrasing")
+        raise DatasetError("needs a list 'shapes' and a list 'text' with at least one expression")
     image_path = photographs.locate(f"{name}.jpg")
     height, width = image_size(image_path)
     image_id = f"{split}-{name}"
@@ -142,7 +145,7 @@ def _target(drawn: list[tuple[int, AnnotatedObject]], height: int, width: int) -
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
-    """The content, and whether it is in UTF-8: some of the published files are in the Windows code page."""
+    """The content, and whether it is UTF-8: some of the published files use the Windows code page."""
     raw = path.read_bytes()
     is_utf8 = True
     try:
@@ -152,14 +155,14 @@ def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
             text, is_utf8 = raw.decode("cp1252"), False
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"is not valid JSON ({error}); if it was cut short, copy it again") from None
+        raise DatasetError(f"is not valid JSON ({error}); if the file is truncated, copy it again") from None
     if not isinstance(content, dict):
-        raise DatasetError(f"holds a {type(content).__name__}, not the object of ReasonSeg")
+        raise DatasetError(f"contains a {type(content).__name__} instead of a ReasonSeg object")
     return content, is_utf8
 
 
 def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:
-    """The label and polygon of a shape; the polygon is None for the label `flag`, whatever its points."""
+    """The label and polygon of a shape; the polygon is None for the label `flag`, even if it has points."""
     if isinstance(shape, dict) and is_text(shape.get("label")) and shape["label"].lower() == NOT_DRAWN:
         return shape["label"], None
     points = shape.get("points") if isinstance(shape, dict) else None
@@ -168,7 +171,7 @@ def _shape(shape: Any, k: int) -> tuple[str, list[float] | None]:
     try:
         polygon = [float(v) for x, y in points for v in (x, y)]
     except (TypeError, ValueError, OverflowError):
-        raise DatasetError(f"shapes[{k}]: points is not a list of [x, y]") from None
+        raise DatasetError(f"shapes[{k}]: points must be a list of [x, y] pairs") from None
     if len(polygon) < 6:
-        raise DatasetError(f"shapes[{k}] has {len(points)} points; a polygon has three or more")
+        raise DatasetError(f"shapes[{k}] has {len(points)} points; a polygon needs at least three")
     return shape["label"], polygon

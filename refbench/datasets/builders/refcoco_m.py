@@ -1,7 +1,7 @@
-"""RefCOCO-M: RefCOCO's UNC val with re-drawn masks, from the published Parquet files.
+"""RefCOCO-M: RefCOCO val (UNC) with redrawn masks, from the published Parquet files.
 
-Source of the columns: the dataset card of `moondream/refcoco-m` (features block): one row per image with its
-bytes, and in it a list of samples with sentences and a COCO run-length mask.
+Source of the columns: the dataset card of `moondream/refcoco-m` (features). Each row is one image with its bytes and a
+list of samples, which have sentences and a COCO run-length mask.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ SPLIT_NAMES = {"validation": "val"}
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Read the Parquet files, images included; see `refbench.datasets.builders.base.Builder`.
+    """Read the Parquet files, including images; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: lists every row that cannot be used.
+        DatasetError: lists all invalid rows.
     """
     if sources.annotations is None:
-        raise DatasetError(f"{dataset} is read from its Parquet files: pass --annotations FOLDER")
+        raise DatasetError(f"{dataset} is built from its Parquet files; pass --annotations FOLDER")
     if sources.images is not None:
-        raise DatasetError(f"{dataset} carries its images in the Parquet files; drop --images")
+        raise DatasetError(f"the Parquet files of {dataset} contain the images; remove --images")
     tables = find_tables(sources.annotations)
     if not tables:
         raise DatasetError(
-            f"{sources.annotations} holds no *.parquet and no data/*.parquet; --annotations takes the hub's folder"
+            f"{sources.annotations} contains no *.parquet and no data/*.parquet files; pass the folder from the "
+            "Hugging Face hub with --annotations"
         )
     files = ImageFiles(folder)
     problems: list[str] = []
@@ -47,7 +48,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     for number, path in enumerate(tables):
         split = SPLIT_NAMES.get(split_word(path))
         if split is None:
-            raise DatasetError(f"{path} is not a split of {ORIGIN}, which has {', '.join(SPLIT_NAMES)}")
+            raise DatasetError(f"{path} is not a split of {ORIGIN}; the splits are {', '.join(SPLIT_NAMES)}")
         reader = _RowReader(dataset, split, files, seen, problems)
         for row, content in enumerate(table_rows(path, dataset, COLUMNS, ORIGIN)):
             samples, found = reader.read(f"{path.name} row {row}", content)
@@ -67,7 +68,7 @@ class _RowReader:
         self._seen = seen
 
     def read(self, where: str, row: dict[str, Any]) -> tuple[list[Sample], list[AnnotatedObject]]:
-        """Samples and objects of one image, whose bytes are written to the dataset's folder."""
+        """Samples and objects of one image, whose bytes are written to the folder of the dataset."""
         try:
             image_path, size = self.files.write(row["file_name"], row["image"])
             if not is_id(row["image_id"]) or not isinstance(row["samples"], list):
@@ -110,7 +111,7 @@ class _RowReader:
         if not is_id(number):
             raise DatasetError("needs an integer id")
         if number in self._seen:
-            raise DatasetError(f"the sample id {number} was given before")
+            raise DatasetError(f"the sample id {number} occurs twice")
         self._seen.add(number)
         category, sentences = item.get("category"), item.get("sentences")
         if (
@@ -119,7 +120,7 @@ class _RowReader:
             or not sentences
             or not all(map(is_text, sentences))
         ):
-            raise DatasetError("needs a category and a list of sentences, all text")
+            raise DatasetError("needs a category and a list of sentences, all strings")
         mask, _ = read_segmentation(item.get("mask"), *size)
         if mask.area == 0:
             raise MaskError("its mask is empty")

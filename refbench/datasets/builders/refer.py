@@ -1,8 +1,8 @@
 """RefCOCO, RefCOCO+ and both partitions of RefCOCOg, from the files of the original REFER release.
 
-Layout (github.com/lichengunc/refer): `<root>/refcoco/refs(unc).p`, a Python 2 pickle with one dict a ref,
-and `instances.json` beside it, in COCO format with the polygons. Images: any folder or zip that holds COCO's
-train2014 images. The Parquet files of the hub's jxu124/refcoco-benchmark are read as well.
+Layout (github.com/lichengunc/refer): `<root>/refcoco/refs(unc).p`, a Python 2 pickle with one dict per ref, and next to
+it `instances.json`, in COCO format with polygons. Images: any folder or zip file with the train2014 images of COCO. The
+Parquet files of jxu124/refcoco-benchmark on the hub can be read as well.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     """Read the REFER release; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     layout = LAYOUTS[dataset]
     if sources.annotations is None:
         raise DatasetError(
-            f"{dataset} is read from the REFER release: pass --annotations FOLDER, with "
-            f"{layout.folder}/{layout.refs_name} and {layout.folder}/instances.json in it, or --from hub"
+            f"{dataset} is built from the REFER release; pass --annotations FOLDER, where FOLDER contains "
+            f"{layout.folder}/{layout.refs_name} and {layout.folder}/instances.json, or pass --from hub"
         )
     tables = find_tables(sources.annotations)
     if tables:
@@ -64,13 +64,15 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     others = {known.folder for known in LAYOUTS.values()} - {layout.folder}
     if refs_path.resolve().parent.name in others:
         raise DatasetError(
-            f"{refs_path} lies in the folder of another dataset; {dataset} is read from a folder {layout.folder}. "
-            "Rename the folder if its files are right"
+            f"{refs_path} is in the folder of another dataset; {dataset} is read from a folder named "
+            f"{layout.folder}. If the files are the right ones, rename the folder"
         )
     instances_path = refs_path.with_name("instances.json")
     refs = read_plain_pickle(refs_path)
     if not isinstance(refs, list):
-        raise DatasetError(f"{refs_path} holds a {type(refs).__name__}, not the list of refs that REFER writes")
+        raise DatasetError(
+            f"{refs_path} contains a {type(refs).__name__} instead of the list of refs that REFER writes"
+        )
     coco = CocoInstances(read_json(instances_path), instances_path, [])
     reader = RefReader(dataset, layout.style, coco, CheckedImages(coco, sources.images, folder), sources.splits)
     files = [source_of(refs_path), source_of(instances_path)]

@@ -1,7 +1,8 @@
 """The RefCOCO family from jxu124/refcoco-benchmark: one row per image, with its refs, polygons and image.
 
-Of the copies on the hub, this one keeps all polygons and separates the split authors (features and split names
-as on its dataset card). It has evaluation splits only, and for each image only the annotations that refs use.
+Of the copies on the hub, this one keeps all polygons and separates the splits by their authors (features and split
+names as on its dataset card). It contains only evaluation splits, and for each image only the annotations that refs
+use.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LICENCE = "annotations: Apache-2.0 (lichengunc/refer), the hub's copy states non
 
 
 class _Unpacked:
-    """The images that came with the tables."""
+    """The images from the tables."""
 
     def __init__(self, paths: dict[int, str]) -> None:
         self._paths = paths
@@ -42,7 +43,7 @@ class _Unpacked:
 
 
 class _Tables:
-    """The content of the tables without repetitions: images, annotations, and refs with their positions."""
+    """The content of the tables without duplicates: images, annotations, and refs with their positions."""
 
     def __init__(self, dataset: str, folder: Path) -> None:
         self.dataset = dataset
@@ -61,7 +62,7 @@ class _Tables:
             info = line["image_info"]
             try:
                 if not isinstance(info, dict) or not is_id(info.get("id")):
-                    raise DatasetError("no image_info with an integer id")
+                    raise DatasetError("image_info has no integer id")
                 path, size = self.files.write(info.get("file_name"), line["image"], again=True)
             except DatasetError as error:
                 self.problems.append(f"{where}: {error}")
@@ -84,7 +85,7 @@ class _Tables:
         self.refs.append((where, ref))
 
     def instances(self, path: Path) -> CocoInstances:
-        """The images and annotations, checked; `path` names them in messages."""
+        """The validated images and annotations; `path` names them in messages."""
         content = {
             "images": list(self.images.values()),
             "annotations": list(self.annotations.values()),
@@ -102,20 +103,22 @@ class _Tables:
 def build_from_tables(
     dataset: str, style: RefStyle, version: int, tables: list[Path], sources: Sources, folder: Path, progress: Progress
 ) -> Built:
-    """Every split of this dataset among the tables, its images unpacked.
+    """Build all splits of this dataset in the tables, and unpack their images.
 
     Raises:
-        DatasetError: tables of another set, or rows that cannot be used, each named.
+        DatasetError: the tables belong to another dataset, or rows are invalid; lists the rows.
     """
     if sources.images is not None:
-        raise DatasetError(f"{ORIGIN} carries its images in the Parquet files; drop --images")
+        raise DatasetError(f"the Parquet files of {ORIGIN} contain the images; remove --images")
     mine = [t for t in tables if split_word(t).startswith(PREFIXES[dataset])]
     if not mine:
         # Raises an error that says which tables these are, if they are known.
         for _ in table_rows(tables[0], dataset, COLUMNS, ORIGIN):
             break
         there = ", ".join(sorted({split_word(t) for t in tables}))
-        raise DatasetError(f"none of the tables is {PREFIXES[dataset]}<split>-*.parquet; there are: {there}")
+        raise DatasetError(
+            f"no table has a name of the form {PREFIXES[dataset]}<split>-*.parquet; the tables are {there}"
+        )
     found = _Tables(dataset, folder)
     for number, table in enumerate(mine):
         found.read(table)

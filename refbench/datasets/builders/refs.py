@@ -1,4 +1,4 @@
-"""Rows of a refs file (RefCOCO, gRefCOCO, Ref-ZOM) as samples: one ref, its objects, its sentences."""
+"""Converts rows of a refs file (RefCOCO, gRefCOCO, Ref-ZOM) to samples: a ref has objects and sentences."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOTHING_IN_REFZOM = "zero"
 
 @dataclass(frozen=True, slots=True)
 class RefStyle:
-    """How a release writes its refs.
+    """The format of refs in a release.
 
-    `splits` are the names that its author published. With `several`, `ann_id` is a list of any length, and
-    `[]` or `[-1]` means that there is no target. `skip_crowds` leaves crowd annotations out of the union. With
-    `sources`, as in Ref-ZOM, a bare integer is allowed too, and `source` is kept as a tag.
+    `splits` are the published names. If `several` is true, `ann_id` is a list of any length, and `[]` or `[-1]` means
+    that there is no target. `skip_crowds` excludes crowd annotations from the target. If `sources` is true, as in
+    Ref-ZOM, `ann_id` can also be an integer, and `source` is kept as a tag.
     """
 
     splits: tuple[str, ...]
@@ -49,7 +49,7 @@ class _Target:
 class PathsOfImages(Protocol):
     """Paths of images.
 
-    `path_of(image_id)` is "" if the dataset is built without images; `notes` say where the images were found.
+    `path_of(image_id)` is "" if the dataset is built without images; `notes` state where the images were found.
     """
 
     def path_of(self, image_id: int) -> str: ...
@@ -57,7 +57,7 @@ class PathsOfImages(Protocol):
 
 
 class RefReader:
-    """Turns refs into samples; problems of a row are appended to `coco.problems`."""
+    """Converts refs to samples; problems of rows are appended to `coco.problems`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class RefReader:
         images: PathsOfImages,
         only: Collection[str] = (),
     ) -> None:
-        """`only`, if not empty, tells which splits are wanted."""
+        """`only` lists the splits to build; if empty, all are built."""
         self.only = frozenset(only)
         self.dataset = dataset
         self.style = style
@@ -83,7 +83,7 @@ class RefReader:
         self.without_sentences: Counter[str] = Counter()
 
     def samples(self, where: str, ref: Any) -> Iterator[tuple[str, Sample]]:
-        """(split, sample) for each sentence of one ref; `where` tells its place in the file."""
+        """(split, sample) for each sentence of one ref; `where` states its position in the file."""
         ann_ids = self._well_formed(where, ref)
         if ann_ids is None:
             return
@@ -134,7 +134,7 @@ class RefReader:
             )
 
     def _well_formed(self, where: str, ref: Any) -> tuple[int, ...] | None:
-        """The annotation ids of a ref with valid field types; else None, and a problem is appended."""
+        """The annotation ids of a ref with valid fields; otherwise None, and a problem is appended."""
         if not isinstance(ref, dict):
             self.problems.append(f"{where}: a {type(ref).__name__} where a dict was expected")
             return None
@@ -147,7 +147,7 @@ class RefReader:
         return ann_ids
 
     def _asks(self, where: str, ref: dict[str, Any]) -> bool:
-        """Whether a ref belongs to this build and has sentences. Its fields are known to have the right types."""
+        """Whether a ref belongs to this build and has sentences. Its fields have already been validated."""
         ref_id, split = ref["ref_id"], ref["split"]
         if ref_id in self._ref_ids:
             self.problems.append(f"{where}: this ref_id was given before")
@@ -170,7 +170,7 @@ class RefReader:
         return True
 
     def _sentence(self, where: str, sentence: Any) -> tuple[int, str, str] | None:
-        """(sent_id, text, raw text) of a sentence; None, with a problem, if it cannot be used."""
+        """(sent_id, text, raw text) of a sentence; None if it is invalid, and a problem is appended."""
         if not isinstance(sentence, dict) or not is_id(sentence.get("sent_id")) or "sent" not in sentence:
             self.problems.append(f"{where} needs 'sent_id' and 'sent'")
             return None
@@ -194,7 +194,7 @@ class RefReader:
         return () if value in NO_OBJECTS else tuple(value)
 
     def _image_id(self, where: str, ref: dict[str, Any], ann_ids: tuple[int, ...]) -> int | None:
-        """The image id of a ref, if all its annotations are on that image; else None, with a problem appended."""
+        """The image id of a ref if all its annotations are on that image; otherwise None, and a problem is appended."""
         claimed = ref.get("image_id")
         if self.style.several:
             flag = ref.get("no_target", not ann_ids)
@@ -238,7 +238,7 @@ class RefReader:
         return found
 
     def _read_target(self, ann_ids: tuple[int, ...], image_id: int) -> _Target | str:
-        """The target, or what is wrong with it."""
+        """The target, or the reason why it cannot be read."""
         try:
             height, width = self.coco.size_of(image_id)
         except MaskError as error:
@@ -269,7 +269,9 @@ class RefReader:
         return _Target(mask, tuple(objects), names.pop() if len(names) == 1 else "", polygons, mask.box_xywh, tags)
 
     def _whole_numbers(self, objects: Sequence[AnnotatedObject]) -> tuple[str, ...]:
-        """A tag for polygons with integer coordinates in the file; ReLA truncates their corners when it scales."""
+        """A tag for polygons with integer coordinates in the file; ReLA truncates their vertices when it scales
+        them.
+        """
         written = [self.coco.annotations[int(o.ann_id)][1]["segmentation"] if o.polygons else () for o in objects]
         places = [k for k, p in enumerate(p for one in written for p in one) if all(map(is_id, p))]
         if not places:
@@ -296,7 +298,7 @@ def built_from_refs(
             progress("refs", row + 1, len(refs))
     refuse(reader.dataset, reader.problems)
     if not splits:
-        raise DatasetError(f"{reader.dataset} was not built: its file holds no refs")
+        raise DatasetError(f"{reader.dataset} was not built because its file contains no refs")
     notes: list[str] = []
     if reader.left_out:
         notes.append(f"{reader.left_out} refs of other splits than {', '.join(sorted(reader.only))} are left out")

@@ -1,7 +1,7 @@
-"""Ref-ZOM: expressions for one object, for many and for none, on COCO train2014 and val2014.
+"""Ref-ZOM: expressions for one object, several objects or none, on COCO train2014 and val2014.
 
-Layout (github.com/toggle1995/RIS-DMMI, and the loaders of GSVA and MLLMSeg): `refzom/Ref_ZOM.p`, a pickle with
-one dict a ref, whose `ann_id` is an integer or a list and whose `source` is `zero` where there is no target, and
+Layout (github.com/toggle1995/RIS-DMMI, and the loaders of GSVA and MLLMSeg): `refzom/Ref_ZOM.p`, a pickle with one dict
+per ref, whose `ann_id` is an integer or a list and whose `source` is `zero` if there is no target, and
 `refzom/instances.json` in COCO format.
 """
 
@@ -28,19 +28,19 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
     """Read the release; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     if sources.annotations is None:
         raise DatasetError(
-            f"{dataset} is read from its release: pass --annotations FOLDER, with refzom/{NAMES[0]} and "
-            "refzom/instances.json in it"
+            f"{dataset} is built from its release; pass --annotations FOLDER, where FOLDER contains "
+            f"refzom/{NAMES[0]} and refzom/instances.json"
         )
     given = sources.annotations
     inside = next((f for f in FOLDERS if (given / f).is_dir()), FOLDERS[0])
     path = find_annotations(given, inside, NAMES, "the Ref-ZOM release")
     refs = read_plain_pickle(path)
     if not isinstance(refs, list):
-        raise DatasetError(f"{path} holds a {type(refs).__name__}, not the list of refs of the release")
+        raise DatasetError(f"{path} contains a {type(refs).__name__} instead of the list of refs in the release")
     instances_path = path.with_name("instances.json")
     coco = CocoInstances(read_json(instances_path), instances_path, [])
     reader = RefReader(dataset, STYLE, coco, CheckedImages(coco, sources.images, folder), sources.splits)

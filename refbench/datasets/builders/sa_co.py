@@ -2,7 +2,7 @@
 
 Layout (facebookresearch/sam3, `scripts/eval/{gold,silver}/README.md`, 99d02f2): COCO files in which an "image" is a
 pair of an image and a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven
-subsets, Silver one for each of ten domains. A pair without annotations has a phrase that matches nothing.
+subsets, Silver one for each of ten domains. If a pair has no annotations, its phrase matches nothing.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def build(
     *,
     not_exhaustive: Literal["keep", "skip"] = "keep",
 ) -> Built:
-    """Read the files that are there; see `refbench.datasets.builders.base.Builder`.
+    """Read the files that exist; see `refbench.datasets.builders.base.Builder`.
 
-    `not_exhaustive`: `keep` keeps pairs in which instances may be missing, with a tag (the protocol sa-co leaves them
-    out); `skip` drops them. A note gives their number.
+    `not_exhaustive`: `keep` keeps pairs in which instances may be missing, with a tag (the protocol sa-co ignores
+    them); `skip` drops them. A note gives their number.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     problems: list[str] = []
     splits: dict[str, list[Sample]] = {}
@@ -79,12 +79,12 @@ def build(
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:
-        raise DatasetError(f"{dataset}: the files hold no pair of an image and a phrase")
+        raise DatasetError(f"{dataset}: the files contain no pair of an image and a phrase")
     return Built("sa_co", VERSION, splits, objects, files, LICENCE, notes, image_ids=dataset, annotation_ids=dataset)
 
 
 def _images_of(split: str, place: Path | None) -> Path | None:
-    """The image folder of a split: the subfolder in SAM 3's configuration if it exists, else the given one."""
+    """The image folder of a split: the subfolder in SAM 3's configuration if it exists, otherwise the given folder."""
     if place is None:
         return None
     domain = split.rpartition("-")[0] or split
@@ -98,11 +98,13 @@ def _find(dataset: str, sources: Sources) -> dict[str, Path]:
     names, path = FILES[dataset], sources.annotations
     example = next(iter(names.values()))
     if path is None:
-        raise DatasetError(f"{dataset} is read from its files: pass --annotations FOLDER, with {example} in it")
+        raise DatasetError(
+            f"{dataset} is built from its files; pass --annotations FOLDER, where FOLDER contains {example}"
+        )
     if path.is_file():
         splits = {name: split for split, name in names.items()}
         if path.name not in splits:
-            raise DatasetError(f"{path} is not a file of {dataset}, which are named like {example}")
+            raise DatasetError(f"{path} is not a file of {dataset}; the files have names such as {example}")
         return {splits[path.name]: path}
     places = [path, *sorted(p for p in path.glob("*") if p.is_dir())]
     wanted = [s for s in names if s in sources.splits] if sources.splits else list(names)
@@ -110,19 +112,19 @@ def _find(dataset: str, sources: Sources) -> dict[str, Path]:
     for split in wanted:
         there = [place / names[split] for place in places if (place / names[split]).is_file()]
         if len(there) > 1:
-            raise DatasetError(f"{there[0]} and {there[1]} are two files for the split {split}; keep one")
+            raise DatasetError(f"{there[0]} and {there[1]} are both files of the split {split}; keep only one of them")
         if there:
             found[split] = there[0]
     if not found:
         raise DatasetError(
-            f"{path} and its folders hold no file of {dataset}, such as {names[(wanted or [*names])[0]]}"
+            f"{path} and its subfolders contain no file of {dataset}, for example {names[(wanted or [*names])[0]]}"
         )
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one file holds."""
+    """The content of one file."""
 
     samples: list[Sample]
     objects: list[AnnotatedObject]
@@ -193,7 +195,7 @@ def _objects(
 def _phrase(row: Mapping[str, Any]) -> str:
     text = row.get("text_input")
     if not is_text(text) or not text.strip():
-        raise MaskError(f"its text_input is {shown(text)}; expected a noun phrase")
+        raise MaskError(f"its `text_input` must be a noun phrase, got {shown(text)}")
     return text
 
 
@@ -202,7 +204,7 @@ def _tags(row: Mapping[str, Any]) -> tuple[str, ...]:
     for name in ("is_instance_exhaustive", "is_pixel_exhaustive"):
         value = row.get(name, 0 if name == "is_pixel_exhaustive" else None)
         if not (isinstance(value, int) and value in (0, 1)):
-            raise MaskError(f"its {name} is {shown(value)}; expected 0 or 1")
+            raise MaskError(f"its `{name}` must be 0 or 1, got {shown(value)}")
         flags.append(bool(value))
     instances, pixels = flags
     return () if instances else (PARTIAL,) if pixels else (PARTIAL, PARTIAL_PIXELS)

@@ -1,8 +1,8 @@
 """`scenes`: rendered images with exact masks, made from a seed alone, so nothing is downloaded.
 
-It tells good segmenters from bad ones at low cost: it has look-alikes, thin parts, holes, occlusion, expressions by
-class, colour, pattern, size, position, relation and order, and some without a target. Each exact target comes with the
-polygon that a hurried annotator would draw, as a model of coarse ground truth.
+The dataset distinguishes good segmenters from bad ones at low cost. It has similar objects, thin parts, holes and
+occlusion. Expressions name class, colour, pattern, size, position, relation and order, and some have no target. Each
+exact target also has the polygon that an annotator in a hurry would draw, as a model of coarse ground truth.
 
 `scenes-hurried`: the same images and expressions, with the masks of a simulated annotator whose errors are known.
 """
@@ -46,7 +46,7 @@ _Rendered = tuple[list[Sample], list[AnnotatedObject]]
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """An image, uint8 (H, W, 3) RGB, its objects, their hurried outlines, and expressions about them."""
+    """An image, uint8 (H, W, 3) RGB, its objects, their coarse outlines, and expressions about them."""
 
     picture: NDArray[np.uint8]
     objects: list[DrawnObject]
@@ -55,7 +55,7 @@ class Scene:
 
 
 def draw_scene(split: str, index: int, seed: int = SEED) -> Scene:
-    """Scene `index` of a split; depends on these three values only."""
+    """Scene `index` of a split; it depends only on these three values."""
     draws = Draws(seed, list(SCENES_PER_SPLIT).index(split), index)
     height, width = draws.pick(CANVASES_PX)
     picture, objects = draw_objects(draws, height, width, draws.between(3, 8))
@@ -67,20 +67,20 @@ def draw_scene(split: str, index: int, seed: int = SEED) -> Scene:
 def hurried_outlines(
     split: str, index: int, masks: Sequence[NDArray[np.bool_]], *, chains: bool = False
 ) -> list[Outline]:
-    """The outlines of a scene in `scenes-hurried`, with their faults, given its exact masks, bool (H, W).
+    """The outlines of a scene in `scenes-hurried`, with their faults, from its exact masks, bool (H, W).
 
-    `chains` as in `draw_outlines`.
+    `chains`: see `draw_outlines`.
     """
     return draw_outlines(Draws(ANNOTATOR_SEED, list(SCENES_PER_SPLIT).index(split), index), masks, chains=chains)
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Render every split to `folder` and return its samples; see `refbench.datasets.builders.base.Builder`."""
+    """Render all splits to `folder` and return their samples; see `refbench.datasets.builders.base.Builder`."""
     return _build(dataset, SCENES_PER_SPLIT, "scenes", _render, sources, folder, progress)
 
 
 def build_hurried(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """The scenes as a hurried annotator outlines them; see `refbench.datasets.builders.base.Builder`."""
+    """Build the scenes with coarse outlines; see `refbench.datasets.builders.base.Builder`."""
     return _build(dataset, HURRIED_SCENES_PER_SPLIT, "scenes_hurried", _render_hurried, sources, folder, progress)
 
 
@@ -94,7 +94,7 @@ def _build(
     progress: Progress,
 ) -> Built:
     if sources.annotations or sources.images:
-        raise DatasetError(f"{dataset} is rendered from a seed; it takes neither --annotations nor --images")
+        raise DatasetError(f"{dataset} is rendered from a seed, so remove --annotations and --images")
     counts = {s: n for s, n in scenes.items() if not sources.splits or s in sources.splits}
     jobs = [(split, i, folder) for split, count in counts.items() for i in range(count)]
     splits: dict[str, list[Sample]] = {split: [] for split in counts}

@@ -1,7 +1,7 @@
 """Simulated annotations of the objects of `scenes`: careful, hurried, or around the wrong object.
 
-They model coarse ground truth with known faults: missing corners, outlines 1 to 4 px too wide, filled holes, missing
-thin parts, another object outlined. The image itself is not used.
+They model coarse ground truth with known faults: missing vertices, outlines that are 1 to 4 px too wide, filled holes,
+missing thin parts, and outlines around another object. The image itself is not used.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Outline:
 
 
 def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = False) -> list[Outline]:
-    """One annotator's outlines of the objects of a scene, given the visible mask of each, bool (H, W).
+    """The outlines of the objects of a scene by one annotator, from the visible mask of each, bool (H, W).
 
-    An object that is outlined by mistake for another one also has its own correct outline, so it has two outlines. With
-    `chains`, that object's own outline may be around yet another object. Then the object has only one outline, and only
-    the expression tells that it was meant for another object.
+    If an object is outlined by mistake instead of another one, it also has its own correct outline, so it has two
+    outlines. With `chains`, its own outline may be around a third object. Then the object has only one outline, and
+    only the expression shows that this outline was meant for another object.
     """
     plans = [_plan(draws) for _ in masks]
     wrong = [plan.kind < WRONG_PERCENT and len(masks) > 1 for plan in plans]
@@ -63,9 +63,9 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The random values for one outline. All are drawn even if unused, so outlines do not depend on each other.
+    """The random values for one outline. All are drawn even if unused, so that outlines do not depend on each other.
 
-    `kind` and the chances (in percent) are in 0..99, `choice` is below CHOICES.
+    `kind` and the chances (in percent) are between 0 and 99, `choice` is below CHOICES.
     """
 
     kind: int
@@ -106,7 +106,7 @@ def _outline(plan: _Plan, seen: BoolArray, drawn: int, wrong: bool) -> Outline:
 
 
 def careful_polygons(mask: BoolArray) -> list[list[float]]:
-    """COCO polygons with every corner of the outline; the mask is cut at holes, which polygons cannot have."""
+    """COCO polygons with every vertex of the outline; the mask is cut at holes, because polygons cannot have holes."""
     polygons = []
     for part in _without_holes(mask):
         for contour in contours_of(part):
@@ -117,7 +117,7 @@ def careful_polygons(mask: BoolArray) -> list[list[float]]:
 
 
 def _without_holes(mask: BoolArray) -> list[BoolArray]:
-    """The mask in pieces that have no holes: cut in rows through the middle of each hole."""
+    """The mask in pieces without holes: it is cut along rows through the middle of each hole."""
     holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
     cuts = sorted({round(c[0]) for c in ndimage.center_of_mass(holes, holes, range(1, count + 1))})
     edges = [0, *cuts, len(mask)]

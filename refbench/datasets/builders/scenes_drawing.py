@@ -1,8 +1,8 @@
-"""Draws the images of the `scenes` dataset: textured shapes on a cluttered ground, with exact masks.
+"""Draws the images of the `scenes` dataset: textured shapes on a cluttered background, with exact masks.
 
-Every shape is a signed distance (negative inside) evaluated at pixel centres, in whole numbers of 1/256 pixel. The mask
-is the set of centres inside; the image blends over one pixel at the outline. So the mask is not an annotation of the
-image: both come from the same formula.
+Every shape is a signed distance (negative inside) at the pixel centres, in integers of 1/256 pixel. The mask consists
+of the pixels whose centres are inside; at the outline, the image is blended over one pixel. Image and mask are computed
+from the same formula, so the mask is exact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CORNER_PX = PX // 4
 class DrawnObject:
     """One object of a scene; `mask`, bool (H, W), is its visible part.
 
-    `centre_x` and `centre_y` are in parts of a pixel (`whole_numbers.PX`).
+    `centre_x` and `centre_y` are in fractions of a pixel (`whole_numbers.PX`).
     """
 
     shape: str
@@ -58,7 +58,7 @@ class DrawnObject:
 
     @cached_property
     def area(self) -> int:
-        """Number of visible pixels, once the scene is finished."""
+        """Number of visible pixels in the finished scene."""
         return int(np.count_nonzero(self.mask))
 
 
@@ -71,7 +71,7 @@ def _smallest(*distances: IntArray) -> IntArray:
 
 
 def _box(x: IntArray, y: IntArray, half_width: int, half_height: int) -> IntArray:
-    """Sides in parts of a pixel."""
+    """A box; all lengths are in fractions of a pixel."""
     return _largest(abs(x) - half_width, abs(y) - half_height)
 
 
@@ -153,10 +153,10 @@ SHAPES: dict[str, Callable[[IntArray, IntArray, int], IntArray]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a shape is to be and how large.
+    """Position and size of a shape.
 
-    Radius and centre are in 1/PX pixels, `height` and `width` of the image in pixels, the angle is as `cosine_and_sine`
-    gives it.
+    Radius and centre are in 1/PX pixels, `height` and `width` of the image in pixels; the angle is in the form of
+    `cosine_and_sine`.
     """
 
     shape: str
@@ -194,8 +194,8 @@ def _choose_place(draws: Draws, shape: str, size: str, height: int, width: int) 
 def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDArray[np.uint8], list[DrawnObject]]:
     """Paint up to `count` objects, back to front.
 
-    Returns the image, uint8 (H, W, 3) RGB, and the objects with their visible masks. An object that would
-    hide too much of another is tried at other places, and left out after some attempts.
+    Returns the image, uint8 (H, W, 3) RGB, and the objects with their visible masks. If an object would hide too much
+    of another one, other positions are tried; after some attempts it is left out.
     """
     picture = _ground(draws, height, width)
     objects: list[DrawnObject] = []
@@ -235,7 +235,9 @@ def draw_objects(draws: Draws, height: int, width: int, count: int) -> tuple[NDA
 
 
 def _choose_looks(draws: Draws, objects: list[DrawnObject]) -> tuple[str, str, str, str]:
-    """Shape, colour, pattern and size; often similar to an existing object, so that expressions are needed."""
+    """Choose shape, colour, pattern and size. They are often similar to those of an existing object, so that only
+    the expression tells the two apart.
+    """
     shape, colour = draws.pick(list(SHAPES)), draws.pick(list(COLOURS))
     pattern = draws.pick(PATTERNS, (55, 15, 15, 15))
     size = draws.pick(SIZES, (25, 45, 30))
@@ -277,9 +279,9 @@ def _paint(
 
 
 def _ground(draws: Draws, height: int, width: int) -> IntArray:
-    """A mottled, greyish ground with faint strokes: clutter without a colour that an expression names.
+    """A mottled greyish background with faint strokes, without colours that expressions use.
 
-    int64 (H, W, 3), in PX-ths of a level of brightness.
+    int64 (H, W, 3), in 1/PX of a brightness level.
     """
     coarse = draws.normal(49, 16 * PX).reshape(7, 7)
     mottle = _weights(height, 7) @ coarse @ _weights(width, 7).T // (ONE * ONE)
@@ -322,7 +324,7 @@ def _weights(size: int, points: int) -> IntArray:
 def contours_of(mask: BoolArray) -> list[IntArray]:
     """The outlines of a mask, int64 (N, 2) rows and columns in half pixels, longest first.
 
-    Each begins and ends with its uppermost, then leftmost point; an outer one runs in the other direction than a hole.
+    Each begins and ends with its uppermost, then leftmost point. Outer outlines and holes have opposite directions.
     """
     found = []
     for contour in find_contours(np.pad(mask, 1).astype(np.float64), 0.5):
@@ -335,7 +337,7 @@ def contours_of(mask: BoolArray) -> list[IntArray]:
 
 
 def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
-    """The outline that an annotator in a hurry would click: few corners, a little off, holes filled.
+    """The outline that an annotator in a hurry would click: few vertices, slightly off, holes filled.
 
     Returns COCO polygons `[[x1, y1, x2, y2, ...], ...]` in pixels; none for an empty mask.
     """
@@ -367,7 +369,7 @@ def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
 
 
 def polygon_of(corners: IntArray, size: tuple[int, ...]) -> list[float]:
-    """A COCO polygon in pixels, rounded to quarters, from corners (row, column), int64 (N, 2); PX is one pixel."""
+    """A COCO polygon in pixels, rounded to quarters, from vertices (row, column), int64 (N, 2); PX is one pixel."""
     height, width = size
     quarters = (corners + CORNER_PX // 2) // CORNER_PX
     flat = np.stack([np.clip(quarters[:, 1], 0, 4 * width), np.clip(quarters[:, 0], 0, 4 * height)], axis=1)

@@ -1,8 +1,8 @@
-"""Expressions for the `scenes` dataset, each with exactly one target object (or none, if it is no-target).
+"""Expressions for the `scenes` dataset, each with exactly one target object, or without target.
 
-A property of an object is true, false or borderline (None): an object in the middle of the image is
-neither clearly left nor clearly not. An expression is used only if one object fits it and every other
-clearly does not, so that the target is unambiguous.
+A property of an object is true, false or borderline (None): an object in the middle of the image is neither clearly
+left nor clearly not. An expression is used only if one object fits it and every other object clearly does not, so that
+the target is unambiguous.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_GAP = 14 * PX
 
 @dataclass(frozen=True)
 class Phrase:
-    """An expression, the index of the object it means (None: nothing in the scene) and its kind."""
+    """An expression, the index of its target (None: no target) and its kind."""
 
     text: str
     target: int | None
@@ -38,14 +38,14 @@ class _Description:
 
 
 def both(truths: Sequence[Truth]) -> Truth:
-    """Three-valued and: false if one is false, else borderline if one is, else true."""
+    """Three-valued `and`: false if one is false, otherwise borderline if one is, otherwise true."""
     if False in truths:
         return False
     return None if None in truths else True
 
 
 def answer(objects: Sequence[DrawnObject], properties: Sequence[Property]) -> int | None:
-    """The index of the only object that fits while all others clearly don't; else None."""
+    """The index of the only object that fits while all others clearly do not; otherwise None."""
     found = None
     for index, o in enumerate(objects):
         truth = both([p(o) for p in properties])
@@ -115,7 +115,7 @@ def _nearest_to(anchor: DrawnObject, candidates: Sequence[DrawnObject]) -> Prope
 
 
 def _ranked(candidates: Sequence[DrawnObject], rank: int, key: Callable[[DrawnObject], int]) -> Property:
-    """The object of this rank; borderline when a neighbour in rank is too close to tell."""
+    """The object of this rank; borderline if a neighbour in rank is too close to distinguish."""
     ordered = sorted(candidates, key=key)
     values = [key(o) for o in ordered]
 
@@ -234,7 +234,7 @@ def _order_descriptions(objects: Sequence[DrawnObject], target: DrawnObject) -> 
 
 
 def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
-    """A plausible expression that no object fits, mostly an object's description with one word changed."""
+    """A plausible expression that no object fits, usually the description of an object with one word changed."""
     model = draws.pick(objects)
     for _ in range(20):
         colour, shape = model.colour, model.shape
@@ -256,7 +256,7 @@ def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
 def write_phrases(
     draws: Draws, objects: Sequence[DrawnObject], height: int, width: int, most: int = 10
 ) -> list[Phrase]:
-    """Up to `most` different expressions about a scene, spread over the kinds, one of them no-target."""
+    """Up to `most` different expressions about a scene, of various kinds; one of them has no target."""
     by_kind: dict[str, list[Phrase]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for index, target in enumerate(objects):

@@ -1,8 +1,8 @@
 """SGinW (Segmentation in the Wild): 25 small sets; each image has one expression per class of its set.
 
-Layout (microsoft/X-Decoder, branch seginw): `<Name>/{train,train_10shot,valid}/_annotations_min1cat.coco.json` in
-COCO format with the images beside it. Results are published on `valid`, as AP over all classes of a set and
-all its images, so a class that is absent from an image is an expression too, without a target.
+Layout (microsoft/X-Decoder, branch seginw): `<Name>/{train,train_10shot,valid}/_annotations_min1cat.coco.json` in COCO
+format, with the images next to it. Results are published on `valid`, as AP over all classes and images of a set.
+Therefore a class that is absent from an image is also an expression, without target.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SPLITS = ("valid", "train", "train_10shot")
 
 
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
-    """Read the splits that are there; see `refbench.datasets.builders.base.Builder`.
+    """Read the splits that exist; see `refbench.datasets.builders.base.Builder`.
 
     Raises:
-        DatasetError: lists every row that cannot be used, with its position in the file.
+        DatasetError: lists all invalid rows with their positions in the file.
     """
     name = dataset.removeprefix(PREFIX)
     found = _find(name, sources)
@@ -58,7 +58,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:
-        raise DatasetError(f"{dataset}: the files hold no images and classes")
+        raise DatasetError(f"{dataset}: the files contain no images and classes")
     return Built("sginw", VERSION, splits, objects, files, LICENCE, notes, image_ids=dataset, annotation_ids=dataset)
 
 
@@ -66,17 +66,20 @@ def _find(name: str, sources: Sources) -> dict[str, Path]:
     path = sources.annotations
     if path is None:
         raise DatasetError(
-            f"{PREFIX}{name} is read from its folder: pass --annotations FOLDER, with {name}/valid/{FILE} in it"
+            f"{PREFIX}{name} is built from its folder; pass --annotations FOLDER, where FOLDER contains "
+            f"{name}/valid/{FILE}"
         )
     if path.is_file():
         if path.name != FILE or path.parent.name not in SPLITS or path.parent.parent.name != name:
-            raise DatasetError(f"{path} is not {name}/<split>/{FILE} with a split of {', '.join(SPLITS)}")
+            raise DatasetError(f"{path} must be {name}/<split>/{FILE}, where the split is one of {', '.join(SPLITS)}")
         return {path.parent.name: path}
     for root in (path / name, path):
         found = {split: root / split / FILE for split in SPLITS if (root / split / FILE).is_file()}
         if found and root.resolve().name == name:
             return found
-    raise DatasetError(f"{path} holds no {name}/valid/{FILE}; --annotations takes the folder of the unpacked release")
+    raise DatasetError(
+        f"{path} contains no {name}/valid/{FILE}; pass the folder of the unpacked release with --annotations"
+    )
 
 
 def _read(

@@ -1,8 +1,8 @@
-"""`snapshots`: images that come inside scikit-image and matplotlib, with masks drawn for refbench.
+"""`snapshots`: images that are included in scikit-image and matplotlib, with masks drawn for refbench.
 
-Small and real: a check on images that needs no download. The outlines and expressions are in
-`datasets/snapshots/annotations.json`; the pixels come from the installed packages, and are compared with the
-sha256 that the outlines were drawn on.
+This is a small dataset of real images that needs no download. The outlines and expressions are in
+`datasets/snapshots/annotations.json`. The images are those of the installed packages; their sha256 must be that of the
+images on which the outlines were drawn.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LICENCE = "annotations: CC0-1.0; images: as stated by scikit-image (skimage/data
 def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> Built:
     """Read the outlines and copy the images as PNG; see `refbench.datasets.builders.base.Builder`."""
     if sources.annotations or sources.images:
-        raise DatasetError(f"{dataset} comes with refbench; it takes neither --annotations nor --images")
+        raise DatasetError(f"{dataset} is included in refbench, so remove --annotations and --images")
     path = project_data("datasets") / "snapshots" / "annotations.json"
     content = read_json(path)
     (folder / "images").mkdir()
@@ -69,14 +69,14 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
 def _copy_image(image: dict[str, Any], folder: Path) -> str:
     package = find_spec(image["package"])
     if package is None or package.origin is None:
-        raise DatasetError(f"{image['package']} is not installed; pip install {image['package']}")
+        raise DatasetError(f"{image['package']} is not installed; run `pip install {image['package']}`")
     source = Path(package.origin).parent / image["file"]
     picture = load_image(source, image["height"], image["width"])
     found = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
     if found != image["pixels_sha256"]:
         raise DatasetError(
-            f"{source} is not the image that the masks were drawn on (pixels sha256 {found}); "
-            "install the versions of constraints.txt"
+            f"{source} differs from the image that the masks were drawn on (the sha256 of its pixels is "
+            f"{found}); install the versions in constraints.txt"
         )
     name = f"images/{source.stem}.png"
     picture.save(folder / name)

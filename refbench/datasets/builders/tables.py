@@ -26,7 +26,7 @@ FLAT_SETS_REFUSED = (
 
 
 def find_tables(path: Path) -> list[Path]:
-    """The Parquet files of a folder as the hub lays it out, or the file itself; empty if there are none."""
+    """The Parquet files of a folder in the layout of the hub, or the file itself; empty if there are none."""
     if path.is_file():
         return [path] if path.suffix == ".parquet" else []
     return sorted(path.glob("data/*.parquet")) or sorted(path.glob("*.parquet"))
@@ -40,10 +40,10 @@ def split_word(path: Path) -> str:
 def table_rows(
     path: Path, dataset: str, columns: tuple[str, ...], origin: str, optional: tuple[str, ...] = ()
 ) -> Iterator[dict[str, Any]]:
-    """The rows as dicts of these columns, and of the optional ones that are there.
+    """The rows as dicts of these columns, and of the optional columns that exist.
 
     Raises:
-        DatasetError: the file is not readable Parquet, is of another dataset, or is damaged.
+        DatasetError: the file is not readable Parquet, belongs to another dataset, or is damaged.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -67,32 +67,32 @@ class ImageFiles:
         (folder / "images").mkdir(exist_ok=True)
 
     def write(self, name: Any, column: Any, again: bool = False) -> tuple[str, tuple[int, int]]:
-        """Write an image; returns its path relative to the dataset's folder, and (height, width).
+        """Write an image; returns its path relative to the folder of the dataset, and (height, width).
 
         With `again`, a name may occur twice if its bytes are the same.
 
         Raises:
-            DatasetError: the name could leave the folder or is taken, or the bytes are no image.
+            DatasetError: the name is not a plain file name or already exists, or the bytes are not an image.
         """
         if not is_plain_name(name):
-            raise DatasetError(f"{str(name)[:80]!r} is not a plain file name")
+            raise DatasetError(f"{str(name)[:80]!r} must be a file name without a folder")
         content = column.get("bytes") if isinstance(column, dict) else None
         if not isinstance(content, bytes) or not content:
-            raise DatasetError(f"the image {name} is missing: its column holds no bytes")
+            raise DatasetError(f"the image {name} is missing, because its column contains no bytes")
         path = self.folder / "images" / name
         if path.exists():
             if not again or path.read_bytes() != content:
-                raise DatasetError(f"the file name {name} was given before")
+                raise DatasetError(f"the file name {name} occurs twice")
         else:
             path.write_bytes(content)
         try:
             return f"images/{name}", image_size(path)
         except DatasetError:
-            raise DatasetError(f"the bytes of {name} are no readable image") from None
+            raise DatasetError(f"the bytes of {name} are not a readable image") from None
 
 
 def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
-    """Write the images of these names out of hub tables; name -> path relative to the dataset's folder.
+    """Write the images with these names from hub tables; name -> path relative to the folder of the dataset.
 
     A table names an image in `file_name`, `image_file` or `image_info.file_name`.
     """

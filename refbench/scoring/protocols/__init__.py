@@ -1,1 +1,1 @@
-"""Scoring rules: they turn the integer counts of each sample into the metrics of a split."""
+"""Protocols: they convert the integer counts of each sample to the metrics of a split."""

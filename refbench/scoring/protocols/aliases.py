@@ -1,4 +1,4 @@
-"""Protocols of papers whose evaluator follows an existing rule, with the names that these papers print."""
+"""Protocols of papers whose evaluator follows an existing protocol, with the metric names of these papers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Identities that summaries satisfy whatever a model predicts; a file that breaks one was damaged or edited.
+"""Identities that summaries satisfy for every model; a file that breaks one was damaged or edited.
 
-They are checked when a summary is written and when it is read; `refbench.scoring.counts` has those of the counts.
+They are checked when a summary is written and when it is read; `refbench.scoring.counts` contains those of the counts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
 
 
 def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) -> None:
-    """Raise RunError unless values and intervals (value, low, high) are percentages and P@X falls with X.
+    """Raise RunError unless values and intervals (value, low, high) are percentages and P@X does not increase with X.
 
-    Metrics that `signed` names lie in -100..100. A metric without a value (0 / 0 in the original) is NaN in all three
+    Metrics in `signed` are between -100 and 100. An undefined metric (0 / 0 in the original) is NaN in all three
     places.
     """
     metrics = {m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}
@@ -30,10 +30,10 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
             continue
         lowest = -100 if name in signed else 0
         if not all(lowest - SLACK_PERCENT <= v <= 100 + SLACK_PERCENT for v in figures):
-            raise RunError(f"{where}: {name} is {figures}, but every figure is a percentage; score the run again")
+            raise RunError(f"{where}: {name} is {figures}, but every metric must be a percentage; score the run again")
         if figures[1] > figures[2]:
             raise RunError(
-                f"{where}: the interval of {name} begins at {figures[1]} and ends at {figures[2]}, which is lower; "
+                f"{where}: the interval of {name} begins at {figures[1]} but ends at {figures[2]}, which is lower; "
                 "score the run again"
             )
     series: dict[str, list[tuple[float, float]]] = {}
@@ -47,5 +47,6 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         for before, after in itertools.pairwise(values):
             if after > before + SLACK_PERCENT:
                 raise RunError(
-                    f"{where}: {stem}X must not rise with X, but goes from {before} to {after}; score the run again"
+                    f"{where}: {stem}X must not increase with X, but it increases from {before} to {after}; score the "
+                    "run again"
                 )

@@ -1,7 +1,7 @@
 """Average precision of detections against a COCO or LVIS annotation file.
 
 Matching and averaging are done by pycocotools (COCO) and hotcoco (LVIS). refbench reads the files (`coco_files`) and
-computes the Boundary IoU, which Boundary AP uses in place of the mask IoU. Values are in percent.
+computes the Boundary IoU, which Boundary AP uses instead of the mask IoU. Values are in percent.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ IGNORED_AREA_PX = 1e11
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics by the names that the original prints, in percent (NaN if there is no ground truth), and notes on
-    properties of the files that the numbers do not show."""
+    """The result of a detection protocol.
+
+    Contains metrics with the names of the original, in percent (NaN without ground truth), and notes about properties
+    of the files that the metrics do not show.
+    """
 
     metrics: dict[str, float]
     notes: tuple[str, ...] = ()
@@ -45,10 +48,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class DetectionProtocol:
-    """A rule that scores a list of detections against an annotation file, or against those of several `annotators`.
+    """A protocol that scores detections against an annotation file, or against those of several `annotators`.
 
-    `image_field` is a field that images in its annotation files must have and images in COCO files lack. With
-    `silence_counts`, an image without detections counts as a no-target prediction, which can be right.
+    `image_field` is a field that images in its annotation files must have and images in COCO files lack. If
+    `silence_counts`, an image without detections counts as a prediction of no target, which can be correct.
     """
 
     name: str
@@ -61,25 +64,25 @@ class DetectionProtocol:
     silence_counts: bool = False
 
     def fits(self, truth: Annotations) -> bool:
-        """Whether the file is one of those that the rule is made for."""
+        """Whether the protocol is made for this kind of file."""
         return not self.image_field or all(self.image_field in image.row for image in truth.images.values())
 
 
 def evaluate_coco(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """The twelve figures of COCOeval, iouType segm."""
+    """The twelve metrics of COCOeval, iouType segm."""
     return _run(COCOeval, truths[0], results)
 
 
 def evaluate_boundary(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """The twelve figures of COCOeval, with min(mask IoU, Boundary IoU) as the overlap."""
+    """The twelve metrics of COCOeval, with min(mask IoU, Boundary IoU) as the overlap."""
     return _run(_BoundaryEval, truths[0], results)
 
 
 def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """Federated AP: in each image, only the classes that were checked there count; at most 300 detections.
+    """Federated AP: in each image, only the classes that were verified there count; at most 300 detections.
 
     Raises:
-        DatasetError: the annotation file lacks what LVIS adds to COCO's, or it is broken.
+        DatasetError: the annotation file is invalid, or lacks the additional fields of LVIS.
     """
     (truth,) = truths
     content, notes = _lvis_content(truth)
@@ -100,13 +103,15 @@ def evaluate_lvis(truths: Sequence[Annotations], results: Results) -> Evaluation
 
 
 def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
-    """The fields of an annotation file that lvis-api reads (`ignore`, but not `iscrowd`), and remarks on the file."""
+    """The fields of an annotation file that lvis-api reads (`ignore`, but not `iscrowd`), and remarks about the
+    file.
+    """
     images = list(truth.images.values())
     fields = ("neg_category_ids", "not_exhaustive_category_ids")
     if not all(name in image.row for image in images for name in fields):
         raise DatasetError(
-            f"{truth.path} is not an annotation file of LVIS: lvis-ap needs neg_category_ids and "
-            "not_exhaustive_category_ids of every image; for a COCO file use --protocol coco-ap"
+            f"{truth.path} is not an LVIS annotation file: lvis-ap needs neg_category_ids and "
+            "not_exhaustive_category_ids for every image; for a COCO file, use --protocol coco-ap"
         )
     listed = {
         name: fields_of(images, partial(_classes, name=name, known=truth.categories), _where, truth.path)
@@ -140,13 +145,14 @@ def _lvis_content(truth: Annotations) -> tuple[dict[str, Any], list[str]]:
 def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key]:
     value = image.row[name]
     if not isinstance(value, list):
-        raise MaskError(f"its {name} is {shown(value)}; expected a list of category ids")
+        raise MaskError(f"its `{name}` must be a list of category ids, got {shown(value)}")
     keys = [read_key({name: key}, name) for key in value]
     as_text = {is_text(key) for key in known}
     for key in keys:
         if known and is_text(key) not in as_text:
             raise MaskError(
-                f"its {name} have {shown(key)}, but the ids of the categories are not of that type; use one type"
+                f"its `{name}` contains {shown(key)}, which has another type than the category ids; use one type "
+                "for both"
             )
     return keys
 
@@ -154,7 +160,7 @@ def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key
 def _frequency(category: Category) -> str:
     value = category.row.get("frequency")
     if value not in ("r", "c", "f"):
-        raise MaskError(f"its frequency is {shown(value)}; expected r, c or f (rare, common, frequent)")
+        raise MaskError(f"its `frequency` must be r, c or f (rare, common, frequent), got {shown(value)}")
     return str(value)
 
 
@@ -190,7 +196,7 @@ def _run(kind: type[COCOeval], truth: Annotations, results: Results) -> Evaluati
 
 
 def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
-    """The annotations of a COCO file; whether they are small, medium or large depends on the `area` in the file."""
+    """The annotations of a COCO file; the `area` in the file determines whether they are small, medium or large."""
     areas = fields_of(truth.truths, lambda one: read_area(one.row), lambda one: one.where, truth.path)
     return [
         {
@@ -206,7 +212,7 @@ def _annotations_of(truth: Annotations) -> list[dict[str, Any]]:
 
 
 def _rows_of(results: Results) -> list[dict[str, Any]]:
-    """Results, completed as `loadRes` does; their area is always that of the mask, never of a box in the file."""
+    """Results, completed as in `loadRes`; their area is always that of the mask, never that of a box in the file."""
     return [
         {
             "id": number,
@@ -227,7 +233,7 @@ def _code(mask: Mask) -> dict[str, Any]:
 
 
 def repeated_detections(results: Results) -> tuple[str, ...]:
-    """A remark on the detections that were left out, if there were any."""
+    """A remark about the repeated detections that were ignored, if there were any."""
     if not results.repeated:
         return ()
     return (
@@ -287,11 +293,11 @@ LVIS_AP = DetectionProtocol(
 def score_detections(
     truths: Sequence[Annotations], results: Path, protocols: Sequence[DetectionProtocol]
 ) -> dict[str, Evaluation]:
-    """Name of the protocol -> what it gives, for COCO results against the annotation file (of each annotator).
+    """Name of the protocol -> its result, for COCO results against the annotation file (of each annotator).
 
     Raises:
         DatasetError: an annotation file lacks something that a protocol needs.
-        PredictionError: lists every result that cannot be used.
+        PredictionError: lists all invalid results.
     """
     read = read_results(results, truths[0])
     return {protocol.name: protocol.evaluate(truths, read) for protocol in protocols}

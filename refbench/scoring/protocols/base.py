@@ -1,9 +1,9 @@
-"""What a protocol is: ten choices that turn masks into a number, as data.
+"""The definition of a protocol: ten choices that turn masks into metrics, as data.
 
-Seven of the choices can be replayed on a stored mask: which samples count (`units`), how targets are rasterised
-(`target`) and at what size (`canvas`), the formula of a sample's IoU (`sample_iou`), the value of two empty masks
-(`both_empty`), and how samples become a number (aggregation and precision, in the metrics). Three are facts about how
-the original made its masks, kept in words.
+Seven of the choices can be reproduced from a stored mask: which samples count (`units`), how targets are rasterised
+(`target`) and at what size (`canvas`), the formula for the IoU of a sample (`sample_iou`), the value for two empty
+masks (`both_empty`), and how samples become a metric (aggregation and precision, in the metrics). The other three
+describe, as text, how the original makes its masks.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ REASONSEG = "reasonseg"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a protocol gets as input: counts under one drawing of the targets, and the objects that each sample means.
+    """The input of a protocol: counts for one drawing of the targets, and the target objects of each sample.
 
     `dataset` is the name of the dataset. `objects`, `refs`, `expressions` and `several` have one entry per sample: the
     annotation ids of its target (a key of its ref if it has none), its ref, its text, and whether its target is one
-    object of several polygons. They may be left out if the protocol does not use them. `measured` are the arrays of
-    its measures. `ignored` is the number of samples with pixels that the dataset says to ignore.
+    object with several polygons. They can be omitted if the protocol does not use them. `measured` contains the arrays
+    of its measures. `ignored` is the number of samples with ignored pixels.
     """
 
     scores: ScoreTable
@@ -61,7 +61,7 @@ class Evidence:
 
 
 class Units(Interface):
-    """Which samples the published evaluation goes through."""
+    """Which samples the published evaluation uses."""
 
     @property
     def words(self) -> str: ...
@@ -81,7 +81,9 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class FirstOfObject:
-    """Only the first sentence of the last ref of each annotation counts: such loaders index refs by annotation."""
+    """Only the first sentence of the last ref of each annotation counts, because such loaders index refs by
+    annotation.
+    """
 
     words: str = "the first sentence of each annotation; if it has several refs, of the last"
 
@@ -98,7 +100,7 @@ class FirstOfObject:
 
 @dataclass(frozen=True, slots=True)
 class FirstOfRef:
-    """Only the first sentence of each ref counts; the original puts all sentences of a ref into one prompt."""
+    """Only the first sentence of each ref counts, because the original puts all sentences of a ref into one prompt."""
 
     words: str = "one record per ref, represented here by its first sentence"
 
@@ -108,7 +110,7 @@ class FirstOfRef:
 
 @dataclass(frozen=True, slots=True)
 class FirstPhrasing:
-    """Each sentence counts once; of ReasonSeg the first phrasing of each image."""
+    """Each sentence counts once; in ReasonSeg, only the first expression of each image."""
 
     words: str = "every sentence; of ReasonSeg the first phrasing of each image"
 
@@ -120,7 +122,9 @@ class FirstPhrasing:
 
 @dataclass(frozen=True, slots=True)
 class DistinctOfObject:
-    """Equal lower-case sentences of one annotation count once. If it has several refs, only the last ref's count."""
+    """Equal lower-case sentences of one annotation count once. If it has several refs, only those of the last ref
+    count.
+    """
 
     words: str = "each annotation's distinct sentences in lower case; if it has several refs, of the last"
 
@@ -133,7 +137,7 @@ class DistinctOfObject:
 
 
 def _firsts(values: Iterable[Any]) -> BoolArray:
-    """Where each value appears for the first time."""
+    """The first position of each value."""
     seen: set[Any] = set()
     first = []
     for value in values:
@@ -144,7 +148,7 @@ def _firsts(values: Iterable[Any]) -> BoolArray:
 
 @dataclass(frozen=True, slots=True)
 class RandomOfImage:
-    """At most `count` sentences of each image, drawn without replacement; `seed` makes one draw repeatable."""
+    """At most `count` random sentences of each image, without replacement; `seed` makes the choice reproducible."""
 
     count: int
     seed: int = 0
@@ -177,7 +181,7 @@ class RandomOfImage:
 
 @dataclass(frozen=True, slots=True)
 class SampleIou:
-    """(I + `over`) / (U + `under`), in float64 or, where the original does, in float32."""
+    """(I + `over`) / (U + `under`), in float64 or, if the original does so, in float32."""
 
     over: float = 0.0
     under: float = 0.0
@@ -190,7 +194,7 @@ class SampleIou:
         return f"{top} / {bottom}{' in float32' if self.single_precision else ''}"
 
     def of(self, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> FloatArray:
-        """The IoU of each sample whose union is not empty; 0 elsewhere."""
+        """The IoU of each sample whose union is not empty; 0 for others."""
         top: NDArray[Any] = intersection.astype(np.float64)
         bottom: NDArray[Any] = np.maximum(union, 1).astype(np.float64)
         if self.single_precision:
@@ -202,7 +206,9 @@ class SampleIou:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The counts after a rule was applied. Where `decided` is true, the IoU is `value`, not the formula's result."""
+    """The counts after a rule was applied. Where `decided` is true, the IoU is `value` instead of the result of the
+    formula.
+    """
 
     intersection: NDArray[np.int64]
     union: NDArray[np.int64]
@@ -211,7 +217,7 @@ class Judgement:
 
 
 class BothEmpty(Interface):
-    """The IoU of special samples: no target, an empty prediction, or a no-target flag."""
+    """The IoU of special samples: those without target, with an empty prediction, or with a no-target flag."""
 
     @property
     def words(self) -> str: ...
@@ -221,7 +227,7 @@ class BothEmpty(Interface):
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Two empty masks have this IoU; a crash is worth 0."""
+    """Two empty masks have this IoU; a crash has IoU 0."""
 
     value: float
 
@@ -260,7 +266,7 @@ class Judged:
 
 
 class Metric(Interface):
-    """A ratio of two sums over samples, in percent; `counts` names the counts used, `over` selects the samples."""
+    """A ratio of two sums over samples, in percent; `counts` names the counts, `over` selects the samples."""
 
     @property
     def words(self) -> str: ...
@@ -275,7 +281,7 @@ class Metric(Interface):
 
 
 def _spread(epsilon: float, counted: BoolArray) -> float:
-    """Each sample's share of a constant in the ratio's denominator."""
+    """The share of each sample in a constant that is added to the denominator of the ratio."""
     return epsilon / max(int(counted.sum()), 1)
 
 
@@ -285,7 +291,9 @@ def _beside(epsilon: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of the samples' IoU; as in the original, `epsilon` is added to their number in the denominator."""
+    """The mean IoU of the samples; as in the original, `epsilon` is added to the number of samples in the
+    denominator.
+    """
 
     epsilon: float = 0.0
     counts: str = MASK
@@ -319,7 +327,7 @@ class Cumulative:
 
 @dataclass(frozen=True, slots=True)
 class MeanOfImages:
-    """The mean over images of the mean over each image's samples; `epsilon` is added to the number of images."""
+    """The mean over images of the mean over the samples of each image; `epsilon` is added to the number of images."""
 
     epsilon: float = 0.0
     counts: str = MASK
@@ -361,7 +369,9 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A metric with its own formula: `function` returns the terms, and those of uncounted samples are set to zero."""
+    """A metric with its own formula: `function` returns the terms, and those of samples that do not count are set to
+    zero.
+    """
 
     words: str
     function: Callable[[Judged], Terms]
@@ -376,7 +386,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """The ten choices behind a published number, in words; two numbers are comparable only if all agree."""
+    """The ten choices of a protocol as text; two metrics are comparable only if all choices are equal."""
 
     units: str
     text: str
@@ -392,16 +402,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """A published way to turn counts into numbers.
+    """A published way to compute metrics from counts.
 
-    `metrics` maps each name that the original prints to its formula. Values are in percent, whatever the original
-    prints. `headline` is the metric that the paper's tables quote. `when_empty` is the value, 0..1, of a ratio whose
-    denominator is zero. `sources` names, for a choice, the file that makes it, if that file is not `source`.
-    `caveats` list what a stored mask cannot reproduce from the original. If `datasets` is not empty, the protocol
-    applies only to these datasets; `splits` limits it to splits whose names end in one of these. `signed` metrics
-    lie in -100..100. With `leaves_out_ignored`, pixels that a dataset says to ignore belong to neither mask; otherwise
-    they count as background. `same_as` names the protocol with the same rule, if this one only has another paper's
-    names.
+    `metrics` maps each metric name of the original to its formula. Values are in percent, whatever the original prints.
+    `headline` is the metric that papers quote. `when_empty` is the value between 0 and 1 of a ratio whose denominator
+    is zero. `sources` names, for a choice, the file that makes it, if this is not `source`. `caveats` list what cannot
+    be reproduced from stored masks. If `datasets` is not empty, the protocol applies only to these datasets; `splits`
+    limits it to splits whose names end in one of these. `signed` metrics are between -100 and 100. If
+    `leaves_out_ignored`, the ignored pixels of a dataset are excluded from both masks; otherwise they count as
+    background. `same_as` names the protocol with the same rule, if this one differs only in its names.
     """
 
     name: str
@@ -449,11 +458,11 @@ class Protocol:
         )
 
     def source_of(self, choice: str) -> str:
-        """Which file of the original makes a choice (a field of `Choices`)."""
+        """The file of the original that makes a choice (a field of `Choices`)."""
         return self.sources.get(choice, self.source)
 
     def terms(self, metric: Metric, evidence: Evidence) -> Terms:
-        """Numerators and denominators of a metric, float64 (N,), zero for samples that it does not count."""
+        """Numerators and denominators of a metric, float64 (N,), zero for samples that do not count."""
         scores = evidence.scores
         intersection, union = evidence.counts(metric.counts)
         judgement = self.both_empty.judge(evidence, intersection, union)
@@ -465,7 +474,7 @@ class Protocol:
 
 
 def value_of(protocol: Protocol, metric: Metric, evidence: Evidence) -> float:
-    """One metric of a protocol, in percent. Sums are exactly rounded, so the order of the rows does not matter."""
+    """One metric of a protocol, in percent. Sums are exactly rounded, so the order of rows does not matter."""
     top, bottom = protocol.terms(metric, evidence)
     total = math.fsum(bottom)
     return 100 * (math.fsum(top) / total if total > 0 else _when_empty(protocol, evidence.scores))
@@ -477,7 +486,7 @@ def _when_empty(protocol: Protocol, scores: ScoreTable) -> float:
 
 
 def sums_of(protocol: Protocol, evidence: Evidence, metrics: Sequence[str] | None = None) -> ImageSums:
-    """The terms of a protocol's metrics, summed by image: all that the statistics need."""
+    """The terms of the metrics of a protocol, summed by image, as needed for the statistics."""
     chosen = [protocol.metrics[name] for name in (metrics or protocol.metrics)]
     terms = [protocol.terms(metric, evidence) for metric in chosen]
     images, count = image_codes(evidence.scores.image_id)
@@ -501,7 +510,7 @@ DRAWS_SHOWN = 100
 
 
 def _notes(protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
-    """Notes that depend on the scored samples: pixels to ignore, and how much a random choice changes the result."""
+    """Notes that depend on the scored samples: ignored pixels, and how much a random choice changes the result."""
     notes = []
     if evidence.ignored and not protocol.leaves_out_ignored:
         notes.append(

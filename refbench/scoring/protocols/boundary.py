@@ -1,4 +1,4 @@
-"""Boundary metrics: Boundary IoU at any width, its average as in HQ-SAM, the F of DAVIS, and trimaps."""
+"""Boundary metrics: Boundary IoU with any width, its average as in HQ-SAM, the F of DAVIS, and trimaps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_OUTLINE = "small objects lie entirely in the band: report its width, and the 
 
 
 def boundary_iou(*ratios: float) -> Protocol:
-    """Boundary IoU at any widths, each a share of the diagonal: the mean over sentences, and cumulated.
+    """Boundary IoU with any widths, each a share of the diagonal: the mean over sentences, and the cumulative value.
 
     Raises:
         PredictionError: a ratio is not in (0, 1].
@@ -37,7 +37,9 @@ def boundary_iou(*ratios: float) -> Protocol:
     widths = ratios or (DEFAULT_RATIO,)
     for ratio in widths:
         if not 0 < ratio <= 1:
-            raise PredictionError(f"boundary-iou(ratio) takes shares of the image's diagonal in (0, 1], not {ratio:g}")
+            raise PredictionError(
+                f"the ratio in boundary-iou(ratio) must be a share of the image diagonal in (0, 1], got {ratio:g}"
+            )
     names = {ratio: repr(float(ratio)) for ratio in dict.fromkeys(widths)}
     return Protocol(
         name=f"boundary-iou({','.join(names.values())})" if ratios else "boundary-iou",
@@ -96,7 +98,7 @@ OUTLINES = Measure("outlines", ("prediction", "target", "prediction_matched", "t
 
 
 def _davis_f_of(judged: Judged) -> FloatArray:
-    """2 P R / (P + R) of each sample, P and R the matched shares of the two outlines."""
+    """2 P R / (P + R) of each sample, where P and R are the matched shares of the two outlines."""
     columns = {c: judged.evidence.measured[OUTLINES.name][c].astype(np.float64) for c in OUTLINES.columns}
     found, meant = columns["prediction"], columns["target"]
     precision = np.where(found > 0, columns["prediction_matched"] / np.maximum(found, 1), 1.0)
@@ -165,13 +167,13 @@ DAVIS_JF = Protocol(
 
 
 def trimap(k: float = 5) -> Protocol:
-    """IoU inside a band of k pixels to both sides of the target's outline.
+    """IoU inside a band of k pixels on both sides of the outline of the target.
 
     Raises:
         PredictionError: k is not a positive number of pixels.
     """
     if k < 1 or k != int(k):
-        raise PredictionError(f"trimap(k) takes a width of 1, 2, ... pixels, not {k:g}")
+        raise PredictionError(f"the width in trimap(k) must be a positive integer number of pixels, got {k:g}")
     width = int(k)
 
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:

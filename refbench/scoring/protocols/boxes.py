@@ -1,4 +1,6 @@
-"""Rules that draw a box around a mask: Acc@0.5 of REC, the F1 of GREC, and the summary of benchmark-samtok."""
+"""Protocols that draw a box around the predicted mask: Acc@0.5 of REC, the F1 of GREC, and the summary of benchmark-
+samtok.
+"""
 
 from __future__ import annotations
 
@@ -105,9 +107,9 @@ def _giou_of(found: FloatArray, meant: FloatArray) -> FloatArray:
 
 
 def _arctan(ratio: FloatArray) -> FloatArray:
-    """The arc tangent of numbers >= 0, to 2e-16, by operations that every processor rounds in the same way.
+    """The arc tangent of non-negative numbers, to 2e-16, by operations that every processor rounds in the same way.
 
-    The last bit of numpy's arctan depends on the processor, and stored metrics must not.
+    The last bit of arctan in numpy depends on the processor, but stored metrics must not.
     """
     above = ratio > 1
     x = np.where(above, 1 / np.where(above, ratio, 1), ratio)
@@ -238,7 +240,7 @@ GREC_SCORE, GREC_OVERLAP = 0.7, 0.5
 
 
 def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int64]]]:
-    """For each sample: the number of predicted boxes, of target boxes, and of matches between them."""
+    """For each sample, the number of predicted boxes, of target boxes, and of matches between them."""
 
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         whole = _boxes_of(batch.predictions, batch.heights, batch.widths).astype(np.float32)
@@ -259,7 +261,7 @@ def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int
 
 
 def _overlaps(found: NDArray[np.float32], given: NDArray[np.float32], generalised: bool) -> NDArray[np.float32]:
-    """IoU of every box with every other, (N, M), or the generalised one; in float32, as the original."""
+    """IoU of every box with every other, (N, M), or the generalised IoU; in float32, as in the original."""
     a, b = found[:, None], given[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     both = sides[..., 0] * sides[..., 1]

@@ -1,11 +1,11 @@
-"""The canvas on which masks are compared: the image's own size, or a size that the original's loader resizes to.
+"""The canvas on which masks are compared: the size of the image, or a size that the loader of the original uses.
 
 These loaders all resize by nearest neighbour, but three libraries select three different pixels. Each rule is written
 here as a map from new to old rows or columns, so that masks are resized as run lengths, without decoding:
 
-* Pillow takes the pixel under the centre of the new pixel: `(i + 0.5) * old / new`, added up step by step.
-* OpenCV and mmcv take the pixel under the corner of the new pixel: `i * (1 / (new / old))`.
-* PyTorch also takes the pixel under the corner, `i * (old / new)` in float32.
+* Pillow takes the pixel at the centre of the new pixel: `(i + 0.5) * old / new`, added up step by step.
+* OpenCV and mmcv take the pixel at the corner of the new pixel: `i * (1 / (new / old))`.
+* PyTorch also takes the pixel at the corner, `i * (old / new)` in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Places = NDArray[np.int64]
 
 @lru_cache(maxsize=4096)
 def pillow_nearest(old: int, new: int) -> Places:
-    """The index of the one of `old` pixels that each of `new` pixels copies.
+    """For each of `new` pixels, the index of the one of `old` pixels that it copies.
 
     Source: Pillow `Geometry.c:ImagingScaleAffine` (13.0).
     """
@@ -36,7 +36,7 @@ def pillow_nearest(old: int, new: int) -> Places:
 
 @lru_cache(maxsize=4096)
 def opencv_nearest(old: int, new: int) -> Places:
-    """As `pillow_nearest`, for `cv2.resize` with INTER_NEAREST; OpenCV `resize.cpp:resizeNN`."""
+    """Like `pillow_nearest`, for `cv2.resize` with INTER_NEAREST; OpenCV `resize.cpp:resizeNN`."""
     step = 1.0 / (new / old)
     places: Places = np.minimum(np.floor(np.arange(new) * step).astype(np.int64), old - 1)
     return places
@@ -44,27 +44,27 @@ def opencv_nearest(old: int, new: int) -> Places:
 
 @lru_cache(maxsize=4096)
 def torch_nearest(old: int, new: int) -> Places:
-    """As `pillow_nearest`, for `torch.nn.functional.interpolate` with mode="nearest"; ATen `UpSample.h`."""
+    """Like `pillow_nearest`, for `torch.nn.functional.interpolate` with mode="nearest"; ATen `UpSample.h`."""
     step = np.float32(old) / np.float32(new)
     places: Places = np.minimum(np.floor(np.arange(new, dtype=np.float32) * step).astype(np.int64), old - 1)
     return places
 
 
 def half_up(value: float) -> int:
-    """mmcv's rounding of a resized side (`image/geometric.py:_scale_size`)."""
+    """How mmcv rounds a resized side (`image/geometric.py:_scale_size`)."""
     return int(value + 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """The pixels that masks are compared on; without a `side`, the image's own.
+    """The size at which masks are compared; without `side`, the size of the image.
 
     Attributes:
-        words: how a table names it.
-        side: height and width in pixels or, with `keeps_ratio`, the longer of the two.
-        keeps_ratio: whether the aspect ratio is kept; the original's padding is background in both masks.
-        nearest: which old pixel each new one takes.
-        rounded: how the shorter side becomes a whole number.
+        words: the name in tables.
+        side: height and width in pixels or, if `keeps_ratio`, the longer of the two.
+        keeps_ratio: whether the aspect ratio is kept; the padding of the original is background in both masks.
+        nearest: which old pixel each new pixel copies.
+        rounded: how the shorter side is rounded to an integer.
     """
 
     words: str

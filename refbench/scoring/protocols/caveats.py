@@ -1,4 +1,4 @@
-"""Caveats of several protocols: what the originals use and a stored mask cannot reproduce."""
+"""Caveats of several protocols: what the originals use and stored masks cannot reproduce."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""COCO annotation files and results for the detection evaluators: checked, typed and renumbered.
+"""COCO annotation files and results for the detection evaluators: validated, typed and renumbered.
 
 The evaluators treat an id of 0 as "no match", replace a row by a later row with the same id, take sizes from an
 unchecked `bbox`, and fail with unclear errors on many other inputs. Therefore they never read a file themselves. This
-module numbers images, classes and annotations from 1, in the order of their ids, and encodes masks as RLE codes.
+module numbers images, classes and annotations from 1, in the order of their ids, and encodes masks as RLE.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """An annotation: numbers of its image and class, and its mask. `ignored` is the file's own `ignore`."""
+    """An annotation: the numbers of its image and class, and its mask. `ignored` is the value of `ignore` in the
+    file.
+    """
 
     image: int
     category: int
@@ -57,7 +59,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A result: numbers of its image and class, its mask and its score."""
+    """A result: the numbers of its image and class, its mask and its score."""
 
     image: int
     category: int
@@ -77,7 +79,7 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A file of COCO results for an annotation file. `repeated` were left out: each is the same as an earlier one."""
+    """A file of COCO results for an annotation file. `repeated` results equal an earlier one and are ignored."""
 
     path: Path
     detections: tuple[Detection, ...]
@@ -88,12 +90,12 @@ def read_annotations(path: Path) -> Annotations:
     """Read an annotation file of COCO, LVIS or SA-Co. Fields that only some protocols need are read by those protocols.
 
     Raises:
-        DatasetError: it is not an annotation file, or rows cannot be used; lists every such row.
+        DatasetError: the file is not an annotation file, or rows are invalid; lists all such rows.
     """
     content = read_json(path)
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in parts):
-        raise DatasetError(f"{path} is not a COCO annotation file: it needs images, annotations and categories")
+        raise DatasetError(f"{path} is not a COCO annotation file; it needs images, annotations and categories")
     problems: list[str] = []
     images = _numbered(content["images"], "images", _image, problems)
     categories = _numbered(content["categories"], "categories", Category, problems)
@@ -105,7 +107,7 @@ def read_annotations(path: Path) -> Annotations:
         where = _where("annotations", position, row)
         try:
             if not isinstance(row, dict):
-                raise MaskError(f"it is {shown(row)}; expected an object")
+                raise MaskError(f"it must be an object, got {shown(row)}")
             if "id" in row:
                 # Evaluators do not need this id, but a repeated id is an error in the file.
                 _once(read_key(row, "id"), position, "annotations", seen)
@@ -117,21 +119,21 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def read_results(path: Path, annotations: Annotations) -> Results:
-    """COCO results: a list of {image_id, category_id, segmentation, score}; other keys are not looked at.
+    """Read COCO results: a list of {image_id, category_id, segmentation, score}; other keys are ignored.
 
     Raises:
-        PredictionError: it is not a list, or entries cannot be scored; lists every one.
+        PredictionError: the file is not a list, or entries cannot be scored; lists all of them.
     """
     rows = read_json(path, PredictionError)
     if not isinstance(rows, list):
-        raise PredictionError(f"{path} holds a {type(rows).__name__}, not the list of COCO results")
+        raise PredictionError(f"{path} contains a {type(rows).__name__} instead of a list of COCO results")
     problems: list[str] = []
     # Repeated (image, class, mask, score) are kept once: runs on several GPUs are padded with repeated samples.
     found: dict[tuple[int, int, bytes, float], Detection] = {}
     for position, row in enumerate(rows):
         try:
             if not isinstance(row, dict):
-                raise MaskError(f"it is {shown(row)}; expected an object")
+                raise MaskError(f"it must be an object, got {shown(row)}")
             one = _detection(row, annotations)
         except MaskError as error:
             problems.append(f"entry {position}: {error}")
@@ -146,7 +148,9 @@ def read_results(path: Path, annotations: Annotations) -> Results:
 
 
 def fields_of(items: Sequence[T], read: Callable[[T], Any], where: Callable[[T], str], path: Path) -> list[Any]:
-    """Further fields of each image, class or annotation for a protocol; raises a DatasetError that lists problems."""
+    """Additional fields of each image, class or annotation for a protocol; raises a DatasetError that lists
+    problems.
+    """
     values, problems = [], []
     for item in items:
         try:
@@ -159,18 +163,18 @@ def fields_of(items: Sequence[T], read: Callable[[T], Any], where: Callable[[T],
 
 def _refuse(path: Path, problems: list[str]) -> None:
     if problems:
-        raise DatasetError(f"{path} cannot be scored against:\n{summarise_problems(problems)}")
+        raise DatasetError(f"{path} cannot be used as ground truth:\n{summarise_problems(problems)}")
 
 
 def _numbered(rows: list[Any], part: str, made: Callable[[int, str, Row], T], problems: list[str]) -> dict[Key, T]:
-    """The rows by their ids, numbered from 1 in the order in which COCO's evaluation goes through them."""
+    """The rows by their ids, numbered from 1 in the order of the COCO evaluation."""
     checked: dict[Key, tuple[str, Row]] = {}
     seen: dict[Key, int] = {}
     for position, row in enumerate(rows):
         where = _where(part, position, row)
         try:
             if not isinstance(row, dict):
-                raise MaskError(f"it is {shown(row)}; expected an object")
+                raise MaskError(f"it must be an object, got {shown(row)}")
             key = read_key(row, "id")
             _once(key, position, part, seen)
             if part == "images":
@@ -196,7 +200,7 @@ def _check_sides(row: Row) -> None:
 def _once(key: Key, position: int, part: str, seen: dict[Key, int]) -> None:
     first = seen.setdefault(key, position)
     if first != position:
-        raise MaskError(f"its id {shown(key)} is also the id of {part}[{first}]; ids must differ")
+        raise MaskError(f"its id {shown(key)} is also the id of {part}[{first}]; ids must be unique")
 
 
 def _where(part: str, position: int, row: Any) -> str:
@@ -208,11 +212,11 @@ def _truth(row: dict[str, Any], where: str, images: dict[Key, Image], categories
     image = _known(row, "image_id", images, "the images of this file")
     category = _known(row, "category_id", categories, "the categories of this file")
     if "segmentation" not in row:
-        raise MaskError("it has no segmentation; masks are compared here, boxes alone cannot be")
+        raise MaskError("it has no segmentation; refbench compares masks, so boxes alone cannot be scored")
     mask = read_mask(row["segmentation"], image.height, image.width)
     ignored = row.get("ignore", 0)
     if not (isinstance(ignored, int) and ignored in (0, 1)):
-        raise MaskError(f"its ignore is {shown(ignored)}; expected 0 or 1")
+        raise MaskError(f"its `ignore` must be 0 or 1, got {shown(ignored)}")
     return Truth(image.number, category.number, mask, read_crowd(row), bool(ignored), where, row)
 
 
@@ -221,7 +225,7 @@ def _detection(row: dict[str, Any], annotations: Annotations) -> Detection:
     category = _known(row, "category_id", annotations.categories, "the annotation file")
     score = read_number(row, "score", "by which detections are ranked")
     if "segmentation" not in row:
-        raise MaskError("it has no segmentation; masks are compared here, boxes alone cannot be")
+        raise MaskError("it has no segmentation; refbench compares masks, so boxes alone cannot be scored")
     return Detection(image.number, category.number, read_mask(row["segmentation"], image.height, image.width), score)
 
 
@@ -235,4 +239,4 @@ def _known(row: dict[str, Any], name: str, known: Mapping[Key, T], place: str) -
         hint = f"; it has the number {int(key)}: write ids in one way"
     elif is_id(key) and abs(key) < 10**20 and str(key) in known:
         hint = f'; it has the text "{key}": write ids in one way'
-    raise MaskError(f"its {name} {shown(key)} is not in {place}{hint}")
+    raise MaskError(f"its `{name}` {shown(key)} is not in {place}{hint}")

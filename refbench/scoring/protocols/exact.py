@@ -1,9 +1,9 @@
 """`refbench`: the default protocol. Nothing is resized, dropped or averaged twice.
 
-Every expression counts once, at its image's original size, against the union of the target's polygons. For an
-expression without a target, an empty mask has IoU 1 and any other mask IoU 0. A failed sample has IoU 0, even
-without a target: a crash must not score. Pixels that a dataset marks as ignored (ReasonSeg) do not count.
-Thresholds use `>=`. The `no_target` flag of a prediction is stored, but only masks count here.
+Every expression counts once, at the original size of its image, against the union of the polygons of its target. For an
+expression without target, an empty mask has IoU 1 and any other mask has IoU 0. A failed sample has IoU 0, even without
+target, because a crash must not score. Pixels that a dataset marks as ignored (ReasonSeg) do not count. Thresholds use
+`>=`. The `no_target` flag of a prediction is stored, but only masks count here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def sample_iou(scores: ScoreTable) -> FloatArray:
-    """IoU of each sample in 0..1, float64 (N,)."""
+    """IoU of each sample, float64 (N,), between 0 and 1."""
     return _shares(scores.intersection, scores.union, scores.failed)
 
 
 def sample_boundary_iou(scores: ScoreTable) -> FloatArray:
-    """Boundary IoU of each sample in 0..1, float64 (N,). Source: Cheng et al., CVPR 2021, equation 2."""
+    """Boundary IoU of each sample, float64 (N,), between 0 and 1. Source: Cheng et al., CVPR 2021, equation 2."""
     return _shares(scores.boundary_intersection, scores.boundary_union, scores.failed)
 
 

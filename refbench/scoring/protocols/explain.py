@@ -1,8 +1,9 @@
-"""From the number of one protocol to that of another, one choice at a time.
+"""Explains the difference between two protocols, one choice at a time.
 
-Every step replaces one choice by that of the other protocol and gives the change of the number; the changes add up to
-the whole difference. The order of the steps is a convention: an effect that two choices have only together is counted
-for the later one. Choices about how the original made its masks cannot be replayed on stored masks; they are listed.
+Every step replaces one choice by that of the other protocol and shows how the metric changes; the changes add up to the
+whole difference. The order of the steps is a convention: if two choices have an effect only together, it is counted for
+the later one. Choices about how the original makes its masks cannot be reproduced from stored masks; they are listed
+separately.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DECIMALS = Decimal("0.000001")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
-    """One choice replaced: the number after it, and its difference from the one before, both in percent."""
+    """One replaced choice: the metric after it, and its difference from the metric before it, both in percent."""
 
     choice: str
     before: str
@@ -37,7 +38,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Walk:
-    """The way from one number to another; `start` plus all differences is `end`, exactly."""
+    """The steps from one metric to another; `start` plus all differences is `end`, exactly."""
 
     first: str
     first_metric: str
@@ -51,22 +52,22 @@ class Walk:
 
 
 def chosen_metric(rule: Protocol, metric: str | None) -> str:
-    """The name of a metric of a protocol; its headline for None.
+    """The name of a metric of a protocol; its headline if None.
 
     Raises:
-        PredictionError: it has no such metric.
+        PredictionError: the protocol has no such metric.
     """
     name = rule.headline if metric is None else metric
     if name not in rule.metrics:
-        raise PredictionError(f"{rule.name} has no metric {name!r}; it prints {', '.join(rule.metrics)}")
+        raise PredictionError(f"{rule.name} has no metric {name!r}; its metrics are {', '.join(rule.metrics)}")
     return name
 
 
 def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
-    """Protocols on the way from the first to the second.
+    """Protocols between the first and the second.
 
-    The first one; then, for each choice that differs, its name and the protocol in which this choice and those before
-    it are replaced.
+    Returns the first protocol; then, for each choice that differs, its name and the protocol in which this choice and
+    those before it are replaced.
     """
     current = first
     out = [("", first)]
@@ -88,7 +89,7 @@ def walk(
 ) -> Walk:
     """Explain, step by step, the difference between one metric of each protocol; by default their headlines.
 
-    `evidence` gives the counts under a protocol's target and canvas, with the measures of both protocols.
+    `evidence` gives the counts for the target and canvas of a protocol, with the measures of both protocols.
 
     Raises:
         PredictionError: a protocol has no such metric.
@@ -120,7 +121,7 @@ def walk(
 
 
 def metric_words(metric: Metric) -> str:
-    """A metric in words: its formula, and the samples it includes and what it compares if not the defaults."""
+    """A metric as text: its formula and, if not the defaults, the samples it includes and the counts it compares."""
     over = "" if metric.over is everyone else f", over {metric.over.__doc__}"
     return metric.words + over + ("" if metric.counts == MASK else f", of {metric.counts}")
 
@@ -132,7 +133,7 @@ def _words(rule: Protocol, choice: str) -> str:
 def _rounded(value: float) -> Decimal:
     if math.isnan(value):
         raise PredictionError(
-            "one of the numbers has no value here: its rule gives 0 / 0 for an empty prediction without a target; "
-            "use a split whose expressions all have a target"
+            "one of the two metrics is undefined here, because its protocol divides 0 by 0 if the prediction "
+            "is empty and there is no target; use a split in which every expression has a target"
         )
     return Decimal(value).quantize(DECIMALS)

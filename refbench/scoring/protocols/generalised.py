@@ -1,4 +1,4 @@
-"""Published rules for expressions that may have no target or several objects (gRefCOCO)."""
+"""Published protocols for expressions that may have no target or several objects (gRefCOCO)."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build gre
 
 @dataclass(frozen=True, slots=True)
 class ByFlag:
-    """GRES: the no-target flag decides everything, whatever the mask holds.
+    """GRES: only the no-target flag counts, whatever the mask contains.
 
-    The flag is the prediction's own. If `pixels` is given, it is set if the mask has fewer than `pixels` foreground
-    pixels on the canvas.
+    The flag is that of the prediction. If `pixels` is given, the flag is set if the mask has fewer than `pixels`
+    foreground pixels on the canvas.
     """
 
     pixels: int | None = None
@@ -50,11 +50,11 @@ class ByFlag:
         return "by the flag for no target" if self.pixels is None else f"by fewer than {self.pixels} pixels"
 
     def nothing(self, scores: ScoreTable) -> BoolArray:
-        """Where there is no target."""
+        """The samples without target."""
         return scores.no_target
 
     def said(self, scores: ScoreTable) -> BoolArray:
-        """Which predictions say that there is no target."""
+        """The predictions that state that there is no target."""
         if self.pixels is None:
             return scores.predicted_no_target
         return (scores.prediction_area < self.pixels) & ~scores.failed
@@ -73,7 +73,7 @@ class ByRejection:
     """GSVA and MLLMSeg: for an expression without target, a token decides; a rejected target keeps the IoU of its mask.
 
     If the token is missing for an expression without target, the pixels of the predicted mask are added to the
-    cumulative union, but only on the datasets in `missed_count_on`; None means on all datasets.
+    cumulative union, but only on the datasets in `missed_count_on`; None means all datasets.
     """
 
     missed_count_on: tuple[str, ...] | None = None
@@ -85,12 +85,12 @@ class ByRejection:
         return f"by the [REJ] token; a missed no-target adds its union on {', '.join(self.missed_count_on)} alone"
 
     def nothing(self, scores: ScoreTable) -> BoolArray:
-        """Where the target has no pixel."""
+        """The samples whose target has no pixels."""
         empty: BoolArray = scores.target_area == 0
         return empty
 
     def said(self, scores: ScoreTable) -> BoolArray:
-        """Which predictions say that there is no target."""
+        """The predictions that state that there is no target."""
         return scores.predicted_no_target
 
     def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
@@ -102,7 +102,7 @@ class ByRejection:
 
 
 def _flags(judged: Judged) -> tuple[BoolArray, BoolArray]:
-    """Where there is no target, and where a prediction says so."""
+    """The samples without target, and the predictions that state it."""
     rule, scores = judged.protocol.both_empty, judged.evidence.scores
     # Under another rule (in a step of `explain`), only the prediction's own flag is available.
     known = rule if isinstance(rule, (ByFlag, ByRejection)) else ByFlag()
@@ -120,13 +120,15 @@ def _target_accuracy(judged: Judged) -> Terms:
 
 
 def _gres_target_accuracy(judged: Judged) -> Terms:
-    """As `_target_accuracy`, but 0 if every sample has a target: the original then leaves both accuracies at 0."""
+    """Like `_target_accuracy`, but 0 if every sample has a target, because the original then leaves both accuracies
+    at 0.
+    """
     right, something = _target_accuracy(judged)
     return right * bool((something == 0).any()), something
 
 
 def _legacy(predicted_side: bool) -> Own:
-    """TP / (TP + FP + 1) if `predicted_side`, else TP / (TP + FN + 1); positive means no-target."""
+    """TP / (TP + FP + 1) if `predicted_side`, otherwise TP / (TP + FN + 1); positive means no target."""
 
     def terms(judged: Judged) -> Terms:
         nothing, said = _flags(judged)
@@ -137,7 +139,7 @@ def _legacy(predicted_side: bool) -> Own:
 
 
 def _flagged_where_nothing(judged: Judged) -> Terms:
-    """As `_no_target_accuracy`, but always from the annotation and the prediction's own flag."""
+    """Like `_no_target_accuracy`, but always from the annotation and the flag of the prediction."""
     scores = judged.evidence.scores
     return (scores.no_target & scores.predicted_no_target).astype(np.float64), scores.no_target.astype(np.float64)
 
@@ -192,13 +194,13 @@ GRES_LEGACY_TACC = _gres(
 
 
 def gres_mask_empty(k: float = 50) -> Protocol:
-    """gres for models without a flag: fewer than k pixels on the canvas say that there is no target.
+    """gres for models without a flag: fewer than k pixels on the canvas mean that there is no target.
 
     Raises:
         PredictionError: k is not a number of pixels.
     """
     if k < 0 or k != int(k):
-        raise PredictionError(f"gres-mask-empty(k) takes a number of pixels, not {k:g}")
+        raise PredictionError(f"the k in gres-mask-empty(k) must be a number of pixels, got {k:g}")
     return _gres(
         f"gres-mask-empty({int(k)})",
         summary="gres for models without a flag: fewer than k pixels on the canvas say that there is no target",

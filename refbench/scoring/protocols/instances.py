@@ -1,4 +1,4 @@
-"""Counts over all masks of a prediction, for models that return several."""
+"""Counts over all masks of a prediction, for models that return several masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean IoU over the classes of LVIS, in its two public readings; AP is in `average_precision`."""
+"""Mean IoU over the classes of LVIS, by two published definitions; AP is in `average_precision`."""
 
 from __future__ import annotations
 

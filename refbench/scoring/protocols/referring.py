@@ -1,7 +1,7 @@
-"""Published rules of referring segmentation, each restated from the evaluator named in `source`.
+"""Published protocols of referring segmentation, each restated from the evaluator named in `source`.
 
-A failed sample is an empty prediction and never scores: where a rule gives 1 for an empty prediction without a target,
-a crash gets 0. Values are in percent, whatever the original prints.
+A failed sample is an empty prediction and never scores: if a rule gives 1 for an empty prediction without target, a
+crash gets 0. Values are in percent, whatever the original prints.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ MLLMSEG_RES = Protocol(
 
 
 def _record_of_ref(name: str, source: str, records: str, mean: Mean) -> Protocol:
-    """PSALM's evaluation, and those that were copied from it."""
+    """The evaluation of PSALM, and evaluations copied from it."""
     return Protocol(
         name=name,
         summary="one record per ref; as lisa, on targets filled by OpenCV from truncated corners",
@@ -378,7 +378,9 @@ REFCOCO_M = Protocol(
 
 
 def _over_detections(judged: Judged) -> Terms:
-    """IoU of all detections if every sentence has the same number of them; else IoU of the best one's stored mask."""
+    """IoU of all detections if every sentence has the same number of them; otherwise IoU of the stored mask of the
+    best one.
+    """
     number = judged.evidence.measured[DETECTIONS.name]["number"]
     if len(number) and number.min() == number.max() > 1:
         return judged.evidence.measured[DETECTIONS.name]["iou_sum"], number.astype(np.float64)

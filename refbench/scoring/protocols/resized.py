@@ -1,6 +1,6 @@
-"""Rules of originals that compare masks on a canvas of their own, each restated from the evaluator named in `source`.
+"""Protocols of originals that compare masks on their own canvas, each restated from the evaluator named in `source`.
 
-They read the target resized to the size of the network's input, and never map the prediction back. Here the stored
+They read the target resized to the input size of the network, and never resize the prediction back. Here the stored
 mask is resized in the same way.
 """
 
@@ -186,7 +186,9 @@ POLYFORMER_512 = Protocol(
 
 @dataclass(frozen=True, slots=True)
 class CrowdIfSeveral:
-    """SeqTR treats an object of several polygons as a crowd: its IoU is I / |P|, as pycocotools counts crowds."""
+    """SeqTR treats an object with several polygons as a crowd: its IoU is I / |P|, as pycocotools computes it for
+    crowds.
+    """
 
     words: str = "0; for an object of several polygons I / |P|, as for a crowd"
 

@@ -1,8 +1,8 @@
-"""SA-Co (Segment Anything with Concepts): cgF1 of all instances of a noun phrase, against one annotator or several.
+"""SA-Co (Segment Anything with Concepts): cgF1 of all instances of a noun phrase, against one or several annotators.
 
 An "image" in its files is a pair of an image and a noun phrase. cgF1 is the F1 of matched instances over the pairs with
-instances (`positive_micro_F1`) times the Matthews correlation of predicted presence over all pairs (`IL_MCC`).
-Source: facebookresearch/sam3 `sam3/eval/cgf1_eval.py` (99d02f2).
+instances (`positive_micro_F1`), multiplied by the Matthews correlation of the predicted presence over all pairs
+(`IL_MCC`). Source: facebookresearch/sam3 `sam3/eval/cgf1_eval.py` (99d02f2).
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """One pair against one annotator: the number of annotated instances, of predicted instances, and of matches at each
-    threshold, int64 (10,)."""
+    """One pair against one annotator.
+
+    Contains the number of annotated instances, of predicted instances, and of matches at each threshold, int64 (10,).
+    """
 
     there: int
     found: int
@@ -52,10 +54,11 @@ class _Outcome:
 
 
 def evaluate_sa_co(truths: Sequence[Annotations], results: Results) -> Evaluation:
-    """The figures of CGF1Evaluator, iou_type segm, in percent, IL_MCC too.
+    """The metrics of CGF1Evaluator, iou_type segm, in percent, including IL_MCC.
 
     Raises:
-        DatasetError: a file is not of SA-Co or lacks a pair of the first one, or no pair is annotated exhaustively.
+        DatasetError: a file is not a SA-Co file or lacks a pair of the first file, or no pair is annotated
+            exhaustively.
     """
     counted = _exhaustive_pairs(truths)
     found: dict[int, list[Mask]] = defaultdict(list)
@@ -80,20 +83,20 @@ def _exhaustive_pairs(truths: Sequence[Annotations]) -> list[Key]:
         lacking = [key for key in truths[0].images if key not in truth.images]
         if lacking:
             raise DatasetError(
-                f"{truth.path} lacks {len(lacking)} of the images of {truths[0].path}, the first is "
-                f"{shown(lacking[0])}: give the files of several annotators of the same subset"
+                f"{truth.path} lacks {len(lacking)} of the images in {truths[0].path} (the first is "
+                f"{shown(lacking[0])}); pass the files of several annotators of the same subset"
             )
         for key, image in truths[0].images.items():
             other = truth.images[key]
             if (image.height, image.width) != (other.height, other.width):
                 raise DatasetError(
-                    f"{truth.path} {other.where} is {other.height} x {other.width} px (height x width), in "
-                    f"{truths[0].path} it is {image.height} x {image.width}"
+                    f"{truth.path} {other.where} has {other.height} x {other.width} px (height x width), but in "
+                    f"{truths[0].path} it has {image.height} x {image.width}"
                 )
     counted = [key for key in truths[0].images if key not in partial]
     if not counted:
         names = ", ".join(str(truth.path) for truth in truths)
-        raise DatasetError(f"{names}: no (image, phrase) pair is annotated exhaustively in all of them")
+        raise DatasetError(f"{names}: no (image, phrase) pair is exhaustively annotated in all of these files")
     return counted
 
 
@@ -101,7 +104,7 @@ def _is_exhaustive(image: Image) -> bool:
     value = image.row.get("is_instance_exhaustive")
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise MaskError(f"its is_instance_exhaustive is {shown(value)}; sa-co scores files of SA-Co, which say 0 or 1")
+    raise MaskError(f"its `is_instance_exhaustive` must be 0 or 1, as in SA-Co files, got {shown(value)}")
 
 
 def _outcomes(counted: Sequence[Key], truth: Annotations, found: Sequence[Sequence[Mask]]) -> list[_Outcome]:
@@ -124,14 +127,16 @@ def _outcomes(counted: Sequence[Key], truth: Annotations, found: Sequence[Sequen
 
 
 def _outcome(overlaps: Floats) -> _Outcome:
-    """The best one-to-one matching of detections (rows) with instances (columns), by the sum of their IoU."""
+    """The one-to-one matching of detections (rows) with instances (columns) that maximises the sum of their IoU."""
     scores = overlaps[linear_sum_assignment(-overlaps)]
     matched = (scores[None, :] >= THRESHOLDS[:, None]).sum(axis=1)
     return _Outcome(overlaps.shape[1], overlaps.shape[0], matched)
 
 
 def _best(outcomes: Sequence[_Outcome]) -> _Outcome:
-    """The outcome for the best-fitting annotator. If nothing is predicted, one without instances fits best."""
+    """The outcome for the annotator that fits best. If nothing is predicted, an annotator without instances fits
+    best.
+    """
     best = outcomes[0]
     for current in outcomes[1:]:
         if (best.there or best.found) and (current.there or current.found):

@@ -27,10 +27,10 @@ MOST_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True)
 class SetsProtocol:
-    """A rule over several sets, each with results and an annotation file of its own.
+    """A protocol for several sets, each with its own results and annotation file.
 
-    `evaluate` takes the folder with the annotation files of all sets and the results (a folder or a zip), and returns
-    the metrics by the names that the original prints, and the sets that the results lack.
+    `evaluate` takes the folder with the annotation files of all sets and the results (a folder or a zip file). It
+    returns the metrics with the names of the original, and the sets for which there are no results.
     """
 
     name: str
@@ -41,16 +41,17 @@ class SetsProtocol:
 
 
 def evaluate_sginw(ground_truth: Path, results: Path, progress: Progress = silent) -> tuple[Evaluation, list[str]]:
-    """AP of each set by its name, then "Average Score" and "Median Score"; and the names of the sets that are missing.
+    """AP of each set by its name, then "Average Score" and "Median Score"; and the names of the missing sets.
 
     Raises:
         PredictionError: there are no results, a file belongs to no set, or an entry cannot be scored.
-        DatasetError: the annotation file of a set is missing, or is not an annotation file.
+        DatasetError: the annotation file of a set is missing or invalid.
     """
     with _files(results) as found:
         if not found:
             raise PredictionError(
-                f"{results} holds no seginw_<name>_val.json; a submission has one such file of COCO results per set"
+                f"{results} contains no seginw_<name>_val.json; a submission has one such file with COCO results "
+                "for each set"
             )
         metrics: dict[str, float] = {}
         notes: list[str] = []
@@ -77,7 +78,7 @@ def _average_precision(ground_truth: Path, results: Path) -> Evaluation:
 
 @contextmanager
 def _files(results: Path) -> Iterator[dict[str, Path]]:
-    """Name of the set -> its results file, in order of names; files in a zip are unpacked temporarily."""
+    """Name of the set -> its results file, in the order of names; files in a zip file are unpacked temporarily."""
     if results.is_dir():
         yield _by_set(results, sorted(results.rglob("*.json")))
         return
@@ -92,15 +93,19 @@ def _files(results: Path) -> Iterator[dict[str, Path]]:
                 if member.is_dir() or not name.endswith(".json"):
                     continue
                 if member.file_size > MOST_BYTES:
-                    raise PredictionError(f"{results}: {member.filename} would unpack to {member.file_size} bytes")
+                    raise PredictionError(
+                        f"{results}: {member.filename} would decompress to {member.file_size} bytes, which is too much"
+                    )
                 place = Path(folder) / name
                 if place.exists():
-                    raise PredictionError(f"{results} holds {name} twice; keep one of the two")
+                    raise PredictionError(f"{results} contains {name} twice; keep only one")
                 place.write_bytes(archive.read(member))
                 places.append(place)
             yield _by_set(results, sorted(places))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise PredictionError(f"{results} is neither a folder of results nor a readable zip of one: {error}") from None
+        raise PredictionError(
+            f"{results} is neither a folder of results nor a readable zip file of one: {error}"
+        ) from None
 
 
 def _by_set(results: Path, paths: list[Path]) -> dict[str, Path]:
@@ -109,11 +114,11 @@ def _by_set(results: Path, paths: list[Path]) -> dict[str, Path]:
         match = RESULTS.fullmatch(path.name)
         if match is None or match[1] not in SETS:
             raise PredictionError(
-                f"{results}: {path.name} is of none of the 25 sets; the files are named seginw_<name>_val.json, with "
-                f"the names {', '.join(SETS)}"
+                f"{results}: {path.name} belongs to none of the 25 sets; the files must be named "
+                f"seginw_<name>_val.json, where the name is one of {', '.join(SETS)}"
             )
         if match[1] in found:
-            raise PredictionError(f"{results} holds two files for {match[1]}; keep one of the two")
+            raise PredictionError(f"{results} contains two files for {match[1]}; keep only one")
         found[match[1]] = path
     return found
 

@@ -1,4 +1,4 @@
-"""Which systems' evaluators each protocol follows."""
+"""Which systems each protocol belongs to."""
 
 from __future__ import annotations
 

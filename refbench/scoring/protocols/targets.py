@@ -1,21 +1,21 @@
-"""Targets as published loaders rasterise them, where that differs from the union of the stored polygons.
+"""Targets as published loaders rasterise them, where this differs from the union of the stored polygons.
 
-`REFER.getMask` (lichengunc/refer `refer.py`, e3bbaa3) adds up the rasterised polygons of an object, so a pixel inside
-two of them has the value 2. Loaders treat that value in different ways:
+`REFER.getMask` (lichengunc/refer `refer.py`, e3bbaa3) adds the rasterised polygons of an object, so a pixel inside two
+of them has the value 2. Loaders treat this value in different ways:
 
-* `union`: foreground. The stored mask.
+* `union`: foreground. This is the stored mask.
 * `hole`: background. LAVT, MagNet and CARIS keep `== 1`; LISA and EVF-SAM drop it in `histc(min=0, max=1)`.
-* `or-hole`: as `hole`; the values of several objects are combined bit by bit first. GLaMM.
-* `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. That function
-  only looks for changes of value: each change between 1, 2 and 3 swaps foreground and background below it.
+* `or-hole`: as `hole`, after the values of several objects are combined bit by bit. GLaMM.
+* `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. This function
+  looks only at changes of value: each change between 1, 2 and 3 swaps foreground and background below it.
 
-Others use another rasteriser, or pycocotools' on another canvas:
+Other loaders use another rasteriser, or that of pycocotools on another canvas:
 
-* `opencv`: PSALM truncates the corners to integers and fills with `cv2.fillPoly`, which draws the outline as well.
-* `scaled`: ReLA scales the corners of the polygons to its canvas and rasterises them there, as their union. A polygon
-  with integer coordinates in the file is an integer array there, so its scaled corners are truncated.
+* `opencv`: PSALM truncates the vertices to integers and fills with `cv2.fillPoly`, which also draws the outline.
+* `scaled`: ReLA scales the vertices of the polygons to its canvas and rasterises them there, as their union. A polygon
+  with integer coordinates in the file is an integer array there, so its scaled vertices are truncated.
 
-On a canvas (`refbench.scoring.protocols.canvases`) `scaled` is rasterised again, and everything else is resized.
+On a canvas (`refbench.scoring.protocols.canvases`), `scaled` is rasterised again, and everything else is resized.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def drawn(
     canvas: Canvas = ORIGINAL,
     whole_numbers: Collection[int] = (),
 ) -> Mask:
-    """The target under a rule, on its canvas.
+    """The target as a rule rasterises it, on its canvas.
 
     Args:
         objects: the polygons of each target object.
-        mask: the stored target. It is used unchanged (on a canvas: resized) if the polygons do not describe it: holes,
-            crowds, redrawn masks.
-        whole_numbers: which polygons, counted over all objects, the annotation file gives in whole numbers.
+        mask: the stored target. It is used unchanged (on a canvas: resized) if the polygons do not describe it, because
+            of holes, crowds or redrawn masks.
+        whole_numbers: which polygons, counted over all objects, have integer coordinates in the annotation file.
     """
     if target == SCALED and canvas.side is not None and _tell(objects, mask):
         return _scaled(objects, mask, canvas.size_of(*mask.size), whole_numbers)
@@ -87,7 +87,7 @@ def _on_original(objects: Sequence[Polygons], mask: Mask, target: str) -> Mask:
 
 
 def _layers(polygons: Polygons, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """How many of an object's polygons hold each pixel, uint8 (H, W)."""
+    """How many polygons of an object contain each pixel, uint8 (H, W)."""
     layers = np.zeros(size, np.uint8)
     for polygon in polygons:
         layers += Mask.from_polygons([polygon], *size).to_array()

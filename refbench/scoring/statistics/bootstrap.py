@@ -1,12 +1,12 @@
 """Bootstrap intervals for ratios of sums, resampled by image.
 
-Expressions of one image share its difficulty, so they are not independent: images are drawn, with all their
-expressions (a cluster bootstrap; Efron & Tibshirani 1993, chapter 8). Since every metric is a ratio of two
-sums, a replicate needs the sums of each image and nothing else.
+Expressions of one image share its difficulty, so they are not independent. Therefore whole images are drawn, with all
+their expressions (a cluster bootstrap; Efron & Tibshirani 1993, chapter 8). Because every metric is a ratio of two
+sums, a replicate needs only the sums of each image.
 
-The results do not depend on the order of the rows, the number of threads or the BLAS behind numpy: images are numbered
-by their sorted names, and only integers are summed, which needs no rounding (terms that are not integers, such as an
-IoU, are scaled by a power of two and rounded once, to about 1e-9 of their size).
+The results do not depend on the order of the rows, the number of threads or the BLAS library of numpy. Images are
+numbered by their sorted names, and only integers are summed, which needs no rounding. Terms that are not integers, such
+as an IoU, are scaled by a power of two and rounded once, to about 1e-9 of their size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FINEST_BITS = 40
 
 
 def image_codes(image_ids: Sequence[str]) -> tuple[NDArray[np.int64], int]:
-    """Number images by the order of their names: int64 (N,) and how many there are."""
+    """Number images in the order of their names: int64 (N,), and the number of images."""
     codes = {image: k for k, image in enumerate(sorted(set(image_ids)))}
     return np.fromiter(map(codes.__getitem__, image_ids), np.int64, len(image_ids)), len(codes)
 
@@ -73,11 +73,11 @@ class ImageSums:
         return self.ratio(self.top.sum(axis=1), self.bottom.sum(axis=1))
 
     def replicates(self, weights: FloatArray) -> FloatArray:
-        """The metrics (M, R) of R resamples, `weights` (R, I) telling how often each image is in each."""
+        """The metrics (M, R) of R resamples; `weights` (R, I) states how often each image is in each resample."""
         return self.ratio(self.top @ weights.T, self.bottom @ weights.T)
 
     def without_each(self) -> FloatArray:
-        """The metrics (M, I) when one image is left out."""
+        """The metrics (M, I) with one image left out."""
         top, bottom = self.top.sum(axis=1, keepdims=True), self.bottom.sum(axis=1, keepdims=True)
         return self.ratio(top - self.top, bottom - self.bottom)
 
@@ -85,7 +85,7 @@ class ImageSums:
 def sums_by_image(
     numerators: FloatArray, denominators: FloatArray, images: NDArray[np.int64], image_count: int, when_empty: float
 ) -> ImageSums:
-    """Sum M metrics (M, N) by image; `images` (N,) holds the number of each sample's image."""
+    """Sum M metrics (M, N) by image; `images` (N,) contains the number of the image of each sample."""
     top, scale_top = _integers(numerators, images, image_count)
     bottom, scale_bottom = _integers(denominators, images, image_count)
     return ImageSums(top, bottom, scale_top, scale_bottom, when_empty)
@@ -105,7 +105,7 @@ def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) ->
 
 
 def draws(image_count: int, replicates: int = REPLICATES, seed: int = SEED) -> Iterator[FloatArray]:
-    """How often each image is drawn in each replicate, float64 (rows, I), in blocks that add up to `replicates`."""
+    """How often each image is drawn in each replicate, float64 (rows, I), in blocks with `replicates` rows in total."""
     if image_count * replicates <= KEPT_DRAWS:
         # All protocols use the same draws.
         return iter(_kept_draws(image_count, replicates, seed))
@@ -139,7 +139,7 @@ def intervals(
     replicates: int = REPLICATES,
     seed: int = SEED,
 ) -> tuple[FloatArray, FloatArray]:
-    """Intervals (low, high), each (M,), of the metrics of `sums`.
+    """Confidence intervals (low, high), each (M,), of the metrics of `sums`.
 
     Args:
         method: "percentile", or "bca" (bias-corrected and accelerated).
@@ -163,7 +163,7 @@ def limits(
         low, high = np.percentile(replicates, [100 * tail, 100 * (1 - tail)], axis=1)
         return low, high
     if method != BCA or without_each is None:
-        raise ValueError(f"an interval is {PERCENTILE!r} or {BCA!r}, not {method!r}")
+        raise ValueError(f"the interval method must be {PERCENTILE!r} or {BCA!r}, got {method!r}")
     low, high = np.empty(len(replicates)), np.empty(len(replicates))
     for k, row in enumerate(replicates):
         shares = bca_shares(row, values[k], without_each[k], tail)

@@ -1,7 +1,7 @@
-"""Two runs on the same samples: differences with intervals, a permutation test, equivalence.
+"""Two runs on the same samples: differences with intervals, a permutation test, and a test of equivalence.
 
-Images are the unit throughout, as in `bootstrap`: both runs are resampled together, and a permutation exchanges whole
-images between the runs.
+The unit is always the image, as in `bootstrap`: both runs are resampled together, and a permutation swaps whole images
+between the runs.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SLACK = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The sums of M metrics of two runs over the same images, on one scale."""
+    """The sums of M metrics of two runs over the same images, with the same scale."""
 
     first: ImageSums
     second: ImageSums
 
     def differences(self) -> FloatArray:
-        """Second less first, (M,)."""
+        """Second minus first, (M,)."""
         found: FloatArray = self.second.values() - self.first.values()
         return found
 
 
 def as_pair(first: ImageSums, second: ImageSums) -> Pair:
-    """Bring the integers of two runs to one scale, so that images can be swapped between the runs."""
+    """Convert the integers of two runs to one scale, so that images can be swapped between the runs."""
     top = np.minimum(first.scale_top, second.scale_top)
     bottom = np.minimum(first.scale_bottom, second.scale_bottom)
     return Pair(_on_scale(first, top, bottom), _on_scale(second, top, bottom))
@@ -59,7 +59,7 @@ def _on_scale(sums: ImageSums, top: FloatArray, bottom: FloatArray) -> ImageSums
 
 
 def difference_replicates(pair: Pair, replicates: int = REPLICATES, seed: int = SEED) -> FloatArray:
-    """Differences (M, R) in resamples of the images, the same for both runs."""
+    """Differences (M, R) in resamples of the images, which are the same for both runs."""
     blocks = [pair.second.replicates(w) - pair.first.replicates(w) for w in draws(pair.first.images, replicates, seed)]
     return np.concatenate(blocks, axis=1)
 
@@ -75,8 +75,8 @@ def difference_intervals(
 def permutation_p_values(pair: Pair, permutations: int = PERMUTATIONS, seed: int = SEED) -> FloatArray:
     """Two-sided p-values (M,) of the hypothesis that the runs are exchangeable.
 
-    Each permutation decides at random which images swap their predictions. Source: the sign-flip test of
-    Edgington & Onghena, Randomization Tests, 2007, with ratios in place of means.
+    Each permutation decides at random which images are swapped. Source: the sign-flip test of Edgington & Onghena,
+    Randomization Tests, 2007, with ratios instead of means.
     """
     first, second = pair.first, pair.second
     top_total = first.top.sum(axis=1) + second.top.sum(axis=1)
@@ -101,10 +101,11 @@ def _coins(images: int, permutations: int, seed: int) -> Iterator[FloatArray]:
 
 
 def equivalence_p_values(found: FloatArray, margin: float) -> FloatArray:
-    """P-values (M,) of the hypothesis that a difference is at least `margin`, either way; small means equivalent.
+    """P-values (M,) of the hypothesis that a difference is at least `margin` in either direction; small means
+    equivalent.
 
-    Two one-sided tests on the replicates `found` (M, R): below 0.05 exactly where the 90 % percentile interval lies
-    inside -margin..margin. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987.
+    Two one-sided tests on the replicates `found` (M, R). The p-value is below 0.05 exactly if the 90 % percentile
+    interval is inside -margin..margin. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987.
     """
     above = (1 + (found >= margin).sum(axis=1)) / (1 + found.shape[1])
     below = (1 + (found <= -margin).sum(axis=1)) / (1 + found.shape[1])
@@ -118,7 +119,9 @@ def standard_errors(sums: ImageSums) -> FloatArray:
 
 
 def difference_standard_errors(pair: Pair) -> FloatArray:
-    """Standard error of each difference (M,), from the paired images: what the runs share cancels out."""
+    """Standard error of each difference (M,), from the paired images, so that what the runs have in common cancels
+    out.
+    """
     return _spread(_influence(pair.second) - _influence(pair.first))
 
 

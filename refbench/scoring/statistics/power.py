@@ -21,16 +21,16 @@ def smallest_detectable(standard_error: float, significance: float = SIGNIFICANC
 def standard_error_against(standard_error: float, correlation: float) -> float:
     """Standard error of the difference to a system with the same standard error.
 
-    `correlation` is that of the two systems' scores over the images.
+    `correlation` is the correlation of the scores of the two systems over the images.
     """
     return standard_error * float((2 * max(1 - correlation, 0.0)) ** 0.5)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted (Holm), so that the chance of even one false positive among them stays below the significance
-    level.
+    """P-values adjusted by the method of Holm.
 
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
+    The probability of even one false positive among them stays below the significance level. Source: Holm, A simple
+    sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
     """
     order = sorted(range(len(p_values)), key=lambda k: p_values[k])
     adjusted = [0.0] * len(p_values)

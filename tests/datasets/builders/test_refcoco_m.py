@@ -49,10 +49,13 @@ def set_mask(key: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_mask("counts", "zz"), r"row 1, samples\[0\]: broken run-length code"),
+        (set_mask("counts", "zz"), r"row 1, samples\[0\]:.*invalid run-length code"),
         (set_mask("size", [5, 5]), r"row 1, samples\[0\]: "),
-        (lambda rows: rows[1].update(file_name="../up.jpg"), r"row 1: '../up.jpg' is not a plain file name"),
-        (lambda rows: rows[1].update(image={"bytes": b"text", "path": ""}), r"row 1: the bytes of .* are no readable"),
+        (lambda rows: rows[1].update(file_name="../up.jpg"), "must be a file"),
+        (
+            lambda rows: rows[1].update(image={"bytes": b"text", "path": ""}),
+            "row 1: the bytes of .* are not a readable",
+        ),
         (lambda rows: rows[1].update(image=None), r"row 1: the image .* is missing"),
         (lambda rows: rows[1]["samples"].append(rows[1]["samples"][0]), r"row 1, samples\[\d+\]: the sample id"),
     ],

@@ -97,16 +97,19 @@ def break_(change: str) -> tuple[Any, Any]:
         ("refs[0]['sentences'][1] = {}", r"row 0 \(ref_id 1\): sentences\[1\] needs 'sent_id' and 'sent'"),
         ("refs[0]['sentences'][1]['sent'] = 5", r"row 0 \(ref_id 1\): sentences\[1\] is not text"),
         ("refs[0]['sentences'][1]['sent_id'] = 10", r"sample id refcoco/val/1/10 occurs twice"),
-        ("annotation['segmentation'][0][1] = nan", r"annotations\[1\]\): polygon 0 holds a value that is not a finite"),
-        ("annotation['segmentation'] = [[1, 1, 2, 2]]", r"annotations\[1\]\): polygon 0 needs at least three"),
-        ("annotation['segmentation'] = [[100, 10, 120, 10, 120, 30]]", r"outside the image of 80 x 60 px"),
+        ("annotation['segmentation'][0][1] = nan", r"annotations\[1\]\): polygon 0 contains a value that"),
+        ("annotation['segmentation'] = [[1, 1, 2, 2]]", r"annotations\[1\]\): polygon 0 must be a flat"),
+        (
+            "annotation['segmentation'] = [[100, 10, 120, 10, 120, 30]]",
+            r"but the image has 80 x 60 px \(width x height\)",
+        ),
         ("annotation['segmentation'] = [[1, 1, 1, 1, 1, 1]]", r"covers no pixel"),
-        ("annotation['segmentation'] = []", r"its segmentation is \[\]; expected polygons or a run-length code"),
+        ("annotation['segmentation'] = []", r"or run-length encoding, got \[\]"),
         (
             "annotation['segmentation'] = {'size': [9, 9], 'counts': [81]}",
-            r"its mask is \[9, 9\], its image \[60, 80\]",
+            r"mask has the size \[9, 9\], but its image has \[60, 80\] \[height, width\]",
         ),
-        ("annotation['segmentation'] = {'size': [60, 80], 'counts': 'zz'}", r"broken run-length code"),
+        ("annotation['segmentation'] = {'size': [60, 80], 'counts': 'zz'}", "invalid run-length code"),
         ("annotation['image_id'] = 5; refs[1]['image_id'] = 5", r"image 5 is not in instances.json"),
         ("annotation['id'] = 11", r"annotations\[1\]: id 11 is given twice"),
         ("del annotation['segmentation']", r"annotations\[1\] \(id 12\): segmentation is missing"),
@@ -114,20 +117,23 @@ def break_(change: str) -> tuple[Any, Any]:
         ("annotation['image_id'] = [1]", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
         ("annotation['image_id'] = 1.0", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
         ("annotation['category_id'] = {}", r"annotations\[1\] \(id 12\): image_id and category_id must be integers"),
-        ("annotation['bbox'] = [0, nan, 1, 1]", r"annotations\[1\]\): its bbox holds a value that is not a finite"),
-        ("annotation['bbox'] = [0, 1]", r"annotations\[1\]\): its bbox is not four numbers"),
-        ("annotation['bbox'] = [0, 10**400, 1, 1]", r"annotations\[1\]\): its bbox is not four numbers"),
-        ("annotation['segmentation'] = [[1, 1, 2, 10**400, 3, 3]]", r"polygon 0 is not a flat list of numbers"),
+        (
+            "annotation['bbox'] = [0, nan, 1, 1]",
+            r"annotations\[1\]\):.*its `bbox` contains a value that is not a finite number",
+        ),
+        ("annotation['bbox'] = [0, 1]", r"annotations\[1\]\):.*its `bbox` must have four numbers \[left"),
+        ("annotation['bbox'] = [0, 10**400, 1, 1]", r"annotations\[1\]\):.*its `bbox` must have four numbers \[left"),
+        ("annotation['segmentation'] = [[1, 1, 2, 10**400, 3, 3]]", "polygon 0 must be a flat"),
         ("instances['categories'][0]['name'] = '\\ud800'", r"categories\[0\]: the name is not text"),
         ("refs[0]['sentences'][0]['sent'] = '\\udfff'", r"sentences\[0\] is not in UTF-8"),
         ("refs[0]['split'] = 'objects'", r"'objects' is no name of a split"),
         ("refs[1]['image_id'] = [[]]", r"row 1 \(ref_id 2\): image_id list, but annotation 12"),
-        ("instances['images'][0]['height'] = -4", r"height must be 1"),
-        ("instances['images'][0]['height'] = 10**9", r"height must be 1"),
+        ("instances['images'][0]['height'] = -4", "must be between 1"),
+        ("instances['images'][0]['height'] = 10**9", "must be between 1"),
         ("instances['images'][0]['file_name'] = '../../etc/passwd'", r"the image ../../etc/passwd is not in"),
         ("del instances['annotations']", r"no list 'annotations'"),
         ("instances.clear()", r"no list 'images'"),
-        ("refs.clear()", r"holds no refs"),
+        ("refs.clear()", "was not built because its file contains no refs"),
     ],
 )
 def test_broken_rows_are_named(tmp_path: Path, home: Path, change: str, message: str) -> None:
@@ -139,7 +145,9 @@ def test_broken_rows_are_named(tmp_path: Path, home: Path, change: str, message:
 
 def test_all_problems_are_told_at_once(tmp_path: Path, home: Path) -> None:
     refs, instances = break_("refs[0]['ann_id'] = 998; refs[1]['ann_id'] = 999; annotation['segmentation'] = []")
-    with pytest.raises(DatasetError, match=r"(?s)2 rows cannot be used.*998.*999.*rows are counted from 0") as caught:
+    with pytest.raises(
+        DatasetError, match=r"(?s)the number of invalid rows is 2.*998.*999.*Rows are counted from 0"
+    ) as caught:
         build(refer_release.write(tmp_path, refs, instances))
     assert "\n  - " in str(caught.value)
 
@@ -171,7 +179,7 @@ def test_malicious_pickles_are_refused(
     monkeypatch.chdir(tmp_path)
     refs, instances = refer_release.content()
     annotations = refer_release.write(tmp_path, [*refs, Evil()], instances, protocol)
-    with pytest.raises(DatasetError, match=r"refs\(unc\).p is refused: the pickle holds more than plain data"):
+    with pytest.raises(DatasetError, match="is refused because the"):
         build(annotations)
     assert not (tmp_path / "refbench-was-here").exists()
 
@@ -231,13 +239,13 @@ def test_files_cut_short(tmp_path: Path, home: Path, name: str, share: float) ->
 def test_numbers_too_long_to_read(tmp_path: Path, home: Path) -> None:
     annotations = refer_release.write(tmp_path, *refer_release.content())
     (annotations / "refcoco" / "instances.json").write_text('{"images": [' + "9" * 5000 + "]}")
-    with pytest.raises(DatasetError, match=r"instances.json holds a number that cannot be read"):
+    with pytest.raises(DatasetError, match="contains a number that"):
         build(annotations)
 
 
 def test_the_refs_of_another_dataset_are_refused(tmp_path: Path, home: Path) -> None:
     annotations = refer_release.write(tmp_path, *refer_release.content())
-    with pytest.raises(DatasetError, match=r"is not refs\(umd\).p, the file of this dataset"):
+    with pytest.raises(DatasetError, match=r"is not refs\(umd\)\.p, the original file of"):
         build(annotations / "refcoco" / "refs(unc).p", dataset="refcocog-umd")
 
 
@@ -254,7 +262,9 @@ def test_images_are_found_where_releases_keep_them(tmp_path: Path, home: Path, p
 def test_missing_files_and_options(tmp_path: Path, home: Path) -> None:
     with pytest.raises(DatasetError, match="pass --annotations"):
         build_dataset("refcoco", refer.build, Sources(), silent)
-    with pytest.raises(DatasetError, match=r"holds neither refcoco/refs\(unc\).p"):
+    with pytest.raises(
+        DatasetError, match=r"contains neither refcoco/refs\(unc\)\.p nor refs\(unc\)\.p; pass the folder of"
+    ):
         build(tmp_path)
     annotations = refer_release.write(tmp_path, *refer_release.content())
     (annotations / "refcoco" / "instances.json").unlink()
@@ -279,7 +289,7 @@ def bomb(path: Path) -> None:
         ("missing", "COCO_train2014_000000000002.jpg is not in"),
         ("empty", r"is empty \(0 bytes\)"),
         ("text", "is not an image that can be read"),
-        ("size", r"is \(40, 50\) \(height, width\), the annotations say \(50, 40\)"),
+        ("size", r"has the size \(40, 50\) \(height, width\), but the annotations state"),
         ("bomb", r"refused|is \(60000, 60000\)"),
     ],
 )
