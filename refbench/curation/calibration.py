@@ -95,8 +95,11 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A mask that its proposals alone decide, and the quality of the best proposal and of the source mask."""
+class WitnessCase:
+    """A mask that its proposals alone decide: the values of the witnesses' agreement, and how good the result is.
+
+    `best` and `source` are the boundary IoU of the best proposal and of the source mask with the true mask.
+    """
 
     figures: Mapping[str, float]
     best: float
@@ -106,18 +109,19 @@ class _Case:
 
 def _open_cases(
     known: Mapping[str, Known], decisions: Mapping[str, Decision], proposals: Mapping[str, Sequence[Proposal]]
-) -> list[_Case]:
+) -> list[WitnessCase]:
     """The masks that neither a finding nor a twin leaves to a person. They include wrong masks without a finding."""
     open_ = [i for i, d in decisions.items() if d.stage == PROPOSALS and d.cause not in NOT_JUDGED]
     found = [(known[i], a) for i in open_ if (a := agree(known[i].source, proposals[i])) is not None]
     best = boundary_iou([a.best.mask for _, a in found], [k.truth for k, _ in found])
     source = boundary_iou([k.source for k, _ in found], [k.truth for k, _ in found])
     return [
-        _Case(a.figures(), float(b), float(s), k.image_id) for (k, a), b, s in zip(found, best, source, strict=True)
+        WitnessCase(a.figures(), float(b), float(s), k.image_id)
+        for (k, a), b, s in zip(found, best, source, strict=True)
     ]
 
 
-def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
+def fit(cases: Sequence[WitnessCase], rules: MaskRules, on: str) -> Calibration:
     """Fit a calibration on masks whose true masks are known.
 
     The expected boundary IoU is the increasing function of the agreement that fits best (isotonic regression). The
@@ -136,23 +140,28 @@ def fit(cases: Sequence[_Case], rules: MaskRules, on: str) -> Calibration:
     fold = {image: k % FOLDS for k, image in enumerate(images)}
     judged = []
     for k in range(FOLDS):
-        one = _fit([c for c in cases if fold[c.image] != k], on)
+        one = fit_once([c for c in cases if fold[c.image] != k], on)
         judged += [
             (c, one.expected(c.figures["agreement"]), one.probably_better(c.figures))
             for c in cases
             if fold[c.image] == k
         ]
     thresholds = tuple(_at_threshold(judged, rules, t) for t in THRESHOLDS)
-    return dataclasses.replace(_fit(cases, on), thresholds=thresholds)
+    return dataclasses.replace(fit_once(cases, on), thresholds=thresholds)
 
 
-def _fit(cases: Sequence[_Case], on: str) -> Calibration:
+def fit_once(cases: Sequence[WitnessCase], on: str) -> Calibration:
+    """Fit a calibration without cross-validated thresholds.
+
+    Raises:
+        DatasetError: all masks have the same agreement.
+    """
     agreement, boundary = _knots(cases)
     better = {name: round(weight, 4) for name, weight in _logistic(cases).items()}
     return Calibration(on, agreement, boundary, better)
 
 
-def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _knots(cases: Sequence[WitnessCase]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots of a calibration: mean agreement and expected quality of groups of about MASKS_A_KNOT masks.
 
     Equal agreements count as one value in the fit. Groups with the same mean agreement become one knot.
@@ -175,7 +184,7 @@ def _knots(cases: Sequence[_Case]) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(knots), tuple(expected.tolist())
 
 
-def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
+def _logistic(cases: Sequence[WitnessCase]) -> dict[str, float]:
     rows = np.array([[c.figures[name] for name in FIGURES] for c in cases])
     wins = np.array([c.best > c.source for c in cases], float)
     mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
@@ -192,7 +201,9 @@ def _logistic(cases: Sequence[_Case]) -> dict[str, float]:
     return {**dict(zip(FIGURES, plain.tolist(), strict=True)), INTERCEPT: float(weights[-1] - plain @ mean)}
 
 
-def _at_threshold(judged: Sequence[tuple[_Case, float, float]], rules: MaskRules, better: float) -> dict[str, float]:
+def _at_threshold(
+    judged: Sequence[tuple[WitnessCase, float, float]], rules: MaskRules, better: float
+) -> dict[str, float]:
     """The shares of masks that are accepted and changed with another threshold `better`, and the quality of the result.
 
     `judged` contains masks with their expected boundary IoU and the probability that the best proposal is better.

@@ -8,7 +8,7 @@ another object.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from scipy.optimize import isotonic_regression
 
 from refbench._version import __version__
 from refbench.curation.agreement import boundary_iou
+from refbench.curation.calibration import WitnessCase, fit_once
+from refbench.curation.findings import audit
 from refbench.curation.folder import claim, load_items
 from refbench.curation.items import ImageItems
 from refbench.curation.proposals import propose, read_proposals, refiner_weights
 from refbench.curation.recipe import (
     WITNESS,
+    Calibration,
     MaskRules,
     Recipe,
     RefinerChoice,
@@ -31,11 +34,19 @@ from refbench.curation.recipe import (
     refiners_sha256,
     text_of_recipe,
 )
-from refbench.curation.recipe_text import TRUSTED_SECTION, refiners_only, with_section, without_measured
-from refbench.curation.trusted import judge, trust
+from refbench.curation.recipe_text import (
+    CALIBRATION,
+    TRUSTED_SECTION,
+    refiners_only,
+    with_section,
+    without_measured,
+    without_section,
+)
+from refbench.curation.trusted import judge
+from refbench.curation.verdicts import Evidence, decide_masks, gather, held_by_findings
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.masks.mask import Mask
-from refbench.records import Action
+from refbench.records import Action, Finding
 from refbench.storage.files import atomic_file, read_json
 from refbench.storage.images import image_sha256
 from refbench.storage.manifest import split_fingerprint
@@ -45,9 +56,11 @@ from refbench.storage.weights import short_name
 # Of a calibration curve: fewer masks a knot would follow single ones.
 MASKS_A_KNOT = 6
 FEWEST_MASKS = 2 * MASKS_A_KNOT
+# The witnesses' probability of being better has a weight for each of seven values.
+FEWEST_WITNESS_MASKS = 60
 KNOWN_FILE = "known.md"
 PARTS = 10
-OTHER_SOURCES, OTHER_PARTS = "the other sources", "the other parts of it"
+OTHER_SOURCES, OTHER_PARTS = "the other sources", "its other parts and the other sources"
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -58,7 +71,7 @@ class Case:
 
     `image` is the sha256 of its image, because two sources may use one id for different images, or two ids for the same
     image. `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no
-    proposal.
+    proposal. A mask is `held` if a finding leaves it to a person: no calibration is fitted to such masks.
     """
 
     source: str
@@ -69,6 +82,15 @@ class Case:
     before: float
     after: float
     wrong: bool
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """The two calibrations of a recipe, as fitted on known masks."""
+
+    trusted: TrustedCalibration
+    witnesses: Calibration
 
 
 def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, bool]]:
@@ -101,10 +123,41 @@ def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, 
     return out
 
 
-def known_cases(
-    recipe: Recipe, address: str, truth: Path, work: Path, *, device: str = "cpu", progress: Progress = silent
-) -> list[Case]:
-    """Let the refiners propose masks for a known source; proposals that are already in `work` are used again.
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """An image of a known source: its masks, what the audit found and the refiners proposed, and the true masks.
+
+    `image` is the sha256 of the image. `found` contains findings by item id, `evidence` is by mask id, and `truth` by
+    mask id gives the true mask, and whether the coarse mask is on another object. `held` are the ids of masks that a
+    finding leaves to a person.
+    """
+
+    source: str
+    image: str
+    items: ImageItems
+    found: Mapping[str, Sequence[Finding]]
+    evidence: Mapping[str, Evidence]
+    truth: Mapping[str, tuple[Mask, bool]]
+    held: frozenset[str] = frozenset()
+
+
+def known_images(
+    recipe: Recipe,
+    asked: Recipe,
+    address: str,
+    truth: Path,
+    work: Path,
+    *,
+    name: str = "",
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> list[KnownImage]:
+    """Audit a known source and let the refiners propose masks for it; proposals in `work` are used again.
+
+    Args:
+        recipe: the recipe, for its checks.
+        asked: a recipe with the same refiners and nothing else: thresholds do not change proposals.
+        name: the name of the source; by default its address.
 
     Raises:
         DatasetError: the split is not built, or the file with the true masks cannot be read.
@@ -113,25 +166,62 @@ def known_cases(
     chosen = _trusted(recipe)
     images = load_items(address)
     known = truth_of(truth, images)
-    folder = claim(_work_folder(recipe, address, work), address, recipe)
+    found: dict[str, list[Finding]] = {}
+    if checks := tuple(dict.fromkeys((*recipe.audit.review, *recipe.audit.drop))):
+        audited = audit(address, recipe, out=_work_folder(recipe, address, work), checks=checks, progress=progress)
+        for finding in audited.findings:
+            found.setdefault(finding.item_id, []).append(finding)
+    folder = claim(_work_folder(asked, address, work), address, asked)
     made = propose(folder, device=device, progress=progress)
     proposals = read_proposals(folder)
+    out = []
+    for image in images:
+        true = {t.mask_id: known[t.mask_id] for t in image.masks if t.mask_id in known}
+        if not true:
+            continue
+        evidence = {t.mask_id: gather(t.mask, proposals.get(t.mask_id, ()), recipe) for t in image.masks}
+        picture = image_sha256(image.image_path) or image.image_id
+        held = frozenset(t.mask_id for t in image.masks if held_by_findings(image, t, found, recipe))
+        out.append(KnownImage(name or address, picture, image, found, evidence, true, held))
+    if all(image.evidence[mask_id].trust is None for image in out for mask_id in image.truth):
+        why = made.first_errors.get(chosen.name, "its variants have no majority")
+        raise RunError(f"{chosen.name} made no proposal for {address}: {why}")
+    return out
+
+
+def cases_of(images: Sequence[KnownImage]) -> list[Case]:
+    """The masks of known images, as the trusted refiner sees them."""
     cases = []
     for image in images:
-        picture = image_sha256(image.image_path) or image.image_id
-        for target in image.masks:
-            if target.mask_id not in known:
+        for target in image.items.masks:
+            if target.mask_id not in image.truth:
                 continue
-            true, wrong = known[target.mask_id]
-            found = trust(target.mask, proposals.get(target.mask_id, ()), chosen.name)
+            true, wrong = image.truth[target.mask_id]
+            found = image.evidence[target.mask_id].trust
             best = found.proposal.mask if found else target.mask
             after, before = boundary_iou([best, target.mask], [true, true]).tolist()
             score, likeness = (found.score, found.source_boundary_iou) if found else (-1.0, 0.0)
-            cases.append(Case(address, picture, target.mask_id, score, likeness, before, after, wrong))
-    if all(case.score < 0 for case in cases):
-        why = made.first_errors.get(chosen.name, "its variants have no majority")
-        raise RunError(f"{chosen.name} made no proposal for {address}: {why}")
+            cases.append(
+                Case(
+                    image.source, image.image, target.mask_id, score, likeness, before, after, wrong,
+                    target.mask_id in image.held,
+                )
+            )  # fmt: skip
     return cases
+
+
+def witness_cases(images: Sequence[KnownImage]) -> list[tuple[str, WitnessCase]]:
+    """The masks of known images that no finding holds, as the witnesses see them, each with the name of its source."""
+    out = []
+    for image in images:
+        for target in image.items.masks:
+            agreement = image.evidence[target.mask_id].agreement
+            if target.mask_id not in image.truth or target.mask_id in image.held or agreement is None:
+                continue
+            true, _ = image.truth[target.mask_id]
+            best, source = boundary_iou([agreement.best.mask, target.mask], [true, true]).tolist()
+            out.append((image.source, WitnessCase(agreement.figures(), best, source, image.image)))
+    return out
 
 
 def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> TrustedCalibration:
@@ -141,7 +231,7 @@ def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> T
         DatasetError: there are too few masks, or too few different scores.
     """
     refiner = _trusted(recipe).name
-    used = [c for c in cases if c.score >= 0]
+    used = [c for c in cases if c.score >= 0 and not c.held]
     scores, place, counts = np.unique([round(c.score, 3) for c in used], return_inverse=True, return_counts=True)
     if len(used) < FEWEST_MASKS or len(scores) < 2:
         raise DatasetError(
@@ -197,44 +287,130 @@ class Accepted:
 
 
 def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str) -> list[Accepted]:
-    """What the rule accepts of a source; no calibration has seen the images that it is applied to.
+    """What the rule of the trusted refiner accepts of a source; see `fits_without` for its two rows."""
+    own = [c for c in cases if c.source == source]
+    return [
+        accept([(case, fits[case.image].trusted) for case in own], recipe.masks, fitted_on)
+        for fitted_on, fits in fits_without(cases, (), source, recipe, weights_sha256).items()
+    ]
 
-    The first row uses a calibration from the other sources. For the second row, the images of the source are divided
-    into PARTS parts, in their order, so that neighbouring images, which may show the same scene, stay together. For
-    each part, the calibration is from the other parts. A row is omitted if there are too few masks for its calibration.
+
+def judged_by_recipe(
+    images: Sequence[KnownImage], cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str
+) -> list[Accepted]:
+    """What the whole recipe accepts of a source: the audit, the trusted refiner and the witnesses together.
+
+    See `fits_without` for the two rows.
+    """
+    own = [i for i in images if i.source == source]
+    return [
+        accept_by_recipe([(image, fits[image.image]) for image in own], recipe, fitted_on)
+        for fitted_on, fits in fits_without(cases, witness_cases(images), source, recipe, weights_sha256).items()
+    ]
+
+
+def fits_without(
+    cases: Sequence[Case],
+    witnesses: Sequence[tuple[str, WitnessCase]],
+    source: str,
+    recipe: Recipe,
+    weights_sha256: str,
+) -> dict[str, dict[str, Fits]]:
+    """Calibrations for the images of a source, none of which has seen the image: fitted on -> image -> calibration.
+
+    The first is from the other sources. For the second, the images of the source are divided into PARTS parts, in their
+    order, so that neighbouring images, which may show the same scene, stay together. For each part, the calibration is
+    from the other parts and the other sources. One is missing if there are too few masks for it.
     """
     own = [c for c in cases if c.source == source]
     images = list(dict.fromkeys(c.image for c in own))
     groups = [set(images[k * len(images) // PARTS : (k + 1) * len(images) // PARTS]) for k in range(PARTS)]
     seen = set(images)
-    others = [c for c in cases if c.source != source and c.image not in seen]
-    parts = [([c for c in own if c.image not in g], [c for c in own if c.image in g]) for g in groups if g]
-    rows = []
-    for fitted_on, pairs in ((OTHER_SOURCES, [(others, own)]), (OTHER_PARTS, parts)):
+    out: dict[str, dict[str, Fits]] = {}
+    for fitted_on, parts in ((OTHER_SOURCES, [seen]), (OTHER_PARTS, [g for g in groups if g])):
         try:
-            fits = [(fit_trusted(fitted, recipe, weights_sha256), asked) for fitted, asked in pairs]
+            fits = []
+            for part in parts:
+                unseen = seen if fitted_on == OTHER_SOURCES else part
+                fits.append((fit_both(cases, witnesses, unseen, recipe, weights_sha256), part))
         except DatasetError:
             continue
-        rows.append(accept([(case, fit) for fit, asked in fits for case in asked], recipe.masks, fitted_on))
-    return rows
+        out[fitted_on] = {image: fit for fit, part in fits for image in part}
+    return out
+
+
+def fit_both(
+    cases: Sequence[Case],
+    witnesses: Sequence[tuple[str, WitnessCase]],
+    unseen: Collection[str],
+    recipe: Recipe,
+    weights_sha256: str,
+) -> Fits:
+    """Fit the trusted refiner and the witnesses on all known masks except those on the images `unseen`.
+
+    If there are too few masks for the witnesses, their calibration is that of the recipe.
+
+    Raises:
+        DatasetError: there are too few masks for the trusted refiner.
+    """
+    trusted = fit_trusted([c for c in cases if c.image not in unseen], recipe, weights_sha256)
+    seen = [(source, case) for source, case in witnesses if case.image not in unseen]
+    if len(seen) < FEWEST_WITNESS_MASKS:
+        return Fits(trusted, recipe.calibration)
+    sources = tuple(dict.fromkeys(source for source, _ in seen))
+    fitted = fit_once([c for _, c in seen], ", ".join(sources))
+    return Fits(trusted, dataclasses.replace(fitted, sources=sources))
 
 
 def accept(cases: Sequence[tuple[Case, TrustedCalibration]], rules: MaskRules, fitted_on: str = "") -> Accepted:
     """Apply the rule of the trusted refiner to known masks, each with its calibration."""
     actions = [(case, judge(case.score, case.source_boundary_iou, fit, rules)[0]) for case, fit in cases]
-    kept = [case for case, action in actions if action == Action.KEEP]
-    replaced = [case for case, action in actions if action == Action.CHANGE]
+    kept = [(c.before, c.before, c.wrong) for c, action in actions if action == Action.KEEP]
+    replaced = [(c.before, c.after, c.wrong) for c, action in actions if action == Action.CHANGE]
+    return _accepted(cases[0][0].source, fitted_on, kept, replaced, [c.wrong for c, _ in cases])
+
+
+def accept_by_recipe(images: Sequence[tuple[KnownImage, Fits]], recipe: Recipe, fitted_on: str = "") -> Accepted:
+    """Apply a whole recipe to known images, each with its own calibrations."""
+    kept: list[_Row] = []
+    replaced: list[_Row] = []
+    wrong: list[bool] = []
+    for image, fit in images:
+        calibrated = dataclasses.replace(recipe, trusted=fit.trusted, calibration=fit.witnesses)
+        decisions = decide_masks(image.items, image.found, image.evidence, calibrated)
+        sources = {t.mask_id: t.mask for t in image.items.masks}
+        for decision in decisions:
+            if decision.item_id not in image.truth:
+                continue
+            true, on_another = image.truth[decision.item_id]
+            wrong.append(on_another)
+            if decision.action not in (Action.KEEP, Action.CHANGE):
+                continue
+            new = decision.mask or sources[decision.item_id]
+            after, before = boundary_iou([new, sources[decision.item_id]], [true, true]).tolist()
+            (replaced if decision.action == Action.CHANGE else kept).append((before, after, on_another))
+    return _accepted(images[0][0].source, fitted_on, kept, replaced, wrong)
+
+
+_Row = tuple[float, float, bool]
+
+
+def _accepted(
+    source: str, fitted_on: str, kept: Sequence[_Row], replaced: Sequence[_Row], wrong: Sequence[bool]
+) -> Accepted:
+    """A summary of accepted masks, given as (before, after, whether on another object)."""
+    both = [*kept, *replaced]
     return Accepted(
-        source=cases[0][0].source,
+        source=source,
         fitted_on=fitted_on,
-        masks=len(cases),
+        masks=len(wrong),
         kept=len(kept),
         replaced=len(replaced),
-        before=_mean([c.before for c in (*kept, *replaced)]),
-        after=_mean([c.before for c in kept] + [c.after for c in replaced]),
-        better=_mean([c.after > c.before for c in replaced]),
-        wrong=sum(case.wrong for case, _ in cases),
-        wrong_accepted=sum(case.wrong for case in (*kept, *replaced)),
+        before=_mean([before for before, _, _ in both]),
+        after=_mean([after for _, after, _ in both]),
+        better=_mean([after > before for before, after, _ in replaced]),
+        wrong=sum(wrong),
+        wrong_accepted=sum(on_another for _, _, on_another in both),
     )
 
 
@@ -261,32 +437,36 @@ def curve(cases: Sequence[Case]) -> list[BestRanked]:
     return rows
 
 
-def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted: Sequence[Accepted]) -> str:
-    """The quality of the trusted refiner, source by source, as Markdown."""
+def known_page(
+    recipe: Recipe,
+    by_source: Mapping[str, Sequence[Case]],
+    by_recipe: Sequence[Accepted],
+    by_trusted: Sequence[Accepted],
+) -> str:
+    """The quality of a recipe and of its trusted refiner, source by source, as Markdown."""
     chosen = _trusted(recipe)
+    witnesses = "" if recipe.calibration.is_fitted else " The witnesses are not calibrated, so they accept nothing."
     lines = [
-        f"# What {chosen.name} does where the truth is known",
+        f"# What the recipe {recipe.name} does on masks whose true masks are known",
         "",
-        f"Written by `refbench curate calibrate --known` of refbench {__version__}. {chosen.variants} prompts a mask;",
-        f"weights {short_name(recipe.trusted.weights_sha256)}.",
+        f"Written by `refbench curate calibrate --known` of refbench {__version__}. The trusted refiner is",
+        f"{chosen.name}, with {chosen.variants} prompts per mask and the weights "
+        f"{short_name(recipe.trusted.weights_sha256)}. No calibration",
+        "has seen the images that it is applied to.",
         "",
-        "## What its rule accepts",
+        "## The whole recipe",
         "",
-        "Findings of the audit and the witnesses' own verdicts are left out. Each mask is judged by a fit that has not",
-        "seen its image.",
+        f"The audit, the trusted refiner and the witnesses together.{witnesses}",
         "",
-        "| source | fitted on | masks | accepted | replaced | boundary IoU before | after | replaced masks that are "
-        "better | outlines on another object accepted |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        *_table(by_recipe),
+        "",
+        f"## {chosen.name} alone",
+        "",
+        "Without findings and without the proposals of the witnesses.",
+        "",
+        *_table(by_trusted),
+        "",
     ]
-    for a in accepted:
-        wrong = f"{a.wrong_accepted} of {a.wrong}" if a.wrong else "none in it"
-        better = "-" if a.better is None else f"{a.better:.1%}"
-        lines.append(
-            f"| {a.source} | {a.fitted_on} | {a.masks} | {a.kept + a.replaced} ({a.share:.0%}) | {a.replaced} | "
-            f"{_figure(a.before)} | {_figure(a.after)} | {better} | {wrong} |"
-        )
-    lines.append("")
     for source, cases in by_source.items():
         lines += [
             f"## {source}: {len(cases)} masks of {len({c.image for c in cases})} images, ranked by score",
@@ -299,6 +479,22 @@ def known_page(recipe: Recipe, by_source: Mapping[str, Sequence[Case]], accepted
     return "\n".join(lines)
 
 
+def _table(accepted: Sequence[Accepted]) -> list[str]:
+    lines = [
+        "| source | calibrated on | masks | accepted | replaced | boundary IoU before | after | replaced masks that "
+        "are better | masks on another object accepted |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for a in accepted:
+        wrong = f"{a.wrong_accepted} of {a.wrong}" if a.wrong else "none in it"
+        better = "-" if a.better is None else f"{a.better:.1%}"
+        lines.append(
+            f"| {a.source} | {a.fitted_on} | {a.masks} | {a.kept + a.replaced} ({a.share:.0%}) | {a.replaced} | "
+            f"{_figure(a.before)} | {_figure(a.after)} | {better} | {wrong} |"
+        )
+    return lines
+
+
 def calibrate_trusted(
     recipe_path: Path,
     sources: Sequence[tuple[str, Path]],
@@ -307,7 +503,7 @@ def calibrate_trusted(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Accepted]:
-    """Calibrate the score of the trusted refiner on known sources; returns what its rule accepts, see `judged`.
+    """Calibrate the score of the trusted refiner on known sources; returns what the whole recipe accepts.
 
     Writes the section [trusted] of the recipe, and `known.md` next to it. Proposals are written below `work`. Existing
     ones are used again, so thresholds can be changed without new proposals.
@@ -326,26 +522,32 @@ def calibrate_trusted(
             raise DatasetError(f"{address} is given twice; pass --known once for each split")
     text, where = text_of_recipe(recipe_path), str(recipe_path)
     # What was measured before may be of other refiners; it is replaced.
-    recipe = parse_recipe(without_measured(text), where)
+    if parse_recipe(without_section(text, TRUSTED_SECTION), where).calibration.sources:
+        # It may have seen the images that are asked about now.
+        text = without_section(text, CALIBRATION)
+    recipe = parse_recipe(without_section(text, TRUSTED_SECTION), where)
     chosen = _trusted(recipe)
-    # Thresholds do not change proposals: existing proposals stay useful when a recipe changes.
-    asked = parse_recipe(refiners_only(text), where)
-    by_source = {}
+    bare, asked = parse_recipe(without_measured(text), where), parse_recipe(refiners_only(text), where)
+    images: list[KnownImage] = []
     for address, truth in sources:
         name = f"{address} ({truth.resolve().parent.name})"
-        found = known_cases(asked, address, truth, work, device=device, progress=progress)
-        by_source[name] = [dataclasses.replace(case, source=name) for case in found]
+        images += known_images(bare, asked, address, truth, work, name=name, device=device, progress=progress)
+    by_source: dict[str, list[Case]] = {}
+    for case in (cases := cases_of(images)):
+        by_source.setdefault(case.source, []).append(case)
     weights = refiner_weights(_work_folder(asked, addresses[0], work), chosen.name) or ""
-    cases = [case for found in by_source.values() for case in found]
-    fitted = fit_trusted(cases, recipe, weights)
-    accepted = [row for name in by_source for row in judged(cases, name, recipe, weights)]
-    text = with_section(text, TRUSTED_SECTION, dataclasses.asdict(fitted))
-    page = known_page(parse_recipe(text, where), by_source, accepted)
+    fitted = fit_both(cases, witness_cases(images), (), recipe, weights)
+    by_recipe = [row for name in by_source for row in judged_by_recipe(images, cases, name, recipe, weights)]
+    by_trusted = [row for name in by_source for row in judged(cases, name, recipe, weights)]
+    text = with_section(text, TRUSTED_SECTION, dataclasses.asdict(fitted.trusted))
+    if fitted.witnesses is not recipe.calibration:
+        text = with_section(text, CALIBRATION, dataclasses.asdict(fitted.witnesses))
+    page = known_page(parse_recipe(text, where), by_source, by_recipe, by_trusted)
     with atomic_file(recipe_path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     with atomic_file(recipe_path.parent / KNOWN_FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return accepted
+    return by_recipe
 
 
 def _work_folder(recipe: Recipe, address: str, work: Path) -> Path:

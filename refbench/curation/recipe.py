@@ -87,12 +87,13 @@ class LanguageRules:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How the agreement of witnesses predicts the quality of a mask, as measured on the scenes in `on`.
+    """How the agreement of witnesses predicts the quality of a mask, as measured on the masks named by `on`.
 
     `agreement` and `boundary_iou` are knots of the expected boundary IoU of the best proposal with the true mask, with
     linear interpolation. `better` contains the weights of a logistic regression, including an `intercept`, for the
     probability that the best proposal is better than the source. `thresholds` informs readers: the share of masks
-    that were accepted with each value of `better`, and how good they were.
+    that were accepted with each value of `better`, and how good they were. `sources` names the known sources that it
+    was fitted on (`calibrate --known`); it is empty for a calibration on the scenes.
     """
 
     on: str = ""
@@ -100,6 +101,7 @@ class Calibration:
     boundary_iou: tuple[float, ...] = (0.0, 1.0)
     better: Mapping[str, Any] = field(default_factory=dict)
     thresholds: tuple[Mapping[str, float], ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def is_fitted(self) -> bool:

@@ -41,6 +41,13 @@ def without_measured(text: str) -> str:
     return tomlkit.dumps(document).rstrip() + "\n"
 
 
+def without_section(text: str, name: str) -> str:
+    """The recipe without the section `name`."""
+    document = tomlkit.parse(text)
+    document.pop(name, None)
+    return tomlkit.dumps(document).rstrip() + "\n"
+
+
 def witnesses_only(text: str) -> str:
     """The recipe without its fitted sections and without its trusted refiner."""
     document = tomlkit.parse(without_measured(text))

@@ -76,6 +76,13 @@ def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequenc
     return [f for i in ids for f in found.get(i, ())]
 
 
+def held_by_findings(
+    image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]], recipe: Recipe
+) -> bool:
+    """Whether a finding decides a mask, or leaves it to a person, whatever its proposals are."""
+    return any(f.check in (*recipe.audit.drop, *recipe.audit.review) for f in _findings(image, target, found))
+
+
 def _mask(target: TargetMask, found: Sequence[Finding], verdict: _Verdict, recipe: Recipe) -> Decision:
     scores = verdict.scores
     for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.audit.review)):

@@ -78,9 +78,9 @@ def test_environments_that_cannot_be_built(home: Path, tmp_path: Path) -> None:
     # What was begun is not taken for an environment.
     assert environment_folder("bad").exists()
     assert not (environment_folder("bad") / MARK).exists()
-    with pytest.raises(AdapterError, match=r"there is no environment 'bad' .built here: none"):
+    with pytest.raises(AdapterError, match=r"the environment 'bad' does not exist .existing environments: none"):
         interpreter("bad")
-    with pytest.raises(AdapterError, match="there is no locked file for 'nothing'"):
+    with pytest.raises(AdapterError, match="no lock file for 'nothing'"):
         build_environment("nothing")
     with pytest.raises(AdapterError, match="cannot make a virtual environment"):
         build_environment("bad", "/no/python", bad)

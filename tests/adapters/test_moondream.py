@@ -119,7 +119,7 @@ def test_what_passes_is_waited_for(embedded: Path, service: Service, tmp_path: P
         ("404", "404: there is no such service"),
         ("redirect", "307: it redirects to an address to which the key is not sent"),
         ("500", "500 .*3 samples in a row: the service is down"),
-        ("html", r"must contain a JSON object that maps each annotation id to \{size"),
+        ("html", "the body is not a JSON object"),
         ("truncated", "no response from .*:"),
     ],
 )

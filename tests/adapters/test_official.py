@@ -219,7 +219,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(kind: str, tmp_path: Path) ->
 
 def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
     options = {"repo": str(tmp_path), "weights": str(tmp_path), "bert": str(tmp_path)}
-    with pytest.raises(AdapterError, match=r"there is no environment 'lavt' .*refbench env build lavt.*-o python=PATH"):
+    with pytest.raises(
+        AdapterError, match=r"the environment 'lavt' does not exist .*refbench env build lavt.*-o python=PATH"
+    ):
         load_adapter("lavt", options)
     with pytest.raises(AdapterError, match=r"give a checkout of https://github.com/yz93/LAVT-RIS with -o repo=FOLDER"):
         load_adapter("lavt", {**options, "python": sys.executable})
@@ -230,13 +232,13 @@ def test_what_is_missing_is_named(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lisa", {"mode": "guess"}, r"option mode='guess' is not one of forced, generate"),
+        ("lisa", {"mode": "guess"}, r"mode='guess' must be one of forced, generate"),
         ("sa2va", {}, r"contain Python code .* pass -o trust_remote_code=yes"),
         ("sa2va", {"trust_remote_code": "yes"}, r"there is no config.json in "),
         ("samtok", {}, r"there is no mask_tokenizer_256x2.pth in "),
         ("xsam", {}, r"is a folder of DeepSpeed; give the pytorch_model.bin"),
         ("evfsam", {"kind": "sam2"}, r"which weights these are with -o release=multitask\|first .there is no default"),
-        ("evfsam", {"kind": "sam4"}, r"option kind='sam4' is not one of ori, sam2, effi"),
+        ("evfsam", {"kind": "sam4"}, r"kind='sam4' must be one of ori, sam2, effi"),
     ],
 )
 def test_what_has_to_be_said_is_asked_for(name: str, options: dict[str, str], message: str, tmp_path: Path) -> None:

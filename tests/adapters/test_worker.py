@@ -76,7 +76,7 @@ def test_what_a_worker_may_do(embedded: Path, tmp_path: Path, expected: dict[str
         ("segfault", "the worker was killed by SIGSEGV"),
         ("hang", "the worker did not answer before the timeout"),
         ("raise", "the worker failed: ValueError: no thanks"),
-        ("oom-alone", "out of memory in the worker: MemoryError: not even one"),
+        ("oom-alone", "the worker ran out of memory: MemoryError: not even one"),
         ("wrong-size", "the worker failed: ValueError: a mask has the shape"),
         ("float", "the worker failed: ValueError: a mask must be bool, not float32"),
     ],
@@ -114,7 +114,7 @@ def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("twice", "the worker answered twice for scenes/val"),
+        ("twice", "the worker returned two answers for scenes/val"),
         ("unknown", "sent an unexpected message: .*nobody/asked"),
         ("size", "cannot be read: ValueError: its size is "),
         ("missing", "returned no answer for scenes/val"),
@@ -139,9 +139,9 @@ def test_workers_that_do_not_start(embedded: Path, tmp_path: Path) -> None:
     for chosen, message in (
         (options("stillborn"), "did not start: OSError: no weights here"),
         (options("slow-start", start_timeout="0.5"), "did not start: the worker did not answer before the timeout"),
-        ({"script": str(tmp_path / "none.py")}, r"none.py does not exist; give its script with -o script=FILE"),
+        ({"script": str(tmp_path / "none.py")}, r"none.py does not exist; pass its path with -o script=FILE"),
         (options("ok", python="/no/python"), r"/no/python .* cannot be started: No such file"),
-        (options("ok", env="none"), r"there is no environment 'none' .*refbench env build none"),
+        (options("ok", env="none"), r"the environment 'none' does not exist .*refbench env build none"),
         (options("ok", env="../up"), "is not a valid environment name"),
     ):
         with pytest.raises(AdapterError, match=message):
@@ -153,7 +153,9 @@ def test_workers_that_do_not_start(embedded: Path, tmp_path: Path) -> None:
 
 def test_one_that_always_dies_is_not_started_for_ever(embedded: Path, tmp_path: Path) -> None:
     count = tmp_path / "starts"
-    with pytest.raises(RunStopped, match="died 16 times in a row without an answer: the worker ended with exit code 7"):
+    with pytest.raises(
+        RunStopped, match="failed 16 times in a row without an answer: the worker ended with exit code 7"
+    ):
         run("worker", SPLIT, options=options("crash", count=str(count)), limit=40, out=tmp_path / "run")
     assert count.read_text().count("start") == 16
 

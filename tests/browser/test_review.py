@@ -277,3 +277,119 @@ def test_a_thousand_items_do_not_slow_it_down(hurried: Path, curation: Path) -> 
         # An answer touches what it is about, not the thousand others.
         assert 0 < page.evaluate("() => window.changed") < 6 * 100
         assert not page.faults
+
+
+def test_an_answer_loads_no_queue_and_the_next_item_is_there(curation: Path) -> None:
+    with served(curation, "--all") as (address, _), browser() as context:
+        asked: list[str] = []
+        page = opened(context, address, "anna")
+        page.on("request", lambda r: asked.append(r.url.split("/api/")[-1]) if "/api/" in r.url else None)
+        seen = []
+        for _ in range(10):
+            # What comes next is asked for while the item is looked at, not when it is answered.
+            upcoming = page.evaluate("() => items[nextOpen()].item_id")
+            wait_until(lambda upcoming=upcoming: page.evaluate("(id) => prepared.has(id)", upcoming))  # type: ignore[misc]
+            seen.append(shown(page))
+            press(page, "s")
+            assert shown(page) == upcoming
+        assert not [a for a in asked if a.startswith("queue")]
+        assert len([a for a in asked if a.startswith("answer")]) == 10
+        assert "s an item" in str(page.text_content("#progress"))
+        assert not page.faults
+    standing = Reviews(curation / REVIEW_FILE).standing()
+    assert sorted(standing) == sorted(seen)
+    assert all(a.seconds is not None and a.seconds >= 0 for answers in standing.values() for a in answers)
+
+
+def test_many_items_at_once(curation: Path) -> None:
+    proposals = read_proposals(curation)
+    with served(curation, "--all") as (address, _), browser() as context:
+        page = opened(context, address, "ben")
+        page.keyboard.press("g")
+        page.wait_for_selector(".tile")
+        names = [str(page.locator(".tile").nth(k).get_attribute("title")) for k in range(page.locator(".tile").count())]
+        assert len(names) > 3
+        page.screenshot(path=str(curation / "grid.png"))
+        page.keyboard.press("y")
+        for _ in range(2):
+            page.locator(".tile").nth(1).click()
+        page.locator(".tile").nth(2).click()
+        marks = page.evaluate("() => grid.tiles.map((tile) => tile.mark)")
+        assert marks == ["change", "", "keep", *["change"] * (len(names) - 3)]
+        page.keyboard.press("Enter")
+        wait_until(lambda: str(page.text_content("#status")) == f"saved: {len(names) - 1} items")
+        following = [
+            str(page.locator(".tile").nth(k).get_attribute("title")) for k in range(page.locator(".tile").count())
+        ]
+        assert not set(following) & set(names)
+        page.keyboard.press("g")
+        assert page.locator("#grid").is_hidden()
+        assert not page.faults
+    standing = Reviews(curation / REVIEW_FILE).standing()
+    assert sorted(standing) == sorted([names[0], *names[2:]])
+    assert standing[names[2]][0].action == "keep"
+    taken = standing[names[0]][0]
+    assert (taken.action, taken.mask in [p.mask for p in proposals[names[0]]]) == ("change", True)
+
+
+def test_clicks_zoom_and_a_narrow_window(curation: Path) -> None:
+    with served(curation, "--all") as (address, _), browser() as context:
+        page = opened(context, address, "carl")
+        item_id = seek_proposals(page)
+        box = page.locator("#canvas").bounding_box()
+        x, y = round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)
+        before = page.evaluate("([x, y]) => place({ clientX: x, clientY: y })", [x, y])
+        page.mouse.move(x, y)
+        page.mouse.wheel(0, -400)
+        wait_until(lambda: page.evaluate("() => view.scale") > 1.5)
+        after = page.evaluate("([x, y]) => place({ clientX: x, clientY: y })", [x, y])
+        assert after == pytest.approx(before, abs=0.01)
+        page.mouse.down()
+        page.mouse.move(x + 50, y + 20)
+        page.mouse.up()
+        moved = page.evaluate("([x, y]) => place({ clientX: x, clientY: y })", [x + 50, y + 20])
+        assert moved == pytest.approx(before, abs=0.01)
+        page.keyboard.press("z")
+        page.keyboard.press("z")
+        page.keyboard.press("c")
+        with page.expect_response(lambda r: "/api/click" in r.url):
+            page.mouse.click(x, y)
+        wait_until(lambda: page.evaluate("() => clicks.length") == 1)
+        page.keyboard.down("Shift")
+        with page.expect_response(lambda r: "/api/click" in r.url):
+            page.mouse.click(x + 24, y)
+        page.keyboard.up("Shift")
+        assert [c[2] for c in page.evaluate("() => clicks")] == [True, False]
+        with page.expect_response(lambda r: "/api/click" in r.url):
+            page.keyboard.press("Control+z")
+        wait_until(lambda: page.evaluate("() => clicks.length") == 1)
+        spot = page.evaluate("() => clicks[0]")
+        page.screenshot(path=str(curation / "clicks.png"))
+        for width in (900, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+            stage = page.locator("#canvas").bounding_box()
+            assert stage["width"] > 0.6 * width
+        press(page, "a")
+        assert not page.faults
+    (answer,) = Reviews(curation / REVIEW_FILE).standing()[item_id]
+    assert (answer.action, answer.origin) == ("change", "click")
+    assert answer.mask is not None
+    assert answer.mask.to_array()[spot[1], spot[0]]
+
+
+def test_two_servers_of_one_folder(curation: Path) -> None:
+    with served(curation) as (first, _), served(curation) as (second, _), browser() as context:
+        assert first != second
+        anna, ben = opened(context, first, "anna"), opened(context, second, "ben")
+        items = [shown(anna)]
+        press(anna, "s")
+        press(ben, "s")
+        press(ben, "d")
+        items.append(shown(anna))
+        # What was answered on the other server arrives with the next answer.
+        press(anna, "s")
+        wait_until(lambda: anna.evaluate("() => items.filter((i) => i.reviewers.includes('ben')).length") == 2)
+        assert not anna.faults + ben.faults
+    standing = Reviews(curation / REVIEW_FILE).standing()
+    assert [a.reviewer for a in standing[items[0]]] == ["anna", "ben"]

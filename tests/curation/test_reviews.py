@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sqlite3
@@ -26,10 +27,12 @@ from refbench.curation.annotation_tools import (
 from refbench.curation.folder import load_items
 from refbench.curation.review.answers import REVIEW_FILE, SAME_MASK, Answer, AnswerError, Reviews, settle
 from refbench.curation.review.app import create_app
+from refbench.curation.review.pace import agreements, pace_of
 from refbench.curation.review.queue import DISAGREED, SETTLED, queue_of
 from refbench.curation.tables import read_decisions
 from refbench.errors import MaskError, RunError
 from refbench.masks.mask import Mask
+from refbench.storage.samples import load_samples
 
 MASK = square(10, 10, 20)
 
@@ -195,8 +198,9 @@ def test_the_server_tells_strangers_nothing(client: TestClient, curation: Path) 
     assert text.status_code == 403
     assert client.post("/wrong/api/answer", json=good, headers=ORIGIN).status_code == 403
     assert Reviews(curation / REVIEW_FILE).standing() == {}
-    assert client.post("/secret/api/answer", json=good, headers=ORIGIN).json() == {"saved": True, "again": False}
-    assert client.post("/secret/api/answer", json=good, headers=ORIGIN).json() == {"saved": True, "again": True}
+    told = client.post("/secret/api/answer", json=good, headers=ORIGIN).json()
+    assert (told["saved"], told["again"]) == (True, False)
+    assert client.post("/secret/api/answer", json=good, headers=ORIGIN).json()["again"] is True
     page = client.get("/secret/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["referrer-policy"] == "no-referrer"
@@ -209,7 +213,7 @@ def test_the_server_tells_strangers_nothing(client: TestClient, curation: Path) 
     [
         ([], "a JSON object"), ({"key": 3}, "must be strings"), ({"item_id": "nowhere"}, "unknown item"),
         ({"action": "burn"}, "one of keep"), ({"action": "change"}, "counts must be"),
-        ({"action": "change", "counts": [1, 2]}, "instead of"),
+        ({"action": "change", "counts": [1, 2]}, "the sum of the counts is 3"),
         ({"action": "change", "counts": [-1]}, "uncompressed counts must be between 0 and"),
         ({"reviewer": ""}, "the name of the reviewer must have 1 to"),
     ],
@@ -373,3 +377,120 @@ def test_files_that_cannot_be_read_change_nothing(
     with pytest.raises(RunError, match=message):
         read_answers(curation, form, path)
     assert not (curation / REVIEW_FILE).exists() or Reviews(curation / REVIEW_FILE).standing() == {}
+
+
+def test_a_page_learns_what_has_changed_and_nothing_else(client: TestClient, curation: Path) -> None:
+    queue = client.get("/secret/api/queue").json()
+    ids = [e["item_id"] for e in queue["items"]]
+    one = {"key": "1", "item_id": ids[0], "reviewer": "anna", "action": "keep", "seconds": 2.5}
+    told = client.post("/secret/api/answer", json={**one, "since": queue["revision"]}, headers=ORIGIN).json()
+    assert [(e["item_id"], e["state"], e["reviewers"]) for e in told["entries"]] == [(ids[0], SETTLED, ["anna"])]
+    # Somebody else, on another server of the same folder, answers too.
+    other = TestClient(create_app(curation, "other", ("127.0.0.1:2",)), base_url="http://127.0.0.1:2")
+    theirs = {"key": "2", "item_id": ids[0], "reviewer": "ben", "action": "drop"}
+    assert other.post("/other/api/answer", json=theirs, headers={"origin": "http://127.0.0.1:2"}).status_code == 200
+    batch = [{"key": str(k), "item_id": ids[k], "reviewer": "anna", "action": "keep"} for k in (5, 3)]
+    told = client.post("/secret/api/answer", json={"answers": batch, "since": told["revision"]}, headers=ORIGIN).json()
+    assert {e["item_id"]: e["state"] for e in told["entries"]} == {
+        ids[0]: DISAGREED, ids[3]: SETTLED, ids[5]: SETTLED,
+    }  # fmt: skip
+    assert client.get("/secret/api/changes", params={"since": told["revision"]}).json()["entries"] == []
+    undone = client.post(
+        "/secret/api/undo", json={"reviewer": "anna", "since": told["revision"]}, headers=ORIGIN
+    ).json()
+    assert undone["item_id"] == ids[3]
+    assert [(e["item_id"], e["reviewers"]) for e in undone["entries"]] == [(ids[3], [])]
+    # A page that knows nothing is told all of it.
+    everything = client.get("/secret/api/changes", params={"since": "nonsense"}).json()
+    assert {e["item_id"] for e in everything["entries"]} == {ids[0], ids[3], ids[5]}
+
+
+def test_a_batch_is_taken_as_a_whole_or_not_at_all(client: TestClient, curation: Path) -> None:
+    ids = [e["item_id"] for e in client.get("/secret/api/queue").json()["items"]]
+    good = {"key": "1", "item_id": ids[0], "reviewer": "anna", "action": "keep"}
+    for batch, message in (
+        ([good, {**good, "key": "2", "action": "burn"}], "one of keep"), ([], "1 to 500"), ([good] * 501, "1 to 500"),
+        ([good, 7], "a JSON object"), ([{**good, "seconds": True}], "must be a number"),
+        ([{**good, "seconds": 1e9}], "between 0 and 600"),
+    ):  # fmt: skip
+        refused = client.post("/secret/api/answer", json={"answers": batch}, headers=ORIGIN)
+        assert (refused.status_code, message in refused.json()["error"]) == (400, True)
+    assert Reviews(curation / REVIEW_FILE).standing() == {}
+
+
+def test_how_long_reviewers_take_and_how_far_they_agree() -> None:
+    def said(reviewer: str, action: str, item: str, seconds: float | None = None) -> Answer:
+        mask = MASK if action == "change" else None
+        return Answer(f"{reviewer} {item}", "mask", item, reviewer, action, "2026-01-01", mask, seconds=seconds)
+
+    answers = [
+        said("Anna", "keep", "a", 1.0), said("ben", "keep", "a", 4.0), said("anna", "drop", "b", 3.0),
+        said("ben", "drop", "b"), said("anna", "change", "c", 9.0), said("ben", "change", "c"),
+        said("anna", "keep", "d"), said("ben", "drop", "d"), said("carl", "keep", "a"),
+    ]  # fmt: skip
+    anna, ben, carl = pace_of(answers)
+    assert (anna.reviewer, anna.items, anna.median_seconds) == ("anna", 4, 3.0)
+    assert anna.actions == {"change": 1, "drop": 1, "keep": 2}
+    assert (ben.median_seconds, carl.median_seconds) == (4.0, None)
+    standing: dict[str, list[Answer]] = {}
+    for one in answers:
+        standing.setdefault(one.item_id, []).append(one)
+    pairs = {(p.first, p.second): p for p in agreements(standing)}
+    assert (pairs["anna", "ben"].items, pairs["anna", "ben"].agreed) == (4, 0.75)
+    # By hand: 3 of 4 observed; by chance (2 * 1 + 1 * 2 + 1 * 1) / 16 = 5 / 16.
+    assert pairs["anna", "ben"].kappa == pytest.approx((12 - 5) / (16 - 5))
+    assert pairs["anna", "carl"].kappa is None
+    assert pairs["ben", "carl"].agreed == 1
+
+
+def test_answers_of_a_version_without_times(tmp_path: Path) -> None:
+    path = tmp_path / REVIEW_FILE
+    Reviews(path).add(answer())
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE answers DROP COLUMN seconds")
+    connection.commit()
+    connection.close()
+    reviews = Reviews(path)
+    assert reviews.standing()["i"][0].seconds is None
+    reviews.add(dataclasses.replace(answer("ben"), seconds=1.5))
+    assert [a.seconds for a in Reviews(path).standing()["i"]] == [None, 1.5]
+
+
+def test_clicks_make_a_mask(client: TestClient, curation: Path) -> None:
+    targets = {t.mask_id: t for image in load_items("scenes-hurried/val") for t in image.masks}
+    truth = {s.sample_id: s.target for s in load_samples("scenes/val")}
+    ids = [e["item_id"] for e in client.get("/secret/api/queue").json()["items"] if e["item_id"] in targets]
+    better = 0
+    for item_id in ids[:12]:
+        target = targets[item_id]
+        exact = truth[target.samples[0].sample_id.replace("scenes-hurried", "scenes", 1)]
+        rows, columns = np.nonzero(exact.to_array())
+        middle = int(np.argmin(np.abs(rows - rows.mean()) + np.abs(columns - columns.mean())))
+        body = {"item_id": item_id, "clicks": [[int(columns[middle]), int(rows[middle]), True]]}
+        told = client.post("/secret/api/click", json=body, headers=ORIGIN).json()
+        assert told["refiner"] == "clicks"
+        drawn = Mask.from_rle({"size": list(exact.size), "counts": told["counts"]})
+        # What was clicked is in the mask; a second click takes it out again.
+        assert drawn.to_array()[rows[middle], columns[middle]]
+        body["clicks"].append([int(columns[middle]), int(rows[middle]), False])
+        body["counts"] = told["counts"]
+        without = client.post("/secret/api/click", json=body, headers=ORIGIN).json()["counts"]
+        assert not Mask.from_rle({"size": list(exact.size), "counts": without}).to_array()[
+            rows[middle], columns[middle]
+        ]
+        better += iou(drawn, exact) > 0.8
+    assert better >= 6
+    for clicks, message in (
+        ([], "1 to 100"),
+        ([[9, 9, 1]] * 101, "1 to 100"),
+        ([[-1, 0, 1]], "outside"),
+        (7, "a list"),
+    ):
+        refused = client.post("/secret/api/click", json={"item_id": ids[0], "clicks": clicks}, headers=ORIGIN)
+        assert (refused.status_code, message in refused.json()["error"]) == (400, True)
+    assert client.post("/secret/api/click", json={"item_id": "nowhere"}, headers=ORIGIN).status_code == 400
+
+
+def iou(first: Mask, second: Mask) -> float:
+    union = first.union(second).area
+    return (first.area + second.area - union) / union

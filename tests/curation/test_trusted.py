@@ -371,11 +371,14 @@ def test_no_mask_is_judged_by_a_fit_that_has_seen_its_image() -> None:
     assert (other.fitted_on, own.fitted_on) == (OTHER_SOURCES, OTHER_PARTS)
     # The other source promises half as much.
     assert other.share == 0.0
-    assert own.share > 0.25
+    (alone,) = judged(good, "good", rules, "w")
+    assert (alone.fitted_on, alone.share > 0.25) == (OTHER_PARTS, True)
+    # What the other source knows counts too.
+    assert own.share < alone.share
     # One part whose scores promise too much: only a fit that has seen it would know.
     part = {f"good-{k}" for k in range(30 // PARTS)}
     trap = [dataclasses.replace(c, score=0.995, after=0.0) if c.image in part else c for c in good]
-    _, found = judged([*trap, *bad], "good", rules, "w")
+    (found,) = judged(trap, "good", rules, "w")
     assert (found.replaced, found.after) == (2 * len(part), 0.0)
     assert accept([(c, fit_trusted(trap, rules, "w")) for c in trap], rules.masks).replaced == 0
     # What another source has of the same images is not used.
@@ -585,7 +588,7 @@ def test_weights_are_kept_by_their_content(home: Path, tmp_path: Path, refbench:
         (tmp_path / "text.onnx").write_text("hello")
         with pytest.raises(DatasetError, match=message):
             IsNet(missing)
-    for device, message in (("gpu", "cpu, cuda or cuda:N, not on 'gpu'"), ("cuda:1", "cannot compute on cuda:1")):
+    for device, message in (("gpu", "cpu, cuda or cuda:N, not on 'gpu'"), ("cuda:1", "cannot run on cuda:1")):
         with pytest.raises(DatasetError, match=message):
             IsNet(str(file), device=device)
 

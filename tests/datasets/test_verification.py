@@ -64,10 +64,10 @@ def test_the_hurried_scenes_are_those_that_are_described(hurried: Path) -> None:
 def test_the_command_and_its_exit_codes(test_data: Path, home: Path, refbench: Call) -> None:
     missing = refbench("verify", "refcoco")
     assert missing.returncode == 3
-    assert "refcoco is not built here" in missing.stderr
+    assert "refcoco has not been built" in missing.stderr
     unknown = refbench("verify", "nope")
     assert unknown.returncode == 2
-    assert "there is no dataset 'nope'" in unknown.stderr
+    assert "unknown dataset 'nope'" in unknown.stderr
     build("refcoco", test_data / "whole-splits" / "refer")
     done = refbench("verify", "refcoco", "--json")
     assert done.returncode == 0

@@ -347,7 +347,7 @@ def test_what_is_no_adapter(embedded: Path, tmp_path: Path) -> None:
             run(adapter, "scenes/val")
     with pytest.raises(AdapterError, match="has no option 'nope'; its options are: seconds"):
         run(f"{ADAPTERS}:Threshold", "scenes/val", options={"nope": "1"})
-    with pytest.raises(AdapterError, match="option seconds='x' is not float"):
+    with pytest.raises(AdapterError, match="-o seconds='x' must be of type float"):
         run(f"{ADAPTERS}:Threshold", "scenes/val", options={"seconds": "x"})
 
 

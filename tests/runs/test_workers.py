@@ -200,10 +200,10 @@ def test_adapters_that_cannot_start_in_workers(embedded: Path, cluster: None, tm
         with pytest.raises(AdapterError, match="workers crash while they load the adapter"):
             run(f"{ADAPTERS}:Stillborn", "scenes/val", engine=engine, workers=2, out=tmp_path / "c")
         options = {"how": "raise"}
-        with pytest.raises(AdapterError, match=r"failed on each of the first \d+ samples: ValueError: no thanks"):
+        with pytest.raises(AdapterError, match=r"failed on all of the first \d+ samples: ValueError: no thanks"):
             run(f"{ADAPTERS}:Misbehaving", "scenes/val", options=options, engine=engine, workers=2, out=tmp_path / "d")
     assert not RunFolder(tmp_path / "d").written
-    with pytest.raises(RunError, match="there is no engine 'slurm'; known: local, ray"):
+    with pytest.raises(RunError, match="unknown engine 'slurm'; choose from local, ray"):
         run("nothing", "scenes/val", engine="slurm")
 
 

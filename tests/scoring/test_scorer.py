@@ -329,7 +329,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
     for folder, content, message in (
         ("grey", picture, "apply a threshold before saving"),
         ("rgb", np.zeros((*size, 3), np.uint8), "one channel"),
-        ("small", np.zeros((4, 4), np.uint8), "the mask is 4 x 4"),
+        ("small", np.zeros((4, 4), np.uint8), "the mask has 4 x 4"),
     ):
         (tmp_path / folder).mkdir()
         Image.fromarray(content).save(tmp_path / folder / f"{name}.png")

@@ -11,6 +11,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "propose": ("refbench.cli.curate.propose:propose", "Let refiners propose a new mask for every mask of the split."),
     "decide": ("refbench.cli.curate.decide:decide", "Decide with the recipe what to keep, change, drop or review."),
     "review": ("refbench.cli.curate.review:review", "Open a local page on which people review doubtful items."),
+    "reviewers": (
+        "refbench.cli.curate.reviewers:reviewers",
+        "Show how long reviewers take for an item, and how far they agree.",
+    ),
     "apply": ("refbench.cli.curate.apply:apply", "Make the cleaned version of a dataset from its source and a ledger."),
     "diff": ("refbench.cli.curate.diff:diff", "Compare two versions of a split, mask by mask, and how they rank runs."),
     "why": ("refbench.cli.curate.why:why", "Show the history of one mask or expression."),

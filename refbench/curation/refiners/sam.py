@@ -11,7 +11,9 @@ from scipy import ndimage
 
 from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnything
 from refbench.curation.refiners.base import Box, Refined, Target
+from refbench.curation.refiners.clicks import Click
 from refbench.curation.surroundings import BoolArray
+from refbench.masks.mask import Mask
 
 # Each side of the box moves outwards by noise: its standard deviation is a share of the side, at most so many pixels.
 NOISE_SHARE, MOST_NOISE_PX = 0.1, 10.0
@@ -71,6 +73,20 @@ class _Prompted:
         if self._last is None or self._last[0] is not image:
             self._last = image, self.network.embed(image)
         return [self._vote(self._last[1], target, variant) for variant in range(variants)]
+
+    def segment_clicks(self, image: NDArray[np.uint8], mask: BoolArray, clicks: Sequence[Click]) -> BoolArray:
+        """The object that the clicks of a person describe, bool (H, W), given the mask so far, which may be empty."""
+        if self._last is None or self._last[0] is not image:
+            self._last = image, self.network.embed(image)
+        known = mask.copy()
+        for click in clicks:
+            known[click.y, click.x] |= click.inside
+        box = torch.tensor([Mask.from_array(known).box_xywh], dtype=torch.float32)
+        box[:, 2:] += box[:, :2]
+        points = torch.tensor([[(c.x, c.y) for c in clicks]], dtype=torch.float32)
+        labels = torch.tensor([[int(c.inside) for c in clicks]])
+        drawn: BoolArray = self.network.decode(self._last[1], Prompts(box, points, labels)).masks[0].cpu().numpy()
+        return drawn
 
     def _vote(self, image: Embedded, target: Target, variant: int) -> Refined:
         # The draws belong to the mask, so they do not depend on its neighbours or on the process.

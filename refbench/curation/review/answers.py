@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,13 @@ CREATE TABLE IF NOT EXISTS answers (
     origin TEXT NOT NULL DEFAULT '',
     note TEXT NOT NULL DEFAULT '',
     time TEXT NOT NULL,
-    undone TEXT NOT NULL DEFAULT ''
+    undone TEXT NOT NULL DEFAULT '',
+    seconds REAL
 );
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item_id, reviewer);
 """
+# Longer than this, the reviewer was probably not looking at the page.
+MOST_SECONDS = 600.0
 
 
 class AnswerError(RunError):
@@ -55,8 +58,8 @@ class Answer:
     """The answer of one person about one item.
 
     `key` is created by the page, so that an answer that is sent twice counts once. For the action "change", `mask` is
-    the new mask and `origin` states how it was made: by a refiner, "brush", "polygon", or another program ("cvat",
-    "label-studio").
+    the new mask and `origin` states how it was made: by a refiner, "brush", "polygon", "click", or another program
+    ("cvat", "label-studio"). `seconds` is how long the reviewer looked at the item, None if this is unknown.
     """
 
     key: str
@@ -68,6 +71,7 @@ class Answer:
     mask: Mask | None = None
     origin: str = ""
     note: str = ""
+    seconds: float | None = None
 
 
 class Reviews:
@@ -82,6 +86,11 @@ class Reviews:
         self._busy_seconds = busy_seconds
         with self._connected() as connection:
             connection.executescript(_SCHEMA)
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(answers)")]
+            if "seconds" not in columns:
+                # A file of a version before 0.1. Another process may add the column at the same moment.
+                with suppress(sqlite3.OperationalError):
+                    connection.execute("ALTER TABLE answers ADD COLUMN seconds REAL")
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -154,10 +163,19 @@ class Reviews:
             connection.execute("COMMIT")
         return None if row is None else _answer(row[1:], self.path)
 
-    def standing(self) -> dict[str, list[Answer]]:
-        """The last answer of each reviewer that was not taken back, by item, in the order of time."""
+    def standing(self, items: Sequence[str] | None = None) -> dict[str, list[Answer]]:
+        """The last answer of each reviewer that was not taken back, by item, in the order of time.
+
+        Args:
+            items: only the answers about these items; all if None.
+        """
+        wanted, values = "", tuple(items or ())
+        if items is not None:
+            wanted = f" AND item_id IN ({','.join('?' * len(values))})"
         with self._connected() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE undone = '' ORDER BY id").fetchall()
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM answers WHERE undone = ''{wanted} ORDER BY id", values
+            ).fetchall()
         latest: dict[tuple[str, str], Answer] = {}
         for row in rows:
             answer = _answer(row, self.path)
@@ -169,19 +187,43 @@ class Reviews:
             out.setdefault(answer.item_id, []).append(answer)
         return out
 
+    def changes(self, since: str = "") -> tuple[list[str], str]:
+        """The items whose answers have changed since a revision, and the present revision.
 
-_COLUMNS = "key, item, item_id, reviewer, action, height, width, counts, origin, note, time"
+        A revision is a text that an earlier call returned; "" is the beginning. An item may be listed although it has
+        not changed: answers that are taken back are told apart by the second.
+        """
+        last, _, undone = since.partition(" ")
+        with self._connected() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT item_id FROM answers WHERE id > ? OR (undone != '' AND undone >= ?)",
+                (int(last) if last.isdecimal() else 0, undone),
+            ).fetchall()
+            newest = connection.execute(
+                "SELECT COALESCE(MAX(id), 0), COALESCE(MAX(undone), '') FROM answers"
+            ).fetchone()
+        return [str(row[0]) for row in rows], f"{newest[0]} {newest[1]}"
+
+    def all_answers(self) -> list[Answer]:
+        """Every answer that was not taken back, earlier ones of the same reviewer included, in the order of time."""
+        with self._connected() as connection:
+            rows = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE undone = '' ORDER BY id").fetchall()
+        return [_answer(row, self.path) for row in rows]
+
+
+_COLUMNS = "key, item, item_id, reviewer, action, height, width, counts, origin, note, seconds, time"
 
 
 def _answer(row: Sequence[object], path: Path) -> Answer:
-    key, item, item_id, reviewer, action, height, width, counts, origin, note, time = row
+    key, item, item_id, reviewer, action, height, width, counts, origin, note, seconds, time = row
     try:
         mask = Mask(int(str(height)), int(str(width)), str(counts).encode("ascii")) if counts else None
     except (MaskError, ValueError) as error:
         raise RunError(f"{path}: the answer {key} about {item_id} contains an invalid mask ({error})") from None
     return Answer(
-        str(key), str(item), str(item_id), str(reviewer), str(action), str(time), mask, str(origin), str(note)
-    )
+        str(key), str(item), str(item_id), str(reviewer), str(action), str(time), mask, str(origin), str(note),
+        float(seconds) if isinstance(seconds, (int, float)) else None,
+    )  # fmt: skip
 
 
 def same_name(reviewer: str) -> str:
@@ -193,7 +235,8 @@ def _values(answer: Answer) -> tuple[object, ...]:
     mask = answer.mask
     size = (mask.height, mask.width, mask.counts.decode("ascii")) if mask else (None, None, "")
     head = (answer.key, answer.item, answer.item_id, answer.reviewer, answer.action)
-    return (*head, *size, answer.origin, answer.note, answer.time)
+    seconds = None if answer.seconds is None else round(answer.seconds, 3)
+    return (*head, *size, answer.origin, answer.note, seconds, answer.time)
 
 
 def check_answer(answer: Answer) -> None:
@@ -210,6 +253,8 @@ def check_answer(answer: Answer) -> None:
         raise AnswerError("an answer needs a key, and its note must have at most 2000 characters")
     if (answer.action == Action.CHANGE) != (answer.mask is not None):
         raise AnswerError("an answer with the action `change` needs a mask, and any other answer must have none")
+    if answer.seconds is not None and not 0 <= answer.seconds <= MOST_SECONDS:
+        raise AnswerError(f"seconds must be between 0 and {MOST_SECONDS:g}, got {answer.seconds}")
     if answer.mask is not None and answer.mask.area == 0:
         raise AnswerError("the new mask is empty; use the action `drop` instead")
 
@@ -222,11 +267,11 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     """
     if len(answers) < reviewers:
         return None
-    opinions = _opinions(answers)
-    best, votes = Counter(opinions).most_common(1)[0]
+    labels = opinions(answers)
+    best, votes = Counter(labels).most_common(1)[0]
     if votes < reviewers or 2 * votes <= len(answers):
         return None
-    agreed = [a for a, o in zip(answers, opinions, strict=True) if o == best]
+    agreed = [a for a, o in zip(answers, labels, strict=True) if o == best]
     first = next((a for a in agreed if a.mask is not None and best.endswith(a.mask.counts.decode("ascii"))), agreed[0])
     notes = "; ".join(a.note for a in agreed if a.note)
     told = first.origin if first.action == Action.CHANGE else first.action
@@ -237,7 +282,7 @@ def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     )  # fmt: skip
 
 
-def _opinions(answers: Sequence[Answer]) -> list[str]:
+def opinions(answers: Sequence[Answer]) -> list[str]:
     """A label for each answer; answers with the same opinion have the same label, in any order.
 
     Masks are grouped around the mask that matches most other masks; the remaining masks are grouped in the same way.
@@ -258,4 +303,4 @@ def _opinions(answers: Sequence[Answer]) -> list[str]:
 
 def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
     """The items on which the answers that were not taken back are different opinions."""
-    return [item_id for item_id, answers in standing.items() if len(set(_opinions(answers))) > 1]
+    return [item_id for item_id, answers in standing.items() if len(set(opinions(answers))) > 1]

@@ -28,7 +28,10 @@ from refbench.curation.folder import load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.proposals import read_proposals
+from refbench.curation.refiners.clicks import Click
 from refbench.curation.review.answers import REVIEW_FILE, Answer, AnswerError, Reviews
+from refbench.curation.review.click_tool import ClickTool
+from refbench.curation.review.pace import agreements, pace_of
 from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions, read_findings
 from refbench.errors import DatasetError, MaskError, RefbenchError
@@ -39,7 +42,14 @@ from refbench.storage.images import load_image
 from refbench.storage.provenance import now
 
 ASSETS = Path(__file__).parent
-KINDS = {"page.html": "text/html", "review.css": "text/css", "review.js": "text/javascript"}
+KINDS = {
+    "page.html": "text/html",
+    "review.css": "text/css",
+    **dict.fromkeys(("masks.js", "queue.js", "grid.js", "review.js"), "text/javascript"),
+}
+# Annotated objects that overlap a mask are drawn with it, the largest overlaps first.
+MOST_OTHERS = 6
+MOST_BATCH = 500
 MOST_BODY_BYTES = 4_000_000
 # Nothing from elsewhere, no inline code: text of a dataset is text, whatever it looks like.
 HEADERS = {
@@ -78,11 +88,28 @@ class ReviewData:
             self.targets |= {t.mask_id: t for t in image.masks}
             self.of_sample |= {s.sample_id: (image, by_sample.get(s.sample_id)) for s in image.samples}
         self.reviews = Reviews(folder / REVIEW_FILE)
+        self.clicks = ClickTool(curation.recipe)
 
     def queue(self) -> list[dict[str, Any]]:
         standing = self.reviews.standing()
         entries = queue_of(self.masks, self.expressions, standing, self.needed, everything=self.everything)
         return [asdict(e) for e in entries]
+
+    def changed(self, since: str) -> dict[str, Any]:
+        """The entries of the items whose answers have changed since a revision, and the present revision."""
+        items, revision = self.reviews.changes(since)
+        standing = self.reviews.standing(items)
+        masks = {i: self.masks[i] for i in items if i in self.masks}
+        expressions = {i: self.expressions[i] for i in items if i in self.expressions}
+        entries = queue_of(masks, expressions, standing, self.needed, everything=True)
+        return {"entries": [asdict(e) for e in entries], "revision": revision}
+
+    def pace(self) -> dict[str, Any]:
+        """How long each reviewer takes, and how far they agree."""
+        return {
+            "reviewers": [asdict(p) for p in pace_of(self.reviews.all_answers())],
+            "agreements": [asdict(a) for a in agreements(self.reviews.standing())],
+        }
 
     def item(self, item_id: str) -> dict[str, Any]:
         """Everything that the page shows about one item."""
@@ -99,7 +126,7 @@ class ReviewData:
             raise DatasetError(f"unknown item {item_id!r}")
         samples = target.samples if target is not None else ()
         ids = [item_id, *(s.sample_id for s in samples if item_id in self.targets)]
-        answers = self.reviews.standing().get(item_id, [])
+        answers = self.reviews.standing([item_id]).get(item_id, [])
         return {
             "item": EXPRESSION if expression or item_id in self.of_sample else MASK,
             "item_id": item_id,
@@ -114,6 +141,7 @@ class ReviewData:
             "findings": [text for i in ids for text in self.findings.get(i, ())],
             "source": _runs(target.mask) if target else None,
             "proposals": self._proposals(target) if target else [],
+            "others": _others(image, target) if target else [],
             "answers": [
                 {"reviewer": a.reviewer, "action": a.action, "origin": a.origin, "note": a.note} for a in answers
             ],
@@ -143,7 +171,32 @@ class ReviewData:
         return list(shown.values())
 
     def answer(self, content: Any) -> dict[str, Any]:
-        """Store an answer; returns what the page needs next."""
+        """Store one answer, or the list `answers` of a batch: all of them or none; returns what the page needs next."""
+        if not isinstance(content, dict):
+            raise DatasetError("an answer must be a JSON object")
+        batch, since = content.get("answers", [content]), content.get("since", "")
+        if not isinstance(batch, list) or not 0 < len(batch) <= MOST_BATCH or not isinstance(since, str):
+            raise DatasetError(f"answers must be a list of 1 to {MOST_BATCH} answers, and since a string")
+        added = self.reviews.add_all([self._read(one) for one in batch])
+        return {"saved": True, "again": not added, **self.changed(since)}
+
+    def click(self, content: Any) -> dict[str, Any]:
+        """The mask that clicks on an item describe, as run lengths."""
+        if not isinstance(content, dict) or content.get("item_id") not in self.targets:
+            raise DatasetError("clicks must be a JSON object with the item_id of a mask")
+        target = self.targets[content["item_id"]]
+        image = self.images[target.image_id]
+        counts = content.get("counts")
+        size = [image.height, image.width]
+        start = Mask.empty(*size) if counts is None else Mask.from_rle({"size": size, "counts": counts})
+        try:
+            clicks = [Click(int(x), int(y), bool(inside)) for x, y, inside in content["clicks"]]
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise DatasetError("clicks must be a list of [x, y, inside]") from None
+        drawn = self.clicks.draw(image, start, clicks)
+        return {"counts": _runs(drawn), "refiner": self.clicks.name}
+
+    def _read(self, content: Any) -> Answer:
         if not isinstance(content, dict):
             raise DatasetError("an answer must be a JSON object")
         texts = {k: content.get(k, "") for k in ("key", "item_id", "reviewer", "action", "origin", "note")}
@@ -157,13 +210,13 @@ class ReviewData:
         if texts["action"] == Action.CHANGE:
             size = self.targets[item_id].mask.size if item_id in self.targets else (0, 0)
             mask = Mask.from_rle({"size": list(size), "counts": content.get("counts")})
-        added = self.reviews.add(
-            Answer(
-                texts["key"], item, item_id, texts["reviewer"].strip(), texts["action"], now(), mask,
-                texts["origin"][:60], texts["note"],
-            )
+        seconds = content.get("seconds")
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
+            raise DatasetError("seconds must be a number")
+        return Answer(
+            texts["key"], item, item_id, texts["reviewer"].strip(), texts["action"], now(), mask,
+            texts["origin"][:60], texts["note"], None if seconds is None else float(seconds),
         )  # fmt: skip
-        return {"saved": True, "again": not added}
 
 
 @lru_cache(maxsize=8)
@@ -183,6 +236,20 @@ def _runs(mask: Mask) -> list[int]:
     them.
     """
     return run_lengths(mask.to_array().T.ravel())
+
+
+def _others(image: ImageItems, target: TargetMask) -> list[dict[str, Any]]:
+    """The annotated objects that overlap a mask, the largest overlap first."""
+    found = []
+    for other in image.others(target):
+        shared = target.mask.area + other.mask.area - target.mask.union(other.mask).area
+        if shared:
+            found.append((shared, other))
+    found.sort(key=lambda pair: (-pair[0], pair[1].ann_id))
+    return [
+        {"ann_id": other.ann_id, "category": other.category, "shared": shared, "mask": _runs(other.mask)}
+        for shared, other in found[:MOST_OTHERS]
+    ]
 
 
 class ReviewPage:
@@ -215,9 +282,16 @@ class ReviewPage:
                 "source": data.address,
                 "fingerprint": data.fingerprint,
                 "reviewers": data.needed,
+                "revision": data.reviews.changes()[1],
                 "items": data.queue(),
             }
         )
+
+    def changes(self, request: Request) -> Response:
+        return _told(lambda: self.data.changed(request.query_params.get("since", "")))
+
+    def pace(self, request: Request) -> Response:
+        return _told(self.data.pace)
 
     def item(self, request: Request) -> Response:
         return _told(lambda: self.data.item(request.query_params.get("id", "")))
@@ -231,13 +305,17 @@ class ReviewPage:
     async def answer(self, request: Request) -> Response:
         return await _posted(request, self.token, self.hosts, self.data.answer)
 
+    async def click(self, request: Request) -> Response:
+        return await _posted(request, self.token, self.hosts, self.data.click)
+
     async def undo(self, request: Request) -> Response:
         return await _posted(request, self.token, self.hosts, self._take_back)
 
     def _take_back(self, content: Any) -> dict[str, Any]:
         reviewer = str(content.get("reviewer", "")) if isinstance(content, dict) else ""
+        since = content.get("since", "") if isinstance(content, dict) else ""
         undone = self.data.reviews.undo(reviewer.strip(), now())
-        return {"item_id": undone.item_id if undone else ""}
+        return {"item_id": undone.item_id if undone else "", **self.data.changed(str(since))}
 
 
 def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
@@ -248,9 +326,12 @@ def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: 
             Route("/{token}/", page.guard(page.asset)),
             Route("/{token}/assets/{name}", page.guard(page.asset)),
             Route("/{token}/api/queue", page.guard(page.queue)),
+            Route("/{token}/api/changes", page.guard(page.changes)),
+            Route("/{token}/api/pace", page.guard(page.pace)),
             Route("/{token}/api/item", page.guard(page.item)),
             Route("/{token}/api/picture", page.guard(page.image)),
             Route("/{token}/api/answer", page.answer, methods=["POST"]),
+            Route("/{token}/api/click", page.click, methods=["POST"]),
             Route("/{token}/api/undo", page.undo, methods=["POST"]),
         ]
     )

@@ -1,95 +1,26 @@
 "use strict";
-// One item at a time: the picture, the source mask (green), the chosen answer (pink). Text of the dataset is only ever
-// set as textContent. An answer stays in localStorage until the server has said that it is on the disk.
+// One item at a time: the picture, the source mask (green), the chosen answer (pink), and other objects that overlap
+// it (blue). Text of the dataset is only ever set as textContent.
 
-const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), pen = canvas.getContext("2d");
 const NAME = "refbench-reviewer";
-const SOURCE_RGB = [0, 190, 90], CHOICE_RGB = [255, 40, 120];
-// Where answers wait until they are on the disk: of this build of this source only.
-let unsentKey = "refbench-unsent";
-let items = [], at = -1, item = null, picture = null, choice = 0, choices = [], tool = "", erase = false, brush = 6;
-let draft = null, corners = [], past = [], view = null, showMap = false, hidden = false, zoomed = true;
+const SOURCE_RGB = [0, 190, 90], CHOICE_RGB = [255, 40, 120], OTHER_RGB = [60, 140, 255];
+const MOST_SECONDS = 600, MOST_ZOOM = 64, MANY_PACE = 50;
+let item = null, choice = 0, choices = [], tool = "", erase = false, brush = 6;
+let draft = null, corners = [], clicks = [], past = [], view = null, showMap = false, hidden = false, zoomed = true, others = true;
+// When the item came into view, and for how long the page was hidden since.
+let shownAt = 0, hiddenAt = 0, away = 0;
 
 const KEYS = [
   ["1 … 9", "choose a proposal (1 is the source)"], ["Enter or a", "accept what is chosen"],
   ["s", "keep the source"], ["d", "drop the item"], ["e", "brush: drag to paint, x erases, [ ] size"],
-  ["p", "polygon: click corners, Enter closes"], ["Ctrl+z", "take back a stroke"], ["Esc", "leave the drawing"],
+  ["p", "polygon: click corners, Enter closes"], ["c", "click to segment; with Shift: not this part"],
+  ["Ctrl+z", "take back a stroke or a click"], ["Esc", "leave the drawing"],
+  ["wheel, drag", "zoom, and move the picture"], ["o", "other objects that overlap"], ["g", "many items at once"],
   ["f, then 1 … 9", "flag the language of an expression"], ["u", "undo my last answer"],
   ["n or →, b or ←", "next, previous"], ["m", "agreement map"], ["z", "whole picture or the object"],
   ["h", "hide the masks"], ["?", "this list"],
 ];
-
-async function call(path, content) {
-  const options = content === undefined ? {} :
-    { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) };
-  const response = await fetch("api/" + path, options);
-  const told = await response.json();
-  // Only of these it is certain that sending again will not help.
-  const refused = response.status === 400 || response.status === 413;
-  if (!response.ok) throw Object.assign(new Error(told.error || response.statusText), { refused });
-  return told;
-}
-
-function say(text, bad = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
-}
-
-// Runs down the columns, background first, to pixels along the rows and back.
-function decode(runs, height, width) {
-  const out = new Uint8Array(height * width);
-  let place = 0, value = 0;
-  for (const run of runs) {
-    if (value) for (let k = place; k < place + run; k++) out[(k % height) * width + Math.floor(k / height)] = 1;
-    place += run;
-    value = 1 - value;
-  }
-  return out;
-}
-
-function encode(pixels, height, width) {
-  const runs = [];
-  let value = 0, run = 0;
-  for (let x = 0; x < width; x++) for (let y = 0; y < height; y++) {
-    if (pixels[y * width + x] === value) run++;
-    else { runs.push(run); run = 1; value = 1 - value; }
-  }
-  runs.push(run);
-  return runs;
-}
-
-function layer(pixels, rgb, fill) {
-  const { height, width } = item;
-  const image = new ImageData(width, height);
-  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
-    const k = y * width + x;
-    if (!pixels[k]) continue;
-    const rim = x === 0 || y === 0 || x === width - 1 || y === height - 1 ||
-      !pixels[k - 1] || !pixels[k + 1] || !pixels[k - width] || !pixels[k + width];
-    image.data.set([...rgb, rim ? 255 : fill], 4 * k);
-  }
-  return bitmap(image);
-}
-
-function bitmap(image) {
-  const sheet = new OffscreenCanvas(image.width, image.height);
-  sheet.getContext("2d").putImageData(image, 0, 0);
-  return sheet;
-}
-
-// Where proposals are of one mind it is dark or bright, where they are not it is yellow.
-function agreementMap() {
-  const all = item.proposals.flatMap((p) => p.votes).map((v) => decode(v, item.height, item.width));
-  const image = new ImageData(item.width, item.height);
-  for (let k = 0; k < item.height * item.width; k++) {
-    let votes = 0;
-    for (const one of all) votes += one[k];
-    const share = all.length ? votes / all.length : 0, torn = 1 - Math.abs(2 * share - 1);
-    if (share > 0) image.data.set([255 * Math.max(share, torn), 230 * Math.max(torn, 0.15), 40, 60 + 150 * Math.max(torn, share * 0.4)], 4 * k);
-  }
-  return bitmap(image);
-}
 
 function fit() {
   const ratio = window.devicePixelRatio || 1;
@@ -97,21 +28,15 @@ function fit() {
   canvas.width = Math.max(1, Math.round(box.width * ratio));
   canvas.height = Math.max(1, Math.round(box.height * ratio));
   if (!item) return;
-  let left = 0, top = 0, right = item.width, bottom = item.height;
-  const base = item.sourcePixels;
-  if (zoomed && base) {
-    let x0 = right, y0 = bottom, x1 = 0, y1 = 0;
-    for (let y = 0; y < item.height; y++) for (let x = 0; x < item.width; x++) if (base[y * item.width + x]) {
-      x0 = Math.min(x0, x); x1 = Math.max(x1, x); y0 = Math.min(y0, y); y1 = Math.max(y1, y);
-    }
-    if (x1 >= x0) {
-      const space = 12 + 0.3 * Math.max(x1 - x0, y1 - y0);
-      left = Math.max(0, x0 - space); top = Math.max(0, y0 - space);
-      right = Math.min(item.width, x1 + space); bottom = Math.min(item.height, y1 + space);
-    }
-  }
-  const scale = Math.min(canvas.width / (right - left), canvas.height / (bottom - top));
-  view = { scale, x: (canvas.width - scale * (left + right)) / 2, y: (canvas.height - scale * (top + bottom)) / 2 };
+  const part = around(zoomed ? item.sourcePixels : null, item.height, item.width);
+  const scale = Math.min(canvas.width / (part.right - part.left), canvas.height / (part.bottom - part.top));
+  view = { scale, x: (canvas.width - scale * (part.left + part.right)) / 2, y: (canvas.height - scale * (part.top + part.bottom)) / 2 };
+}
+
+// Layers of masks that do not change are made once.
+function layerOf(holder, name, pixels, rgb, fill) {
+  if (holder[name] === undefined) holder[name] = pixels ? layer(pixels, item.height, item.width, rgb, fill) : null;
+  return holder[name];
 }
 
 function paint() {
@@ -120,14 +45,20 @@ function paint() {
   if (!item || !view) return;
   pen.imageSmoothingEnabled = view.scale < 1.5;
   pen.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
-  if (picture) pen.drawImage(picture, 0, 0);
+  if (item.ready) pen.drawImage(item.picture, 0, 0);
   pen.imageSmoothingEnabled = false;
   if (!hidden) {
-    if (showMap && item.map) pen.drawImage(item.map, 0, 0);
-    else {
-      const shown = draft || (choices[choice] && choices[choice].pixels);
-      if (shown) pen.drawImage(layer(shown, CHOICE_RGB, 70), 0, 0);
-      if (item.sourcePixels) pen.drawImage(layer(item.sourcePixels, SOURCE_RGB, 0), 0, 0);
+    if (showMap && item.proposals.length) {
+      item.map = item.map || agreementMap(item.proposals, item.height, item.width);
+      pen.drawImage(item.map, 0, 0);
+    } else {
+      if (others) for (const other of item.others) {
+        other.pixels = other.pixels || decode(other.mask, item.height, item.width);
+        drawLayer(pen, layerOf(other, "layer", other.pixels, OTHER_RGB, 30));
+      }
+      if (draft) drawLayer(pen, layer(draft, item.height, item.width, CHOICE_RGB, 70));
+      else if (choices[choice]) drawLayer(pen, layerOf(choices[choice], "layer", choices[choice].pixels, CHOICE_RGB, 70));
+      drawLayer(pen, layerOf(item, "sourceLayer", item.sourcePixels, SOURCE_RGB, 0));
     }
   }
   if (corners.length) {
@@ -135,8 +66,15 @@ function paint() {
     corners.forEach(([x, y], k) => (k ? pen.lineTo(x, y) : pen.moveTo(x, y)));
     pen.stroke();
   }
+  for (const [x, y, inside] of clicks) {
+    pen.beginPath(); pen.arc(x + 0.5, y + 0.5, 5 / view.scale, 0, 7);
+    pen.fillStyle = inside ? "#00be5a" : "#e03131"; pen.strokeStyle = "white"; pen.lineWidth = 1.5 / view.scale;
+    pen.fill(); pen.stroke();
+  }
+  const overlap = others && item.others.length ? `overlaps ${item.others.map((o) => o.category || o.ann_id).join(", ")} (blue)` : "";
   $("mode").textContent = tool === "brush" ? `${erase ? "erasing" : "painting"}, ${brush} px` :
-    tool === "polygon" ? `polygon, ${corners.length} corners` : showMap ? "agreement map" : zoomed ? "" : "whole picture";
+    tool === "polygon" ? `polygon, ${corners.length} corners` : tool === "click" ? "click the object; Shift: not this part" :
+    showMap ? "agreement map" : overlap || (zoomed ? "" : "whole picture");
 }
 
 function list(id, texts, make) {
@@ -165,114 +103,65 @@ const flaggedHere = new Set();
 
 function choose(k) {
   if (k < 0 || k >= choices.length) return;
-  choice = k; draft = null; tool = ""; corners = [];
+  choice = k; leaveDrawing();
   showSide(); paint();
 }
 
-async function open(k, reload = true) {
+function leaveDrawing() {
+  draft = null; tool = ""; corners = []; clicks = []; past = [];
+}
+
+async function open(k) {
   if (k < 0 || k >= items.length) return;
   at = k;
   const wanted = items[k].item_id;
-  const found = await call("item?id=" + encodeURIComponent(wanted));
+  const found = await prepare(wanted);
   if (items[at].item_id !== wanted) return;
-  item = found; draft = null; tool = ""; corners = []; past = []; choice = 0; showMap = false; hidden = false;
-  item.sourcePixels = item.source ? decode(item.source, item.height, item.width) : null;
-  choices = item.item === "expression" ? [] :
-    [{ text: "source", origin: "source", pixels: item.sourcePixels },
-     ...item.proposals.map((p) => ({ text: `${p.refiner} (agrees ${p.agreement.toFixed(2)}, sure ${p.confidence.toFixed(2)})`,
-       origin: p.refiner, runs: p.mask, pixels: decode(p.mask, item.height, item.width) })),
-     ...item.drawn.map((runs, j) => ({ text: `drawn by a reviewer (${j + 1})`, origin: "brush", runs, pixels: decode(runs, item.height, item.width) }))];
+  item = found; leaveDrawing(); choice = 0; showMap = false; hidden = false;
+  choices = item.choices;
   if (choices.length > 1) choice = 1;
-  item.map = item.proposals.length ? agreementMap() : null;
-  picture = null;
-  const image = new Image();
-  image.onload = () => { if (item && item.item_id === wanted) { picture = image; paint(); } };
-  image.src = "api/picture?id=" + encodeURIComponent(item.image_id);
+  found.loaded.then((ready) => { found.ready = ready; if (item === found) paint(); });
+  shownAt = performance.now(); away = 0;
   fit(); showSide(); paint(); markQueue();
   canvas.focus();
+  prefetch();
 }
 
-function markQueue() {
-  for (const [k, row] of [...$("queue").children].entries()) row.classList.toggle("here", k === at);
-  const row = $("queue").children[at];
-  if (row) row.scrollIntoView({ block: "nearest" });
-  const done = items.filter((i) => i.state === "settled").length;
-  const torn = items.filter((i) => i.state === "disagreed").length;
-  $("progress").textContent = `${done} of ${items.length} settled${torn ? `, ${torn} disagreed` : ""}`;
+function secondsHere() {
+  return Math.min(MOST_SECONDS, Math.max(0, performance.now() - shownAt - away) / 1000);
 }
 
-async function loadQueue() {
-  const told = await call("queue");
-  $("source").textContent = told.source;
-  unsentKey = `refbench-unsent ${told.source} ${told.fingerprint}`;
-  items = told.items;
-  const me = $("reviewer").value.trim();
-  $("queue").replaceChildren(...items.map((i, k) => {
-    const row = document.createElement("button"), name = document.createElement("span"), state = document.createElement("span");
-    row.type = "button"; row.tabIndex = -1; row.className = i.state;
-    name.textContent = i.item_id.split("/").slice(2).join("/"); name.title = i.reason;
-    state.textContent = i.state === "settled" ? "✓" : i.state === "disagreed" ? "≠" : i.reviewers.includes(me) ? "…" : i.doubt.toFixed(2);
-    if (i.reviewers.includes(me)) row.classList.add("mine");
-    row.append(name, state);
-    row.addEventListener("click", () => inLine(() => open(k)));
-    return row;
-  }));
-}
-
-// The next item that I have not answered and that is not settled, after this one, else from the start.
-function nextOpen() {
-  const me = $("reviewer").value.trim();
-  const order = [...items.keys()].map((k) => (at + 1 + k) % items.length);
-  return order.find((k) => items[k].state !== "settled" && !items[k].reviewers.includes(me));
-}
-
-function unsent(change) {
-  const waiting = change(JSON.parse(localStorage.getItem(unsentKey) || "[]"));
-  localStorage.setItem(unsentKey, JSON.stringify(waiting));
-  return waiting;
-}
-
-// Other tabs of this page keep their answers in the same place: one of them at a time.
-async function send(content) {
-  await navigator.locks.request(unsentKey, () => unsent((waiting) => [...waiting, content]));
-  await flush();
-}
-
-function flush() {
-  return navigator.locks.request(unsentKey, async () => {
-    for (;;) {
-      const [first] = unsent((waiting) => waiting);
-      if (!first) return;
-      try { await call("answer", first); } catch (error) {
-        if (!error.refused) throw new Error(`not saved yet, it will be sent again: ${error.message}`);
-        unsent((waiting) => waiting.filter((one) => one.key !== first.key));
-        throw new Error(`not taken: ${error.message}`);
-      }
-      unsent((waiting) => waiting.filter((one) => one.key !== first.key));
-    }
-  });
-}
-
-function newKey() {
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
+function noteSeconds(seconds) {
+  mySeconds.push(seconds);
+  if (mySeconds.length > MANY_PACE) mySeconds.shift();
 }
 
 async function answer(action, extra = {}) {
-  const reviewer = $("reviewer").value.trim();
+  const reviewer = me();
   if (!reviewer) { say("first write your name", true); $("reviewer").focus(); return; }
   if (!item) return;
   try {
-    const about = extra.item_id || item.item_id;
-    await send({ key: newKey(), item_id: item.item_id, reviewer, action, ...extra });
-    await loadQueue();
-    at = items.findIndex((i) => i.item_id === item.item_id);
-    const next = extra.item_id && extra.item_id !== item.item_id ? undefined : nextOpen();
+    const about = extra.item_id || item.item_id, seconds = secondsHere();
+    await send([{ key: newKey(), item_id: item.item_id, reviewer, action, seconds, ...extra }]);
+    const other = about !== item.item_id;
+    if (!other) noteSeconds(seconds);
+    const next = other ? undefined : nextOpen();
     if (next !== undefined) await open(next);
-    else { markQueue(); showSide(); }
+    else { await refresh(); markQueue(); }
     const over = items.some((i) => i.state !== "settled") ? "" : "; everything is settled";
     // Last, so that who reads it sees the next item.
-    say(`saved: ${action} ${about.split("/").slice(2).join("/")}${over}`);
+    say(`saved: ${action} ${short(about)}${over}`);
   } catch (error) { say(error.message, true); }
+}
+
+// The same item again, with the answers that it has now.
+async function refresh() {
+  const id = item.item_id;
+  const found = await prepare(id);
+  if (item.item_id !== id) return;
+  found.loaded.then((ready) => { found.ready = ready; if (item === found) paint(); });
+  item = found; choices = item.choices; choice = Math.min(choice, Math.max(0, choices.length - 1));
+  showSide(); paint();
 }
 
 function accept() {
@@ -283,7 +172,7 @@ function accept() {
 }
 
 async function undo() {
-  const reviewer = $("reviewer").value.trim();
+  const reviewer = me();
   if (!reviewer) return;
   try {
     // What was not sent yet is taken back first.
@@ -293,19 +182,13 @@ async function undo() {
       say(`taken back before it was sent: ${mine.item_id}`);
       return;
     }
-    const told = await call("undo", { reviewer });
-    await loadQueue();
+    const told = await call("undo", { reviewer, since: revision });
+    update(told);
     flaggedHere.delete(told.item_id);
-    const k = items.findIndex((i) => i.item_id === told.item_id);
-    if (k >= 0) await open(k); else { at = items.findIndex((i) => item && i.item_id === item.item_id); markQueue(); showSide(); }
+    const k = places.get(told.item_id);
+    if (k !== undefined) await open(k); else { markQueue(); showSide(); }
     say(told.item_id ? `taken back: ${told.item_id}` : "there is nothing to take back");
   } catch (error) { say(error.message, true); }
-}
-
-// One after the other: a key that is pressed while an answer is on its way means the item that comes then.
-let line = Promise.resolve();
-function inLine(work) {
-  line = line.then(work).catch((error) => say(error.message, true));
 }
 
 let flagging = false;
@@ -329,8 +212,23 @@ function startDrawing(kind) {
     draft = base ? base.slice() : new Uint8Array(item.height * item.width);
     past = [];
   }
-  tool = kind; draft.origin = kind; corners = []; showMap = false;
+  tool = kind; draft.origin = kind; corners = []; clicks = []; showMap = false;
+  if (kind === "click") draft.start = encode(draft, item.height, item.width);
   showSide(); paint();
+}
+
+// The server draws from all clicks at once; an answer to earlier clicks that comes late is not shown.
+let clickTurn = 0;
+async function segment() {
+  const turn = ++clickTurn, one = item, before = draft;
+  if (!clicks.length) { redraw(decode(before.start, one.height, one.width), before); return; }
+  const told = await call("click", { item_id: one.item_id, counts: before.start, clicks });
+  if (turn === clickTurn && item === one && draft && tool === "click") redraw(decode(told.counts, one.height, one.width), before);
+}
+
+function redraw(pixels, before) {
+  draft = Object.assign(pixels, { origin: "click", start: before.start });
+  paint();
 }
 
 function dab([x, y]) {
@@ -354,21 +252,48 @@ function closePolygon() {
   corners = []; paint();
 }
 
-let last = null;
+let last = null, grabbed = null;
 canvas.addEventListener("pointerdown", (event) => {
   canvas.focus();
-  if (!tool) return;
+  if (!item || !view) return;
   const here = place(event);
+  if (!tool || event.button === 1) { grabbed = [event.clientX, event.clientY]; canvas.setPointerCapture(event.pointerId); return; }
   if (tool === "polygon") { corners.push(here); paint(); return; }
+  if (tool === "click") {
+    const [x, y] = here.map(Math.floor);
+    if (x < 0 || y < 0 || x >= item.width || y >= item.height) return;
+    clicks.push([x, y, !event.shiftKey]); paint();
+    segment().catch((error) => say(error.message, true));
+    return;
+  }
   remember(); last = here; dab(here); paint(); canvas.setPointerCapture(event.pointerId);
 });
 canvas.addEventListener("pointermove", (event) => {
+  if (grabbed) {
+    const ratio = canvas.width / canvas.getBoundingClientRect().width;
+    view.x += (event.clientX - grabbed[0]) * ratio; view.y += (event.clientY - grabbed[1]) * ratio;
+    grabbed = [event.clientX, event.clientY]; paint();
+    return;
+  }
   if (!last) return;
   const here = place(event), steps = Math.ceil(Math.hypot(here[0] - last[0], here[1] - last[1]));
   for (let k = 1; k <= steps; k++) dab([last[0] + (here[0] - last[0]) * k / steps, last[1] + (here[1] - last[1]) * k / steps]);
   last = here; paint();
 });
-canvas.addEventListener("pointerup", () => { last = null; });
+canvas.addEventListener("pointerup", () => { last = null; grabbed = null; });
+canvas.addEventListener("wheel", (event) => {
+  if (!item || !view) return;
+  event.preventDefault();
+  const [x, y] = place(event);
+  const scale = Math.min(MOST_ZOOM, Math.max(0.05, view.scale * Math.exp(-event.deltaY * (event.deltaMode ? 0.03 : 0.0015))));
+  // The pixel under the pointer stays there.
+  view = { scale, x: view.x + x * (view.scale - scale), y: view.y + y * (view.scale - scale) };
+  paint();
+}, { passive: false });
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) hiddenAt = performance.now();
+  else if (hiddenAt) { away += performance.now() - Math.max(hiddenAt, shownAt); hiddenAt = 0; }
+});
 
 document.addEventListener("keydown", (event) => {
   if (event.target === $("reviewer")) {
@@ -378,11 +303,17 @@ document.addEventListener("keydown", (event) => {
   if ($("help").open || event.altKey || event.metaKey) return;
   const key = event.key;
   // A button that has the focus answers to these itself.
-  if ((key === "Enter" || key === " ") && event.target.closest("button, summary, a")) return;
+  if ((key === "Enter" || key === " ") && event.target.closest("button:not(.tile), summary, a")) return;
   // A key that is held is one answer.
   if (event.repeat && !["n", "b", "ArrowRight", "ArrowLeft", "[", "]"].includes(key)) { event.preventDefault(); return; }
   if (event.ctrlKey) {
-    if (key === "z" && draft && past.length) { event.preventDefault(); const origin = draft.origin; draft = past.pop(); draft.origin = origin; paint(); }
+    if (key === "z" && tool === "click" && clicks.length) { event.preventDefault(); clicks.pop(); segment().catch((error) => say(error.message, true)); }
+    else if (key === "z" && draft && past.length) { event.preventDefault(); const origin = draft.origin; draft = past.pop(); draft.origin = origin; paint(); }
+    return;
+  }
+  if (gridShown()) {
+    if (GRID_KEYS[key]) { event.preventDefault(); inLine(GRID_KEYS[key]); }
+    else if (/^[1-9]$/.test(key) && grid.tiles[key - 1]) turn(grid.tiles[key - 1]);
     return;
   }
   if (!item && key !== "?") return;
@@ -391,11 +322,12 @@ document.addEventListener("keydown", (event) => {
     Enter: () => (tool === "polygon" && corners.length ? closePolygon() : accept()), a: accept,
     s: () => answer("keep"), d: () => answer("drop"), u: undo, n: () => open(at + 1), ArrowRight: () => open(at + 1),
     b: () => open(at - 1), ArrowLeft: () => open(at - 1), e: () => startDrawing("brush"), p: () => startDrawing("polygon"),
+    c: () => startDrawing("click"), g: () => openGrid(), o: () => { others = !others; paint(); },
     x: () => { erase = !erase; paint(); }, "[": () => { brush = Math.max(1, brush - 2); paint(); },
     "]": () => { brush = Math.min(80, brush + 2); paint(); }, m: () => { showMap = !showMap; paint(); },
     z: () => { zoomed = !zoomed; fit(); paint(); }, h: () => { hidden = !hidden; paint(); },
     f: () => { flagging = true; say("flag which expression? 1 … 9"); }, "?": () => $("help").showModal(),
-    Escape: () => { if (flagging) { flagging = false; say(""); } else { draft = null; tool = ""; corners = []; showSide(); paint(); } },
+    Escape: () => { if (flagging) { flagging = false; say(""); } else { leaveDrawing(); showSide(); paint(); } },
   }[key];
   if (digit) { event.preventDefault(); inLine(() => (flagging ? flag(digit - 1) : choose(digit - 1))); }
   else if (step) { event.preventDefault(); inLine(step); }
@@ -408,23 +340,27 @@ $("keys").replaceChildren(...KEYS.map(([keys, what]) => {
   return row;
 }));
 $("buttons").replaceChildren(...[["accept", accept], ["keep source", () => answer("keep")], ["drop", () => answer("drop")],
-  ["brush", () => startDrawing("brush")], ["polygon", () => startDrawing("polygon")], ["undo", undo]].map(([text, work]) => {
+  ["brush", () => startDrawing("brush")], ["polygon", () => startDrawing("polygon")], ["click", () => startDrawing("click")], ["grid", () => openGrid()], ["undo", undo]].map(([text, work]) => {
   const button = document.createElement("button");
   button.type = "button"; button.textContent = text; button.addEventListener("click", () => inLine(work));
   return button;
 }));
+for (const [id, work] of [["grid-all", GRID_KEYS.y], ["grid-save", saveGrid], ["grid-next", GRID_KEYS.n], ["grid-back", closeGrid]])
+  $(id).addEventListener("click", () => inLine(work));
+$("items-button").addEventListener("click", () => document.body.classList.toggle("items-shown"));
 $("help-button").addEventListener("click", () => $("help").showModal());
 $("reviewer").value = localStorage.getItem(NAME) || "";
 $("reviewer").addEventListener("change", () => { 
   // Another person has other items before them.
   localStorage.setItem(NAME, $("reviewer").value.trim());
-  inLine(async () => { await loadQueue(); at = -1; const next = nextOpen(); if (next !== undefined) await open(next); else markQueue(); });
+  mySeconds.length = 0;
+  inLine(async () => { await loadQueue(); at = -1; lastHere = null; const next = nextOpen(); if (next !== undefined) await open(next); else markQueue(); });
 });
 window.addEventListener("resize", () => { fit(); paint(); });
 
 (async () => {
   await loadQueue();
-  try { await flush(); await loadQueue(); } catch (error) { say(error.message, true); }
+  try { await flush(); } catch (error) { say(error.message, true); }
   if (!items.length) { say("nothing waits for review"); return; }
   const next = nextOpen();
   await open(next === undefined ? 0 : next);

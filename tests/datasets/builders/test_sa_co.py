@@ -192,7 +192,7 @@ def test_no_answer_is_not_the_answer_that_nothing_is_there(refbench: Cli, tmp_pa
     refused = score_run(refbench, failing, truth)
     assert refused.returncode == 3
     assert "failed: 1, the first is sa-co-gold/crowded-a/11/0. " in refused.stderr
-    assert "sa-co would count these samples as answers that there is no target" in refused.stderr
+    assert "sa-co would count these samples as predictions of no target" in refused.stderr
     # AP never counts a pair without instances: there it is told.
     told = score_run(refbench, failing, truth, protocol="coco-ap")
     assert told.returncode == 0
