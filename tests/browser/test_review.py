@@ -352,6 +352,7 @@ def test_clicks_zoom_and_a_narrow_window(curation: Path) -> None:
         page.keyboard.press("z")
         page.keyboard.press("z")
         page.keyboard.press("c")
+        wait_until(lambda: page.evaluate("() => tool") == "click")
         with page.expect_response(lambda r: "/api/click" in r.url):
             page.mouse.click(x, y)
         wait_until(lambda: page.evaluate("() => clicks.length") == 1)
