@@ -1,4 +1,4 @@
-"""Calibrates the score of the trusted refiner on coarse masks whose true masks are known, source by source.
+"""Calibrates a recipe with a trusted refiner on coarse masks whose true masks are known, source by source.
 
 A known source is a built split of coarse masks, and a JSON file with the true masks: annotation id -> `{"size": [h, w],
 "counts": "...", "wrong": bool}`. `counts` is compressed COCO run-length code. `wrong` is true if the coarse mask is on
@@ -503,10 +503,11 @@ def calibrate_trusted(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Accepted]:
-    """Calibrate the score of the trusted refiner on known sources; returns what the whole recipe accepts.
+    """Calibrate a recipe with a trusted refiner on known sources; returns what the whole recipe accepts.
 
-    Writes the section [trusted] of the recipe, and `known.md` next to it. Proposals are written below `work`. Existing
-    ones are used again, so thresholds can be changed without new proposals.
+    Writes the sections [trusted] and, with enough masks, [calibration] of the recipe, and `known.md` next to it.
+    Proposals are written below `work`. Existing ones are used again, so thresholds can be changed without new
+    proposals.
 
     Args:
         sources: addresses of built splits, each once, with the JSON file of their true masks.

@@ -26,7 +26,8 @@ from refbench.storage.files import home
     "--known",
     multiple=True,
     metavar="DATASET/SPLIT=TRUTH.json",
-    help="A split of coarse masks and a file with their true masks, to calibrate the trusted refiner; repeatable.",
+    help="Calibrate a recipe with a trusted refiner on a split of coarse masks and a file of their true masks; "
+    "repeatable.",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="With --known: the device that the trusted refiner runs on."
@@ -38,10 +39,11 @@ def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device
     Without --known, calibrates the witnesses on rendered scenes. Writes the section [calibration] of the recipe, and
     the page measured.md next to it. Build the datasets `scenes` and `scenes-hurried` first.
 
-    With --known, calibrates the trusted refiner on your own masks. Writes the section [trusted] of the recipe, and the
-    page known.md. Each source is measured twice: with a calibration from the other sources, and with calibrations from
-    the other images of the same source. TRUTH.json maps annotation ids to the true masks: {"size": [height, width],
-    "counts": compressed COCO run-length code, "wrong": true if the coarse mask is on another object}.
+    With --known, calibrates a recipe with a trusted refiner on your own masks. Writes the sections [trusted] and, with
+    enough masks, [calibration] of the recipe, and the page known.md. Each source is measured twice: with calibrations
+    from the other sources only, and with calibrations that also use its other images. TRUTH.json maps annotation ids to
+    the true masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": true if the coarse
+    mask is on another object}.
 
     \b
     Example:

@@ -150,28 +150,32 @@ function unsent(change) {
 }
 
 // Other tabs of this page keep their answers in the same place: one of them at a time.
-async function send(answers) {
-  await navigator.locks.request(unsentKey, () => unsent((waiting) => [...waiting, ...answers]));
-  await flush();
+function send(answers) {
+  return navigator.locks.request(unsentKey, () => {
+    unsent((waiting) => [...waiting, ...answers]);
+    return drain();
+  });
 }
 
 function flush() {
-  return navigator.locks.request(unsentKey, async () => {
-    let most = BATCH, refusal = null;
-    for (;;) {
-      const some = unsent((waiting) => waiting).slice(0, most);
-      if (!some.length) break;
-      const keys = new Set(some.map((one) => one.key));
-      try { update(await call("answer", { answers: some, since: revision })); } catch (error) {
-        if (!error.refused) throw new Error(`not saved yet, it will be sent again: ${error.message}`);
-        // One of them is refused: one at a time, so that the others are taken.
-        if (some.length > 1) { most = 1; continue; }
-        refusal = error;
-      }
-      unsent((waiting) => waiting.filter((one) => !keys.has(one.key)));
+  return navigator.locks.request(unsentKey, drain);
+}
+
+async function drain() {
+  let most = BATCH, refusal = null;
+  for (;;) {
+    const some = unsent((waiting) => waiting).slice(0, most);
+    if (!some.length) break;
+    const keys = new Set(some.map((one) => one.key));
+    try { update(await call("answer", { answers: some, since: revision })); } catch (error) {
+      if (!error.refused) throw new Error(`not saved yet, it will be sent again: ${error.message}`);
+      // One of them is refused: one at a time, so that the others are taken.
+      if (some.length > 1) { most = 1; continue; }
+      refusal = error;
     }
-    if (refusal) throw new Error(`not taken: ${refusal.message}`);
-  });
+    unsent((waiting) => waiting.filter((one) => !keys.has(one.key)));
+  }
+  if (refusal) throw new Error(`not taken: ${refusal.message}`);
 }
 
 function newKey() {
