@@ -20,6 +20,7 @@ from PIL import Image
 from refbench.errors import AdapterError, RunStopped
 from refbench.records import Answer, Sample
 from refbench.storage.files import atomic_file, home
+from refbench.storage.images import original_for_web
 
 FATAL = {
     401: "the key is refused",
@@ -33,7 +34,6 @@ LONGEST_WAIT_SECONDS = 120
 # After this many samples in a row without an answer, the service counts as down.
 DOWN_AFTER = 3
 LARGEST_ANSWER = 8 * 2**20
-AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 
 
 class WebService:
@@ -317,13 +317,9 @@ def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
     """The original file if the service decodes it to the same image, otherwise a PNG of the image as refbench opens
     it.
     """
-    if path and Path(path).is_file():
-        with Image.open(path) as opened:
-            kind = AS_IT_IS.get(opened.format or "")
-            upright = opened.getexif().get(274, 1) == 1 if opened.format == "JPEG" else not opened.info.get("exif")
-            plain = opened.mode in ("RGB", "L")
-        if kind and upright and plain:
-            return Path(path).read_bytes(), kind
+    original = original_for_web(path)
+    if original is not None:
+        return original
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue(), "image/png"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+from refbench.curation.agreement import boundary_ious
 from refbench.curation.folder import CURATION_FILE, load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask, mask_id_of
 from refbench.curation.ledger import CHANGED, MASK, Row, read_ledger
 from refbench.curation.proposals import read_proposals
+from refbench.curation.recipe import MaskRules, Recipe
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
-from refbench.curation.tables import read_findings
+from refbench.curation.tables import DECISIONS_FILE, read_decisions, read_findings
+from refbench.curation.verdicts import gather
 from refbench.errors import DatasetError
-from refbench.records import Finding, Proposal
+from refbench.records import Decision, Finding, Proposal
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, overlay, picture_of
 
 WHY_PX = 420
@@ -22,7 +25,13 @@ WHY_PX = 420
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything known about one mask or expression: its ledger row, findings, proposals and answers."""
+    """Everything known about one mask or expression: its ledger row, findings, proposals and answers.
+
+    `decision` is what the recipe decided, even if a person decided otherwise later; `rules` are its thresholds. `best`
+    are the proposals that would replace the mask: that of the trusted refiner, and the best one of the witnesses. With
+    the names of `agreement_names`, `agreement` gives the boundary IoU of the source and of every proposal with each
+    other, float (N, N). All of these are empty if only a ledger is known.
+    """
 
     row: Row
     findings: tuple[Finding, ...]
@@ -31,6 +40,11 @@ class Story:
     image: ImageItems | None
     target: TargetMask | None
     expression: str
+    decision: Decision | None = None
+    rules: MaskRules | None = None
+    best: tuple[str, ...] = ()
+    agreement_names: tuple[str, ...] = ()
+    agreement: tuple[tuple[float, ...], ...] = ()
 
 
 def why(item_id: str, place: Path) -> Story:
@@ -48,8 +62,7 @@ def why(item_id: str, place: Path) -> Story:
         raise DatasetError(f"{place} contains nothing about {item_id!r}{hint}")
     row = rows[item_id]
     whole = (folder / CURATION_FILE).is_file()
-    if whole:
-        open_curation(folder)
+    recipe = open_curation(folder).recipe if whole else None
     findings = tuple(f for f in read_findings(folder) if f.item_id == item_id) if whole else ()
     try:
         images = load_items(ledger.address)
@@ -60,7 +73,39 @@ def why(item_id: str, place: Path) -> Story:
     proposals = tuple(read_proposals(folder).get(target.mask_id, ())) if whole and target is not None else ()
     review = folder / REVIEW_FILE
     answers = tuple(Reviews(review).standing().get(item_id, ())) if review.is_file() else ()
-    return Story(row, findings, proposals, answers, image, target, expression)
+    story = Story(row, findings, proposals, answers, image, target, expression)
+    return story if recipe is None else _with_recipe(story, folder, recipe)
+
+
+def _with_recipe(story: Story, folder: Path, recipe: Recipe) -> Story:
+    """The story with what the recipe decided, by which thresholds, and how far the proposals agree."""
+    decided = {}
+    if (folder / DECISIONS_FILE).is_file():
+        masks, expressions = read_decisions(folder)
+        decided = {**masks, **expressions}
+    story = replace(story, decision=decided.get(story.row.item_id))
+    if story.target is None or story.row.item != MASK:
+        return story
+    source, made = story.target.mask, [p for p in story.proposals if not p.error]
+    evidence = gather(source, story.proposals, recipe)
+    best = []
+    if evidence.trust is not None:
+        best.append(f"{evidence.trust.proposal.refiner} (majority of {evidence.trust.variants})")
+    if evidence.agreement is not None:
+        best.append(_name(evidence.agreement.best))
+    return replace(
+        story,
+        rules=recipe.masks,
+        best=tuple(best),
+        agreement_names=("source", *(_name(p) for p in made)),
+        agreement=tuple(
+            tuple(float(v) for v in row) for row in boundary_ious([source, *(p.mask for p in made)]).round(3)
+        ),
+    )
+
+
+def _name(proposal: Proposal) -> str:
+    return f"{proposal.refiner} {proposal.variant}"
 
 
 def _item(image: ImageItems | None, row: Row) -> tuple[TargetMask | None, str]:

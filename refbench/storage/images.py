@@ -26,6 +26,8 @@ EXIF_ORIENTATION = 0x0112
 # Far more than any image of these datasets; a larger file is refused.
 MAX_FILE_BYTES = 2**28
 MAX_NAME_LENGTH = 200
+# What every browser and service decodes, by the names of Pillow.
+WEB_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png"}
 NAME_OF_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 NAME_OF_2017 = re.compile(r"\d{12}\.jpg")
 # Below the folder that a user names, where releases and people keep COCO's images.
@@ -197,6 +199,24 @@ def image_bytes(path: str | Path, height: int, width: int) -> bytes:
     if content is None:
         raise DatasetError(f"the image {path} does not exist any more")
     return content
+
+
+def original_for_web(path: str | Path) -> tuple[bytes, str] | None:
+    """The unmodified file and its media type, if any program decodes it to the image that refbench opens.
+
+    That is an upright JPEG or PNG in RGB or grey. None for other files, for missing ones and for members of zip files.
+    """
+    place = Path(path)
+    if not path or not place.is_file():
+        return None
+    try:
+        with Image.open(place, formats=tuple(WEB_TYPES)) as opened:
+            kind = WEB_TYPES[opened.format or ""]
+            upright = opened.getexif().get(274, 1) == 1 if opened.format == "JPEG" else not opened.info.get("exif")
+            plain = opened.mode in ("RGB", "L") and "transparency" not in opened.info
+        return (place.read_bytes(), kind) if upright and plain else None
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def image_sha256(path: str | Path) -> str:

@@ -274,7 +274,22 @@ def test_the_command_line(hurried: Path, refbench: Cli, tmp_path: Path) -> None:
     assert sum(told["masks"].values()) == 204
     item = next(i for i in read_ledger(folder).by_id())
     why = refbench("curate", "why", item, folder, "--json", "--picture", tmp_path / "why.png")
-    assert json.loads(why.stdout)["item_id"] == item
+    told = json.loads(why.stdout)
+    assert told["item_id"] == item
+    # The recipe's verdict stays after a person has answered, with its thresholds and how far the proposals agree.
+    before = told["recipe"]
+    assert before["thresholds"]["accept"] == read_recipe(recipe).masks.accept
+    names = ["source", *(f"{p['refiner']} {p['variant']}" for p in told["proposals"] if not p["error"])]
+    assert list(told["agreement"]) == names
+    assert [told["agreement"][n][k] for k, n in enumerate(names)] == [1.0] * len(names)
+    assert before["best"] in ([], *([n] for n in names))
+    Reviews(folder / REVIEW_FILE).add(Answer("k", "mask", item, "anna", "drop", "2026-01-01T00:00:00+00:00", seconds=3))
+    refbench("curate", "decide", folder)
+    told = json.loads(refbench("curate", "why", item, folder, "--json").stdout)
+    assert (told["action"], told["reviewer"], told["recipe"]) == ("dropped", "anna", before)
+    people = json.loads(refbench("curate", "reviewers", folder, "--json").stdout)
+    assert people["reviewers"] == [{"reviewer": "anna", "items": 1, "actions": {"drop": 1}, "median_seconds": 3.0}]
+    assert people["agreements"] == []
     assert (tmp_path / "why.png").stat().st_size > 1000
     assert refbench("curate", "why", "nothing", folder).returncode == 3
     for arguments in ((), ("propose", folder, "-o", "nonsense"), ("decide",), ("review", folder, "--export", "cvat")):

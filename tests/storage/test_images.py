@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refbench.errors import DatasetError
-from refbench.storage.images import image_size, load_image
+from refbench.storage.images import image_size, load_image, original_for_web
 
 
 def ramp(mode: str) -> Image.Image:
@@ -96,3 +96,19 @@ def test_truncated_missing_and_wrong(tmp_path: Path) -> None:
         load_image(tmp_path / "none.jpg", 1, 1)
     with pytest.raises(DatasetError, match="cannot be opened"):
         load_image(tmp_path, 1, 1)
+
+
+def test_files_that_a_browser_decodes_alike(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3))
+    for name, kind in (("a.jpg", "image/jpeg"), ("a.png", "image/png")):
+        picture.save(tmp_path / name)
+        assert original_for_web(tmp_path / name) == ((tmp_path / name).read_bytes(), kind)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=turned)
+    picture.convert("RGBA").save(tmp_path / "alpha.png")
+    picture.convert("CMYK").save(tmp_path / "ink.jpg")
+    picture.save(tmp_path / "other.bmp")
+    (tmp_path / "text.jpg").write_text("this is no image")
+    for name in ("turned.jpg", "alpha.png", "ink.jpg", "other.bmp", "text.jpg", "nowhere.jpg", ""):
+        assert original_for_web(tmp_path / name if name else "") is None

@@ -49,6 +49,8 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
         return
     row = story.row
     print_table(item_id, ["what", "value"], [[k, str(v)] for k, v in _row_of(story).items() if str(v)])
+    if story.decision is not None:
+        print_table("the recipe", ["what", "value"], [[k, str(v)] for k, v in _recipe_of(story).items() if str(v)])
     if row.scores:
         print_table("scores", ["figure", "value"], [[k, f"{v:.3f}"] for k, v in row.scores.items()])
     if story.findings:
@@ -60,6 +62,12 @@ def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:
             [p.refiner, str(p.variant), f"{p.confidence:.2f}", f"{p.misfit_px:.2f}", p.error] for p in story.proposals
         ]
         print_table("proposals", ["refiner", "start", "confidence", "misfit px", "error"], rows)
+    if len(story.agreement_names) > 1:
+        rows = [
+            [name, *(f"{v:.2f}" for v in values)]
+            for name, values in zip(story.agreement_names, story.agreement, strict=True)
+        ]
+        print_table("boundary IoU with each other", ["", *story.agreement_names], rows)
     if story.answers:
         print_table(
             "answers",
@@ -74,11 +82,33 @@ def _row_of(story: Story) -> dict[str, Any]:
     return {**expression, **{k: v for k, v in row.items() if k not in ("mask", "scores", "item_id")}}
 
 
+def _recipe_of(story: Story) -> dict[str, Any]:
+    """What the recipe decided, and the thresholds of its rules for masks."""
+    decision = story.decision
+    if decision is None:
+        return {}
+    rules = {} if story.rules is None else dataclasses.asdict(story.rules)
+    return {
+        "action": str(decision.action), "cause": str(decision.cause), "reason": decision.reason,
+        "would replace it": ", ".join(story.best), "thresholds": ", ".join(f"{k} {v}" for k, v in rules.items()),
+    }  # fmt: skip
+
+
 def _json_of(story: Story) -> dict[str, Any]:
     return {
         "item_id": story.row.item_id,
         **_row_of(story),
         "scores": dict(story.row.scores),
+        "recipe": None
+        if story.decision is None
+        else {
+            "action": story.decision.action,
+            "cause": story.decision.cause,
+            "reason": story.decision.reason,
+            "best": list(story.best),
+            "thresholds": None if story.rules is None else dataclasses.asdict(story.rules),
+        },
+        "agreement": dict(zip(story.agreement_names, story.agreement, strict=True)),
         "findings": [dataclasses.asdict(f) for f in story.findings],
         "proposals": [
             {n: getattr(p, n) for n in ("refiner", "variant", "confidence", "misfit_px", "error")}

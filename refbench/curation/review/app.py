@@ -38,7 +38,7 @@ from refbench.errors import DatasetError, MaskError, RefbenchError
 from refbench.masks.mask import Mask
 from refbench.masks.rle import run_lengths
 from refbench.records import Action
-from refbench.storage.images import load_image
+from refbench.storage.images import image_size, load_image, original_for_web
 from refbench.storage.provenance import now
 
 ASSETS = Path(__file__).parent
@@ -220,15 +220,18 @@ class ReviewData:
 
 
 @lru_cache(maxsize=8)
-def _png(path: str, height: int, width: int) -> bytes:
-    """An image of the dataset, or a grey image if it cannot be read."""
+def _picture(path: str, height: int, width: int) -> tuple[bytes, str]:
+    """An image of the dataset and its media type; a grey image if it cannot be read."""
     buffer = io.BytesIO()
     try:
+        original = original_for_web(path)
+        if original is not None and image_size(Path(path)) == (height, width):
+            return original
         image = load_image(path, height, width)
     except DatasetError:
         image = Image.new("RGB", (width, height), (200, 200, 200))
     image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return buffer.getvalue(), "image/png"
 
 
 def _runs(mask: Mask) -> list[int]:
@@ -300,7 +303,8 @@ class ReviewPage:
         image = self.data.images.get(request.query_params.get("id", ""))
         if image is None:
             return JSONResponse({"error": "no such image"}, 404)
-        return Response(_png(image.image_path, image.height, image.width), media_type="image/png")
+        content, kind = _picture(image.image_path, image.height, image.width)
+        return Response(content, media_type=kind)
 
     async def answer(self, request: Request) -> Response:
         return await _posted(request, self.token, self.hosts, self.data.answer)
