@@ -53,7 +53,7 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     recipe = curation.recipe
     check_names(recipe)
     images = load_items(curation.address)
-    missing = sorted({*recipe.audit.review, *recipe.audit.drop} - set(audited_checks(folder)) - {LEAKS})
+    missing = sorted({*recipe.holding, *recipe.audit.drop} - set(audited_checks(folder)) - {LEAKS})
     if missing:
         raise RunError(
             f"the audit of {folder} did not run {', '.join(missing)}, which the recipe requires; run `refbench "

@@ -11,7 +11,7 @@ from refbench.curation.checks.base import LEAKS, SEVERITIES, ImageCheck, ImageVi
 from refbench.curation.folder import SUMMARY_FILE, check_names, claim, default_folder, load_items
 from refbench.curation.items import ImageItems
 from refbench.curation.parallel import chunks, map_in_processes
-from refbench.curation.recipe import Recipe
+from refbench.curation.recipe import CONFIRMED, CONTRADICTED, Recipe
 from refbench.curation.tables import audited_checks, read_findings, write_findings
 from refbench.datasets.overlaps import overlap
 from refbench.errors import DatasetError, RefbenchError, RunError
@@ -21,7 +21,7 @@ from refbench.records import Finding
 from refbench.storage.progress import Progress, silent
 
 # Checks that need a setting by the user. They run only if the recipe configures them or the user names them.
-OPTIONAL = ("expression-toxic",)
+OPTIONAL = ("expression-toxic", CONFIRMED, CONTRADICTED)
 _SHOWN = 3
 
 
@@ -121,8 +121,10 @@ def _make_checks(recipe: Recipe, wanted: Sequence[str]) -> dict[str, Any]:
     for name in names:
         # A check that needs a network is imported only if it was asked for.
         asked = name in wanted if wanted else (name not in OPTIONAL or name in recipe.checks)
-        if asked:
-            out[name] = construct(name, load("checks", name), recipe.checks.get(name, {}))
+        by_models = name in (CONFIRMED, CONTRADICTED) and bool(recipe.validators)
+        if asked or by_models:
+            runs = {"runs": tuple(v.run for v in recipe.validators)} if by_models else {}
+            out[name] = construct(name, load("checks", name), {**runs, **recipe.checks.get(name, {})})
     return out
 
 

@@ -37,6 +37,17 @@ class RefinerChoice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Findings of the models that a recipe asks as validators, see `checks.validators`.
+CONFIRMED, CONTRADICTED = "mask-confirmed", "mask-contradicted"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorChoice:
+    """A run of any adapter over the split: its answers vote on which mask an expression means."""
+
+    run: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditRules:
     """The checks whose findings leave a mask to a person (`review`), and those whose findings drop an item (`drop`).
@@ -162,6 +173,12 @@ class Recipe:
     calibration: Calibration
     trusted: TrustedCalibration = field(default_factory=TrustedCalibration)
     reviewers: int = 1
+    validators: tuple[ValidatorChoice, ...] = ()
+
+    @property
+    def holding(self) -> tuple[str, ...]:
+        """The checks whose findings leave a mask to a person."""
+        return (*self.audit.review, *((CONTRADICTED,) if self.validators else ()))
 
     @property
     def trusted_refiner(self) -> RefinerChoice | None:
@@ -203,7 +220,8 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
 def parse_recipe(text: str, where: str) -> Recipe:
     """Parse a recipe; `where` names it in error messages."""
     content = _parse_toml(text, where)
-    known = {"name", "reviewers", "checks", "refiners", "audit", "masks", "language", "calibration", "trusted"}
+    known = {"name", "reviewers", "checks", "refiners", "validators", "audit", "masks", "language", "calibration"}
+    known |= {"trusted"}
     _only(content, known, where)
     calibration = _record(Calibration, content.get("calibration", {}), f"{where}, [calibration]")
     _check_knots(calibration, where)
@@ -221,6 +239,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
         calibration=calibration,
         trusted=trusted,
         reviewers=_typed(content.get("reviewers", 1), int, f"{where}, reviewers"),
+        validators=_validators(content.get("validators", []), where),
     )
     if recipe.reviewers < 1:
         raise DatasetError(f"{where}: reviewers must be at least 1, got {recipe.reviewers}")
@@ -237,6 +256,15 @@ def parse_recipe(text: str, where: str) -> Recipe:
         if not 0 <= getattr(recipe.masks, name) <= 1:
             raise DatasetError(f"{where}: masks.{name} must be between 0 and 1, got {getattr(recipe.masks, name):g}")
     return recipe
+
+
+def _validators(rows: Any, where: str) -> tuple[ValidatorChoice, ...]:
+    if not isinstance(rows, list):
+        raise DatasetError(f"{where}: write each validator as a table [[validators]]")
+    chosen = tuple(_record(ValidatorChoice, row, f"{where}, [[validators]] {k + 1}") for k, row in enumerate(rows))
+    if not all(choice.run for choice in chosen):
+        raise DatasetError(f"{where}: a validator needs the folder of a run: run = FOLDER")
+    return chosen
 
 
 def _refiners(rows: Any, where: str) -> tuple[RefinerChoice, ...]:

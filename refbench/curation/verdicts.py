@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 from refbench.curation.agreement import Agreement, agree
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.language import flag
-from refbench.curation.recipe import Recipe
+from refbench.curation.recipe import CONFIRMED, Recipe
 from refbench.curation.trusted import DEEP_WEIGHT, WITNESS_WEIGHT, Trust, judge, trust
 from refbench.masks.mask import Mask
 from refbench.records import Action, Cause, Decision, Finding, Proposal, Sample
@@ -18,6 +18,8 @@ from refbench.records import Action, Cause, Decision, Finding, Proposal, Sample
 # Stages, in the order in which they have their say.
 AUDIT, PROPOSALS, LANGUAGE = "audit", "proposals", "language"
 TOXIC = "expression-toxic"
+# Findings that say no more than that two masks are on one object.
+SETTLED_BY_MODELS = ("mask-like-another",)
 # Causes that send a mask to a reviewer, whatever the agreement of its proposals.
 NOT_JUDGED = (Cause.NO_PROPOSAL, Cause.SAME_OBJECT, Cause.TOO_FEW_REFINERS)
 
@@ -49,6 +51,8 @@ def decide_masks(
     nothing = Evidence(None)
     verdicts = {t.mask_id: _verdict(evidence.get(t.mask_id, nothing), recipe) for t in image.masks}
     for mask_id, other in _twins(image, verdicts, recipe.masks.same_object).items():
+        if _is_confirmed(found.get(mask_id, ())):
+            continue
         reason = f"one object for two masks: {other}"
         verdicts[mask_id] = replace(verdicts[mask_id], action=Action.REVIEW, cause=Cause.SAME_OBJECT, reason=reason)
     return [_mask(t, _findings(image, t, found), verdicts[t.mask_id], recipe) for t in image.masks]
@@ -80,13 +84,23 @@ def held_by_findings(
     image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]], recipe: Recipe
 ) -> bool:
     """Whether a finding decides a mask, or leaves it to a person, whatever its proposals are."""
-    return any(f.check in (*recipe.audit.drop, *recipe.audit.review) for f in _findings(image, target, found))
+    return any(f.check in (*recipe.audit.drop, *recipe.holding) for f in _holding(_findings(image, target, found)))
+
+
+def _is_confirmed(found: Sequence[Finding]) -> bool:
+    return any(f.check == CONFIRMED for f in found)
+
+
+def _holding(found: Sequence[Finding]) -> list[Finding]:
+    """The findings without those that models have settled: which of two masks on one object an expression means."""
+    settled = SETTLED_BY_MODELS if _is_confirmed(found) else ()
+    return [f for f in found if f.check not in settled]
 
 
 def _mask(target: TargetMask, found: Sequence[Finding], verdict: _Verdict, recipe: Recipe) -> Decision:
     scores = verdict.scores
-    for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.audit.review)):
-        for finding in found:
+    for action, checks in ((Action.DROP, recipe.audit.drop), (Action.REVIEW, recipe.holding)):
+        for finding in _holding(found):
             if finding.check in checks and (action == Action.REVIEW or finding.subject != "expression"):
                 reason = f"{finding.check}: {finding.message}"
                 return Decision(target.mask_id, action, AUDIT, reason, scores=scores, cause=Cause.FINDING)

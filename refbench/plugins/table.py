@@ -121,6 +121,8 @@ TABLE: dict[str, dict[str, str]] = {
         "expression-against-colour": "refbench.curation.checks.expressions:AgainstColour",
         "expression-offensive": "refbench.curation.checks.expressions:Offensive",
         "expression-toxic": "refbench.curation.checks.toxicity:Toxic",
+        "mask-confirmed": "refbench.curation.checks.validators:ConfirmedByModels",
+        "mask-contradicted": "refbench.curation.checks.validators:ContradictedByModels",
     },
     "refiners": {
         "grabcut": "refbench.curation.refiners.grabcut:GrabCut",
