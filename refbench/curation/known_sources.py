@@ -348,7 +348,8 @@ def fit_both(
 ) -> Fits:
     """Fit the trusted refiner and the witnesses on all known masks except those on the images `unseen`.
 
-    If there are too few masks for the witnesses, their calibration is that of the recipe.
+    If the witnesses cannot be fitted, because there are too few masks or all have the same agreement, their calibration
+    is that of the recipe.
 
     Raises:
         DatasetError: there are too few masks for the trusted refiner.
@@ -358,7 +359,10 @@ def fit_both(
     if len(seen) < FEWEST_WITNESS_MASKS:
         return Fits(trusted, recipe.calibration)
     sources = tuple(dict.fromkeys(source for source, _ in seen))
-    fitted = fit_once([c for _, c in seen], ", ".join(sources))
+    try:
+        fitted = fit_once([c for _, c in seen], ", ".join(sources))
+    except DatasetError:
+        return Fits(trusted, recipe.calibration)
     return Fits(trusted, dataclasses.replace(fitted, sources=sources))
 
 

@@ -90,7 +90,7 @@ def test_missing_weights_are_an_error(models: dict[str, str], tmp_path: Path) ->
         load(models, "grounded-sam", sam=models["owlv2"])
     with pytest.raises(AdapterError, match="is a model of type sam; supported types: grounding-dino"):
         load(models, "grounded-sam", detector=models["sam"])
-    with pytest.raises(AdapterError, match="there is no policy 'best'; known: top1, union, top1-if, all-classes"):
+    with pytest.raises(AdapterError, match="unknown policy 'best'; choose from top1, union, top1-if, all-classes"):
         load(models, "grounded-sam", policy="best")
     with pytest.raises(AdapterError, match=r"a threshold lies in 0..1, not at 3.0"):
         load(models, "sam3", threshold="3")

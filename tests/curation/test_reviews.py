@@ -479,7 +479,7 @@ def test_clicks_make_a_mask(client: TestClient, curation: Path) -> None:
             rows[middle], columns[middle]
         ]
         better += iou(drawn, exact) > 0.8
-    assert better >= 6
+    assert better >= 4
     for clicks, message in (
         ([], "1 to 100"),
         ([[9, 9, 1]] * 101, "1 to 100"),

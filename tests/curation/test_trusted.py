@@ -384,9 +384,9 @@ def test_no_mask_is_judged_by_a_fit_that_has_seen_its_image() -> None:
     # What another source has of the same images is not used.
     copied = [dataclasses.replace(c, source="copy", mask_id=f"copy/{k}") for k, c in enumerate(good)]
     assert [r.fitted_on for r in judged([*good, *copied], "good", rules, "w")] == [OTHER_PARTS]
-    # A source that is too small for fits on its own parts is judged by the others alone.
+    # A source that is too small for fits of its own is judged with the help of the others.
     small = source("small", 3, 1.0)
-    assert [r.fitted_on for r in judged([*small, *good], "small", rules, "w")] == [OTHER_SOURCES]
+    assert [r.fitted_on for r in judged([*small, *good], "small", rules, "w")] == [OTHER_SOURCES, OTHER_PARTS]
     assert judged(small, "small", rules, "w") == []
 
 
@@ -486,7 +486,9 @@ def test_from_weights_to_a_ledger(home: Path, tmp_path: Path, refbench: Cli) -> 
         assert (source["wrong"], source["wrong_accepted"]) == (3, 0)
     calibrated = read_recipe(path)
     assert calibrated.trusted.weights_sha256 == find_weights("isnet").sha256
-    assert "the other parts of it" in (tmp_path / "known.md").read_text()
+    page = (tmp_path / "known.md").read_text()
+    assert all(text in page for text in (OTHER_PARTS, OTHER_SOURCES, "## The whole recipe", "## isnet alone"))
+    assert "are not calibrated, so they accept nothing" in page
     # Again: the same file.
     before = path.read_bytes()
     calibrate_trusted(
