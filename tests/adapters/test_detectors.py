@@ -92,7 +92,7 @@ def test_missing_weights_are_an_error(models: dict[str, str], tmp_path: Path) ->
         load(models, "grounded-sam", detector=models["sam"])
     with pytest.raises(AdapterError, match="unknown policy 'best'; choose from top1, union, top1-if, all-classes"):
         load(models, "grounded-sam", policy="best")
-    with pytest.raises(AdapterError, match=r"a threshold lies in 0..1, not at 3.0"):
+    with pytest.raises(AdapterError, match=r"a threshold must be between 0 and 1, got 3.0"):
         load(models, "sam3", threshold="3")
 
 
