@@ -35,10 +35,7 @@ def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
 
 def without_measured(text: str) -> str:
     """The recipe without its fitted sections."""
-    document = tomlkit.parse(text)
-    for name in (CALIBRATION, TRUSTED_SECTION):
-        document.pop(name, None)
-    return tomlkit.dumps(document).rstrip() + "\n"
+    return without_section(without_section(text, CALIBRATION), TRUSTED_SECTION)
 
 
 def without_section(text: str, name: str) -> str:

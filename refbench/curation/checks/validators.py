@@ -10,15 +10,13 @@ from typing import ClassVar
 from pycocotools import mask as coco_mask
 
 from refbench.curation.checks.base import NOTE, Reporter
+from refbench.curation.checks.masks import LikeAnother
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.recipe import CONFIRMED, CONTRADICTED
-from refbench.errors import DatasetError
+from refbench.errors import DatasetError, RunError
 from refbench.masks.mask import Mask
 from refbench.records import Finding
 from refbench.runs.folder import RunFolder
-
-# Two annotations whose masks overlap by this IoU are on one object, see the check mask-like-another.
-SAME_PLACE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class _ByModels(Reporter):
         targets = {s.sample_id: t for image in images for t in image.masks for s in t.samples}
         if not targets:
             return
-        address = next(iter(targets)).rsplit("/", 2)[0]
+        address = next(s.address for image in images for s in image.samples)
         images_by_id = {image.image_id: image for image in images}
         counts: dict[str, list[int]] = {t.mask_id: [0, 0] for t in targets.values()}
         named = []
@@ -71,6 +69,11 @@ class _ByModels(Reporter):
                 if prediction.error or not prediction.mask.area:
                     continue
                 target = targets[prediction.sample_id]
+                if prediction.mask.size != target.mask.size:
+                    raise RunError(
+                        f"{place}: the mask of {prediction.sample_id} has the size {prediction.mask.size}, but its "
+                        f"image has {target.mask.size} (height, width); run the model again"
+                    )
                 iou, other = _ious(prediction.mask, target, images_by_id[target.image_id])
                 on_mask = iou >= self.agree or (iou >= self.least and iou > other)
                 vote = counts[target.mask_id]
@@ -80,6 +83,10 @@ class _ByModels(Reporter):
             here, elsewhere = counts[target.mask_id]
             if here or elsewhere:
                 yield target, Votes(here, elsewhere, ", ".join(named))
+
+    def _told(self, target: TargetMask, most: int, votes: Votes, where: str) -> Finding:
+        count = votes.here + votes.elsewhere
+        return self.on_mask(target, f"{most} of {count} answers are {where} ({votes.models})", most / count)
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,7 @@ class ConfirmedByModels(_ByModels):
     def find_in_split(self, images: Sequence[ImageItems]) -> Iterator[Finding]:
         for target, v in self.votes(images):
             if v.here > v.elsewhere:
-                share = v.here / (v.here + v.elsewhere)
-                message = f"{v.here} of {v.here + v.elsewhere} answers are on the mask ({v.models})"
-                yield self.on_mask(target, message, share)
+                yield self._told(target, v.here, v, "on the mask")
 
 
 @dataclass(frozen=True)
@@ -112,9 +117,7 @@ class ContradictedByModels(_ByModels):
     def find_in_split(self, images: Sequence[ImageItems]) -> Iterator[Finding]:
         for target, v in self.votes(images):
             if v.elsewhere > v.here:
-                share = v.elsewhere / (v.here + v.elsewhere)
-                message = f"{v.elsewhere} of {v.here + v.elsewhere} answers are elsewhere ({v.models})"
-                yield self.on_mask(target, message, share)
+                yield self._told(target, v.elsewhere, v, "elsewhere")
 
 
 def _ious(answer: Mask, target: TargetMask, image: ImageItems) -> tuple[float, float]:
@@ -122,5 +125,5 @@ def _ious(answer: Mask, target: TargetMask, image: ImageItems) -> tuple[float, f
     others = [o.mask for o in image.others(target) if o.mask.area]
     codes = [target.mask.to_rle(), *(m.to_rle() for m in others)]
     found = coco_mask.iou([answer.to_rle()], codes, [0] * len(codes))[0]
-    same = coco_mask.iou([target.mask.to_rle()], codes, [0] * len(codes))[0] >= SAME_PLACE
+    same = coco_mask.iou([target.mask.to_rle()], codes, [0] * len(codes))[0] >= LikeAnother.least
     return float(found[0]), float(max(found[~same], default=0.0))
