@@ -43,7 +43,7 @@ CONFIRMED, CONTRADICTED = "mask-confirmed", "mask-contradicted"
 
 @dataclass(frozen=True, slots=True)
 class ValidatorChoice:
-    """A run of any adapter over the split: its answers vote on which mask an expression means."""
+    """A run of any adapter on the split; its answers vote on which mask an expression means."""
 
     run: str = ""
 

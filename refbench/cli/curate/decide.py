@@ -39,7 +39,7 @@ def decide(folder: Path, as_json: bool) -> None:
         return
     rows = [["masks", k, str(n)] for k, n in done.masks.items()]
     rows += [["expressions", k, str(n)] for k, n in done.expressions.items()]
-    print_table("", ["items", "what became of them (stage)", "how many"], rows)
+    print_table("", ["items", "action (stage)", "count"], rows)
     if done.waiting:
         remark(f"{done.waiting} items wait for a person: refbench curate review {folder}")
     remark(f"the ledger is {done.ledger}")

@@ -1,4 +1,4 @@
-"""Models as witnesses of the words: which mask an expression means, by the runs of any adapters over the split."""
+"""Checks masks and expressions with models: runs of any adapter on the split vote on which mask an expression means."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ContradictedByModels(_ByModels):
 
 
 def _ious(answer: Mask, target: TargetMask, image: ImageItems) -> tuple[float, float]:
-    """IoU of an answer with a mask, and the highest one with another object that is not on the same place."""
+    """IoU of an answer with a mask, and its highest IoU with another object at another place."""
     others = [o.mask for o in image.others(target) if o.mask.area]
     codes = [target.mask.to_rle(), *(m.to_rle() for m in others)]
     found = coco_mask.iou([answer.to_rle()], codes, [0] * len(codes))[0]
