@@ -8,6 +8,15 @@
 Each item is a bool (H, W) array, a tensor on any device or a `Mask`, of the size of its image, or an `Answer`. If an
 adapter needs the whole samples, it can implement `segment_samples(samples, images)` instead.
 
+To keep a GPU busy, an adapter can split `segment` into three stages:
+
+    def prepare(self, image, expressions): ...   # CPU: decode threads call it, a few images ahead
+    def forward(self, batch): ...                # device: `batch` is a list of results of `prepare`
+    def finish(self, batch, output): ...         # masks of all expressions of the batch, in order
+
+`prepare` gets one image with its expressions and must be thread-safe. On CUDA, `forward` of the next batch is queued
+before `finish` of this one, which runs in another stream.
+
 `AdapterExtras` lists the optional attributes. If an adapter raises `RunStopped`, the run ends, and the remaining
 samples do not count as failed.
 """
@@ -15,7 +24,8 @@ samples do not count as failed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -47,6 +57,60 @@ class Segmenter(Protocol):
     name: str
 
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> Sequence[Any]: ...
+
+
+class Stages(Protocol):
+    """An adapter whose `segment` is split into three stages; see the text of this module.
+
+    Example:
+        >>> import numpy as np
+        >>> class Bright:
+        ...     name = "bright"
+        ...
+        ...     def prepare(self, image, expressions):
+        ...         return np.asarray(image.convert("L")), len(expressions)
+        ...
+        ...     def forward(self, batch):
+        ...         return [grey > 200 for grey, _ in batch]
+        ...
+        ...     def finish(self, batch, output):
+        ...         return [mask for mask, (_, count) in zip(output, batch) for _ in range(count)]
+        >>> from refbench import run
+        >>> run(Bright(), "snapshots/test").failures
+        0
+    """
+
+    name: str
+
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> Any: ...
+
+    def forward(self, batch: list[Any]) -> Any: ...
+
+    def finish(self, batch: list[Any], output: Any) -> Sequence[Any]: ...
+
+
+class Staged:
+    """Gives an adapter with stages the method `segment`, which calls them in turn."""
+
+    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
+        """See the interface of adapters."""
+        stages: Any = self
+        batch = [stages.prepare(image, together) for image, together in in_a_row(images, expressions)]
+        return list(stages.finish(batch, stages.forward(batch)))
+
+
+def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
+    """Each image with the consecutive expressions that refer to it."""
+    for _, group in itertools.groupby(zip(images, expressions, strict=True), key=lambda pair: id(pair[0])):
+        pairs = list(group)
+        yield pairs[0][0], [expression for _, expression in pairs]
+
+
+def has_stages(adapter: Any) -> bool:
+    """Whether an adapter is called in stages: it has them, and no `segment` or `segment_samples` of its own."""
+    # An own `segment`, perhaps of a subclass, is what its author wants to be called.
+    own = hasattr(adapter, "segment_samples") or getattr(type(adapter), "segment", Staged.segment) is not Staged.segment
+    return not own and all(callable(getattr(adapter, stage, None)) for stage in ("prepare", "forward", "finish"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,9 +168,10 @@ class AdapterExtras:
 
 
 def has_contract(adapter: Any) -> bool:
-    """Whether an object has a name and a method `segment` or `segment_samples`."""
+    """Whether an object has a name and a method `segment` or `segment_samples`, or the three stages."""
     name = getattr(adapter, "name", None)
-    return isinstance(name, str) and bool(name) and (hasattr(adapter, "segment") or hasattr(adapter, "segment_samples"))
+    methods = hasattr(adapter, "segment") or hasattr(adapter, "segment_samples") or has_stages(adapter)
+    return isinstance(name, str) and bool(name) and methods
 
 
 def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Prediction]:
@@ -122,12 +187,22 @@ def answers_of(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.I
     """The answers of the adapter for a batch; raises AdapterError unless it is a list with one answer per sample."""
     if hasattr(adapter, "segment_samples"):
         answers = adapter.segment_samples(list(samples), list(images))
+    elif has_stages(adapter):
+        pairs = in_a_row(cast(Sequence[Image.Image], images), [s.expression for s in samples])
+        batch = [adapter.prepare(image, expressions) for image, expressions in pairs]
+        answers = adapter.finish(batch, adapter.forward(batch))
+        return counted(answers, len(samples), "finish")
     else:
         answers = adapter.segment(list(images), [s.expression for s in samples])
+    return counted(answers, len(samples))
+
+
+def counted(answers: Any, expected: int, method: str = "segment") -> Sequence[Any]:
+    """The answers; raises AdapterError unless they are a list of the expected length."""
     if not hasattr(answers, "__len__"):
-        raise AdapterError(f"segment() must return a list of masks, got {type(answers).__name__}")
-    if len(answers) != len(samples):
-        raise AdapterError(f"segment() returned {len(answers)} masks for {len(samples)} expressions")
+        raise AdapterError(f"{method}() must return a list of masks, got {type(answers).__name__}")
+    if len(answers) != expected:
+        raise AdapterError(f"{method}() returned {len(answers)} masks for {expected} expressions")
     return cast(Sequence[Any], answers)
 
 

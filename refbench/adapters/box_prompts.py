@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from refbench.adapters.base import Staged
 from refbench.adapters.pretrained import load_network, weights_sha256
-from refbench.adapters.segment_anything import Embedded, Prompts, SegmentAnything
+from refbench.adapters.segment_anything import Embedded, PreparedImage, Prompts, SegmentAnything
+from refbench.adapters.torch_settings import computing, pinned
 from refbench.errors import AdapterError
 from refbench.records import Answer
 
@@ -44,12 +45,12 @@ class PerImage:
         self._compute = compute
         self._kept: OrderedDict[int, tuple[Image.Image, Any]] = OrderedDict()
 
-    def of(self, image: Image.Image) -> Any:
-        """The result of `compute(image)`, computed once."""
+    def of(self, image: Image.Image, *arguments: Any) -> Any:
+        """The result of `compute(image, *arguments)`, computed once."""
         found = self._kept.get(id(image))
         # Keep the image too, so that its id is not reused for another object.
         if found is None or found[0] is not image:
-            found = image, self._compute(image)
+            found = image, self._compute(image, *arguments)
             self._kept[id(image)] = found
         self._kept.move_to_end(id(image))
         while len(self._kept) > KEPT:
@@ -57,53 +58,108 @@ class PerImage:
         return found[1]
 
 
-def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
-    """Each image with the consecutive expressions that refer to it."""
-    for _, group in itertools.groupby(zip(images, expressions, strict=True), key=lambda pair: id(pair[0])):
-        pairs = list(group)
-        yield pairs[0][0], [expression for _, expression in pairs]
-
-
 class BoxSegmenter:
     """SAM with box prompts. With share=False, every call embeds its image again; this is for measuring the gain of
     sharing.
     """
 
-    def __init__(self, weights: str, device: str, revision: str, share: bool = True) -> None:
-        self.network = SegmentAnything(weights, device, revision)
+    def __init__(
+        self,
+        weights: str,
+        device: str,
+        revision: str,
+        share: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        self.network = SegmentAnything(weights, device, revision, precision=precision, compile=compile)
         self._share = share
-        self._embedded = PerImage(lambda image: self.network.embed(np.asarray(image)))
+        self._embedded = PerImage(lambda image, prepared: self.network.embed_prepared(prepared or self.prepare(image)))
 
-    def embedded(self, image: Image.Image) -> Embedded:
-        found: Embedded = self._embedded.of(image) if self._share else self.network.embed(np.asarray(image))
+    def prepare(self, image: Image.Image) -> PreparedImage:
+        """The pixels that SAM sees of an image; may be called in a thread."""
+        return self.network.prepare(np.asarray(image))
+
+    def embedded(self, image: Image.Image, prepared: PreparedImage | None = None) -> Embedded:
+        """The features of an image; it is prepared if it is not yet."""
+        if not self._share:
+            return self.network.embed_prepared(prepared or self.prepare(image))
+        found: Embedded = self._embedded.of(image, prepared)
         return found
 
-    def masks(self, image: Image.Image, boxes: torch.Tensor) -> torch.Tensor:
-        """Masks for boxes, bool (N, H, W), one mask per box."""
+    def masks(
+        self, image: Image.Image, boxes: torch.Tensor, known: PreparedImage | Embedded | None = None
+    ) -> torch.Tensor:
+        """Masks for boxes, bool (N, H, W), one mask per box; `known` is the image prepared or embedded, if it is."""
         if not len(boxes):
             return torch.zeros((0, image.height, image.width), dtype=torch.bool)
-        return self.network.decode(self.embedded(image), Prompts(boxes)).masks
+        embedded = known if isinstance(known, Embedded) else self.embedded(image, known)
+        return self.network.decode(embedded, Prompts(boxes)).masks
 
     def answer(self, image: Image.Image, found: Detections, policy: str, threshold: float, note: str = "") -> Answer:
-        """The mask of an expression according to the policy; the boxes that it was made from are stored as `raw`."""
-        order = torch.argsort(found.scores, descending=True, stable=True)
-        chosen = order[:1] if policy != UNION else order[found.scores[order] > threshold]
-        best = float(found.scores[order[0]]) if len(order) else 0.0
-        if policy == TOP1_IF and best <= threshold:
-            chosen = order[:0]
-        raw = json.dumps(
-            [
-                {"box": [round(float(v), RAW_DIGITS) for v in box], "score": round(float(score), RAW_DIGITS)}
-                for box, score in zip(found.boxes[chosen], found.scores[chosen], strict=True)
-            ]
-        )
-        masks = self.masks(image, found.boxes[chosen])
-        # SAM may draw nothing in a box; only a policy with a threshold says that nothing is there.
-        said_nothing = None if policy == TOP1 else not len(chosen)
-        return Answer(masks.any(dim=0), no_target=said_nothing, score=min(1.0, best), note=note, raw=raw)
+        """The mask of one expression; see `answers`."""
+        return self.answers(image, [found], policy, threshold, [note])[0]
+
+    def answers(
+        self,
+        image: Image.Image,
+        found: Sequence[Detections],
+        policy: str,
+        threshold: float,
+        notes: Sequence[str],
+        known: PreparedImage | Embedded | None = None,
+    ) -> list[Answer]:
+        """The masks of expressions about one image according to the policy; the boxes that each was made from are
+        stored as `raw`.
+        """
+        # One copy from the device for each image; the choice of the boxes is made here.
+        scores = torch.stack([one.scores for one in found]).float().cpu()
+        boxes = torch.stack([one.boxes for one in found]).float().cpu()
+        chosen = [_chosen(own, policy, threshold) for own in scores]
+        together = torch.cat([own[k] for own, k in zip(boxes, chosen, strict=True)])
+        masks = torch.split(self.masks(image, together, known), [len(k) for k in chosen])
+        return [
+            Answer(
+                drawn.any(dim=0),
+                # SAM may draw nothing in a box; only a policy with a threshold says that nothing is there.
+                no_target=None if policy == TOP1 else not len(k),
+                score=min(1.0, float(own_scores.max())) if len(own_scores) else 0.0,
+                note=note,
+                raw=_raw(own_boxes[k], own_scores[k]),
+            )
+            for own_boxes, own_scores, k, drawn, note in zip(boxes, scores, chosen, masks, notes, strict=True)
+        ]
 
 
-class DetectorWithSam:
+def _chosen(scores: torch.Tensor, policy: str, threshold: float) -> torch.Tensor:
+    """The numbers of the boxes that a policy takes, the best first."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    if policy == UNION:
+        return order[scores[order] > threshold]
+    best = order[:1]
+    return best[scores[best] > threshold] if policy == TOP1_IF else best
+
+
+def _raw(boxes: torch.Tensor, scores: torch.Tensor) -> str:
+    return json.dumps(
+        [
+            {"box": [round(float(v), RAW_DIGITS) for v in box], "score": round(float(score), RAW_DIGITS)}
+            for box, score in zip(boxes, scores, strict=True)
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BoxQuestion:
+    """An image with its expressions, prepared for a detector and for SAM; `inputs` are those of the detector."""
+
+    image: Image.Image
+    inputs: dict[str, torch.Tensor]
+    notes: list[str]
+    prepared: PreparedImage
+
+
+class DetectorWithSam(Staged):
     """An adapter in which a detector finds boxes for an expression, and SAM segments the objects in them.
 
     Args:
@@ -115,6 +171,8 @@ class DetectorWithSam:
         threshold: threshold on the score of a box, between 0 and 1.
         revision: commit of the hub repository of the detector.
         sam_revision: commit of the hub repository of SAM.
+        precision: float32, or mixed precision with float16 or bfloat16.
+        compile: compile the image encoder of SAM with torch.compile.
 
     Raises:
         AdapterError: weights cannot be loaded.
@@ -130,13 +188,51 @@ class DetectorWithSam:
         threshold: float,
         revision: str,
         sam_revision: str,
+        precision: str,
+        compile: bool,
     ) -> None:
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)
         self.network: Any = load_network(kind, detector, revision, torch.float32).to(self.device)
-        self.sam = BoxSegmenter(sam, device, sam_revision)
+        self.sam = BoxSegmenter(sam, device, sam_revision, precision=precision, compile=compile)
         self.weights_sha256 = f"{weights_sha256(detector, revision)} {self.sam.network.weights_sha256}"
+
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> BoxQuestion:
+        """See the interface of adapters."""
+        inputs, notes = self.detector_inputs(image, expressions)
+        ready = {name: pinned(value, self.device) for name, value in inputs.items()}
+        return BoxQuestion(image, ready, notes, self.sam.prepare(image))
+
+    def forward(self, batch: list[BoxQuestion]) -> list[tuple[list[Detections], PreparedImage | Embedded]]:
+        """See the interface of adapters. The boxes of each image, and its features for SAM."""
+        found: list[tuple[list[Detections], PreparedImage | Embedded]] = []
+        for question in batch:
+            with computing(self.device, self.sam.network.dtype):
+                boxes = self.detect(question)
+            # A policy with a threshold may find no box, and then needs no features.
+            known = self.sam.embedded(question.image, question.prepared) if self.policy == TOP1 else question.prepared
+            found.append((boxes, known))
+        return found
+
+    def finish(
+        self, batch: list[BoxQuestion], output: list[tuple[list[Detections], PreparedImage | Embedded]]
+    ) -> list[Answer]:
+        """See the interface of adapters."""
+        answers: list[Answer] = []
+        for question, (found, known) in zip(batch, output, strict=True):
+            answers += self.sam.answers(question.image, found, self.policy, self.threshold, question.notes, known)
+        return answers
+
+    def detector_inputs(
+        self, image: Image.Image, expressions: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Inputs of the detector for expressions about one image, and a note for each expression."""
+        raise NotImplementedError
+
+    def detect(self, question: BoxQuestion) -> list[Detections]:
+        """The boxes of each expression."""
+        raise NotImplementedError
 
 
 def padded_size(image: Image.Image, thinnest: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,62 +11,110 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-from refbench.adapters.pretrained import load_network, weights_sha256
-from refbench.adapters.torch_settings import moved
+from refbench.adapters.base import Staged
+from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
+from refbench.adapters.torch_settings import moved, pinned, precision_of
 from refbench.records import Answer
 
+AUTO = "auto"
 
-class ClipSeg:
-    """CLIPSeg through transformers. Each batch is one forward pass; the heat maps are resized to the image and
-    thresholded.
+
+@dataclass(frozen=True, slots=True)
+class ClipSegQuestion:
+    """An image with its expressions, prepared; `pixels` is (1, 3, side, side), and `size` (height, width)."""
+
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    token_ids: list[list[int]]
+    notes: list[str]
+
+
+class ClipSeg(Staged):
+    """CLIPSeg through transformers. An image is encoded once for all its expressions in a batch; the heat maps are
+    resized to the image and thresholded.
 
     Args:
         model: a folder written by `save_pretrained`, or a model id of the hub such as CIDAS/clipseg-rd64-refined.
-        device: for example cpu or cuda:0; on CUDA, the network runs in half precision.
+        device: for example cpu or cuda:0.
         threshold: threshold on the sigmoid, between 0 and 1; the default 0.5 is from the paper.
         revision: commit of the hub repository; set it to make results reproducible.
+        precision: dtype of the network: float32, float16 or bfloat16; auto is float16 on CUDA and float32 elsewhere.
+        compile: compile the image encoder with torch.compile, which takes a minute at the first batch.
     """
 
     name = "clipseg"
-    batch_size = 16
+    batch_size = 64
 
-    def __init__(self, model: str, device: str = "cpu", threshold: float = 0.5, revision: str = "main") -> None:
+    def __init__(
+        self,
+        model: str,
+        device: str = "cpu",
+        threshold: float = 0.5,
+        revision: str = "main",
+        precision: str = AUTO,
+        compile: bool = False,
+    ) -> None:
         self.device = torch.device(device)
-        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        if precision == AUTO:
+            precision = "float16" if self.device.type == "cuda" else "float32"
+        self.dtype = precision_of(precision)
         self.threshold = threshold
         self.processor: Any = CLIPSegProcessor.from_pretrained(model, revision=revision)
+        self.tokenizer = SharedTokenizer(self.processor.tokenizer)
         network = load_network(CLIPSegForImageSegmentation, model, revision, self.dtype)
         self.network: Any = network.to(self.device)
+        if compile:
+            self.network.clip.vision_model.compile(dynamic=True)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
         self.weights_sha256 = weights_sha256(model, revision)
 
-    @torch.inference_mode()
-    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> ClipSegQuestion:
+        """See the interface of adapters."""
+        pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         # An empty text has no token to pool; CLIPSeg was trained with this one for "anything".
         texts = [e.strip() or "a photo" for e in expressions]
-        tokens = self.processor.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.text_limit, return_tensors="pt"
+        lengths = [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+        return ClipSegQuestion(
+            pinned(pixels, self.device, self.dtype),
+            (image.height, image.width),
+            self.tokenizer(texts, truncation=True, max_length=self.text_limit)["input_ids"],
+            [f"text cut to {self.text_limit} tokens" if n > self.text_limit else "" for n in lengths],
         )
-        lengths = [len(ids) for ids in self.processor.tokenizer(texts, verbose=False)["input_ids"]]
-        output = self.network(
-            pixel_values=moved(pixels, self.device, self.dtype),
+
+    @torch.inference_mode()
+    def forward(self, batch: list[ClipSegQuestion]) -> torch.Tensor:
+        """See the interface of adapters. The logits, float (expressions, side, side)."""
+        token_ids = [ids for question in batch for ids in question.token_ids]
+        tokens = self.tokenizer.pad({"input_ids": token_ids}, padding=True, return_tensors="pt")
+        images = torch.cat([moved(question.pixels, self.device) for question in batch])
+        encoded = self.network.clip.get_image_features(pixel_values=images, output_hidden_states=True).hidden_states
+        condition = self.network.get_conditional_embeddings(
+            batch_size=len(token_ids),
             input_ids=moved(tokens["input_ids"], self.device),
             attention_mask=moved(tokens["attention_mask"], self.device),
         )
-        logits = output.logits.float()
-        # A single image comes back without its batch axis.
-        logits = logits.reshape(len(texts), *logits.shape[-2:])
-        heats = [_resized(one, image).sigmoid() for one, image in zip(logits, images, strict=True)]
-        # Copy all scores at once: copied one by one, each would wait for the device.
-        scores = torch.stack([heat.max() for heat in heats]).tolist()
-        notes = [f"text cut to {self.text_limit} tokens" if n > self.text_limit else "" for n in lengths]
-        return [
-            Answer(heat > self.threshold, score=score, note=note)
-            for heat, score, note in zip(heats, scores, notes, strict=True)
+        image_of = torch.tensor([k for k, question in enumerate(batch) for _ in question.token_ids])
+        chosen = moved(image_of, self.device)
+        # The first hidden state is the embedding before the first layer.
+        layers = [encoded[layer + 1][chosen] for layer in self.network.extract_layers]
+        logits: torch.Tensor = self.network.decoder(layers, condition).logits
+        # A single answer comes back without its batch axis.
+        return logits.float().reshape(len(token_ids), *logits.shape[-2:])
+
+    @torch.inference_mode()
+    def finish(self, batch: list[ClipSegQuestion], output: torch.Tensor) -> list[Answer]:
+        """See the interface of adapters."""
+        heats = [
+            F.interpolate(own[:, None], question.size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+            for question, own in zip(batch, _split(output, batch), strict=True)
         ]
+        # Copy all scores at once: copied one by one, each would wait for the device.
+        scores = torch.cat([own.amax(dim=(1, 2)) for own in heats]).tolist()
+        masks = [mask for own in heats for mask in own > self.threshold]
+        notes = [note for question in batch for note in question.notes]
+        return [Answer(mask, score=s, note=note) for mask, s, note in zip(masks, scores, notes, strict=True)]
 
 
-def _resized(logits: torch.Tensor, image: Image.Image) -> torch.Tensor:
-    size = image.height, image.width
-    return F.interpolate(logits[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+def _split(output: torch.Tensor, batch: Sequence[ClipSegQuestion]) -> Any:
+    """The part of each image."""
+    return torch.split(output, [len(question.token_ids) for question in batch])

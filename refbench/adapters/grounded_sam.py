@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +16,17 @@ from transformers import (
 
 from refbench.adapters.box_prompts import (
     POLICIES,
+    BoxQuestion,
     Detections,
     DetectorWithSam,
     PerImage,
     check_policy,
     corners,
     cut_note,
-    in_a_row,
     padded,
     padded_size,
 )
+from refbench.adapters.pretrained import SharedTokenizer
 from refbench.adapters.torch_settings import moved
 from refbench.errors import AdapterError
 from refbench.records import Answer, Sample
@@ -57,13 +58,15 @@ class GroundedSam(DetectorWithSam):
             published for SGinW.
         threshold: threshold on the score of a box, between 0 and 1.
         revision, sam_revision: commits of the hub repositories; set them to make results reproducible.
+        precision: float32, or mixed precision with float16 or bfloat16.
+        compile: compile the image encoder of SAM with torch.compile, which takes a minute at the first image.
 
     Source: Ren et al., "Grounded SAM", 2024. The policy `all-classes` follows `seginw/test_ap_on_seginw.py` of
     SysCV/sam-hq.
     """
 
     name = "grounded-sam"
-    batch_size = 4
+    batch_size = 8
 
     def __init__(
         self,
@@ -74,55 +77,57 @@ class GroundedSam(DetectorWithSam):
         threshold: float = 0.25,
         revision: str = "main",
         sam_revision: str = "main",
+        precision: str = "float32",
+        compile: bool = False,
     ) -> None:
         check_policy(policy, threshold, (*POLICIES, ALL_CLASSES))
         self.processor: Any = _processor(detector, revision)
         kind = _architecture(detector, revision)
-        super().__init__(kind, detector, sam, device, policy, threshold, revision, sam_revision)
+        self.tokenizer = SharedTokenizer(self.processor.tokenizer)
+        super().__init__(kind, detector, sam, device, policy, threshold, revision, sam_revision, precision, compile)
+        self.network.model.backbone = _OneImage(self.network.model.backbone)
+        if policy == ALL_CLASSES:
+            # It needs the dataset of a sample, not only its image and expression.
+            self.segment_samples = self._segment_classes
         self._classes: dict[str, list[str]] = {}
         self._instances: dict[str, PerImage] = {}
 
-    @torch.inference_mode()
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        """See the interface of adapters."""
-        if self.policy == ALL_CLASSES:
-            return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
-        captions = [normalised(s.expression) for s in samples]
-        notes = [cut_note(TEXT_TOKENS) if self._is_cut(c) else "" for c in captions]
-        found = self._detect(images, captions)
-        return [
-            self.sam.answer(image, one, self.policy, self.threshold, note)
-            for image, one, note in zip(images, found, notes, strict=True)
-        ]
+    def detector_inputs(
+        self, image: Image.Image, expressions: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """See `DetectorWithSam`. Every caption ends with a full stop; otherwise the processor would merge captions."""
+        captions = [normalised(expression) for expression in expressions]
+        lengths = [len(self.tokenizer(caption, verbose=False)["input_ids"]) for caption in captions]
+        return self._inputs(image, captions), [cut_note(TEXT_TOKENS) if n > TEXT_TOKENS else "" for n in lengths]
 
-    def _is_cut(self, caption: str) -> bool:
-        return len(self.processor.tokenizer(caption, verbose=False)["input_ids"]) > TEXT_TOKENS
+    def detect(self, question: BoxQuestion) -> list[Detections]:
+        """See `DetectorWithSam`. All queries, each with its highest score over the tokens.
 
-    def _forward(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Any:
-        ready = self.processor(
-            images=[padded(image, THINNEST) for image in images],
-            text=list(captions),
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=TEXT_TOKENS,
-        )
-        return self.network(**{name: moved(value, self.device) for name, value in ready.items()})
-
-    def _detect(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[Detections]:
-        """Boxes of all queries, with the highest score over the tokens.
-
-        Every caption ends with a full stop; otherwise the processor would merge captions. Images of different sizes are
-        not padded to a common size, because the backbone sees the padding, and a box would depend on the rest of the
-        batch.
+        Images of different sizes are not padded to a common size, because the backbone sees the padding, and a box
+        would depend on the rest of the batch.
         """
-        found: list[Detections] = []
-        for image, together in in_a_row(images, captions):
-            output = self._forward([image] * len(together), together)
-            scores = output.logits.float().sigmoid().amax(dim=-1)
-            size = padded_size(image, THINNEST)
-            found += [Detections(corners(b, *size), s) for b, s in zip(output.pred_boxes, scores, strict=True)]
-        return found
+        output = self._forward(question.inputs)
+        scores = output.logits.float().sigmoid().amax(dim=-1)
+        size = padded_size(question.image, THINNEST)
+        return [Detections(corners(b, *size), s) for b, s in zip(output.pred_boxes, scores, strict=True)]
+
+    def _inputs(self, image: Image.Image, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        tokens = self.tokenizer(
+            list(captions), return_tensors="pt", padding=True, truncation=True, max_length=TEXT_TOKENS
+        )
+        pixels = self.processor.image_processor(images=[padded(image, THINNEST)], return_tensors="pt")
+        return {**tokens, "pixel_values": pixels["pixel_values"], "pixel_mask": pixels["pixel_mask"]}
+
+    def _forward(self, inputs: Mapping[str, torch.Tensor]) -> Any:
+        """The output of the network for all captions; the image is copied once and repeated there."""
+        count = len(inputs["input_ids"])
+        ready = {name: moved(value, self.device) for name, value in inputs.items()}
+        ready |= {n: ready[n].expand(count, *ready[n].shape[1:]) for n in ("pixel_values", "pixel_mask")}
+        return self.network(**ready)
+
+    @torch.inference_mode()
+    def _segment_classes(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
+        return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
         """The instances of the class of a sample, among the 100 best of its image over all classes of the dataset."""
@@ -147,7 +152,7 @@ class GroundedSam(DetectorWithSam):
     def _all_instances(self, image: Image.Image, classes: Sequence[str]) -> dict[str, list[tuple[torch.Tensor, float]]]:
         boxes, scores, names = [], [], []
         for caption, spans in self._captions(classes):
-            output = self._forward([image], [caption])
+            output = self._forward(self._inputs(image, [caption]))
             tokens = output.logits[0].float().sigmoid()
             kinds = [tokens[:, list(place)].mean(dim=1) for place in spans.values()]
             boxes.append(corners(output.pred_boxes[0], *padded_size(image, THINNEST)))
@@ -171,7 +176,7 @@ class GroundedSam(DetectorWithSam):
     def _captions(self, classes: Sequence[str]) -> list[tuple[str, dict[str, range]]]:
         """Captions that contain as many classes as fit, each with the token range of every class."""
         out: list[tuple[str, dict[str, range]]] = []
-        tokenizer = self.processor.tokenizer
+        tokenizer = self.tokenizer
         parts: list[str] = []
         spans: dict[str, range] = {}
         # Position 0 is the token that begins a text; the last one ends it.
@@ -188,6 +193,24 @@ class GroundedSam(DetectorWithSam):
             at += length + stop
         out.append((" . ".join(parts) + " .", spans))
         return out
+
+
+class _OneImage(torch.nn.Module):
+    """The backbone of the network for a batch that repeats one image: computed once, and repeated for each caption."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.position_embedding = backbone.position_embedding
+
+    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> Any:
+        """As the backbone."""
+        count = len(pixel_values)
+        features, positions = self.backbone(pixel_values[:1], pixel_mask[:1])
+        return (
+            [tuple(part.expand(count, *part.shape[1:]) for part in level) for level in features],
+            [level.expand(count, *level.shape[1:]) for level in positions],
+        )
 
 
 def normalised(expression: str) -> str:

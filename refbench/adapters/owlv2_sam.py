@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from refbench.adapters.box_prompts import Detections, DetectorWithSam, check_policy, corners, cut_note
+from refbench.adapters.box_prompts import BoxQuestion, Detections, DetectorWithSam, check_policy, corners, cut_note
+from refbench.adapters.pretrained import SharedTokenizer
 from refbench.adapters.torch_settings import moved
-from refbench.records import Answer
 
 
 class Owlv2Sam(DetectorWithSam):
@@ -25,12 +25,14 @@ class Owlv2Sam(DetectorWithSam):
             with the highest score if it is above the threshold, otherwise none).
         threshold: threshold on the score of a box, between 0 and 1.
         revision, sam_revision: commits of the hub repositories; set them to make results reproducible.
+        precision: float32, or mixed precision with float16 or bfloat16.
+        compile: compile the image encoder of SAM with torch.compile, which takes a minute at the first image.
 
     Source: Minderer et al., "Scaling Open-Vocabulary Object Detection", NeurIPS 2023.
     """
 
     name = "owlv2-sam"
-    batch_size = 4
+    batch_size = 8
 
     def __init__(
         self,
@@ -41,31 +43,48 @@ class Owlv2Sam(DetectorWithSam):
         threshold: float = 0.1,
         revision: str = "main",
         sam_revision: str = "main",
+        precision: str = "float32",
+        compile: bool = False,
     ) -> None:
         check_policy(policy, threshold)
         self.processor: Any = Owlv2Processor.from_pretrained(detector, revision=revision)
-        super().__init__(Owlv2ForObjectDetection, detector, sam, device, policy, threshold, revision, sam_revision)
+        self.tokenizer = SharedTokenizer(self.processor.tokenizer)
+        super().__init__(
+            Owlv2ForObjectDetection,
+            detector,
+            sam,
+            device,
+            policy,
+            threshold,
+            revision,
+            sam_revision,
+            precision,
+            compile,
+        )
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
 
-    @torch.inference_mode()
-    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the interface of adapters."""
-        tokenizer = self.processor.tokenizer
-        tokens = tokenizer(
+    def detector_inputs(
+        self, image: Image.Image, expressions: Sequence[str]
+    ) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """See `DetectorWithSam`."""
+        tokens = self.tokenizer(
             list(expressions), padding="max_length", truncation=True, max_length=self.text_limit, return_tensors="pt"
         )
-        lengths = [len(ids) for ids in tokenizer(list(expressions), verbose=False)["input_ids"]]
-        pixels = self.processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        output = self.network(
-            pixel_values=moved(pixels, self.device),
-            input_ids=tokens["input_ids"].to(self.device),
-            attention_mask=tokens["attention_mask"].to(self.device),
-        )
-        out = []
-        for image, logits, boxes, length in zip(images, output.logits, output.pred_boxes, lengths, strict=True):
-            # The image was padded to a square below and to the right, so shares are of its longer side.
-            side = max(image.height, image.width)
-            found = Detections(corners(boxes, side, side), logits.float().amax(dim=-1).sigmoid())
-            note = cut_note(self.text_limit) if length > self.text_limit else ""
-            out.append(self.sam.answer(image, found, self.policy, self.threshold, note))
-        return out
+        lengths = [len(ids) for ids in self.tokenizer(list(expressions), verbose=False)["input_ids"]]
+        pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        notes = [cut_note(self.text_limit) if length > self.text_limit else "" for length in lengths]
+        inputs = {
+            "pixel_values": pixels,
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+        }
+        return inputs, notes
+
+    def detect(self, question: BoxQuestion) -> list[Detections]:
+        """See `DetectorWithSam`. The network scores each box for all expressions of its image."""
+        output = self.network(**{name: moved(value, self.device) for name, value in question.inputs.items()})
+        # The image was padded to a square below and to the right, so shares are of its longer side.
+        side = max(question.image.height, question.image.width)
+        boxes = corners(output.pred_boxes[0], side, side)
+        scores = output.logits[0].float().sigmoid()
+        return [Detections(boxes, own) for own in scores.unbind(dim=-1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:
             "initialised at random"
         )
     return network.eval()
+
+
+class SharedTokenizer:
+    """A tokenizer of transformers that several threads can call.
+
+    The fast ones change their padding and truncation at each call, and refuse that while another thread uses them.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
 
 def weights_sha256(model: str, revision: str) -> str:

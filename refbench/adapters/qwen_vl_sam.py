@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from refbench.adapters.base import Staged
 from refbench.adapters.box_prompts import BoxSegmenter, padded, padded_size
-from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
+from refbench.adapters.segment_anything import PreparedImage
+from refbench.adapters.torch_settings import moved, pinned
 from refbench.errors import AdapterError
 from refbench.records import Answer
 
@@ -43,7 +47,19 @@ PAIR = re.compile(r"\((\d+)\s*,\s*(\d+)\)\s*,\s*\((\d+)\s*,\s*(\d+)\)")
 EMPTY = re.compile(r"\[\s*\]")
 
 
-class QwenVlSam:
+@dataclass(frozen=True, slots=True)
+class QwenQuestion:
+    """An image with its expressions, prepared for the language model and for SAM; `grid` is that of its patches."""
+
+    image: Image.Image
+    pixels: torch.Tensor
+    grid: torch.Tensor
+    token_ids: list[torch.Tensor]
+    notes: list[str]
+    prepared: PreparedImage
+
+
+class QwenVlSam(Staged):
     """Qwen2-VL, Qwen2.5-VL or Qwen3-VL with SAM through transformers, from local folders or the hub.
 
     The prompt is fixed and decoding is greedy. The masks of all boxes in the answer are joined. An empty list of boxes
@@ -80,39 +96,58 @@ class QwenVlSam:
             raise AdapterError(f"{model} is a model of type {self.family}; supported types: {', '.join(ARCHITECTURES)}")
         # The whole processor would bring one for videos along, which needs torchvision.
         self.pictures: Any = AutoImageProcessor.from_pretrained(model, revision=revision)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
+        self.tokenizer = SharedTokenizer(AutoTokenizer.from_pretrained(model, revision=revision))
         network = load_network(ARCHITECTURES[self.family], model, revision, self.dtype)
         self.network: Any = network.to(self.device)
         self.sam = BoxSegmenter(sam, device, sam_revision)
         self.weights_sha256 = f"{weights_sha256(model, revision)} {self.sam.network.weights_sha256}"
 
-    @torch.inference_mode()
-    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the interface of adapters. One at a time, because with padding an answer would depend on the rest of
-        the batch.
-        """
-        return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
-
-    def _one(self, image: Image.Image, expression: str) -> Answer:
-        words = expression.split()
-        note = f"text cut to {MOST_WORDS} words" if len(words) > MOST_WORDS else ""
-        prompt = PROMPT.format(expression=" ".join(words[:MOST_WORDS]))
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> QwenQuestion:
+        """See the interface of adapters."""
         seen = self.pictures(images=[padded(image, THINNEST)], return_tensors="pt")
-        ids = self.tokenizer(self._asked(prompt, seen["image_grid_thw"]), return_tensors="pt")["input_ids"]
-        written = self.network.generate(
+        words = [expression.split() for expression in expressions]
+        prompts = [PROMPT.format(expression=" ".join(w[:MOST_WORDS])) for w in words]
+        grid = seen["image_grid_thw"]
+        return QwenQuestion(
+            image,
+            pinned(seen["pixel_values"], self.device, self.dtype),
+            grid,
+            [self.tokenizer(self._asked(p, grid), return_tensors="pt")["input_ids"] for p in prompts],
+            [f"text cut to {MOST_WORDS} words" if len(w) > MOST_WORDS else "" for w in words],
+            self.sam.prepare(image),
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: list[QwenQuestion]) -> list[torch.Tensor]:
+        """See the interface of adapters. The tokens of each answer.
+
+        Expressions are processed one by one, because with padding an answer would depend on the rest of the batch.
+        """
+        return [self._written(question, ids) for question in batch for ids in question.token_ids]
+
+    def finish(self, batch: list[QwenQuestion], output: list[torch.Tensor]) -> list[Answer]:
+        """See the interface of adapters."""
+        asked = [(question, note) for question in batch for note in question.notes]
+        return [self._read(q, note, written) for (q, note), written in zip(asked, output, strict=True)]
+
+    def _written(self, question: QwenQuestion, ids: torch.Tensor) -> torch.Tensor:
+        written: torch.Tensor = self.network.generate(
             input_ids=ids.to(self.device),
             attention_mask=torch.ones_like(ids).to(self.device),
-            pixel_values=seen["pixel_values"].to(self.device, self.dtype),
-            image_grid_thw=seen["image_grid_thw"].to(self.device),
+            pixel_values=moved(question.pixels, self.device),
+            image_grid_thw=question.grid.to(self.device),
             # Without it all tokens get the positions of a text, and the image none.
             mm_token_type_ids=(ids == self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)).int().to(self.device),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
         )[0][ids.shape[1] :]
+        return written
+
+    def _read(self, question: QwenQuestion, note: str, written: torch.Tensor) -> Answer:
         said = self.tokenizer.decode(written, skip_special_tokens=True)
         if len(written) >= self.max_new_tokens:
             note = "; ".join(n for n in (note, f"answer cut at {self.max_new_tokens} tokens") if n)
-        return self.answer(said, image, self.seen_size(seen["image_grid_thw"]), note)
+        return self.answer(said, question.image, self.seen_size(question.grid), note, question.prepared)
 
     def _asked(self, prompt: str, grid: torch.Tensor) -> str:
         """The conversation, with one token for each merged patch of the image."""
@@ -126,7 +161,14 @@ class QwenVlSam:
         patch = int(self.pictures.patch_size)
         return rows * patch, columns * patch
 
-    def answer(self, said: str, image: Image.Image, seen: tuple[int, int], note: str = "") -> Answer:
+    def answer(
+        self,
+        said: str,
+        image: Image.Image,
+        seen: tuple[int, int],
+        note: str = "",
+        prepared: PreparedImage | None = None,
+    ) -> Answer:
         """The mask of a text answer.
 
         Raises:
@@ -139,7 +181,7 @@ class QwenVlSam:
         whole_height, whole_width = padded_size(image, THINNEST)
         scale = torch.tensor([whole_width / width, whole_height / height] * 2)
         corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) * scale
-        masks = self.sam.masks(image, corners)
+        masks = self.sam.masks(image, corners, prepared)
         return Answer(masks.any(dim=0), no_target=not boxes, note=note, raw=said)
 
 

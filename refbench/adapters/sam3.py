@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,27 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, Sam3Model
 
-from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, check_policy, cut_note, in_a_row
-from refbench.adapters.pretrained import load_network, weights_sha256
+from refbench.adapters.base import Staged
+from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, check_policy, cut_note
+from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
 from refbench.adapters.segment_anything import HALF, squeezed
-from refbench.adapters.torch_settings import moved
+from refbench.adapters.torch_settings import computing, moved, pinned, precision_of
 from refbench.records import Answer
 
 SEMANTIC = "semantic"
 
 
-class Sam3:
+@dataclass(frozen=True, slots=True)
+class Sam3Question:
+    """An image with its expressions, prepared; `pixels` float (1, 3, side, side), `tokens` int (N, length)."""
+
+    image: Image.Image
+    pixels: torch.Tensor
+    tokens: dict[str, torch.Tensor]
+    notes: list[str]
+
+
+class Sam3(Staged):
     """SAM 3 through transformers, from a local folder or the hub. All expressions of an image share its embedding.
 
     Args:
@@ -31,6 +43,7 @@ class Sam3:
             them one by one), or semantic (the segmentation map of the concept).
         threshold: threshold on the score of an instance, between 0 and 1; the original code uses 0.5, transformers 0.3.
         revision: commit of the hub repository; set it to make results reproducible.
+        precision: float32, or mixed precision with float16 or bfloat16.
 
     Source: Carion et al., "SAM 3: Segment Anything with Concepts", 2025, and facebookresearch/sam3.
     """
@@ -39,60 +52,71 @@ class Sam3:
     batch_size = 8
 
     def __init__(
-        self, model: str, device: str = "cpu", policy: str = "top1", threshold: float = 0.5, revision: str = "main"
+        self,
+        model: str,
+        device: str = "cpu",
+        policy: str = "top1",
+        threshold: float = 0.5,
+        revision: str = "main",
+        precision: str = "float32",
     ) -> None:
         check_policy(policy, threshold, (TOP1, UNION, SEMANTIC))
+        self.dtype = precision_of(precision)
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision)
+        self.tokenizer = SharedTokenizer(AutoTokenizer.from_pretrained(model, revision=revision))
         self.network: Any = load_network(Sam3Model, model, revision, torch.float32).to(self.device)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
         self.weights_sha256 = weights_sha256(model, revision)
         self._embedded = PerImage(self._embed)
 
-    @torch.inference_mode()
-    def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> Sam3Question:
         """See the interface of adapters."""
-        return [a for image, together in in_a_row(images, expressions) for a in self._about(image, together)]
-
-    def _embed(self, image: Image.Image) -> Any:
-        side = int(self.network.config.vision_config.image_size)
-        pixels = moved(squeezed(np.asarray(image), side, HALF), self.device)
-        return self.network.get_vision_features(pixel_values=pixels)
-
-    def _about(self, image: Image.Image, expressions: Sequence[str]) -> list[Answer]:
-        count = len(expressions)
         # transformers pads to 32 tokens but does not cut, and the network refuses what is longer.
         tokens = self.tokenizer(
             list(expressions), padding="max_length", truncation=True, max_length=self.text_limit, return_tensors="pt"
         )
         lengths = [len(ids) for ids in self.tokenizer(list(expressions), verbose=False)["input_ids"]]
-        output = self.network(
-            vision_embeds=_for_each(self._embedded.of(image), count),
-            input_ids=tokens["input_ids"].to(self.device),
-            attention_mask=tokens["attention_mask"].to(self.device),
+        side = int(self.network.config.vision_config.image_size)
+        return Sam3Question(
+            image,
+            pinned(squeezed(np.asarray(image), side, HALF), self.device),
+            {name: pinned(tokens[name], self.device) for name in ("input_ids", "attention_mask")},
+            [cut_note(self.text_limit) if length > self.text_limit else "" for length in lengths],
         )
-        scores = output.pred_logits.float().sigmoid()
-        if output.presence_logits is not None:
-            scores = scores * output.presence_logits.float().sigmoid()
-        out = []
-        for k, length in enumerate(lengths):
-            note = cut_note(self.text_limit) if length > self.text_limit else ""
-            semantic = output.semantic_seg[k]
-            out.append(self._answer(image, scores[k], output.pred_masks[k], semantic, note))
-        return out
+
+    def forward(self, batch: list[Sam3Question]) -> list[Any]:
+        """See the interface of adapters."""
+        with computing(self.device, self.dtype):
+            return [self._output(question) for question in batch]
+
+    @torch.inference_mode()
+    def finish(self, batch: list[Sam3Question], output: list[Any]) -> list[Answer]:
+        """See the interface of adapters."""
+        answers = []
+        for question, found in zip(batch, output, strict=True):
+            scores = found.pred_logits.float().sigmoid()
+            if found.presence_logits is not None:
+                scores = scores * found.presence_logits.float().sigmoid()
+            drawn = zip(scores.cpu(), found.pred_masks, found.semantic_seg, question.notes, strict=True)
+            answers += [self._answer(question.image, *one) for one in drawn]
+        return answers
+
+    def _embed(self, image: Image.Image, pixels: torch.Tensor) -> Any:
+        return self.network.get_vision_features(pixel_values=moved(pixels, self.device))
+
+    def _output(self, question: Sam3Question) -> Any:
+        tokens = {name: moved(value, self.device) for name, value in question.tokens.items()}
+        embedded = self._embedded.of(question.image, question.pixels)
+        return self.network(vision_embeds=_for_each(embedded, len(question.notes)), **tokens)
 
     def _answer(
         self, image: Image.Image, scores: torch.Tensor, masks: torch.Tensor, semantic: torch.Tensor, note: str
     ) -> Answer:
         best = int(scores.argmax())
-        chosen = (
-            torch.tensor([best], device=scores.device)
-            if self.policy == TOP1
-            else torch.nonzero(scores > self.threshold).reshape(-1)
-        )
-        drawn = semantic if self.policy == SEMANTIC else masks[chosen]
+        chosen = torch.tensor([best]) if self.policy == TOP1 else torch.nonzero(scores > self.threshold).reshape(-1)
+        drawn = semantic if self.policy == SEMANTIC else masks[moved(chosen, masks.device)]
         raw = json.dumps([round(float(s), RAW_DIGITS) for s in scores[chosen]])
         if self.policy == UNION and not len(chosen):
             nothing = torch.zeros((image.height, image.width), dtype=torch.bool)

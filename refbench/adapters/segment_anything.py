@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from refbench.adapters.pretrained import load_network, weights_sha256
-from refbench.adapters.torch_settings import moved
+from refbench.adapters.torch_settings import computing, moved, pinned, precision_of
 from refbench.errors import AdapterError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,13 +48,24 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """An embedded image.
+class PreparedImage:
+    """The pixels that the network sees of an image, float (1, 3, side, side), normalised.
 
     `size` is the (height, width) of the original, and `seen` the (height, width) after a narrow image was padded.
     `scale` is the (x, y) factor from its pixels to those of the square, and `inner` the (height, width) of the square
     without padding.
     """
+
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    seen: tuple[int, int]
+    scale: tuple[float, float]
+    inner: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The features of an image on the device of the network; for the sizes, see `PreparedImage`."""
 
     features: dict[str, Any]
     size: tuple[int, int]
@@ -97,15 +108,29 @@ class SegmentAnything:
         device: for example cpu or cuda:0.
         revision: commit of the hub repository.
         kind: "sam", "sam-hq", "sam2" or "sam3"; if empty, it is read from the checkpoint.
+        precision: float32, or mixed precision with float16 or bfloat16.
+        compile: compile the image encoder with torch.compile, which takes a minute at the first image.
 
     Raises:
-        AdapterError: the checkpoint cannot be loaded, lacks weights, or is of another kind of model.
+        AdapterError: the checkpoint cannot be loaded, lacks weights, or is of another kind of model, or the precision
+            is unknown.
     """
 
-    def __init__(self, weights: str, device: str = "cpu", revision: str = "main", kind: str = "") -> None:
+    def __init__(
+        self,
+        weights: str,
+        device: str = "cpu",
+        revision: str = "main",
+        kind: str = "",
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> None:
+        self.dtype = precision_of(precision)
         self.kind = kind or _kind_of(weights, revision)
         self.device = torch.device(device)
         self.network = load_network(MODELS[self.kind], weights, revision, torch.float32).to(self.device)
+        if compile:
+            self.network.vision_encoder.compile()
         self.weights_sha256 = weights_sha256(weights, revision)
         prompts = self.network.config.prompt_encoder_config
         self.side_px = int(prompts.image_size)
@@ -113,9 +138,12 @@ class SegmentAnything:
         if self.kind in PROCESSORS:
             self._processor = PROCESSORS[self.kind].from_pretrained(weights, revision=revision).image_processor
 
-    @torch.inference_mode()
     def embed(self, image: NDArray[np.uint8]) -> Embedded:
         """The features of an image, uint8 (H, W, 3)."""
+        return self.embed_prepared(self.prepare(image))
+
+    def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
+        """The pixels that the network sees of an image, uint8 (H, W, 3)."""
         size = int(image.shape[0]), int(image.shape[1])
         # The longer side is scaled to the square's side; the shorter side of a thinner image would vanish.
         least = -(-max(size) // self.side_px)
@@ -123,27 +151,36 @@ class SegmentAnything:
         height, width = image.shape[:2]
         if self._processor is None:
             pixels = squeezed(image, self.side_px, NORMALISATION[self.kind])
-            features = self.network.get_image_embeddings(moved(pixels, self.device))
-            scale = self.side_px / width, self.side_px / height
-            square = self.side_px, self.side_px
-            return Embedded({"image_embeddings": list(features)}, size, (height, width), scale, square)
-        ready = self._processor(images=image, return_tensors="pt")
-        inner_height, inner_width = (int(v) for v in ready["reshaped_input_sizes"][0])
-        features = self.network.get_image_embeddings(moved(ready["pixel_values"], self.device))
-        named = {"image_embeddings": features}
+            inner = self.side_px, self.side_px
+        else:
+            ready = self._processor(images=image, return_tensors="pt")
+            pixels = ready["pixel_values"]
+            inner_height, inner_width = (int(v) for v in ready["reshaped_input_sizes"][0])
+            inner = inner_height, inner_width
+        return PreparedImage(
+            pinned(pixels, self.device), size, (height, width), (inner[1] / width, inner[0] / height), inner
+        )
+
+    def embed_prepared(self, image: PreparedImage) -> Embedded:
+        """The features of a prepared image."""
+        with computing(self.device, self.dtype):
+            features = self.network.get_image_embeddings(moved(image.pixels, self.device))
+        named = {"image_embeddings": list(features) if self.kind in NORMALISATION else features}
         if self.kind == "sam-hq":
             named = {"image_embeddings": features[0], "intermediate_embeddings": list(features[1])}
-        scale = inner_width / width, inner_height / height
-        return Embedded(named, size, (height, width), scale, (inner_height, inner_width))
+        return Embedded(named, image.size, image.seen, image.scale, image.inner)
 
-    @torch.inference_mode()
     def decode(self, image: Embedded, prompts: Prompts) -> Decoded:
         """One mask per prompt."""
-        parts = [self._decode(image, _some(prompts, start)) for start in range(0, len(prompts.boxes), DECODED_TOGETHER)]
+        with computing(self.device, self.dtype):
+            parts = [
+                self._decode(image, _some(prompts, start)) for start in range(0, len(prompts.boxes), DECODED_TOGETHER)
+            ]
         if not parts:
             nothing = torch.zeros((0, *image.size), dtype=torch.bool, device=self.device)
             return Decoded(nothing, torch.zeros(0), torch.zeros(0))
-        return Decoded(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        with torch.inference_mode():
+            return Decoded(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _decode(self, image: Embedded, prompts: Prompts) -> Decoded:
         count = len(prompts.boxes)
@@ -152,7 +189,7 @@ class SegmentAnything:
         points = None if prompts.points is None else prompts.points.float() * torch.tensor([x, y])
         output = self.network(
             **{name: _repeated(value, count) for name, value in image.features.items()},
-            input_boxes=(prompts.boxes.float().cpu() * corners)[:, None].to(self.device),
+            input_boxes=(prompts.boxes.float() * moved(corners, prompts.boxes.device))[:, None].to(self.device),
             input_points=None if points is None else points[:, None].to(self.device),
             input_labels=None if prompts.labels is None else prompts.labels[:, None].to(self.device),
             input_masks=None if prompts.logits is None else prompts.logits.to(self.device),

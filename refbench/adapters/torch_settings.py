@@ -1,8 +1,18 @@
-"""Torch settings of a run: deterministic kernels, memory, devices. Imported only if an adapter uses torch."""
+"""Torch settings of a run: deterministic kernels, precision, memory, streams. Imported only if an adapter uses
+torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
+
+from refbench.errors import AdapterError
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def make_deterministic() -> None:
@@ -23,11 +33,70 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
+def thread_setting() -> Callable[[], None]:
+    """What each of several threads calls once, so that torch computes with one thread in it."""
+    # The present thread keeps its own number, once it has one.
+    torch.get_num_threads()
+    return lambda: torch.set_num_threads(1)
+
+
+def pinned(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The tensor in the memory from which copying to the device is fast; for `prepare`, which runs in a thread."""
+    tensor = tensor.to(dtype)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The tensor on a device; copied to CUDA through pinned memory, so that the copy overlaps with computation."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.device == device:
         return tensor.to(device, dtype)
-    return tensor.pin_memory().to(device, dtype, non_blocking=True)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, dtype, non_blocking=True)
+
+
+def precision_of(name: str) -> torch.dtype:
+    """The dtype of an option; raises AdapterError for an unknown name."""
+    if name not in PRECISIONS:
+        raise AdapterError(f"unknown precision {name!r}; choose from {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+@contextmanager
+def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Inference, with automatic mixed precision unless the dtype is float32."""
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+class Beside:
+    """A second stream of a CUDA device, in which one batch is finished while the next one is computed.
+
+    On other devices, everything is done in turn.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.in_parallel = device.startswith("cuda") and torch.cuda.is_available()
+        # Of high priority: its kernels are few and small, and must not wait behind those of the next batch.
+        self._stream: Any = torch.cuda.Stream(device, priority=-1) if self.in_parallel else None  # type: ignore[no-untyped-call]
+        self._device = device
+
+    def mark(self) -> Any:
+        """The present end of the work that was queued on the device."""
+        return torch.cuda.current_stream(self._device).record_event() if self.in_parallel else None
+
+    @contextmanager
+    def after(self, mark: Any) -> Iterator[None]:
+        """Run in the second stream, after the work before the mark."""
+        if mark is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(mark)
+            yield
+
+    def wait(self, mark: Any) -> None:
+        """Wait in this process until the work before the mark is done."""
+        if mark is not None:
+            mark.synchronize()
 
 
 def synchronize(device: str) -> None:

@@ -6,6 +6,7 @@ model, so it does not matter which worker computes it, or how many workers there
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,11 +99,16 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [[sample for group in shard for sample in group] for shard in shards]
 
 
-def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) -> list[list[Sample]]:
+def plan_batches(
+    shard: Sequence[Sample], size: int, pixels: int | None = None, whole_images: bool = False
+) -> list[list[Sample]]:
     """A shard in order, in batches of at most `size` expressions and, if given, `pixels` pixels of images.
 
-    An image counts once for each of its expressions. A batch has at least one expression.
+    An image counts once for each of its expressions. A batch has at least one expression. With `whole_images`, an image
+    is divided among batches only if it has more than `size` expressions or `pixels` pixels; it then starts a batch.
     """
+    if whole_images:
+        return _whole_images(shard, size, pixels)
     batches: list[list[Sample]] = []
     held = 0
     for sample in shard:
@@ -112,4 +118,19 @@ def plan_batches(shard: Sequence[Sample], size: int, pixels: int | None = None) 
             held = 0
         batches[-1].append(sample)
         held += area
+    return batches
+
+
+def _whole_images(shard: Sequence[Sample], size: int, pixels: int | None) -> list[list[Sample]]:
+    batches: list[list[Sample]] = []
+    held = 0
+    for _, group in itertools.groupby(shard, key=lambda sample: sample.image_id):
+        for part in plan_batches(list(group), size, pixels):
+            area = sum(sample.height * sample.width for sample in part)
+            fits = batches and len(batches[-1]) + len(part) <= size and (pixels is None or held + area <= pixels)
+            if not fits:
+                batches.append([])
+                held = 0
+            batches[-1].extend(part)
+            held += area
     return batches

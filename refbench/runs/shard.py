@@ -10,23 +10,22 @@ import random
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from refbench.adapters.base import AdapterExtras, answers_of, has_contract, to_predictions
+from refbench.adapters.base import AdapterExtras, answers_of, counted, has_contract, has_stages, to_predictions
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
 from refbench.masks.mask import Mask
-from refbench.masks.threads import available_cores
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
 from refbench.runs.folder import Journal, RunFolder
+from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
@@ -38,7 +37,6 @@ from refbench.runs.plan import (
 )
 from refbench.runs.timings import StageClock
 from refbench.storage.files import write_table
-from refbench.storage.images import load_image
 from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
 from refbench.storage.samples import load_samples
@@ -46,12 +44,25 @@ from refbench.storage.samples import load_samples
 # Folders whose traceback lines do not help to find a fault in an adapter: refbench and Python's library.
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
 
-IMAGES_AHEAD = 24
-PIXELS_AHEAD = 2**26
 CLOSE_SECONDS = 10.0
 
-Picture = Image.Image | DatasetError | None
 Step = Callable[[int], None]
+
+
+@dataclasses.dataclass(slots=True)
+class _InFlight:
+    """A batch whose forward pass is queued on the device, or failed. `mark` is its place in the queue."""
+
+    batch: list[Sample]
+    parts: list[PreparedPart]
+    output: Any = None
+    mark: Any = None
+    failed: bool = False
+
+    @property
+    def readable(self) -> list[PreparedPart]:
+        """The parts whose image could be read."""
+        return [part for part in self.parts if not isinstance(part.picture, DatasetError)]
 
 
 class ShardRunner:
@@ -88,7 +99,16 @@ class ShardRunner:
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
         # Some adapters open the images themselves, in another process; decoding them here would be wasted work.
         decode = self.facts.needs_images and not self.extras.opens_images
-        self._pictures = _Pictures() if decode else None
+        self._staged = decode and has_stages(self.adapter)
+        self._preparation: Preparation | None = None
+        if self._staged:
+            one_thread = _for_torch("thread_setting")
+            self._preparation = Preparation(self.adapter.prepare, 2 * self.facts.batch_size, one_thread)
+        self._pictures = Pictures() if decode and not self._staged else None
+        self._beside: Any = _for_torch("Beside", job.device)
+        # Without overlap if runs must be deterministic: then nothing of another shard may be in progress.
+        self._overlap = bool(self._beside and self._beside.in_parallel and not job.deterministic)
+        self._early: tuple[int, _InFlight] | None = None
         self._most = self.facts.batch_size
         self._adapter_failures = 0
         self._batch_failed = False
@@ -96,8 +116,9 @@ class ShardRunner:
         self._busy: list[float] | None = []
 
     def close(self, log: Callable[[str], None]) -> None:
-        if self._pictures:
-            self._pictures.close()
+        for threads in (self._pictures, self._preparation):
+            if threads is not None:
+                threads.close()
         close_adapter(self.adapter, log)
 
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
@@ -123,15 +144,11 @@ class ShardRunner:
                 self.extras.begin_shard(self.facts.seed + task.number)
         self._adapter_failures = 0
         _for_torch("reset_peak_memory", self.job.device)
-        if self._pictures:
-            self._pictures.expect(shard)
-            if following is not None:
-                self._pictures.expect(self.shards[following])
         predictions: list[Prediction] = []
-        for batch in plan_batches(shard, self.facts.batch_size, self._pixels):
-            for part in _parts(batch, task):
-                predictions += self._predict(part, task, len(predictions), clock)
-            step(len(batch))
+        compute = self._in_stages if self._staged else self._in_turn
+        for done in compute(task, following, clock):
+            predictions += done
+            step(len(done))
             self._look_at_device()
         failed = [p for p in predictions if p.error]
         hopeless = self._adapter_failures == len(shard)
@@ -160,11 +177,122 @@ class ShardRunner:
             usage=self._usage(),
         )
 
+    def _plan(self, shard: int) -> list[list[Sample]]:
+        return plan_batches(self.shards[shard], self.facts.batch_size, self._pixels, whole_images=self._staged)
+
+    def _in_turn(self, task: Task, following: int | None, clock: StageClock) -> Iterator[list[Prediction]]:
+        """The predictions of each batch of a shard; one batch is computed after the other."""
+        if self._pictures:
+            self._pictures.expect(self.shards[task.number])
+            if following is not None:
+                self._pictures.expect(self.shards[following])
+        done = 0
+        for batch in self._plan(task.number):
+            yield [p for part in _parts(batch, task) for p in self._predict(part, task, done, clock)]
+            done += len(batch)
+
+    def _in_stages(self, task: Task, following: int | None, clock: StageClock) -> Iterator[list[Prediction]]:
+        """As `_in_turn`, for an adapter with stages: on CUDA, the next batch is queued before a batch is finished."""
+        assert self._preparation is not None
+        batches = self._plan(task.number)
+        flights: deque[_InFlight] = deque()
+        if self._early is not None and self._early[0] == task.number:
+            # Its first batch was queued at the end of the shard before.
+            flights.append(self._early[1])
+            batches = batches[1:]
+        else:
+            self._preparation.begin(task.number, batches)
+        self._early = None
+        if following is not None:
+            self._preparation.expect(following, self._plan(following))
+        done = 0
+        for batch in batches:
+            if self._journal:
+                self._write_down(task, [s for f in flights for s in f.batch] + batch, done)
+            # Samples that crashed a process are computed alone, one after the other.
+            alone = any(s.sample_id in task.singly or s.sample_id in task.crashing for s in batch)
+            flights.append(self._launch(batch, clock, in_turn=alone))
+            while flights and (len(flights) > 1 or flights[0].failed or not self._overlap):
+                yield (landed := self._land(flights.popleft(), task, clock))
+                done += len(landed)
+        # A crash in the next shard would be blamed on this one; after a crash, nothing is queued early.
+        if following is not None and self._overlap and flights and not task.singly:
+            following_batches = self._plan(following)
+            self._preparation.begin(following, following_batches)
+            self._early = following, self._launch(following_batches[0], clock)
+        while flights:
+            yield self._land(flights.popleft(), task, clock)
+
+    def _launch(self, batch: list[Sample], clock: StageClock, in_turn: bool = False) -> _InFlight:
+        """Queue the forward pass of a batch; what fails here is computed again in turn when it lands."""
+        assert self._preparation is not None
+        parts = []
+        waiting = time.perf_counter()
+        for part in self._preparation.of(batch):
+            seconds = time.perf_counter() - waiting
+            clock.waited(seconds, {"pictures": part.decode_seconds, "prepare": part.prepare_seconds})
+            parts.append(part)
+            waiting = time.perf_counter()
+        flight = _InFlight(batch, parts)
+        flight.failed = in_turn or len(batch) > self._most or any(part.failed for part in parts)
+        if not flight.failed and flight.readable:
+            try:
+                with clock.stage("model"):
+                    flight.output = self.adapter.forward([part.prepared for part in flight.readable])
+                    flight.mark = self._beside.mark() if self._overlap else None
+            except RunStopped:
+                raise
+            except Exception:  # noqa: BLE001 (it is raised again, and counted, when the batch is computed in turn)
+                flight.failed = True
+        return flight
+
+    def _land(self, flight: _InFlight, task: Task, clock: StageClock) -> list[Prediction]:
+        """The predictions of a batch; if a stage failed, it is computed again in turn, in smaller pieces if needed."""
+        unreadable = {id(s): p.picture for p in flight.parts for s in p.samples if isinstance(p.picture, DatasetError)}
+        answered = None if flight.failed else self._finish(flight, clock)
+        if answered is None:
+            flight.output = None
+            pictures = {id(s): part.picture for part in flight.parts for s in part.samples}
+            answered = [
+                p
+                for part in _parts(flight.batch, task)
+                for p in self._predict_pictures(part, [pictures[id(s)] for s in part], task, clock)
+            ]
+            return answered
+        answers = iter(answered)
+        return [_failed(s, unreadable[id(s)]) if id(s) in unreadable else next(answers) for s in flight.batch]
+
+    def _finish(self, flight: _InFlight, clock: StageClock) -> list[Prediction] | None:
+        """The predictions of the readable parts; None if it failed."""
+        samples = [s for part in flight.readable for s in part.samples]
+        if not samples:
+            return []
+        try:
+            with self._beside.after(flight.mark) if self._overlap else contextlib.nullcontext():
+                with clock.stage("model"):
+                    if self._overlap:
+                        self._beside.wait(flight.mark)
+                    prepared = [part.prepared for part in flight.readable]
+                    answers = counted(self.adapter.finish(prepared, flight.output), len(samples), "finish")
+                    if not self._overlap:
+                        _for_torch("synchronize", self.job.device)
+                with clock.stage("encode"):
+                    return to_predictions(samples, answers)
+        except RunStopped:
+            raise
+        except Exception:  # noqa: BLE001 (it is raised again, and counted, when the batch is computed in turn)
+            return None
+
     def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
         if self._journal:
             self._write_down(task, batch, done)
         with clock.stage("pictures"):
             pictures: list[Picture] = [self._pictures.of(s) if self._pictures else None for s in batch]
+        return self._predict_pictures(batch, pictures, task, clock)
+
+    def _predict_pictures(
+        self, batch: Sequence[Sample], pictures: Sequence[Picture], task: Task, clock: StageClock
+    ) -> list[Prediction]:
         crashed = AdapterError("the adapter's process died on this sample, and again when it ran alone")
         spoiled: dict[int, Exception] = {k: p for k, p in enumerate(pictures) if isinstance(p, DatasetError)}
         spoiled |= {k: crashed for k, s in enumerate(batch) if s.sample_id in task.crashing}
@@ -273,57 +401,6 @@ def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
         yield from ([s] for s in batch)
     else:
         yield batch
-
-
-class _Pictures:
-    """Decodes the images of expected samples in advance, each once."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max(2, min(8, available_cores())), "decode")
-        self._waiting: deque[Sample] = deque()
-        self._expected: set[str] = set()
-        self._decoding: dict[str, tuple[Future[Image.Image | DatasetError], int]] = {}
-        self._current: tuple[str, Picture] = ("", None)
-
-    def expect(self, samples: Sequence[Sample]) -> None:
-        for sample in {s.image_id: s for s in samples}.values():
-            if sample.image_id not in self._expected:
-                self._expected.add(sample.image_id)
-                self._waiting.append(sample)
-
-    def of(self, sample: Sample) -> Picture:
-        """The image of an expected sample; consecutive samples of an image get the same Python object."""
-        if self._current[0] != sample.image_id:
-            self._fill()
-            if sample.image_id in self._decoding:
-                picture: Picture = self._decoding.pop(sample.image_id)[0].result()
-                self._expected.discard(sample.image_id)
-            else:
-                # Asked about out of order, or a second time after others.
-                picture = _decode(sample)
-            self._current = sample.image_id, picture
-            self._fill()
-        return self._current[1]
-
-    def _fill(self) -> None:
-        held = sum(pixels for _, pixels in self._decoding.values())
-        while self._waiting and len(self._decoding) < IMAGES_AHEAD:
-            area = self._waiting[0].height * self._waiting[0].width
-            if self._decoding and held + area > PIXELS_AHEAD:
-                return
-            sample = self._waiting.popleft()
-            self._decoding[sample.image_id] = self._pool.submit(_decode, sample), area
-            held += area
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode(sample: Sample) -> Image.Image | DatasetError:
-    try:
-        return load_image(sample.image_path, sample.height, sample.width)
-    except DatasetError as error:
-        return error
 
 
 def _failed(sample: Sample, error: Exception) -> Prediction:

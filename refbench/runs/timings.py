@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +13,14 @@ import pyarrow as pa
 # In the order in which a sample passes them.
 STAGES = {
     "pictures": "waiting for images to be decoded",
+    "prepare": "waiting for images to be prepared (adapters with stages)",
     "model": "the adapter: preparing, computing, thresholding",
     "encode": "masks to run-length codes",
     "write": "writing shards",
     "other": "everything else",
 }
+# A device that is less busy than this is told with the reason.
+BUSY_PERCENT = 90.0
 TIMINGS_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
@@ -40,6 +43,7 @@ class ShardTiming:
     samples: int
     seconds: float
     pictures_seconds: float | None = None
+    prepare_seconds: float | None = None
     model_seconds: float | None = None
     encode_seconds: float | None = None
     write_seconds: float | None = None
@@ -68,6 +72,12 @@ class StageClock:
             yield
         finally:
             self._seconds[name] += time.perf_counter() - began
+
+    def waited(self, seconds: float, shares: Mapping[str, float]) -> None:
+        """Add time that was waited for several stages in parallel threads, divided as they took time there."""
+        whole = sum(shares.values())
+        for name, share in shares.items():
+            self._seconds[name] += seconds * share / whole if whole else 0.0
 
     def timing(self, shard: int, samples: int) -> ShardTiming:
         """The row of a shard, without memory and device."""
@@ -101,5 +111,8 @@ def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: in
         f"peak memory {memory / 2**30:.1f} GiB" + (f", on the device {device / 2**30:.1f} GiB" if device else "")
     )
     if busy:
-        facts.append(f"device busy {sum(busy) / len(busy):.0f} %")
+        share = sum(busy) / len(busy)
+        waits = max((stage for stage in seconds if stage != "model"), key=lambda stage: seconds[stage])
+        reason = f", it waits mostly for: {STAGES[waits]}" if share < BUSY_PERCENT and seconds[waits] else ""
+        facts.append(f"device busy {share:.0f} %{reason}")
     return rows, f"{'; '.join(facts)}; most time goes into {STAGES[slowest]} ({seconds[slowest] / total:.0%})"

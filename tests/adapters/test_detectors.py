@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_models import save_grounding_dino, save_owlv2, save_sam, save_sam3
 
+from benchmarks.networks import save_grounding_dino, save_owlv2, save_sam, save_sam3
 from refbench import run, score
 from refbench.adapters.box_prompts import KEPT, PerImage
 from refbench.adapters.contract import FAILED, check_adapter
@@ -122,7 +122,7 @@ def test_policies_of_boxes_restated(models: dict[str, str], policy: str, thresho
     )
     output = SimpleNamespace(logits=torch.from_numpy(logits), pred_boxes=torch.from_numpy(boxes))
     adapter.network = lambda **_: output
-    answer = adapter.segment_samples([sample(image, "the red dog")], [image])[0]
+    answer = adapter.segment([image], ["the red dog"])[0]
     scores = 1 / (1 + np.exp(-logits[0].max(axis=1)))
     keep = {
         "top1": [int(scores.argmax())],
@@ -186,12 +186,13 @@ def test_captions_end_in_one_full_stop(models: dict[str, str]) -> None:
     assert normalised("") == "."
     adapter = load(models, "grounded-sam")
     images = [picture(50, 60), picture(50, 60, 1)]
-    together = adapter._detect(images, [normalised("the man left"), normalised("red dog")])
-    alone = [adapter._detect([i], [normalised(e)])[0] for i, e in zip(images, ("the man left", "red dog"), strict=True)]
+    expressions = ["the man left", "red dog", "a cup"]
+    ((together, _),) = adapter.forward([adapter.prepare(images[0], expressions)])
+    alone = [adapter.forward([adapter.prepare(images[0], [e])])[0][0][0] for e in expressions]
     for a, b in zip(together, alone, strict=True):
         assert torch.allclose(a.scores, b.scores, atol=1e-4)
-    long = sample(images[0], "dog " * 2000)
-    answer = adapter.segment_samples([long], images[:1])[0]
+        assert torch.allclose(a.boxes, b.boxes, atol=1e-2)
+    answer = adapter.segment(images[:1], ["dog " * 2000])[0]
     assert answer.note == "text cut to 256 tokens"
 
 
@@ -306,7 +307,7 @@ def test_sam3_shares_the_embedding_and_cuts_the_text(models: dict[str, str]) -> 
     adapter = load(models, "sam3")
     calls = []
     compute = adapter._embedded._compute
-    adapter._embedded._compute = lambda image: calls.append(image) or compute(image)
+    adapter._embedded._compute = lambda image, pixels: calls.append(image) or compute(image, pixels)
     images = [picture(40, 60), picture(50, 40, 1)]
     expressions = ["the man", "red dog", "cat " * 900, "cup"]
     together = adapter.segment([images[0]] * 3 + [images[1]], expressions)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from small_models import save_florence2, save_paligemma, save_qwen_vl, save_sam, save_token_decoder
 
+from benchmarks.networks import save_florence2, save_paligemma, save_qwen_vl, save_sam, save_token_decoder
 from refbench import run, score
 from refbench.adapters import florence2, gemini, paligemma, qwen_vl_sam
 from refbench.adapters.contract import FAILED, check_adapter
@@ -128,7 +128,9 @@ def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_
 def test_coordinates_are_those_of_the_family(writers: dict[str, str]) -> None:
     adapter = load_adapter("qwen-vl-sam", {"model": writers["qwen"], "sam": writers["sam"]})
     asked: list[torch.Tensor] = []
-    adapter.sam = SimpleNamespace(masks=lambda image, corners: asked.append(corners) or torch.zeros(1, 50, 100).bool())
+    adapter.sam = SimpleNamespace(
+        masks=lambda image, corners, known: asked.append(corners) or torch.zeros(1, 50, 100).bool()
+    )
     said = '[{"bbox_2d": [500, 100, 250, 900]}]'
     for family, seen, expected in (
         ("qwen3_vl", (28, 56), [25.0, 5.0, 50.0, 45.0]),

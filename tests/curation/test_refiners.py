@@ -11,12 +11,12 @@ import torch
 from curation.miniature_split import square
 from numpy.typing import NDArray
 from skimage.measure import label
-from small_models import DECODER, ENCODER, PROMPTS, save_sam
 from transformers import (
     SamConfig,
     SamModel,
 )
 
+from benchmarks.networks import DECODER, ENCODER, PROMPTS, save_sam
 from refbench.curation.proposals import make_refiner
 from refbench.curation.recipe import RefinerChoice
 from refbench.curation.refiners.base import Refined, Target, jittered, propose

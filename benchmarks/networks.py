@@ -1,8 +1,11 @@
-"""Small random networks, saved with their tokenizers and processors as users save theirs."""
+"""Random networks, saved with their tokenizers and processors as users save theirs: small ones for tests, and some of
+the published size for measurements on a GPU.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +33,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
     Sam2Config,
     Sam2Model,
@@ -56,6 +61,18 @@ ENCODER = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 16,
     "output_channels": 16, "mlp_dim": 32, "global_attn_indexes": [1], "window_size": 2, "num_pos_feats": 8,
 }  # fmt: skip
+
+
+def save_sam_vit_huge(folder: Path) -> Path:
+    """SAM ViT-H: 641 million weights."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120,
+        "global_attn_indexes": [7, 15, 23, 31],
+    }  # fmt: skip
+    SamModel(SamConfig(vision_config=vision)).save_pretrained(folder)
+    SamProcessor(SamImageProcessor()).save_pretrained(folder)
+    return folder
 
 
 def save_sam(kind: str, folder: Path) -> Path:
@@ -169,6 +186,21 @@ def save_grounding_dino(folder: Path) -> Path:
     return folder
 
 
+def save_grounding_dino_base(folder: Path) -> Path:
+    """Grounding DINO base, with Swin-B."""
+    torch.manual_seed(1)
+    tokenizer = bert_tokenizer(256)
+    backbone = {
+        "model_type": "swin", "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32],
+        "window_size": 12, "image_size": 384, "out_features": ["stage2", "stage3", "stage4"],
+    }  # fmt: skip
+    text = {"model_type": "bert", "vocab_size": len(tokenizer)}
+    config = GroundingDinoConfig(backbone_config=backbone, text_config=text, disable_custom_kernels=True)
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    GroundingDinoProcessor(GroundingDinoImageProcessor(), tokenizer).save_pretrained(folder)
+    return folder
+
+
 def save_owlv2(folder: Path) -> Path:
     torch.manual_seed(2)
     tokenizer = clip_tokenizer(16)
@@ -193,6 +225,15 @@ def save_owlv2(folder: Path) -> Path:
     network.save_pretrained(folder)
     images = Owlv2ImageProcessor(size={"height": 64, "width": 64})
     Owlv2Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_sam3_full(folder: Path) -> Path:
+    """SAM 3 of its published size."""
+    torch.manual_seed(3)
+    tokenizer = clip_tokenizer(32)
+    Sam3Model(Sam3Config()).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -254,8 +295,8 @@ def save_florence2(folder: Path) -> Path:
     return folder
 
 
-def save_qwen_vl(folder: Path) -> Path:
-    torch.manual_seed(6)
+def qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """Letters, with a chat template in the form of Qwen-VL's."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
     special.append("<|video_pad|>")
     letters = [*(chr(c) for c in range(33, 127)), "\u0120", "\u010a"]
@@ -271,6 +312,37 @@ def save_qwen_vl(folder: Path) -> Path:
         "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
+    return tokenizer
+
+
+def save_qwen2_vl_2b(folder: Path) -> Path:
+    """Qwen2-VL of the size of its 2B model, in bfloat16."""
+    torch.manual_seed(6)
+    tokenizer = qwen_tokenizer()
+    token = tokenizer.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+            "num_attention_heads": 12, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
+            "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>"), "bos_token_id": None,
+        },
+        vision_config={"depth": 32, "embed_dim": 1280, "num_heads": 16, "hidden_size": 1536, "patch_size": 14},
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+    )  # fmt: skip
+    network = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16)
+    network.generation_config.eos_token_id = token("<|im_end|>")
+    network.generation_config.pad_token_id = token("<|endoftext|>")
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=28 * 28 * 1280).save_pretrained(folder)
+    return folder
+
+
+def save_qwen_vl(folder: Path) -> Path:
+    torch.manual_seed(6)
+    tokenizer = qwen_tokenizer()
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
@@ -336,5 +408,6 @@ def save_token_decoder(path: Path) -> Path:
         out = shape[1] if name in ("decoder.4", "decoder.6", "decoder.8", "decoder.10") else shape[0]
         arrays[f"{name}.weight"] = generator.normal(size=shape) * (3 / np.prod(shape[1:])) ** 0.5
         arrays[f"{name}.bias"] = generator.normal(size=out) * 0.1
-    np.savez(path, **{k: v.astype(np.float32) for k, v in arrays.items()}, encoder=np.zeros(1))
+    weights: dict[str, Any] = {name: array.astype(np.float32) for name, array in arrays.items()}
+    np.savez(path, **weights, encoder=np.zeros(1))
     return path

@@ -1,0 +1,187 @@
+"""Decodes images in threads ahead of the model, and prepares them for adapters with stages."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from refbench.errors import DatasetError
+from refbench.masks.threads import available_cores
+from refbench.records import Sample
+from refbench.storage.images import load_image
+
+IMAGES_AHEAD = 24
+PIXELS_AHEAD = 2**26
+# Threads that decode; more of them wait for Python's lock.
+MOST_THREADS = 16
+
+Picture = Image.Image | DatasetError | None
+Prepare = Callable[[Image.Image, Sequence[str]], Any]
+
+
+def decode(sample: Sample) -> Image.Image | DatasetError:
+    """The image of a sample, or the error that it cannot be read with."""
+    try:
+        return load_image(sample.image_path, sample.height, sample.width)
+    except DatasetError as error:
+        return error
+
+
+def thread_pool(initializer: Callable[[], None] | None = None) -> ThreadPoolExecutor:
+    """The threads that decode and prepare."""
+    return ThreadPoolExecutor(max(2, min(MOST_THREADS, available_cores())), "decode", initializer)
+
+
+class Pictures:
+    """Decodes the images of expected samples in advance, each once."""
+
+    def __init__(self) -> None:
+        self._pool = thread_pool()
+        self._waiting: deque[Sample] = deque()
+        self._expected: set[str] = set()
+        self._decoding: dict[str, tuple[Future[Image.Image | DatasetError], int]] = {}
+        self._current: tuple[str, Picture] = ("", None)
+
+    def expect(self, samples: Sequence[Sample]) -> None:
+        for sample in {s.image_id: s for s in samples}.values():
+            if sample.image_id not in self._expected:
+                self._expected.add(sample.image_id)
+                self._waiting.append(sample)
+
+    def of(self, sample: Sample) -> Picture:
+        """The image of an expected sample; consecutive samples of an image get the same Python object."""
+        if self._current[0] != sample.image_id:
+            self._fill()
+            if sample.image_id in self._decoding:
+                picture: Picture = self._decoding.pop(sample.image_id)[0].result()
+                self._expected.discard(sample.image_id)
+            else:
+                # Asked about out of order, or a second time after others.
+                picture = decode(sample)
+            self._current = sample.image_id, picture
+            self._fill()
+        return self._current[1]
+
+    def _fill(self) -> None:
+        held = sum(pixels for _, pixels in self._decoding.values())
+        while self._waiting and len(self._decoding) < IMAGES_AHEAD:
+            area = self._waiting[0].height * self._waiting[0].width
+            if self._decoding and held + area > PIXELS_AHEAD:
+                return
+            sample = self._waiting.popleft()
+            self._decoding[sample.image_id] = self._pool.submit(decode, sample), area
+            held += area
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPart:
+    """Consecutive samples of one image in a batch, with what `prepare` returned for them.
+
+    If the image cannot be read, `picture` is the error; if `prepare` failed, `failed` is True. The seconds were spent
+    in a thread.
+    """
+
+    samples: list[Sample]
+    picture: Image.Image | DatasetError
+    prepared: Any
+    failed: bool
+    decode_seconds: float
+    prepare_seconds: float
+
+
+def by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples in order, cut where the image changes."""
+    return [list(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image_id)]
+
+
+class Preparation:
+    """Decodes and prepares the parts of expected batches in threads, in order, a few images ahead.
+
+    Args:
+        prepare: the method of the adapter.
+        ahead: number of images that are held, or are being prepared; PIXELS_AHEAD limits their pixels.
+        initializer: called once in each thread.
+    """
+
+    def __init__(self, prepare: Prepare, ahead: int, initializer: Callable[[], None] | None = None) -> None:
+        self._prepare = prepare
+        self._ahead = max(IMAGES_AHEAD, ahead)
+        self._pool = thread_pool(initializer)
+        self._expected: deque[int] = deque()
+        self._waiting: deque[list[Sample]] = deque()
+        self._started: deque[tuple[int, Future[PreparedPart]]] = deque()
+        self._held_px = 0
+        # The image that was started last: if the next part is about it too, it must get the same object.
+        self._last: tuple[str, Future[PreparedPart]] | None = None
+
+    def expect(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
+        """Announce the batches of a shard; they are asked for in this order."""
+        if shard not in self._expected:
+            self._expected.append(shard)
+            self._waiting.extend(part for batch in batches for part in by_image(batch))
+            self._fill()
+
+    def begin(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
+        """The shard whose batches are asked for next; another one than was announced is possible."""
+        if self._expected and self._expected[0] != shard:
+            for _, future in self._started:
+                future.cancel()
+            self._expected.clear()
+            self._waiting.clear()
+            self._started.clear()
+            self._held_px = 0
+        self.expect(shard, batches)
+        self._expected.popleft()
+
+    def of(self, batch: Sequence[Sample]) -> Iterator[PreparedPart]:
+        """The parts of the next batch, each as soon as it is ready."""
+        for _ in by_image(batch):
+            if not self._started:
+                self._start()
+            pixels, future = self._started.popleft()
+            yield future.result()
+            self._held_px -= pixels
+            self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._started) < self._ahead:
+            first = self._waiting[0][0]
+            if self._started and self._held_px + first.height * first.width > PIXELS_AHEAD:
+                return
+            self._start()
+
+    def _start(self) -> None:
+        part = self._waiting.popleft()
+        pixels = part[0].height * part[0].width
+        before = self._last[1] if self._last is not None and self._last[0] == part[0].image_id else None
+        future = self._pool.submit(self._prepared, part, before)
+        self._last = part[0].image_id, future
+        self._started.append((pixels, future))
+        self._held_px += pixels
+
+    def _prepared(self, part: list[Sample], before: Future[PreparedPart] | None) -> PreparedPart:
+        began = time.perf_counter()
+        # If the part before is about this image, it was started earlier, so that waiting for it ends.
+        picture = decode(part[0]) if before is None else before.result().picture
+        decode_seconds = time.perf_counter() - began
+        if isinstance(picture, DatasetError):
+            return PreparedPart(part, picture, None, False, decode_seconds, 0.0)
+        began = time.perf_counter()
+        try:
+            prepared, failed = self._prepare(picture, [s.expression for s in part]), False
+        except Exception:  # noqa: BLE001 (it is raised again when the samples are asked one by one)
+            prepared, failed = None, True
+        return PreparedPart(part, picture, prepared, failed, decode_seconds, time.perf_counter() - began)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
