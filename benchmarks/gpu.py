@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gpu SECTION [--small] [--out FILE]`: how well a run keeps a GPU busy.
+"""`python -m benchmarks.gpu [SECTION ...] [--small] [--out FOLDER]`: how well a run keeps a GPU busy.
 
-Each section is a process of its own, so that one that fails takes nothing from the others; `gpu.sh` calls them all. The
-networks have random weights of the published size, and the images are photographs that come with scikit-image. With
-`--small`, the same code runs on a CPU with small networks, which is what the tests do.
+The networks have random weights of the published size, and the images are photographs that come with scikit-image. A
+section that fails, or takes too long, takes nothing from the others, and its parts are written as soon as they are
+measured. With `--small`, the same code runs on a CPU with small networks, which is what the tests do.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from refbench.adapters.grounded_sam import GroundedSam
 from refbench.adapters.qwen_vl_sam import QwenVlSam
 from refbench.adapters.sam3 import Sam3
 from refbench.adapters.tensor_masks import encode_tensors
-from refbench.adapters.torch_settings import computing
+from refbench.adapters.torch_settings import computing, precision_of
 from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
@@ -52,8 +54,12 @@ from refbench.storage.samples import load_samples
 EXPRESSIONS_PER_IMAGE = 7
 WORDS = ("the man on the left", "red dog", "the woman standing in front", "a blue cup", "second person from the right")
 ADDRESS = "photographs/all"
-TURNS = 3
+TURNS = 2
 DIFFERENT_PHOTOGRAPHS = 256
+# A section is not begun with less time.
+LEAST_SECONDS = 15
+# A loading process that says nothing for so long hangs.
+LOADER_SECONDS = 25
 Figures = dict[str, Any]
 # The parts of a section, each as soon as it is measured.
 Found = Iterator[tuple[str, Figures]]
@@ -66,9 +72,16 @@ class Setting:
     small: bool
     device: str
     most_images: int
+    seconds_a_turn: float
+    folder: Path
+    began: float
 
     def images(self, wanted: int) -> int:
         return min(wanted, self.most_images)
+
+    def say(self, what: str) -> None:
+        """A line with the time, so that the log tells where time went."""
+        click.echo(f"  [{time.perf_counter() - self.began:5.1f} s] {what}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,19 +93,23 @@ class Setting:
         return 1 if self.small else max(1, available_cores() - 2)
 
 
-def saved(setting: Setting, save: Callable[[Path], Path], folder: Path) -> str:
-    """The folder of a network with random weights, drawn on the device, which is much faster."""
-    with torch.device(setting.device):
-        return str(save(folder))
+def saved(setting: Setting, name: str, save: Callable[[Path], Path]) -> str:
+    """The folder of a network with random weights, drawn on the device, which is much faster; made once."""
+    folder = setting.folder / name
+    if not folder.exists():
+        with torch.device(setting.device):
+            save(folder)
+        setting.say(f"random weights of {name}")
+    return str(folder)
 
 
-def saved_sam(setting: Setting, folder: Path) -> str:
+def saved_sam(setting: Setting) -> str:
     small = setting.small
-    return saved(setting, (lambda f: networks.save_sam("sam", f)) if small else networks.save_sam_vit_huge, folder)
+    return saved(setting, "sam", (lambda f: networks.save_sam("sam", f)) if small else networks.save_sam_vit_huge)
 
 
-def saved_clipseg(setting: Setting, folder: Path) -> str:
-    return saved(setting, lambda f: save_clipseg(f, setting.small), folder)
+def saved_clipseg(setting: Setting) -> str:
+    return saved(setting, "clipseg", lambda f: save_clipseg(f, setting.small))
 
 
 def photographs(folder: Path, count: int, height: int, width: int) -> list[Path]:
@@ -192,11 +209,11 @@ class Groups(Dataset[Any]):
 def loader(groups: Groups, images: int, setting: Setting) -> DataLoader[Any]:
     return DataLoader(
         groups, batch_size=images, num_workers=setting.loading_processes, pin_memory=setting.device != "cpu",
-        collate_fn=list, prefetch_factor=4, persistent_workers=True,
+        collate_fn=list, prefetch_factor=4, timeout=LOADER_SECONDS, persistent_workers=True,
     )  # fmt: skip
 
 
-def clipseg_by_hand(adapter: ClipSeg, setting: Setting, each: int) -> Callable[[], None]:
+def clipseg_by_hand(adapter: ClipSeg, setting: Setting, each: int, limit: int) -> Callable[[], None]:
     """The loop that an expert writes: loading processes, pinned memory, half precision, the same batch."""
     processor, network, dtype = adapter.processor, adapter.network, adapter.dtype
 
@@ -204,7 +221,7 @@ def clipseg_by_hand(adapter: ClipSeg, setting: Setting, each: int) -> Callable[[
         pixels: torch.Tensor = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         return pixels.to(dtype)
 
-    batches = loader(Groups(load_samples(ADDRESS), prepare), max(1, adapter.batch_size // each), setting)
+    batches = loader(Groups(load_samples(ADDRESS)[:limit], prepare), max(1, adapter.batch_size // each), setting)
 
     @torch.inference_mode()
     def loop() -> None:
@@ -224,7 +241,7 @@ def clipseg_by_hand(adapter: ClipSeg, setting: Setting, each: int) -> Callable[[
     return loop
 
 
-def sam_by_hand(adapter: FixedBoxes, weights: str, setting: Setting) -> Callable[[], None]:
+def sam_by_hand(adapter: FixedBoxes, weights: str, setting: Setting, limit: int) -> Callable[[], None]:
     """The same for SAM with boxes: an image is embedded once, and all its boxes are decoded together."""
     sam = adapter.sam.network
     processor = SamProcessor.from_pretrained(weights).image_processor
@@ -233,7 +250,7 @@ def sam_by_hand(adapter: FixedBoxes, weights: str, setting: Setting) -> Callable
         pixels: torch.Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
         return pixels
 
-    batches = loader(Groups(load_samples(ADDRESS), prepare), 2, setting)
+    batches = loader(Groups(load_samples(ADDRESS)[:limit], prepare), 2, setting)
 
     @torch.inference_mode()
     def loop() -> None:
@@ -264,21 +281,34 @@ def rate(result: RunResult) -> float:
     return result.samples / result.seconds
 
 
-def against_loop(adapter: Any, loop: Callable[[], None], setting: Setting, home: Path) -> Figures:
+def as_many_as_fit(adapter: Any, setting: Setting, home: Path, each: int) -> int:
+    """The number of samples that take about `seconds_a_turn`; first calls choose kernels, and are not counted."""
+    available = len(load_samples(ADDRESS))
+    few = min(available, max(2 * adapter.batch_size, 4 * each))
+    result = timed_run(adapter, setting, home, "first", limit=few)
+    for name in ("second", "third"):
+        result = timed_run(adapter, setting, home, name, limit=few)
+        setting.say(f"{name} {few} expressions: {result.bottleneck}")
+    return min(available, max(few, int(setting.seconds_a_turn * rate(result)))) // each * each
+
+
+def against_loop(adapter: Any, setting: Setting, home: Path, limit: int, loop: Callable[[], None]) -> Figures:
     """Expressions a second of a run, and its share of the loop's, as the median of turns."""
-    # First calls choose kernels and start the loading processes.
+    began = time.perf_counter()
     loop()
-    timed_run(adapter, setting, home, "first")
-    rates, shares, last = [], [], None
+    setting.say(f"loop by hand, with its start: {time.perf_counter() - began:.1f} s for {limit} expressions")
+    rates, loops, shares, last = [], [], [], None
     for turn in range(TURNS if setting.device != "cpu" else 1):
         began = time.perf_counter()
         loop()
         seconds = time.perf_counter() - began
-        last = timed_run(adapter, setting, home, f"turn{turn}")
+        last = timed_run(adapter, setting, home, f"turn{turn}", limit=limit)
         rates.append(rate(last))
+        loops.append(limit / seconds)
         shares.append(seconds / last.seconds)
     return {
         "expressions a second": statistics.median(rates),
+        "expressions a second of the loop": statistics.median(loops),
         "share of the loop": statistics.median(shares),
         **told(last),
     }
@@ -288,7 +318,7 @@ def told(result: RunResult | None) -> Figures:
     """What a run says of itself."""
     assert result is not None
     if result.failures:
-        raise SystemExit(
+        raise RuntimeError(
             f"{result.failures} of {result.samples} samples failed: {RunFolder(result.folder).first_error()}"
         )
     timings = RunFolder(result.folder).timings()
@@ -329,8 +359,7 @@ def traced(work: Callable[[], Any], expressions: int, setting: Setting) -> Figur
     }
 
 
-def traced_run(adapter: Any, setting: Setting, home: Path, images: int, each: int = EXPRESSIONS_PER_IMAGE) -> Figures:
-    limit = images * each
+def traced_run(adapter: Any, setting: Setting, home: Path, limit: int) -> Figures:
     return traced(lambda: timed_run(adapter, setting, home, "traced", limit=limit), limit, setting)
 
 
@@ -348,75 +377,85 @@ def against_cpu(make: Callable[[str], Any], adapter: Any, setting: Setting, home
     return {"pixels unlike the CPU's (%)": differing_share(there, here)}
 
 
-def clipseg(setting: Setting, folder: Path) -> Found:
+def clipseg(setting: Setting) -> Found:
     """CLIPSeg ViT-B/16: seven expressions an image, and one."""
-    weights = saved_clipseg(setting, folder / "clipseg")
+    weights = saved_clipseg(setting)
     adapter = ClipSeg(weights, setting.device)
-    for each, images in ((EXPRESSIONS_PER_IMAGE, 1500), (1, 1500)):
+    for each, images in ((EXPRESSIONS_PER_IMAGE, 2000), (1, 4000)):
+        name = f"{each} expressions an image" if each > 1 else "1 expression an image"
         with questions(setting, setting.images(images), each) as home:
-            found = against_loop(adapter, clipseg_by_hand(adapter, setting, each), setting, home)
-            found |= traced_run(adapter, setting, home, setting.images(400), each)
+            limit = as_many_as_fit(adapter, setting, home, each)
+            found = traced_run(adapter, setting, home, limit)
+            yield name, found
+            loop = clipseg_by_hand(adapter, setting, each, limit)
+            found |= against_loop(adapter, setting, home, limit, loop)
+            yield name, found
             if each > 1:
                 found |= against_cpu(lambda device: ClipSeg(weights, device), adapter, setting, home, 4)
-        yield f"{each} expressions an image" if each > 1 else "1 expression an image", found
+                yield name, found
 
 
-def sam(setting: Setting, folder: Path) -> Found:
-    """SAM ViT-H with a box for each expression, in float32 and in bfloat16."""
-    weights = saved_sam(setting, folder / "sam")
-    for precision, images in (("bfloat16", 120), ("float32", 16)):
-        adapter = FixedBoxes(weights, setting.device, precision)
-        with questions(setting, setting.images(images)) as home:
-            found = against_loop(adapter, sam_by_hand(adapter, weights, setting), setting, home)
-            found |= traced_run(adapter, setting, home, setting.images(30 if precision == "bfloat16" else 10))
-            found |= against_cpu(lambda device: FixedBoxes(weights, device), adapter, setting, home, 1)
-        yield precision, found
-        del adapter
+def sam(setting: Setting) -> Found:
+    """SAM ViT-H with a box for each expression, in bfloat16 and in float32."""
+    weights = saved_sam(setting)
+    adapter = FixedBoxes(weights, setting.device)
+    with questions(setting, setting.images(400)) as home:
+        for precision in ("bfloat16", "float32"):
+            adapter.sam.network.dtype = precision_of(precision)
+            limit = as_many_as_fit(adapter, setting, home, EXPRESSIONS_PER_IMAGE)
+            found = traced_run(adapter, setting, home, limit)
+            yield precision, found
+            found |= against_loop(adapter, setting, home, limit, sam_by_hand(adapter, weights, setting, limit))
+            yield precision, found
+        for precision in ("bfloat16", "float32"):
+            adapter.sam.network.dtype = precision_of(precision)
+            name = f"{precision} against the CPU"
+            yield name, against_cpu(lambda device: FixedBoxes(weights, device), adapter, setting, home, 1)
 
 
-def grounded(setting: Setting, folder: Path) -> Found:
+def grounded(setting: Setting) -> Found:
     """Grounding DINO base with SAM ViT-H."""
     save = networks.save_grounding_dino if setting.small else networks.save_grounding_dino_base
-    detector = saved(setting, save, folder / "dino")
-    weights = saved_sam(setting, folder / "sam")
+    detector = saved(setting, "grounding-dino", save)
+    weights = saved_sam(setting)
     yield from measured(
         lambda precision: GroundedSam(detector, weights, setting.device, precision=precision),
-        {"bfloat16": 60, "float32": 24}, setting,
+        ("bfloat16", "float32"), setting,
     )  # fmt: skip
 
 
-def sam3(setting: Setting, folder: Path) -> Found:
+def sam3(setting: Setting) -> Found:
     """SAM 3 with the expression as its concept."""
-    weights = saved(setting, networks.save_sam3 if setting.small else networks.save_sam3_full, folder / "sam3")
+    weights = saved(setting, "sam3", networks.save_sam3 if setting.small else networks.save_sam3_full)
     yield from measured(
-        lambda precision: Sam3(weights, setting.device, precision=precision), {"bfloat16": 60, "float32": 24}, setting
+        lambda precision: Sam3(weights, setting.device, precision=precision), ("bfloat16", "float32"), setting
     )
 
 
-def vlm(setting: Setting, folder: Path) -> Found:
+def vlm(setting: Setting) -> Found:
     """The prefill of a VLM with 2 billion weights: its answer is one token."""
-    weights = saved(setting, networks.save_qwen_vl if setting.small else networks.save_qwen2_vl_2b, folder / "vlm")
-    box = saved(setting, lambda f: networks.save_sam("sam", f), folder / "sam")
+    weights = saved(setting, "vlm", networks.save_qwen_vl if setting.small else networks.save_qwen2_vl_2b)
+    box = saved(setting, "small-sam", lambda f: networks.save_sam("sam", f))
     made = lambda _: PrefillOnly(weights, box, setting.device, max_new_tokens=1)  # noqa: E731
-    yield from measured(made, {"bfloat16": 60}, setting)
+    yield from measured(made, ("bfloat16",), setting)
 
 
-def measured(make: Callable[[str], Any], images: dict[str, int], setting: Setting) -> Found:
+def measured(make: Callable[[str], Any], precisions: Sequence[str], setting: Setting) -> Found:
     """The figures of an adapter in each precision, without a loop by hand."""
-    for precision, count in images.items():
+    for precision in precisions:
         adapter = make(precision)
-        with questions(setting, setting.images(count)) as home:
-            timed_run(adapter, setting, home, "first", limit=2 * EXPRESSIONS_PER_IMAGE)
-            result = timed_run(adapter, setting, home, "run")
+        setting.say(f"loaded for {precision}")
+        with questions(setting, setting.images(200)) as home:
+            limit = as_many_as_fit(adapter, setting, home, EXPRESSIONS_PER_IMAGE)
+            result = timed_run(adapter, setting, home, "run", limit=limit)
             found = {"expressions a second": rate(result), **told(result)}
-            found |= traced_run(adapter, setting, home, setting.images(10))
-        yield precision, found
+            yield precision, found | traced_run(adapter, setting, home, limit)
         del adapter
 
 
-def compiled(setting: Setting, folder: Path) -> Found:
+def compiled(setting: Setting) -> Found:
     """What torch.compile gains for SAM ViT-H in bfloat16, and how long it takes."""
-    weights = saved_sam(setting, folder / "sam")
+    weights = saved_sam(setting)
     rates: dict[bool, float] = {}
     with questions(setting, setting.images(100)) as home:
         for compile in (False, True):
@@ -434,10 +473,10 @@ def compiled(setting: Setting, folder: Path) -> Found:
     yield "bfloat16", found
 
 
-def deterministic(setting: Setting, folder: Path) -> Found:
+def deterministic(setting: Setting) -> Found:
     """What `--deterministic` costs CLIPSeg, and whether two such runs have the same bytes."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    adapter = ClipSeg(saved_clipseg(setting, folder / "clipseg"), setting.device)
+    adapter = ClipSeg(saved_clipseg(setting), setting.device)
     with questions(setting, setting.images(300)) as home:
         timed_run(adapter, setting, home, "first")
         plain = timed_run(adapter, setting, home, "plain")
@@ -453,9 +492,9 @@ def deterministic(setting: Setting, folder: Path) -> Found:
     yield "clipseg", found
 
 
-def memory(setting: Setting, folder: Path) -> Found:
+def memory(setting: Setting) -> Found:
     """A batch that does not fit into memory; encoding on the device against copying dense masks."""
-    adapter = ClipSeg(saved_clipseg(setting, folder / "clipseg"), setting.device)
+    adapter = ClipSeg(saved_clipseg(setting), setting.device)
     figures: Figures = {}
     with questions(setting, setting.images(100)) as home:
         said: list[str] = []
@@ -487,7 +526,7 @@ def memory(setting: Setting, folder: Path) -> Found:
     yield "clipseg", figures
 
 
-SECTIONS: dict[str, Callable[[Setting, Path], Found]] = {
+SECTIONS: dict[str, Callable[[Setting], Found]] = {
     "clipseg": clipseg,
     "sam": sam,
     "memory": memory,
@@ -518,33 +557,69 @@ def print_table(folder: Path) -> None:
             click.echo("\n".join(rows({section: json.loads(path.read_text())[section]})))
 
 
+class TooLong(Exception):
+    """A section has used up its time."""
+
+
+def ring(*_: Any) -> None:
+    raise TooLong("the section has used up its time")
+
+
 @click.command()
-@click.argument("section", type=click.Choice([*SECTIONS, "table"]))
+@click.argument("sections", nargs=-1, type=click.Choice(list(SECTIONS)))
 @click.option("--small", is_flag=True, help="Small networks on the CPU, to try the code.")
 @click.option("--device", default="cuda:0", show_default=True)
-@click.option("--images", default=2000, help="Measure at most this many images.")
-@click.option("--out", type=click.Path(path_type=Path), help="File for the figures; for `table`, the folder with them.")
-def main(section: str, small: bool, device: str, images: int, out: Path | None) -> None:
-    """Measure one section, or print the figures of all."""
-    if section == "table":
-        print_table(out or Path("benchmarks/results/gpu"))
-        return
-    setting = Setting(small, "cpu", min(images, 6)) if small else Setting(small, device, images)
+@click.option("--images", default=4000, help="Measure at most this many images.")
+@click.option("--seconds", default=150, help="Time for a section.")
+@click.option("--all-seconds", default=420, help="Time for all sections; one that would not fit is left out.")
+@click.option("--turn", default=2.5, help="Time for a turn of a measurement.")
+@click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results/gpu", help="Folder of the figures.")
+def main(
+    sections: tuple[str, ...],
+    small: bool,
+    device: str,
+    images: int,
+    seconds: int,
+    all_seconds: int,
+    turn: float,
+    out: Path,
+) -> None:
+    """Measure the given sections, or all of them."""
     began = time.perf_counter()
-    name = "CPU" if setting.device == "cpu" else torch.cuda.get_device_name()
-    figures: Figures = {
-        "hardware": f"{name}, {available_cores()} cores",
-        "torch": torch.__version__,
-        "git": git_state(Path(__file__).parent.parent),
-        section: {},
-    }
+    out.mkdir(parents=True, exist_ok=True)
+    device = "cpu" if small else device
+    name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
+    signal.signal(signal.SIGALRM, ring)
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
-        for part, found in SECTIONS[section](setting, Path(folder)):
-            figures[section][part] = found
-            figures["seconds"] = time.perf_counter() - began
-            click.echo("\n".join(rows({part: found})))
-            if out is not None:
-                out.write_text(json.dumps(figures, indent=2) + "\n")
+        setting = Setting(small, device, min(images, 6) if small else images, turn, Path(folder), began)
+        for section in sections or tuple(SECTIONS):
+            left = int(all_seconds - (time.perf_counter() - began))
+            figures: Figures = {
+                "hardware": f"{name}, {available_cores()} cores",
+                "torch": torch.__version__,
+                "git": git_state(Path(__file__).parent.parent),
+                section: {},
+            }
+            setting.say(f"{section} ...")
+            if left < LEAST_SECONDS:
+                failed.append(section)
+                setting.say("left out, no time")
+                continue
+            signal.alarm(min(seconds, left))
+            try:
+                for part, found in SECTIONS[section](setting):
+                    figures[section][part] = found
+                    (out / f"{section}.json").write_text(json.dumps(figures, indent=2) + "\n")
+                    setting.say(part)
+            except Exception:  # noqa: BLE001 (the other sections go on)
+                failed.append(section)
+                click.echo(traceback.format_exc())
+            finally:
+                signal.alarm(0)
+    print_table(out)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

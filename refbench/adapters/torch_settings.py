@@ -4,6 +4,7 @@ torch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from refbench.errors import AdapterError
 
+# NVIDIA's library renews the figure a few times a second.
+LOOK_SECONDS = 0.25
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -135,11 +138,28 @@ def name_of(device: str) -> str:
     return str(torch.cuda.get_device_name(device))
 
 
-def utilisation(device: str) -> float | None:
-    """Recent utilisation of a CUDA device in percent; None if it cannot be measured."""
-    if not device.startswith("cuda"):
-        return None
-    try:
-        return float(torch.cuda.utilization(device))
-    except Exception:  # noqa: BLE001 (a figure to look at: NVIDIA's library has errors of its own, and may be missing)
-        return None
+class Utilisation:
+    """Looks at the utilisation of a CUDA device in a thread, since a look can take longer than a batch."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._seen: list[float] = []
+        self._end = threading.Event()
+        if device.startswith("cuda") and torch.cuda.is_available():
+            threading.Thread(target=self._look, name="utilisation", daemon=True).start()
+
+    def _look(self) -> None:
+        while not self._end.wait(LOOK_SECONDS):
+            try:
+                self._seen.append(float(torch.cuda.utilization(self._device)))
+            except Exception:  # noqa: BLE001 (a figure to look at: NVIDIA's library has errors of its own)
+                return
+
+    def percent(self) -> float | None:
+        """The mean since the last call; None if it is not known."""
+        seen, self._seen = self._seen, []
+        return sum(seen) / len(seen) if seen else None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()

@@ -113,10 +113,10 @@ class ShardRunner:
         self._adapter_failures = 0
         self._batch_failed = False
         self._said: list[str] = []
-        self._busy: list[float] | None = []
+        self._utilisation: Any = _for_torch("Utilisation", job.device)
 
     def close(self, log: Callable[[str], None]) -> None:
-        for threads in (self._pictures, self._preparation):
+        for threads in (self._pictures, self._preparation, self._utilisation):
             if threads is not None:
                 threads.close()
         close_adapter(self.adapter, log)
@@ -149,7 +149,6 @@ class ShardRunner:
         for done in compute(task, following, clock):
             predictions += done
             step(len(done))
-            self._look_at_device()
         failed = [p for p in predictions if p.error]
         hopeless = self._adapter_failures == len(shard)
         kept = not (hopeless and task.give_up_above is not None and len(failed) > task.give_up_above)
@@ -170,7 +169,7 @@ class ShardRunner:
                 clock.timing(task.number, len(shard)),
                 peak_memory_bytes=_peak_memory(),
                 peak_device_bytes=_for_torch("peak_memory", self.job.device) or None,
-                device_busy_percent=self._device_busy(),
+                device_busy_percent=self._utilisation.percent() if self._utilisation else None,
             ),
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
@@ -350,17 +349,6 @@ class ShardRunner:
     def _remarks(self) -> list[str]:
         """Remarks of the adapter since the last shard that do not concern a single sample."""
         return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
-
-    def _look_at_device(self) -> None:
-        if self._busy is not None:
-            found = _for_torch("utilisation", self.job.device)
-            # If it cannot be measured, do not try again after every batch.
-            self._busy = None if found is None else [*self._busy, found]
-
-    def _device_busy(self) -> float | None:
-        """Mean utilisation of the device since the last call, in percent; None if it is not measured."""
-        busy, self._busy = self._busy, None if self._busy is None else []
-        return sum(busy) / len(busy) if busy else None
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
         RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))
