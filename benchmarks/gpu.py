@@ -274,16 +274,18 @@ def sam_by_hand(adapter: FixedBoxes, weights: str, setting: Setting, limit: int)
 
 def timed_run(adapter: Any, setting: Setting, home: Path, name: str, **more: Any) -> RunResult:
     """A run of an adapter that is already loaded."""
-    return run(adapter, ADDRESS, device=setting.device, out=home / "runs" / name, **more)
+    # A folder of its own: an existing one would be resumed.
+    number = len(list((home / "runs").iterdir())) if (home / "runs").exists() else 0
+    return run(adapter, ADDRESS, device=setting.device, out=home / "runs" / f"{number}-{name}", **more)
 
 
 def rate(result: RunResult) -> float:
-    return result.samples / result.seconds
+    return float(result.samples / result.seconds)
 
 
 def as_many_as_fit(adapter: Any, setting: Setting, home: Path, each: int) -> int:
     """The number of samples that take about `seconds_a_turn`; first calls choose kernels, and are not counted."""
-    available = len(load_samples(ADDRESS))
+    available: int = len(load_samples(ADDRESS))
     few = min(available, max(2 * adapter.batch_size, 4 * each))
     result = timed_run(adapter, setting, home, "first", limit=few)
     for name in ("second", "third"):
