@@ -157,7 +157,7 @@ class FixedBoxes(DetectorWithSam):
     """SAM alone: the box of an expression depends on its place in the list, and costs nothing."""
 
     name = "fixed-boxes"
-    batch_size = 16
+    batch_size = 32
 
     def __init__(self, sam: str, device: str, precision: str = "float32", compile: bool = False) -> None:
         self.policy, self.threshold = "top1", 0.0
@@ -286,12 +286,13 @@ def rate(result: RunResult) -> float:
 def as_many_as_fit(adapter: Any, setting: Setting, home: Path, each: int) -> int:
     """The number of samples that take about `seconds_a_turn`; first calls choose kernels, and are not counted."""
     available: int = len(load_samples(ADDRESS))
-    few = min(available, max(2 * adapter.batch_size, 4 * each))
+    few = min(available, max(8 * adapter.batch_size, 4 * each))
     result = timed_run(adapter, setting, home, "first", limit=few)
     for name in ("second", "third"):
         result = timed_run(adapter, setting, home, name, limit=few)
         setting.say(f"{name} {few} expressions: {result.bottleneck}")
-    return min(available, max(few, int(setting.seconds_a_turn * rate(result)))) // each * each
+    wanted: int = max(few, int(setting.seconds_a_turn * rate(result)))
+    return min(available, wanted) // each * each
 
 
 def against_loop(adapter: Any, setting: Setting, home: Path, limit: int, loop: Callable[[], None]) -> Figures:

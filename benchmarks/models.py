@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from benchmarks.data import temporary_home
+from benchmarks.networks import smooth
 from benchmarks.run import build_coco128
 from refbench.adapters.box_prompts import BoxSegmenter, Detections
 from refbench.adapters.tensor_masks import encode_tensors
@@ -86,7 +87,10 @@ def save_clipseg(folder: Path, small: bool) -> Path:
     else:
         vision = {"image_size": 352, "patch_size": 16}
         config = CLIPSegConfig(text_config=special, vision_config=vision)
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    network = CLIPSegForImageSegmentation(config)
+    if not small:
+        smooth(network.decoder)
+    network.save_pretrained(folder)
     side = config.vision_config.image_size
     processor = ViTImageProcessor(size={"height": side, "width": side})
     CLIPSegProcessor(processor, tokenizer).save_pretrained(folder)

@@ -70,9 +70,21 @@ def save_sam_vit_huge(folder: Path) -> Path:
         "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120,
         "global_attn_indexes": [7, 15, 23, 31],
     }  # fmt: skip
-    SamModel(SamConfig(vision_config=vision)).save_pretrained(folder)
+    network = SamModel(SamConfig(vision_config=vision))
+    smooth(network.mask_decoder)
+    network.save_pretrained(folder)
     SamProcessor(SamImageProcessor()).save_pretrained(folder)
     return folder
+
+
+def smooth(module: torch.nn.Module) -> None:
+    """Let transposed convolutions repeat a value. Random ones make checkerboards, whose masks have a hundred times the
+    runs of a real mask, and encoding them would be measured instead of the network.
+    """
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, torch.nn.ConvTranspose2d):
+                part.weight.copy_(part.weight.mean(dim=(2, 3), keepdim=True).expand_as(part.weight))
 
 
 def save_sam(kind: str, folder: Path) -> Path:

@@ -25,6 +25,8 @@ POLICIES = (TOP1, UNION, TOP1_IF)
 # Embeddings that are kept: the image of this batch and its neighbours.
 KEPT = 4
 RAW_DIGITS = 4
+# Expressions for several images, since a large GPU embeds a few images at once.
+CUDA_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,24 @@ class PerImage:
 
     def of(self, image: Image.Image, *arguments: Any) -> Any:
         """The result of `compute(image, *arguments)`, computed once."""
-        found = self._kept.get(id(image))
+        found = self.kept(image)
+        if found is None:
+            found = self._compute(image, *arguments)
+        self.keep(image, found)
+        return found
+
+    def kept(self, image: Image.Image) -> Any:
+        """The result for an image if it is kept, otherwise None."""
+        known, value = self._kept.get(id(image), (None, None))
+        return value if known is image else None
+
+    def keep(self, image: Image.Image, value: Any) -> None:
+        """Keep the result for an image as the latest."""
         # Keep the image too, so that its id is not reused for another object.
-        if found is None or found[0] is not image:
-            found = image, self._compute(image, *arguments)
-            self._kept[id(image)] = found
+        self._kept[id(image)] = image, value
         self._kept.move_to_end(id(image))
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        return found[1]
 
 
 class BoxSegmenter:
@@ -86,6 +97,16 @@ class BoxSegmenter:
             return self.network.embed_prepared(prepared or self.prepare(image))
         found: Embedded = self._embedded.of(image, prepared)
         return found
+
+    def embed_together(self, questions: Sequence[BoxQuestion]) -> list[Embedded]:
+        """The features of the images of several questions; those that are kept are not computed again."""
+        found: dict[int, Embedded] = {id(q.image): self._embedded.kept(q.image) for q in questions}
+        new = [question for question in questions if found[id(question.image)] is None]
+        computed = self.network.embed_together([question.prepared for question in new])
+        for question, embedded in zip(new, computed, strict=True):
+            found[id(question.image)] = embedded
+            self._embedded.keep(question.image, embedded)
+        return [found[id(question.image)] for question in questions]
 
     def masks(
         self, image: Image.Image, boxes: torch.Tensor, known: PreparedImage | Embedded | None = None
@@ -194,6 +215,8 @@ class DetectorWithSam(Staged):
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)
+        if self.device.type == "cuda":
+            self.batch_size = CUDA_BATCH_SIZE
         self.network: Any = load_network(kind, detector, revision, torch.float32).to(self.device)
         self.sam = BoxSegmenter(sam, device, sam_revision, precision=precision, compile=compile)
         self.weights_sha256 = f"{weights_sha256(detector, revision)} {self.sam.network.weights_sha256}"
@@ -206,14 +229,11 @@ class DetectorWithSam(Staged):
 
     def forward(self, batch: list[BoxQuestion]) -> list[tuple[list[Detections], PreparedImage | Embedded]]:
         """See the interface of adapters. The boxes of each image, and its features for SAM."""
-        found: list[tuple[list[Detections], PreparedImage | Embedded]] = []
-        for question in batch:
-            with computing(self.device, self.sam.network.dtype):
-                boxes = self.detect(question)
-            # A policy with a threshold may find no box, and then needs no features.
-            known = self.sam.embedded(question.image, question.prepared) if self.policy == TOP1 else question.prepared
-            found.append((boxes, known))
-        return found
+        with computing(self.device, self.sam.network.dtype):
+            boxes = [self.detect(question) for question in batch]
+        # A policy with a threshold may find no box, and then needs no features.
+        known = self.sam.embed_together(batch) if self.policy == TOP1 else [question.prepared for question in batch]
+        return list(zip(boxes, known, strict=True))
 
     def finish(
         self, batch: list[BoxQuestion], output: list[tuple[list[Detections], PreparedImage | Embedded]]

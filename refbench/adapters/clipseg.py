@@ -44,6 +44,8 @@ class ClipSeg(Staged):
 
     name = "clipseg"
     batch_size = 64
+    # A large GPU needs more work for each kernel that is started.
+    cuda_batch_size = 256
 
     def __init__(
         self,
@@ -58,6 +60,8 @@ class ClipSeg(Staged):
         if precision == AUTO:
             precision = "float16" if self.device.type == "cuda" else "float32"
         self.dtype = precision_of(precision)
+        if self.device.type == "cuda":
+            self.batch_size = self.cuda_batch_size
         self.threshold = threshold
         self.processor: Any = CLIPSegProcessor.from_pretrained(model, revision=revision)
         self.tokenizer = SharedTokenizer(self.processor.tokenizer)
@@ -103,18 +107,16 @@ class ClipSeg(Staged):
 
     @torch.inference_mode()
     def finish(self, batch: list[ClipSegQuestion], output: torch.Tensor) -> list[Answer]:
-        """See the interface of adapters."""
-        heats = [
-            F.interpolate(own[:, None], question.size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
-            for question, own in zip(batch, _split(output, batch), strict=True)
-        ]
+        """See the interface of adapters. Heat maps of the same size are resized together."""
+        sizes = [question.size for question in batch for _ in question.token_ids]
+        places = {size: [k for k, own in enumerate(sizes) if own == size] for size in dict.fromkeys(sizes)}
+        heats = {
+            size: F.interpolate(output[chosen][:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+            for size, chosen in places.items()
+        }
+        masks = {k: m for size, own in places.items() for k, m in zip(own, heats[size] > self.threshold, strict=True)}
         # Copy all scores at once: copied one by one, each would wait for the device.
-        scores = torch.cat([own.amax(dim=(1, 2)) for own in heats]).tolist()
-        masks = [mask for own in heats for mask in own > self.threshold]
+        copied = torch.cat([heat.amax(dim=(1, 2)) for heat in heats.values()]).tolist()
+        scores = dict(zip((k for own in places.values() for k in own), copied, strict=True))
         notes = [note for question in batch for note in question.notes]
-        return [Answer(mask, score=s, note=note) for mask, s, note in zip(masks, scores, notes, strict=True)]
-
-
-def _split(output: torch.Tensor, batch: Sequence[ClipSegQuestion]) -> Any:
-    """The part of each image."""
-    return torch.split(output, [len(question.token_ids) for question in batch])
+        return [Answer(masks[k], score=scores[k], note=note) for k, note in enumerate(notes)]

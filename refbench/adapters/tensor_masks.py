@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from refbench.masks.mask import Mask
+
+MOST_IN_INT32 = 2**31
 
 
 def encode_tensors(masks: Sequence[torch.Tensor]) -> list[Mask]:
@@ -31,7 +34,11 @@ def _encode_on_device(masks: Sequence[torch.Tensor]) -> list[Mask]:
         pieces += [mask.detach().t().reshape(-1), gap]
     line = torch.cat(pieces)
     # A change between k and k + 1 of the line: a run starts, or has ended, at pixel k counted after the first gap.
-    edges = torch.nonzero(line[1:] != line[:-1]).reshape(-1).cpu().numpy()
+    positions = torch.nonzero(line[1:] != line[:-1]).reshape(-1)
+    if len(line) < MOST_IN_INT32:
+        # Half the bytes to copy.
+        positions = positions.to(torch.int32)
+    edges = positions.cpu().numpy().astype(np.int64)
     out = []
     offset = 0
     first = 0

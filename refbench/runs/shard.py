@@ -104,7 +104,7 @@ class ShardRunner:
         if self._staged:
             one_thread = _for_torch("thread_setting")
             self._preparation = Preparation(self.adapter.prepare, 2 * self.facts.batch_size, one_thread)
-        self._pictures = Pictures() if decode and not self._staged else None
+        self._pictures = Pictures() if decode else None
         self._beside: Any = _for_torch("Beside", job.device)
         # Without overlap if runs must be deterministic: then nothing of another shard may be in progress.
         self._overlap = bool(self._beside and self._beside.in_parallel and not job.deterministic)
@@ -145,8 +145,13 @@ class ShardRunner:
         self._adapter_failures = 0
         _for_torch("reset_peak_memory", self.job.device)
         predictions: list[Prediction] = []
-        compute = self._in_stages if self._staged else self._in_turn
-        for done in compute(task, following, clock):
+        # Samples that may have crashed a process are computed one after the other, and nothing is prepared ahead.
+        if self._preparation is None or task.singly or task.crashing:
+            self._early = None
+            computed = self._in_turn(task, following, clock)
+        else:
+            computed = self._in_stages(self._preparation, task, following, clock)
+        for done in computed:
             predictions += done
             step(len(done))
         failed = [p for p in predictions if p.error]
@@ -190,9 +195,10 @@ class ShardRunner:
             yield [p for part in _parts(batch, task) for p in self._predict(part, task, done, clock)]
             done += len(batch)
 
-    def _in_stages(self, task: Task, following: int | None, clock: StageClock) -> Iterator[list[Prediction]]:
+    def _in_stages(
+        self, preparation: Preparation, task: Task, following: int | None, clock: StageClock
+    ) -> Iterator[list[Prediction]]:
         """As `_in_turn`, for an adapter with stages: on CUDA, the next batch is queued before a batch is finished."""
-        assert self._preparation is not None
         batches = self._plan(task.number)
         flights: deque[_InFlight] = deque()
         if self._early is not None and self._early[0] == task.number:
@@ -200,40 +206,37 @@ class ShardRunner:
             flights.append(self._early[1])
             batches = batches[1:]
         else:
-            self._preparation.begin(task.number, batches)
+            preparation.begin(task.number, batches)
         self._early = None
         if following is not None:
-            self._preparation.expect(following, self._plan(following))
+            preparation.expect(following, self._plan(following))
         done = 0
         for batch in batches:
             if self._journal:
                 self._write_down(task, [s for f in flights for s in f.batch] + batch, done)
-            # Samples that crashed a process are computed alone, one after the other.
-            alone = any(s.sample_id in task.singly or s.sample_id in task.crashing for s in batch)
-            flights.append(self._launch(batch, clock, in_turn=alone))
+            flights.append(self._launch(preparation, batch, clock))
             while flights and (len(flights) > 1 or flights[0].failed or not self._overlap):
-                yield (landed := self._land(flights.popleft(), task, clock))
+                yield (landed := self._land(flights.popleft(), task, done, clock))
                 done += len(landed)
-        # A crash in the next shard would be blamed on this one; after a crash, nothing is queued early.
-        if following is not None and self._overlap and flights and not task.singly:
+        if following is not None and self._overlap and flights:
             following_batches = self._plan(following)
-            self._preparation.begin(following, following_batches)
-            self._early = following, self._launch(following_batches[0], clock)
+            preparation.begin(following, following_batches)
+            self._early = following, self._launch(preparation, following_batches[0], clock)
         while flights:
-            yield self._land(flights.popleft(), task, clock)
+            yield (landed := self._land(flights.popleft(), task, done, clock))
+            done += len(landed)
 
-    def _launch(self, batch: list[Sample], clock: StageClock, in_turn: bool = False) -> _InFlight:
+    def _launch(self, preparation: Preparation, batch: list[Sample], clock: StageClock) -> _InFlight:
         """Queue the forward pass of a batch; what fails here is computed again in turn when it lands."""
-        assert self._preparation is not None
         parts = []
         waiting = time.perf_counter()
-        for part in self._preparation.of(batch):
+        for part in preparation.of(batch):
             seconds = time.perf_counter() - waiting
             clock.waited(seconds, {"pictures": part.decode_seconds, "prepare": part.prepare_seconds})
             parts.append(part)
             waiting = time.perf_counter()
         flight = _InFlight(batch, parts)
-        flight.failed = in_turn or len(batch) > self._most or any(part.failed for part in parts)
+        flight.failed = len(batch) > self._most or any(part.failed for part in parts)
         if not flight.failed and flight.readable:
             try:
                 with clock.stage("model"):
@@ -245,21 +248,23 @@ class ShardRunner:
                 flight.failed = True
         return flight
 
-    def _land(self, flight: _InFlight, task: Task, clock: StageClock) -> list[Prediction]:
+    def _land(self, flight: _InFlight, task: Task, done: int, clock: StageClock) -> list[Prediction]:
         """The predictions of a batch; if a stage failed, it is computed again in turn, in smaller pieces if needed."""
-        unreadable = {id(s): p.picture for p in flight.parts for s in p.samples if isinstance(p.picture, DatasetError)}
         answered = None if flight.failed else self._finish(flight, clock)
-        if answered is None:
-            flight.output = None
-            pictures = {id(s): part.picture for part in flight.parts for s in part.samples}
-            answered = [
-                p
-                for part in _parts(flight.batch, task)
-                for p in self._predict_pictures(part, [pictures[id(s)] for s in part], task, clock)
+        pictures = {id(s): part.picture for part in flight.parts for s in part.samples}
+        if answered is not None:
+            answers = iter(answered)
+            return [
+                _failed(s, error) if isinstance(error := pictures[id(s)], DatasetError) else next(answers)
+                for s in flight.batch
             ]
-            return answered
-        answers = iter(answered)
-        return [_failed(s, unreadable[id(s)]) if id(s) in unreadable else next(answers) for s in flight.batch]
+        flight.output = None
+        predictions: list[Prediction] = []
+        for part in _parts(flight.batch, task):
+            if self._journal:
+                self._write_down(task, part, done + len(predictions))
+            predictions += self._predict_pictures(part, [pictures[id(s)] for s in part], task, clock)
+        return predictions
 
     def _finish(self, flight: _InFlight, clock: StageClock) -> list[Prediction] | None:
         """The predictions of the readable parts; None if it failed."""

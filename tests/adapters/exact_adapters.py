@@ -126,6 +126,33 @@ class Deadly(Threshold):
         return super().segment(images, expressions)
 
 
+class DeadlyInStages:
+    """As `Deadly`, with stages; it dies in `stage`."""
+
+    name = "deadly-in-stages"
+
+    def __init__(self, word: str, stage: str) -> None:
+        self.word = word
+        self.stage = stage
+
+    def _die(self, stage: str, expressions: Sequence[str]) -> None:
+        if stage == self.stage and self.word in expressions:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> Any:
+        self._die("prepare", expressions)
+        return image, expressions
+
+    def forward(self, batch: list[Any]) -> list[Any]:
+        for _, expressions in batch:
+            self._die("forward", expressions)
+        pairs = [(image, e) for image, expressions in batch for e in expressions]
+        return Threshold().segment([image for image, _ in pairs], [e for _, e in pairs])
+
+    def finish(self, batch: list[Any], output: list[Any]) -> list[Any]:
+        return output
+
+
 class Stillborn(Threshold):
     """Never gets ready."""
 

@@ -162,9 +162,17 @@ def test_workers_killed_at_random_leave_no_trace(
     assert content(folder) == reference
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("local", 2), ("ray", 1)])
+@pytest.mark.parametrize(
+    ("engine", "workers", "adapter", "more"),
+    [
+        ("local", 2, "Deadly", {}),
+        ("ray", 1, "Deadly", {}),
+        ("local", 2, "DeadlyInStages", {"stage": "forward"}),
+        ("local", 2, "DeadlyInStages", {"stage": "prepare"}),
+    ],
+)
 def test_a_sample_that_kills_its_process_is_a_failed_one(
-    embedded: Path, cluster: None, tmp_path: Path, engine: str, workers: int
+    embedded: Path, cluster: None, tmp_path: Path, engine: str, workers: int, adapter: str, more: dict[str, str]
 ) -> None:
     samples = load_samples("scenes/val")
     poison = samples[333].expression
@@ -172,7 +180,7 @@ def test_a_sample_that_kills_its_process_is_a_failed_one(
     assert len(poisoned) <= 3
     said: list[str] = []
     result = run(
-        f"{ADAPTERS}:Deadly", "scenes/val", options={"word": poison}, engine=engine, workers=workers,
+        f"{ADAPTERS}:{adapter}", "scenes/val", options={"word": poison, **more}, engine=engine, workers=workers,
         out=tmp_path / "run", max_failures=len(poisoned), log=said.append,
     )  # fmt: skip
     rows = {
