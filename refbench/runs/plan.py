@@ -63,7 +63,8 @@ class Task:
 
     `singly` are samples to predict one by one, because a process crashed on their batch. `crashing` are samples that
     crashed a process although they were predicted alone; they are skipped. If the adapter fails for every sample of a
-    shard with more samples than `give_up_above`, the shard is discarded; None keeps it.
+    shard with more samples than `give_up_above`, the shard is discarded; None keeps it. With `in_turn`, nothing is
+    prepared or queued ahead, so that a crash can be attributed to the batch that is being computed.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Task:
     singly: frozenset[str] = frozenset()
     crashing: frozenset[str] = frozenset()
     give_up_above: int | None = None
+    in_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

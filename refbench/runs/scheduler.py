@@ -88,6 +88,8 @@ class Scheduler:
         self._in_flight: dict[int, list[int]] = {k: [] for k in range(pool.size)}
         self._again_at: dict[int, float] = {}
         self._deaths_in_a_row = 0
+        # Shards that a worker was computing, or had next, when it crashed.
+        self._lost: set[int] = set()
         self._loading_deaths: Counter[int] = Counter()
         self._retired: set[int] = set()
         self._last_death: dict[int, tuple[tuple[str, ...], int]] = {}
@@ -163,6 +165,7 @@ class Scheduler:
             frozenset(self._singly.get(number, ())),
             frozenset(self._crashing.get(number, ())),
             self._max_failures if self._nothing_done else None,
+            number in self._lost,
         )
 
     def _take(self, event: Event) -> bool:
@@ -237,6 +240,7 @@ class Scheduler:
         self.log(f"worker {event.worker} died ({event.content}); starting it again")
         if lost:
             self._waiting.extendleft(reversed(lost))
+        self._lost.update(lost)
         for number in lost:
             self._suspect(number)
         if loading and self.facts is None and self._loading_deaths[event.worker] >= DEATHS_WHILE_LOADING:

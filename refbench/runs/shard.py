@@ -145,8 +145,7 @@ class ShardRunner:
         self._adapter_failures = 0
         _for_torch("reset_peak_memory", self.job.device)
         predictions: list[Prediction] = []
-        # Samples that may have crashed a process are computed one after the other, and nothing is prepared ahead.
-        if self._preparation is None or task.singly or task.crashing:
+        if self._preparation is None or task.in_turn:
             self._early = None
             computed = self._in_turn(task, following, clock)
         else:
