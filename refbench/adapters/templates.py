@@ -1,4 +1,4 @@
-"""Templates for adapters: files that work without changes, to be completed by the user."""
+"""Templates for adapters: files that run as they are, and that users then fill in."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ class ServiceAdapter:
         self._service.close()
 
     def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
-        """The answer for one sample; `content` is its image file, of media type `kind`."""
+        """The answer for one sample. `content` is the image file as bytes, and `kind` its media type."""
         raise NotImplementedError
 
 

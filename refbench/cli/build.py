@@ -126,7 +126,7 @@ def _show(dataset: str, manifest: Manifest) -> None:
     remark(f"{dataset} is in {dataset_folder(dataset)}, fingerprint {manifest.fingerprint}")
     state = state_of(dataset)
     if state == DIFFERS:
-        remark(f"its figures are not the published ones: `refbench verify {dataset}` shows where")
+        remark(f"its counts are not the published ones: `refbench verify {dataset}` shows where")
 
 
 def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress, downloads: list[str]) -> Path:

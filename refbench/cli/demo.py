@@ -21,8 +21,9 @@ SHOWN = {
 def demo(as_json: bool) -> None:
     """Build, run, score and rank once, without downloads.
 
-    Renders `scenes`, builds `snapshots` from sample images of installed packages, and runs three simple baselines, an
-    oracle with noise and the small network `tiny`. Then ranks them. If you call it again, the models are not run again.
+    Renders `scenes`, builds `snapshots` from sample images of installed packages, and runs five adapters: three simple
+    baselines, `noisy-oracle`, and the small network `tiny`. Then ranks them. If you call it again, the models are not
+    run again.
 
     \b
     Example:

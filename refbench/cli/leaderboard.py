@@ -37,7 +37,7 @@ def leaderboard() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the list of written files as JSON.")
 def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
-    """Write tables of scored runs and published figures, as Markdown and CSV.
+    """Write tables of scored runs and published results, as Markdown and CSV.
 
     \b
     Example:
@@ -59,6 +59,6 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({"runs": len(rows), "published": len(published), "files": [str(f) for f in files]})
         return
-    remark(f"{len(rows)} scored runs of {', '.join(map(str, folders))}, {len(published)} published figures")
+    remark(f"{len(rows)} scored runs of {', '.join(map(str, folders))}, {len(published)} published results")
     for file in files:
         click.echo(str(file))

@@ -226,8 +226,8 @@ class Measured:
     """The results of a recipe on a split of `scenes-hurried`. Shares are between 0 and 1; boundary IoU is with the true
     masks.
 
-    `found` gives, for each fault, the number of outlines with it and the share of them that has a finding.
-    `found_alone` gives the same for outlines without another fault. A false alarm is a finding on a careful outline.
+    For each kind of error, `found` gives the number of outlines with this error, and the share of these that were
+    found. `found_alone` gives the same for outlines with no other error. A false alarm is a finding on a careful outline.
     `twins_named` counts careful outlines with a finding because a wrong mask is on the same object; these are not false
     alarms.
     """

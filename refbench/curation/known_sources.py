@@ -367,7 +367,7 @@ def fit_both(
 
 
 def accept(cases: Sequence[tuple[Case, TrustedCalibration]], rules: MaskRules, fitted_on: str = "") -> Accepted:
-    """Apply the rule of the trusted refiner to known masks, each with its calibration."""
+    """Apply the rule of the trusted refiner to masks whose quality is known; each mask has its own calibration."""
     actions = [(case, judge(case.score, case.source_boundary_iou, fit, rules)[0]) for case, fit in cases]
     kept = [(c.before, c.before, c.wrong) for c, action in actions if action == Action.KEEP]
     replaced = [(c.before, c.after, c.wrong) for c, action in actions if action == Action.CHANGE]

@@ -22,7 +22,7 @@ REWORDED = "reworded"
 
 @dataclass(frozen=True, slots=True)
 class FromPublished:
-    """A ledger, and a summary: how many masks change in which way, and what happens to expressions.
+    """A ledger and its summary, which counts the masks by kind of change and says what happens to the expressions.
 
     `masks` counts the kinds of `curation.differences.KINDS`, "same" and "dropped". `expressions` counts "kept",
     "reworded" and "dropped". A reworded expression is kept with the text of the source; the published text differs only

@@ -98,7 +98,7 @@ class LanguageRules:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How the agreement of witnesses predicts the quality of a mask, as measured on the masks named by `on`.
+    """How well agreement between witnesses predicts the quality of a mask, measured on the masks that `on` selects.
 
     `agreement` and `boundary_iou` are knots of the expected boundary IoU of the best proposal with the true mask, with
     linear interpolation. `better` contains the weights of a logistic regression, including an `intercept`, for the

@@ -211,8 +211,8 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
 
 
 def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float) -> dict[str, str]:
-    """Masks of different objects whose proposals are on the same object: mask id -> the other mask. One of the two is
-    wrong.
+    """Masks of different objects whose proposals cover the same object: mask id -> id of the other mask. One of the two
+    is wrong.
 
     Compares the proposals that would replace the masks, of any refiner.
     """

@@ -63,7 +63,7 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
 
 
 def _commit_of(source: HubSource, root: Path, offline: bool) -> str:
-    """The commit of a branch: as the hub states it or, offline, as it was at the last request."""
+    """The latest commit of a branch, from the hub; if offline, the commit from the last request."""
     if is_commit(source.revision):
         return source.revision
     note = root / "refs" / source.revision.replace("/", "--")

@@ -22,7 +22,7 @@ from refbench.storage.samples import load_samples, objects_of_file
 
 OK, DIFFERS, ABSENT, NOTED = "ok", "differs", "absent", "noted"
 WHOLE, PARTIAL, NOT_BUILT, UNVERIFIED = "whole", "partial", "absent", "unverified"
-# Checks against published figures: one of them at least makes a dataset whole or partial.
+# Checks against published results: one of them at least makes a dataset whole or partial.
 PUBLISHED = {*COUNTS, *DIGESTS, "categories", "objects"}
 
 
@@ -85,7 +85,7 @@ def verify(dataset: str) -> Verification:
         checks += _compare(split, wanted, figures, dataset)
         silent = str(stated.refs_without_sentences)
         if silent != "0":
-            remark = "left out, since they have no expression; the figures above do not count them"
+            remark = "left out, since they have no expression; the counts above do not include them"
             checks.append(Check(split, "refs without sentences", "", silent, NOTED, remark))
     try:
         objects = objects_of_file(dataset_folder(dataset) / "objects.parquet")

@@ -165,7 +165,7 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
 
 
 def facts_of(address: str, scores: ScoreTable) -> Facts:
-    """The facts of the dataset about the samples of a table, in the order of the table.
+    """What the dataset states about each sample of a table, in the order of the table.
 
     Raises:
         DatasetError: the split is not built, or does not have these samples.

@@ -1,7 +1,8 @@
-"""Leaderboard tables: scored runs and published figures, never in the same column.
+"""Leaderboard tables: scored runs and published results, never in the same column.
 
-Measured results use one protocol on one fingerprint, so they can be ranked. Published figures use the protocol of their
-paper. They are listed as printed, with one column per metric, and with source and evidence in every row.
+Measured results use one protocol on one fingerprint, so they can be ranked. Published results use the protocol of their
+paper. They are listed exactly as in the publication, with one column per metric. Every row states its source and
+evidence.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ def measured_markdown(rows: Sequence[Row]) -> str:
 
 
 def published_markdown(figures: pd.DataFrame) -> str:
-    """Figures as printed: one row per system and source, one column per metric."""
+    """Results as published: one row per system and source, one column per metric."""
     metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
     lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
     keys = ["system", "variant", "evidence", "source"]

@@ -151,7 +151,9 @@ def read_summary(path: Path) -> SummaryFile:
 
 
 def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the old form: the first protocol at the top level, and all under `protocols` if there were several."""
+    """Convert the old form, which had the first protocol at the top level and, if there were several, all of them under
+    `protocols`.
+    """
     entries = content.get("protocols") or {content["protocol"]: content}
     dataset, _, split = str(content.get("dataset")).partition("/")
     names = ("metrics", "samples", "interval", "refbench_version")

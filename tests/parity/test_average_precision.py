@@ -1,4 +1,4 @@
-"""AP: the published figures, other people's evaluators, and LVIS's federated rule restated in numpy."""
+"""AP: the published results, other people's evaluators, and LVIS's federated rule restated in numpy."""
 
 from __future__ import annotations
 

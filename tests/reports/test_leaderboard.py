@@ -1,4 +1,4 @@
-"""Tables: ranked, with intervals, published figures apart, and data that is tested like code."""
+"""Tables: ranked, with intervals, published results apart, and data that is tested like code."""
 
 from __future__ import annotations
 

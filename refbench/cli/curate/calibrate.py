@@ -17,10 +17,10 @@ from refbench.storage.files import home
     "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the result is written into it."
 )
 @click.option(
-    "--tune", default="train", show_default=True, help="Split of scenes-hurried that the calibration is fitted on."
+    "--tune", default="train", show_default=True, help="Split of `scenes-hurried` to fit the calibration on."
 )
 @click.option(
-    "--test", default="test", show_default=True, help="Split of scenes-hurried that the calibration is measured on."
+    "--test", default="test", show_default=True, help="Split of `scenes-hurried` to measure the calibration on."
 )
 @click.option(
     "--known",

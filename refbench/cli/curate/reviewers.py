@@ -15,7 +15,7 @@ from refbench.curation.review.pace import agreements, pace_of
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def reviewers(folder: Path, as_json: bool) -> None:
     """Show how long reviewers take for an item, and how far they agree.
 

@@ -94,7 +94,7 @@ class ImageFiles:
 def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
     """Write the images with these names from hub tables; name -> path relative to the folder of the dataset.
 
-    A table names an image in `file_name`, `image_file` or `image_info.file_name`.
+    The file name of an image is in the column `file_name`, `image_file` or `image_info.file_name` of the table.
     """
     files = ImageFiles(folder)
     found: dict[str, str] = {}

@@ -209,7 +209,7 @@ SA_CO = DetectionProtocol(
     "cgF1: F1 of matched instances over .50:.95, times MCC of predicted presence; the best-fitting annotator counts",
     "facebookresearch/sam3 sam3/eval/cgf1_eval.py (99d02f2)",
     evaluate_sa_co,
-    caveats=("IL_MCC is in percent here, as all figures are; SAM 3's tables print it between -1 and 1",),
+    caveats=("IL_MCC is in percent here, as all metrics are; SAM 3's tables print it between -1 and 1",),
     annotators=True,
     image_field="is_instance_exhaustive",
     silence_counts=True,

@@ -9,7 +9,7 @@ of them has the value 2. Loaders treat this value in different ways:
 * `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. This function
   looks only at changes of value: each change between 1, 2 and 3 swaps foreground and background below it.
 
-Other loaders use another rasteriser, or that of pycocotools on another canvas:
+Other loaders use a different rasteriser, or the rasteriser of pycocotools on a canvas of another size:
 
 * `opencv`: PSALM truncates the vertices to integers and fills with `cv2.fillPoly`, which also draws the outline.
 * `scaled`: ReLA scales the vertices of the polygons to its canvas and rasterises them there, as their union. A polygon
