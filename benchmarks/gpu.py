@@ -504,13 +504,14 @@ def memory(setting: Setting) -> Found:
         if setting.device != "cpu":
             whole = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(1.2 * 2**30 / whole)
-        result = timed_run(
-            adapter, setting, home, "large", batch_size=512 if setting.device != "cpu" else 16, log=said.append
-        )
+        try:
+            size = 512 if setting.device != "cpu" else 16
+            result = timed_run(adapter, setting, home, "large", batch_size=size, log=said.append)
+        finally:
+            if setting.device != "cpu":
+                torch.cuda.set_per_process_memory_fraction(1.0)
         figures["failures after out of memory"] = result.failures
         figures["log"] = said[:3]
-        if setting.device != "cpu":
-            torch.cuda.set_per_process_memory_fraction(1.0)
     height, width = setting.size
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     masks = [
@@ -533,11 +534,12 @@ SECTIONS: dict[str, Callable[[Setting], Found]] = {
     "clipseg": clipseg,
     "sam": sam,
     "memory": memory,
-    "deterministic": deterministic,
     "grounded": grounded,
     "sam3": sam3,
     "vlm": vlm,
     "compiled": compiled,
+    # Last, since it changes the settings of torch.
+    "deterministic": deterministic,
 }
 
 
@@ -560,8 +562,8 @@ def print_table(folder: Path) -> None:
             click.echo("\n".join(rows({section: json.loads(path.read_text())[section]})))
 
 
-class TooLong(Exception):
-    """A section has used up its time."""
+class TooLong(BaseException):
+    """A section has used up its time; no run may take it for an error of its adapter."""
 
 
 def ring(*_: Any) -> None:
@@ -615,7 +617,7 @@ def main(
                     figures[section][part] = found
                     (out / f"{section}.json").write_text(json.dumps(figures, indent=2) + "\n")
                     setting.say(part)
-            except Exception:  # noqa: BLE001 (the other sections go on)
+            except (Exception, TooLong):  # noqa: BLE001 (the other sections go on)
                 failed.append(section)
                 click.echo(traceback.format_exc())
             finally:

@@ -141,7 +141,8 @@ WORDS = (
 def clip_tokenizer(limit: int) -> CLIPTokenizerFast:
     """Letters, and a few words."""
     letters = [chr(c) for c in range(97, 123)] + list("0123456789")
-    entries = ["<|startoftext|>", "<|endoftext|>", "!", *(f"{w}</w>" for w in WORDS), *letters]
+    # OWLv2 takes a text that begins with token 0 for padding.
+    entries = ["!", "<|startoftext|>", "<|endoftext|>", *(f"{w}</w>" for w in WORDS), *letters]
     entries += [f"{x}</w>" for x in letters]
     vocabulary = {word: k for k, word in enumerate(dict.fromkeys(entries))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
@@ -219,8 +220,8 @@ def save_owlv2(folder: Path) -> Path:
     config = Owlv2Config(
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1,
-            "pad_token_id": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2,
+            "pad_token_id": 2,
         },
         vision_config={
             "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -267,7 +268,7 @@ def save_sam3(folder: Path) -> Path:
         text_config={
             "model_type": "clip_text_model", "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32,
             "projection_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32,
-            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
         },
         geometry_encoder_config={**small, "num_layers": 1},
         detr_encoder_config={**small, "num_layers": 1},

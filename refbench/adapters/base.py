@@ -15,7 +15,7 @@ To keep a GPU busy, an adapter can split `segment` into three stages:
     def finish(self, batch, output): ...         # masks of all expressions of the batch, in order
 
 `prepare` gets one image with its expressions and must be thread-safe. On CUDA, `forward` of the next batch is queued
-before `finish` of this one, which runs in another stream.
+before `finish` of this one, which runs in another stream. Therefore `finish` must find everything in `output`.
 
 `AdapterExtras` lists the optional attributes. If an adapter raises `RunStopped`, the run ends, and the remaining
 samples do not count as failed.

@@ -214,6 +214,8 @@ class DetectorWithSam(Staged):
     ) -> None:
         self.policy = policy
         self.threshold = threshold
+        self.precision = precision
+        self.compiled = compile
         self.device = torch.device(device)
         if self.device.type == "cuda":
             self.batch_size = CUDA_BATCH_SIZE

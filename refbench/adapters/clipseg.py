@@ -60,6 +60,8 @@ class ClipSeg(Staged):
         if precision == AUTO:
             precision = "float16" if self.device.type == "cuda" else "float32"
         self.dtype = precision_of(precision)
+        self.precision = precision
+        self.compiled = compile
         if self.device.type == "cuda":
             self.batch_size = self.cuda_batch_size
         self.threshold = threshold

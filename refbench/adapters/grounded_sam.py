@@ -27,7 +27,7 @@ from refbench.adapters.box_prompts import (
     padded_size,
 )
 from refbench.adapters.pretrained import SharedTokenizer
-from refbench.adapters.torch_settings import moved
+from refbench.adapters.torch_settings import computing, moved
 from refbench.errors import AdapterError
 from refbench.records import Answer, Sample
 from refbench.storage.samples import load_samples
@@ -125,9 +125,9 @@ class GroundedSam(DetectorWithSam):
         ready |= {n: ready[n].expand(count, *ready[n].shape[1:]) for n in ("pixel_values", "pixel_mask")}
         return self.network(**ready)
 
-    @torch.inference_mode()
     def _segment_classes(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
-        return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
+        with computing(self.device, self.sam.network.dtype):
+            return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
         """The instances of the class of a sample, among the 100 best of its image over all classes of the dataset."""

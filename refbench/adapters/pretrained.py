@@ -48,7 +48,13 @@ class SharedTokenizer:
         with self._lock:
             return self._tokenizer(*arguments, **options)
 
+    def __reduce__(self) -> Any:
+        # Locks cannot be pickled; another process needs one of its own.
+        return SharedTokenizer, (self._tokenizer,)
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         return getattr(self._tokenizer, name)
 
 

@@ -62,6 +62,7 @@ class Sam3(Staged):
     ) -> None:
         check_policy(policy, threshold, (TOP1, UNION, SEMANTIC))
         self.dtype = precision_of(precision)
+        self.precision = precision
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)

@@ -5,7 +5,7 @@ torch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,11 +36,19 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
 
 
-def thread_setting() -> Callable[[], None]:
-    """What each of several threads calls once, so that torch computes with one thread in it."""
-    # The present thread keeps its own number, once it has one.
-    torch.get_num_threads()
-    return lambda: torch.set_num_threads(1)
+class OneThreadEach:
+    """Called once in each of several threads, so that torch computes with one thread in it."""
+
+    def __init__(self) -> None:
+        # The present thread keeps its own number, once it has asked for it.
+        self._threads = torch.get_num_threads()
+
+    def __call__(self) -> None:
+        torch.set_num_threads(1)
+
+    def restore(self) -> None:
+        """Set the number again that threads of the caller start with, which `torch.set_num_threads` changes too."""
+        torch.set_num_threads(self._threads)
 
 
 def pinned(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -78,7 +86,7 @@ class Beside:
 
     def __init__(self, device: str) -> None:
         self.in_parallel = device.startswith("cuda") and torch.cuda.is_available()
-        # Of high priority: its kernels are few and small, and must not wait behind those of the next batch.
+        # Of high priority: its kernels, most of them small, must not wait behind those of the next batch.
         self._stream: Any = torch.cuda.Stream(device, priority=-1) if self.in_parallel else None  # type: ignore[no-untyped-call]
         self._device = device
 
@@ -95,6 +103,11 @@ class Beside:
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(mark)
             yield
+
+    def drain(self) -> None:
+        """Wait until the second stream has done its work, so that the other stream can use its results and memory."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def wait(self, mark: Any) -> None:
         """Wait in this process until the work before the mark is done."""

@@ -227,8 +227,8 @@ class Measured:
     masks.
 
     For each kind of error, `found` gives the number of outlines with this error, and the share of these that were
-    found. `found_alone` gives the same for outlines with no other error. A false alarm is a finding on a careful outline.
-    `twins_named` counts careful outlines with a finding because a wrong mask is on the same object; these are not false
+    found. `found_alone` gives the same for outlines with no other error. A false alarm is a finding on a careful
+    outline. `twins_named` counts careful outlines with a finding because a wrong mask is on the same object; these are not false
     alarms.
     """
 

@@ -83,7 +83,7 @@ class Pictures:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PreparedPart:
     """Consecutive samples of one image in a batch, with what `prepare` returned for them.
 
@@ -99,17 +99,22 @@ class PreparedPart:
     prepare_seconds: float
 
 
+def area_px(sample: Sample) -> int:
+    """The number of pixels of the image of a sample."""
+    return sample.height * sample.width
+
+
 def by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples in order, cut where the image changes."""
     return [list(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image_id)]
 
 
 class Preparation:
-    """Decodes and prepares the parts of expected batches in threads, in order, a few images ahead.
+    """Decodes and prepares the parts of announced batches in threads, in order, a few images ahead.
 
     Args:
         prepare: the method of the adapter.
-        ahead: number of images that are held, or are being prepared; PIXELS_AHEAD limits their pixels.
+        ahead: number of images that are prepared, or are being prepared; PIXELS_AHEAD limits their pixels.
         initializer: called once in each thread.
     """
 
@@ -117,57 +122,61 @@ class Preparation:
         self._prepare = prepare
         self._ahead = max(IMAGES_AHEAD, ahead)
         self._pool = thread_pool(initializer)
-        self._expected: deque[int] = deque()
+        self._announced: set[int] = set()
         self._waiting: deque[list[Sample]] = deque()
-        self._started: deque[tuple[int, Future[PreparedPart]]] = deque()
+        self._started: deque[tuple[list[Sample], Future[PreparedPart]]] = deque()
         self._held_px = 0
         # The image that was started last: if the next part is about it too, it must get the same object.
         self._last: tuple[str, Future[PreparedPart]] | None = None
 
     def expect(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
-        """Announce the batches of a shard; they are asked for in this order."""
-        if shard not in self._expected:
-            self._expected.append(shard)
+        """Announce the batches of a shard, which are asked for after those announced before."""
+        if shard not in self._announced:
+            self._announced.add(shard)
             self._waiting.extend(part for batch in batches for part in by_image(batch))
             self._fill()
 
     def begin(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
-        """The shard whose batches are asked for next; another one than was announced is possible."""
-        if self._expected and self._expected[0] != shard:
-            for _, future in self._started:
-                future.cancel()
-            self._expected.clear()
-            self._waiting.clear()
-            self._started.clear()
-            self._held_px = 0
+        """The batches of this shard are asked for next. If others were announced to come first, they are dropped."""
+        first = self._started[0][0] if self._started else self._waiting[0] if self._waiting else None
+        if first is None or first[0] is not batches[0][0]:
+            self.reset()
         self.expect(shard, batches)
-        self._expected.popleft()
+        self._announced.discard(shard)
+
+    def reset(self) -> None:
+        """Drop everything that was announced."""
+        for _, future in self._started:
+            future.cancel()
+        self._announced.clear()
+        self._waiting.clear()
+        self._started.clear()
+        self._held_px = 0
+        self._last = None
 
     def of(self, batch: Sequence[Sample]) -> Iterator[PreparedPart]:
         """The parts of the next batch, each as soon as it is ready."""
         for _ in by_image(batch):
             if not self._started:
                 self._start()
-            pixels, future = self._started.popleft()
+            part, future = self._started.popleft()
             yield future.result()
-            self._held_px -= pixels
+            self._held_px -= area_px(part[0])
             self._fill()
 
     def _fill(self) -> None:
         while self._waiting and len(self._started) < self._ahead:
-            first = self._waiting[0][0]
-            if self._started and self._held_px + first.height * first.width > PIXELS_AHEAD:
+            if self._started and self._held_px + area_px(self._waiting[0][0]) > PIXELS_AHEAD:
                 return
             self._start()
 
     def _start(self) -> None:
         part = self._waiting.popleft()
-        pixels = part[0].height * part[0].width
         before = self._last[1] if self._last is not None and self._last[0] == part[0].image_id else None
         future = self._pool.submit(self._prepared, part, before)
         self._last = part[0].image_id, future
-        self._started.append((pixels, future))
-        self._held_px += pixels
+        self._started.append((part, future))
+        self._held_px += area_px(part[0])
 
     def _prepared(self, part: list[Sample], before: Future[PreparedPart] | None) -> PreparedPart:
         began = time.perf_counter()

@@ -149,7 +149,9 @@ def _serve(pipe: Connection, job: Job, visible: str | None, parent: int) -> None
             while not tasks or pipe.poll():
                 tasks.append(pipe.recv())
             task = tasks.popleft()
-            pipe.send((EventKind.DONE, runner.run(task, tasks[0].number if tasks else None)))
+            # A shard that is computed in turn must not be prepared or queued before.
+            following = tasks[0].number if tasks and not tasks[0].in_turn else None
+            pipe.send((EventKind.DONE, runner.run(task, following)))
     except (EOFError, BrokenPipeError):
         pass
     except Exception as error:  # noqa: BLE001 (a full disk, a bug: told to the parent, who raises it)

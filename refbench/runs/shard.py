@@ -25,7 +25,7 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
 from refbench.runs.folder import Journal, RunFolder
-from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart
+from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart, by_image
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
@@ -45,6 +45,8 @@ from refbench.storage.samples import load_samples
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
 
 CLOSE_SECONDS = 10.0
+# Images that are prepared beyond the next batch.
+IMAGES_BEYOND_A_BATCH = 8
 
 Step = Callable[[int], None]
 
@@ -60,9 +62,9 @@ class _InFlight:
     failed: bool = False
 
     @property
-    def readable(self) -> list[PreparedPart]:
-        """The parts whose image could be read."""
-        return [part for part in self.parts if not isinstance(part.picture, DatasetError)]
+    def ready(self) -> list[PreparedPart]:
+        """The parts whose image could be read and prepared."""
+        return [part for part in self.parts if not part.failed and not isinstance(part.picture, DatasetError)]
 
 
 class ShardRunner:
@@ -99,15 +101,16 @@ class ShardRunner:
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
         # Some adapters open the images themselves, in another process; decoding them here would be wasted work.
         decode = self.facts.needs_images and not self.extras.opens_images
-        self._staged = decode and has_stages(self.adapter)
+        # If a run must be deterministic, nothing may be in progress that uses random numbers for another batch.
+        self._staged = decode and has_stages(self.adapter) and not job.deterministic
         self._preparation: Preparation | None = None
+        self._one_thread: Any = _for_torch("OneThreadEach") if self._staged else None
         if self._staged:
-            one_thread = _for_torch("thread_setting")
-            self._preparation = Preparation(self.adapter.prepare, 2 * self.facts.batch_size, one_thread)
+            ahead = self.facts.batch_size + IMAGES_BEYOND_A_BATCH
+            self._preparation = Preparation(self.adapter.prepare, ahead, self._one_thread)
         self._pictures = Pictures() if decode else None
-        self._beside: Any = _for_torch("Beside", job.device)
-        # Without overlap if runs must be deterministic: then nothing of another shard may be in progress.
-        self._overlap = bool(self._beside and self._beside.in_parallel and not job.deterministic)
+        self._beside: Any = _for_torch("Beside", job.device) if self._staged else None
+        self._overlap = bool(self._beside and self._beside.in_parallel)
         self._early: tuple[int, _InFlight] | None = None
         self._most = self.facts.batch_size
         self._adapter_failures = 0
@@ -119,6 +122,8 @@ class ShardRunner:
         for threads in (self._pictures, self._preparation, self._utilisation):
             if threads is not None:
                 threads.close()
+        if self._one_thread is not None:
+            self._one_thread.restore()
         close_adapter(self.adapter, log)
 
     def run(self, task: Task, following: int | None = None, step: Step = lambda _: None) -> ShardReport:
@@ -147,6 +152,8 @@ class ShardRunner:
         predictions: list[Prediction] = []
         if self._preparation is None or task.in_turn:
             self._early = None
+            if self._preparation is not None:
+                self._preparation.reset()
             computed = self._in_turn(task, following, clock)
         else:
             computed = self._in_stages(self._preparation, task, following, clock)
@@ -211,22 +218,35 @@ class ShardRunner:
             preparation.expect(following, self._plan(following))
         done = 0
         for batch in batches:
-            if self._journal:
-                self._write_down(task, [s for f in flights for s in f.batch] + batch, done)
-            flights.append(self._launch(preparation, batch, clock))
-            while flights and (len(flights) > 1 or flights[0].failed or not self._overlap):
-                yield (landed := self._land(flights.popleft(), task, done, clock))
-                done += len(landed)
+            for piece in self._pieces(batch):
+                if self._journal:
+                    self._write_down(task, [s for f in flights for s in f.batch] + piece, done)
+                flights.append(self._launch(preparation, piece, clock))
+                while flights and (len(flights) > 1 or flights[0].failed or not self._overlap):
+                    yield (landed := self._land(flights.popleft(), task, done, clock))
+                    done += len(landed)
         if following is not None and self._overlap and flights:
-            following_batches = self._plan(following)
-            preparation.begin(following, following_batches)
-            self._early = following, self._launch(preparation, following_batches[0], clock)
+            next_batches = self._plan(following)
+            preparation.begin(following, next_batches)
+            # If the adapter stops the run here, it will do so again when the shard is computed.
+            with contextlib.suppress(RunStopped):
+                self._early = following, self._launch(preparation, next_batches[0], clock)
         while flights:
             yield (landed := self._land(flights.popleft(), task, done, clock))
             done += len(landed)
 
+    def _pieces(self, batch: list[Sample]) -> Iterator[list[Sample]]:
+        """The batch, or parts of it with whole images if memory has run out for batches of this size."""
+        piece: list[Sample] = []
+        for group in by_image(batch):
+            if piece and len(piece) + len(group) > self._most:
+                yield piece
+                piece = []
+            piece = piece + group
+        yield batch if len(piece) == len(batch) else piece
+
     def _launch(self, preparation: Preparation, batch: list[Sample], clock: StageClock) -> _InFlight:
-        """Queue the forward pass of a batch; what fails here is computed again in turn when it lands."""
+        """Queue the forward pass of a batch; if it fails, the batch is computed again in turn when it lands."""
         parts = []
         waiting = time.perf_counter()
         for part in preparation.of(batch):
@@ -235,39 +255,36 @@ class ShardRunner:
             parts.append(part)
             waiting = time.perf_counter()
         flight = _InFlight(batch, parts)
-        flight.failed = len(batch) > self._most or any(part.failed for part in parts)
-        if not flight.failed and flight.readable:
+        flight.failed = len(batch) > self._most
+        if not flight.failed and flight.ready:
             try:
                 with clock.stage("model"):
-                    flight.output = self.adapter.forward([part.prepared for part in flight.readable])
+                    flight.output = self.adapter.forward([part.prepared for part in flight.ready])
                     flight.mark = self._beside.mark() if self._overlap else None
             except RunStopped:
                 raise
-            except Exception:  # noqa: BLE001 (it is raised again, and counted, when the batch is computed in turn)
-                flight.failed = True
+            except Exception as error:  # noqa: BLE001 (it is raised again, and counted, when computed in turn)
+                self._note_failure(flight, error)
         return flight
 
     def _land(self, flight: _InFlight, task: Task, done: int, clock: StageClock) -> list[Prediction]:
-        """The predictions of a batch; if a stage failed, it is computed again in turn, in smaller pieces if needed."""
-        answered = None if flight.failed else self._finish(flight, clock)
-        pictures = {id(s): part.picture for part in flight.parts for s in part.samples}
-        if answered is not None:
-            answers = iter(answered)
-            return [
-                _failed(s, error) if isinstance(error := pictures[id(s)], DatasetError) else next(answers)
-                for s in flight.batch
-            ]
+        """The predictions of a batch. What failed in a stage is computed again in turn, image by image."""
+        answers = None if flight.failed else self._finish(flight, clock)
         flight.output = None
+        rest = iter(answers or ())
         predictions: list[Prediction] = []
-        for part in _parts(flight.batch, task):
+        for part in flight.parts:
+            if answers is not None and part in flight.ready:
+                predictions += [next(rest) for _ in part.samples]
+                continue
             if self._journal:
-                self._write_down(task, part, done + len(predictions))
-            predictions += self._predict_pictures(part, [pictures[id(s)] for s in part], task, clock)
+                self._write_down(task, part.samples, done + len(predictions))
+            predictions += self._predict_pictures(part.samples, [part.picture] * len(part.samples), task, clock)
         return predictions
 
     def _finish(self, flight: _InFlight, clock: StageClock) -> list[Prediction] | None:
-        """The predictions of the readable parts; None if it failed."""
-        samples = [s for part in flight.readable for s in part.samples]
+        """The predictions of the parts that are ready; None if a stage failed."""
+        samples = [s for part in flight.ready for s in part.samples]
         if not samples:
             return []
         try:
@@ -275,7 +292,7 @@ class ShardRunner:
                 with clock.stage("model"):
                     if self._overlap:
                         self._beside.wait(flight.mark)
-                    prepared = [part.prepared for part in flight.readable]
+                    prepared = [part.prepared for part in flight.ready]
                     answers = counted(self.adapter.finish(prepared, flight.output), len(samples), "finish")
                     if not self._overlap:
                         _for_torch("synchronize", self.job.device)
@@ -283,8 +300,23 @@ class ShardRunner:
                     return to_predictions(samples, answers)
         except RunStopped:
             raise
-        except Exception:  # noqa: BLE001 (it is raised again, and counted, when the batch is computed in turn)
+        except Exception as error:  # noqa: BLE001 (it is raised again, and counted, when computed in turn)
+            self._note_failure(flight, error)
             return None
+        finally:
+            if self._overlap:
+                self._beside.drain()
+
+    def _note_failure(self, flight: _InFlight, error: Exception) -> None:
+        flight.failed = True
+        if _is_out_of_memory(error) and len(flight.batch) > 1:
+            self._shrink(len(flight.batch))
+
+    def _shrink(self, expressions: int) -> None:
+        """Memory ran out with so many expressions in a batch."""
+        self._most = max(1, expressions // 2)
+        self._said.append(f"out of memory with {expressions} expressions; going on with {self._most} at a time")
+        _for_torch("empty_cache")
 
     def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
         if self._journal:
@@ -331,9 +363,7 @@ class ShardRunner:
             told = _told(error)
         # Outside the except block: there, the traceback would keep the failed call's tensors alive.
         if out_of_memory:
-            self._most = len(batch) // 2
-            self._said.append(f"out of memory with {len(batch)} expressions; going on with {self._most} at a time")
-            _for_torch("empty_cache")
+            self._shrink(len(batch))
             return self._ask(batch, clock)
         if not self._batch_failed:
             # Logged once: if only batches fail, every batch is retried one by one, which is slow.
@@ -361,7 +391,8 @@ class ShardRunner:
 def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
     if not has_contract(adapter):
         raise AdapterError(
-            f"{job.adapter} is not an adapter; it needs an attribute `name` and a method `segment(images, expressions)`"
+            f"{job.adapter} is not an adapter; it needs an attribute `name` and a method `segment(images, expressions)`, "
+            "or the methods `prepare`, `forward` and `finish`"
         )
     size = extras.batch_size if job.batch_size is None else job.batch_size
     if not isinstance(size, int) or size < 1:

@@ -14,7 +14,7 @@ import pyarrow as pa
 STAGES = {
     "pictures": "waiting for images to be decoded",
     "prepare": "waiting for images to be prepared (adapters with stages)",
-    "model": "the adapter: preparing, computing, thresholding",
+    "model": "the adapter: computing and thresholding (without stages, also preparing)",
     "encode": "masks to run-length codes",
     "write": "writing shards",
     "other": "everything else",

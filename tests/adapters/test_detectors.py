@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from refbench.adapters.box_prompts import KEPT, PerImage
 from refbench.adapters.contract import FAILED, check_adapter
 from refbench.adapters.grounded_sam import normalised
 from refbench.adapters.segment_anything import HALF, IMAGENET, Prompts, SegmentAnything, squeezed
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, RunError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
@@ -243,6 +244,42 @@ def test_owlv2_boxes_are_of_the_padded_square(models: dict[str, str]) -> None:
         {"box": pytest.approx([30.0, 10.0, 50.0, 40.0], abs=1e-3), "score": pytest.approx(0.8176, abs=1e-4)}
     ]
     assert adapter.segment([image], ["cat " * 40])[0].note == "text cut to 16 tokens"
+
+
+def test_owlv2_asks_all_expressions_of_an_image_at_once(models: dict[str, str]) -> None:
+    adapter = load(models, "owlv2-sam")
+    image = picture(60, 100)
+    expressions = ["the man", "red dog on the left", "a blue cup"]
+    ((together, _),) = adapter.forward([adapter.prepare(image, expressions)])
+    assert len(together) == len(expressions)
+    for expression, found in zip(expressions, together, strict=True):
+        ((alone, _),) = adapter.forward([adapter.prepare(image, [expression])])
+        assert torch.allclose(found.scores, alone[0].scores, atol=1e-5)
+        assert torch.allclose(found.boxes, alone[0].boxes, atol=1e-3)
+        assert found.scores.min() > 0
+    assert not torch.allclose(together[0].scores, together[1].scores)
+
+
+@pytest.mark.parametrize("choice", ["grounded-sam", "owlv2-sam", "sam3"])
+def test_mixed_precision_is_another_run(models: dict[str, str], photos: Path, tmp_path: Path, choice: str) -> None:
+    exact, mixed = load(models, choice), load(models, choice, precision="bfloat16")
+    folders = [
+        run(adapter, "refcoco/testB", limit=4, out=tmp_path / name).folder
+        for name, adapter in (("exact", exact), ("mixed", mixed))
+    ]
+    options = [json.loads((folder / "run.json").read_text())["adapter_options"] for folder in folders]
+    assert [o["precision"] for o in options] == ["float32", "bfloat16"]
+    with pytest.raises(RunError, match="precision"):
+        run(mixed, "refcoco/testB", limit=4, out=tmp_path / "exact")
+    with pytest.raises(AdapterError, match="unknown precision 'half'; choose from float32, float16, bfloat16"):
+        load(models, choice, precision="half")
+
+
+def test_adapters_with_tokenizers_can_be_pickled(models: dict[str, str]) -> None:
+    adapter = load(models, "sam3")
+    copy = pickle.loads(pickle.dumps(adapter))
+    image = picture(40, 60)
+    assert torch.equal(copy.segment([image], ["the man"])[0].mask, adapter.segment([image], ["the man"])[0].mask)
 
 
 @pytest.mark.parametrize("policy", ["top1", "union", "semantic"])

@@ -23,7 +23,8 @@ from refbench.errors import AdapterError
 from refbench.records import Answer
 from refbench.runs.folder import RunFolder
 from refbench.runs.images import by_image
-from refbench.runs.plan import plan_batches, plan_shards
+from refbench.runs.plan import Job, Task, plan_batches, plan_shards
+from refbench.runs.shard import ShardRunner
 from refbench.storage.progress import silent
 
 ADDRESS = "scenes/val"
@@ -261,3 +262,28 @@ def test_an_error_for_all_samples_ends_the_run(embedded: Path, tmp_path: Path) -
     adapter = Failing("forward", "", ValueError("no thanks"))
     with pytest.raises(AdapterError, match="no thanks"):
         run(adapter, ADDRESS, batch_size=16, out=tmp_path / "run")
+
+
+def test_a_shard_in_turn_leaves_nothing_behind(embedded: Path, tmp_path: Path, device: None) -> None:
+    """A worker that computes shard 0 with shard 1 next, then shard 1 in turn, as after a crash, then shard 2."""
+    job = Job(ThresholdInStages(), {}, ADDRESS, None, "cpu", 16, False, embedded, tmp_path)
+    runner = ShardRunner(job, journal=True)
+    assert len(runner.shards) > 2
+    folder = tmp_path / "run"
+    (folder / "predictions").mkdir(parents=True)
+    runner.run(Task(0, folder), following=1)
+    runner.run(Task(1, folder, in_turn=True))
+    runner.run(Task(2, folder), following=1)
+    runner.close(lambda _: None)
+    reference = run(Threshold(), ADDRESS, out=tmp_path / "reference").folder
+    assert shard_bytes(folder) == shard_bytes(reference)[:3]
+
+
+def test_one_bad_expression_does_not_repeat_its_batch(embedded: Path, tmp_path: Path) -> None:
+    samples = load_samples(ADDRESS)
+    word = samples[5].expression
+    adapter = Failing("prepare", word, ValueError("no thanks"))
+    run(adapter, ADDRESS, batch_size=64, max_failures=len(samples), out=tmp_path / "run")
+    bad = {s.image_id for s in samples if word in s.expression}
+    again = sum(s.image_id in bad and word not in s.expression for s in samples)
+    assert sum(count for name, count in adapter.calls if name == "forward") <= len(samples) + again

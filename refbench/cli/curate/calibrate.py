@@ -16,9 +16,7 @@ from refbench.storage.files import home
 @click.option(
     "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the result is written into it."
 )
-@click.option(
-    "--tune", default="train", show_default=True, help="Split of `scenes-hurried` to fit the calibration on."
-)
+@click.option("--tune", default="train", show_default=True, help="Split of `scenes-hurried` to fit the calibration on.")
 @click.option(
     "--test", default="test", show_default=True, help="Split of `scenes-hurried` to measure the calibration on."
 )
