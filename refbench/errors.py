@@ -29,8 +29,8 @@ class AdapterError(RefbenchError):
 class RunStopped(AdapterError):
     """No further prediction is possible, for example because a key is refused or a service is down.
 
-    The run stops. The remaining samples do not count as failed, so the same command resumes it later. `usage` is the
-    usage of the adapter since the last completed shard.
+    The run stops. The remaining samples do not count as failed, so the same command can resume the run later. `usage`
+    is the usage of the adapter since the last completed shard.
     """
 
     usage: Mapping[str, float] = MappingProxyType({})

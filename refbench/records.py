@@ -82,7 +82,8 @@ class Answer:
     """What a segmenter can return instead of a mask.
 
     `mask` and the masks of `instances` are bool (H, W) arrays, tensors or `Mask`s. `no_target` is None if the segmenter
-    does not predict it; then an empty mask means no target. `score` is a confidence between 0 and 1.
+    does not predict whether there is a target; in this case, an empty mask means that there is no target. `score` is a
+    confidence between 0 and 1.
 
     Example:
         >>> from refbench import Answer, Mask
@@ -106,7 +107,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The prediction for one sample. If it failed, `error` states why, and `mask` is empty."""
+    """The prediction for one sample. On failure, `error` contains the reason and `mask` is empty."""
 
     sample_id: str
     mask: Mask
@@ -122,7 +123,7 @@ class Prediction:
 class Finding:
     """The result of a check for one mask, expression or image.
 
-    `subject` is "mask", "expression" or "image". `item_id` is the mask id of `curation.items`, the sample id of the
+    `subject` is "mask", "expression" or "image". `item_id` is the mask id (see `curation.items`), the sample id of the
     expression, or the image id. `severity` is "error" (unusable), "warning" (probably wrong) or "note". `value` is the
     measured value in the message, or NaN.
     """
@@ -218,7 +219,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The metrics of a split under a protocol; `samples` is the number of samples that it counts."""
+    """The metrics of a split under a protocol; `samples` is the number of samples that the protocol counts."""
 
     protocol: str
     metrics: dict[str, Estimate]

@@ -5,8 +5,8 @@
         def segment(self, images, expressions): ...
 
 `images` are upright 8-bit RGB images (PIL), and `expressions` are strings. `segment` returns a list of the same length.
-Each item is a bool (H, W) array, a tensor on any device or a `Mask`, of the size of its image, or an `Answer`. If an
-adapter needs the whole samples, it can implement `segment_samples(samples, images)` instead.
+Each item is a mask with the size of its image (a bool (H, W) array, a tensor on any device or a `Mask`) or an `Answer`.
+If an adapter needs the whole samples, it can implement `segment_samples(samples, images)` instead.
 
 To keep a GPU busy, an adapter can split `segment` into three stages:
 
@@ -15,7 +15,8 @@ To keep a GPU busy, an adapter can split `segment` into three stages:
     def finish(self, batch, output): ...         # masks of all expressions of the batch, in order
 
 `prepare` gets one image with its expressions and must be thread-safe. On CUDA, `forward` of the next batch is queued
-before `finish` of this one, which runs in another stream. Therefore `finish` must find everything in `output`.
+before `finish` of the current batch, and `finish` runs in another stream. Therefore `finish` must find everything in
+`output`.
 
 `AdapterExtras` lists the optional attributes. If an adapter raises `RunStopped`, the run ends, and the remaining
 samples do not count as failed.
@@ -60,7 +61,7 @@ class Segmenter(Protocol):
 
 
 class Stages(Protocol):
-    """An adapter whose `segment` is split into three stages; see the text of this module.
+    """An adapter whose `segment` is split into three stages; see the module docstring.
 
     Example:
         >>> import numpy as np
@@ -107,7 +108,9 @@ def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Itera
 
 
 def has_stages(adapter: Any) -> bool:
-    """Whether an adapter is called in stages: it has them, and no `segment` or `segment_samples` of its own."""
+    """Whether an adapter is called in stages: it has the three stages and does not define `segment` or
+    `segment_samples` itself.
+    """
     # An own `segment`, perhaps of a subclass, is what its author wants to be called.
     own = hasattr(adapter, "segment_samples") or getattr(type(adapter), "segment", Staged.segment) is not Staged.segment
     return not own and all(callable(getattr(adapter, stage, None)) for stage in ("prepare", "forward", "finish"))
@@ -161,8 +164,8 @@ class AdapterExtras:
             value = getattr(found, method)
             if value is not None and not callable(value):
                 raise AdapterError(
-                    f"refbench calls {name}.{method}, so it must be a method, got {type(value).__name__}; if the "
-                    "attribute has another meaning, rename it"
+                    f"refbench calls {name}.{method}, so this attribute must be a method, got {type(value).__name__}; "
+                    "if the attribute has another purpose, rename the attribute"
                 )
         return found
 
@@ -207,7 +210,8 @@ def counted(answers: Any, expected: int, method: str = "segment") -> Sequence[An
 
 
 def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Prediction]:
-    """Check answers against their samples and encode them. Tensors on a device are encoded there, all at once.
+    """Check answers against their samples and encode them. Tensors on a device are encoded on that device, all in one
+    pass.
 
     Raises:
         AdapterError: a mask is not bool or has another size than its image, or a score is not a finite number.
@@ -269,7 +273,7 @@ def _to_mask(mask: Any, size: tuple[int, int], encoded: Mapping[int, Mask]) -> M
         except MaskError as error:
             raise AdapterError(str(error)) from None
     if mask.size != size:
-        raise AdapterError(f"the mask has the size {mask.size}, but its image has {size} (height, width)")
+        raise AdapterError(f"the mask must have the same size as its image, {size} (height, width), got {mask.size}")
     return mask
 
 
@@ -277,7 +281,7 @@ def _check_pixels(dtype: str, shape: tuple[int, ...], size: tuple[int, int]) -> 
     if dtype != "bool":
         raise AdapterError(f"the mask must be bool, got {dtype}; apply a threshold in the adapter, e.g. > 0.5")
     if shape != size:
-        raise AdapterError(f"the mask has the shape {shape}, but its image has {size} (height, width)")
+        raise AdapterError(f"the mask must have the same shape as its image, {size} (height, width), got {shape}")
 
 
 def _to_score(score: Any) -> float:

@@ -89,13 +89,14 @@ class NoisyOracle:
         self._shares = {"swap": swap, "miss": miss, "part": part, "merge": merge}
         for name, share in {**self._shares, "invent": invent}.items():
             if not 0 <= share <= 1:
-                raise AdapterError(f"{name} must be a share of the samples between 0 and 1, got {share}")
+                raise AdapterError(f"{name} must be between 0 and 1 (a share of the samples), got {share}")
         if sum(self._shares.values()) > 1 + 1e-9:
             raise AdapterError(
-                f"the sum of {', '.join(self._shares)} must be at most 1, because each is a share of the same samples"
+                f"the sum of {', '.join(self._shares)} must be at most 1, because all of them are shares of the "
+                "same samples"
             )
         if shift < 0:
-            raise AdapterError(f"shift must be a distance in pixels, got {shift}")
+            raise AdapterError(f"shift must be a non-negative distance in pixels, got {shift}")
         self.dilate = dilate
         self.shift = shift
         self.swap, self.miss, self.part, self.merge, self.invent = swap, miss, part, merge, invent
@@ -158,7 +159,9 @@ class NoisyOracle:
 
 
 def _dilated(pixels: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
-    """The mask, dilated (or eroded, if negative) by a Euclidean distance; outside the image is background."""
+    """The mask dilated by a Euclidean distance, or eroded if the distance is negative; everything outside the image
+    counts as background.
+    """
     if not pixels.any():
         return pixels
     rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))

@@ -1,4 +1,4 @@
-"""From the boxes of a detector to the mask of an expression; shared by the adapters that prompt SAM with boxes."""
+"""Converts the boxes of a detector to the mask of an expression; shared by the adapters that prompt SAM with boxes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PerImage:
         return value if known is image else None
 
     def keep(self, image: Image.Image, value: Any) -> None:
-        """Keep the result for an image as the latest."""
+        """Cache the result for an image as the most recent entry."""
         # Keep the image too, so that its id is not reused for another object.
         self._kept[id(image)] = image, value
         self._kept.move_to_end(id(image))
@@ -92,14 +92,14 @@ class BoxSegmenter:
         return self.network.prepare(np.asarray(image))
 
     def embedded(self, image: Image.Image, prepared: PreparedImage | None = None) -> Embedded:
-        """The features of an image; it is prepared if it is not yet."""
+        """The features of an image, which is prepared first if necessary."""
         if not self._share:
             return self.network.embed_prepared(prepared or self.prepare(image))
         found: Embedded = self._embedded.of(image, prepared)
         return found
 
     def embed_together(self, questions: Sequence[BoxQuestion]) -> list[Embedded]:
-        """The features of the images of several questions; those that are kept are not computed again."""
+        """The features of the images of several questions; cached features are not computed again."""
         found: dict[int, Embedded] = {id(q.image): self._embedded.kept(q.image) for q in questions}
         new = [question for question in questions if found[id(question.image)] is None]
         computed = self.network.embed_together([question.prepared for question in new])
@@ -111,7 +111,9 @@ class BoxSegmenter:
     def masks(
         self, image: Image.Image, boxes: torch.Tensor, known: PreparedImage | Embedded | None = None
     ) -> torch.Tensor:
-        """Masks for boxes, bool (N, H, W), one mask per box; `known` is the image prepared or embedded, if it is."""
+        """Masks for boxes, bool (N, H, W), one mask per box; `known` is the prepared or embedded image, if
+        available.
+        """
         if not len(boxes):
             return torch.zeros((0, image.height, image.width), dtype=torch.bool)
         embedded = known if isinstance(known, Embedded) else self.embedded(image, known)
@@ -130,8 +132,8 @@ class BoxSegmenter:
         notes: Sequence[str],
         known: PreparedImage | Embedded | None = None,
     ) -> list[Answer]:
-        """The masks of expressions about one image according to the policy; the boxes that each was made from are
-        stored as `raw`.
+        """The masks of expressions about one image, according to the policy; the boxes used for each mask are stored in
+        `raw`.
         """
         # One copy from the device for each image; the choice of the boxes is made here.
         scores = torch.stack([one.scores for one in found]).float().cpu()
@@ -153,7 +155,7 @@ class BoxSegmenter:
 
 
 def _chosen(scores: torch.Tensor, policy: str, threshold: float) -> torch.Tensor:
-    """The numbers of the boxes that a policy takes, the best first."""
+    """The indices of the boxes that a policy selects, best first."""
     order = torch.argsort(scores, descending=True, stable=True)
     if policy == UNION:
         return order[scores[order] > threshold]
@@ -172,7 +174,7 @@ def _raw(boxes: torch.Tensor, scores: torch.Tensor) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BoxQuestion:
-    """An image with its expressions, prepared for a detector and for SAM; `inputs` are those of the detector."""
+    """An image with its expressions, prepared for a detector and for SAM; `inputs` are the inputs of the detector."""
 
     image: Image.Image
     inputs: dict[str, torch.Tensor]

@@ -21,7 +21,9 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class ClipSegQuestion:
-    """An image with its expressions, prepared; `pixels` is (1, 3, side, side), and `size` (height, width)."""
+    """A prepared image with its expressions; `pixels` has the shape (1, 3, side, side), and `size` is (height,
+    width).
+    """
 
     pixels: torch.Tensor
     size: tuple[int, int]

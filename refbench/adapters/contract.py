@@ -35,7 +35,7 @@ class Check:
 def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
     """Run all tests; a test that raises an exception counts as failed.
 
-    The images are synthetic. If the adapter has `segment_samples`, the samples are not from a built dataset, and their
+    The images are synthetic. An adapter with `segment_samples` gets samples that are not from a built dataset; their
     target is a disc.
     """
     tests: list[tuple[str, Callable[[Any], tuple[str, str]]]] = [
@@ -177,7 +177,7 @@ def _many(count: int) -> tuple[list[Image.Image], list[str]]:
 
 
 def _differing_share(a: Sequence[Prediction], b: Sequence[Prediction]) -> float:
-    """Share of the pixels in which two lists of answers differ, for the image with the largest share."""
+    """The share of pixels that differ between two lists of answers, for the image where this share is largest."""
     shares = [float((p.mask.to_array() != q.mask.to_array()).mean()) for p, q in zip(a, b, strict=True)]
     return max(shares)
 

@@ -92,7 +92,7 @@ def build_environment(
 
     Raises:
         AdapterError: the name is unknown, the interpreter does not exist, or pip fails; the message includes the last
-            lines of pip.
+            lines of the output of pip.
     """
     folder = environment_folder(name)
     wanted = recipes().get(name, {})

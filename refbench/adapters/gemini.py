@@ -97,8 +97,8 @@ class Gemini(ServiceAdapter):
 
 
 def _is_answer(response: Mapping[str, Any]) -> bool:
-    """Whether to cache a response: only if it is complete and not refused, because other responses may succeed when
-    repeated.
+    """Whether to cache a response. Only complete responses that were not refused are cached, because requests with
+    other responses may succeed when repeated.
     """
     candidates = response.get("candidates") or [{}]
     return bool(candidates[0].get("content")) and candidates[0].get("finishReason") != "MAX_TOKENS"

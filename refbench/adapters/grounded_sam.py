@@ -103,7 +103,7 @@ class GroundedSam(DetectorWithSam):
     def detect(self, question: BoxQuestion) -> list[Detections]:
         """See `DetectorWithSam`. All queries, each with its highest score over the tokens.
 
-        Images of different sizes are not padded to a common size, because the backbone sees the padding, and a box
+        Images of different sizes are not padded to a common size, because padding affects the backbone, so the boxes
         would depend on the rest of the batch.
         """
         output = self._forward(question.inputs)
@@ -119,7 +119,9 @@ class GroundedSam(DetectorWithSam):
         return {**tokens, "pixel_values": pixels["pixel_values"], "pixel_mask": pixels["pixel_mask"]}
 
     def _forward(self, inputs: Mapping[str, torch.Tensor]) -> Any:
-        """The output of the network for all captions; the image is copied once and repeated there."""
+        """The output of the network for all captions; the image is copied to the device once and repeated on the
+        device.
+        """
         count = len(inputs["input_ids"])
         ready = {name: moved(value, self.device) for name, value in inputs.items()}
         ready |= {n: ready[n].expand(count, *ready[n].shape[1:]) for n in ("pixel_values", "pixel_mask")}
@@ -130,7 +132,9 @@ class GroundedSam(DetectorWithSam):
             return [self._of_class(s, i) for s, i in zip(samples, images, strict=True)]
 
     def _of_class(self, sample: Sample, image: Image.Image) -> Answer:
-        """The instances of the class of a sample, among the 100 best of its image over all classes of the dataset."""
+        """The instances of the class of a sample that are among the 100 best instances of its image over all classes of
+        the dataset.
+        """
         address = sample.address
         if address not in self._classes:
             # Sets that are scored by AP ask for each class of each image, in the order of their annotation file.
@@ -139,8 +143,7 @@ class GroundedSam(DetectorWithSam):
             self._instances[address] = PerImage(lambda picture: self._all_instances(picture, classes))
         if sample.category not in self._classes[address]:
             raise AdapterError(
-                f"the sample {sample.sample_id} asks for the category {sample.category!r}, which {address} does not "
-                "have"
+                f"the sample {sample.sample_id} has the category {sample.category!r}, which does not exist in {address}"
             )
         instances = self._instances[address].of(image).get(sample.category, [])
         empty = torch.zeros((image.height, image.width), dtype=torch.bool)
@@ -196,7 +199,9 @@ class GroundedSam(DetectorWithSam):
 
 
 class _OneImage(torch.nn.Module):
-    """The backbone of the network for a batch that repeats one image: computed once, and repeated for each caption."""
+    """Wraps the backbone of the network for a batch that repeats one image: the features are computed once and repeated
+    for each caption.
+    """
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()

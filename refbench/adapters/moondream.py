@@ -1,8 +1,8 @@
 """`moondream`: Moondream Segmentation over HTTP, in the cloud or on your own server.
 
-A response contains a path relative to its box, which refbench rasterises. Responses are cached, so a resumed run never
-pays twice for the same request. Sources: docs.moondream.ai/skills/segment for the interface; `svg_from_path` of the
-vendor's package for how a path is scaled to its box.
+A response contains a box and a path relative to this box; refbench rasterises the path. Responses are cached, so a
+resumed run never pays twice for the same request. Sources: docs.moondream.ai/skills/segment for the interface;
+`svg_from_path` of the vendor's package for how a path is scaled to its box.
 """
 
 from __future__ import annotations

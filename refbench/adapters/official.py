@@ -41,7 +41,7 @@ def lavt(
         repo: checkout of yz93/LAVT-RIS.
         weights: a checkpoint from its README.
         bert: folder with config.json and vocab.txt of bert-base-uncased.
-        python: an interpreter; by default that of `refbench env build lavt`.
+        python: an interpreter; by default the one of the environment that `refbench env build lavt` creates.
         architecture: JSON with the hyperparameters of a network that differs from the published one.
     """
     config = {"repo": str(repo), "weights": str(weights), "bert": str(bert), "kind": kind, "architecture": architecture}
@@ -83,7 +83,7 @@ def mllmseg(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """MLLMSeg from its official repository (Wang et al., 2025); mode=forced is the published evaluation, or generate.
+    """MLLMSeg from its official repository (Wang et al., 2025); mode is forced (the published evaluation) or generate.
 
     Args: as for `lavt`; `repo` is a checkout of jcwang0602/MLLMSeg, `weights` a folder of its weights. Use task=gres
     for the GRES weights, which can predict that there is no target.
@@ -103,7 +103,7 @@ def lisa(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """LISA from its official repository (Lai et al., CVPR 2024); mode=forced is the published evaluation, or generate.
+    """LISA from its official repository (Lai et al., CVPR 2024); mode is forced (the published evaluation) or generate.
 
     Args: as for `lavt`; `repo` is a checkout of dvlab-research/LISA, `weights` a folder such as xinlai/LISA-7B-v1,
     `clip` a folder of openai/clip-vit-large-patch14.
@@ -122,7 +122,7 @@ def evfsam(
     timeout: float = 600.0,
     deterministic: bool = False,
 ) -> Worker:
-    """EVF-SAM from its official repository (Zhang et al., 2024); kind=ori|sam2|effi is the variant of SAM.
+    """EVF-SAM from its official repository (Zhang et al., 2024); kind is the variant of SAM: ori, sam2 or effi.
 
     Args: as for `lavt`; `repo` is a checkout of hustvl/EVF-SAM, `weights` a folder such as YxZhang/evf-sam2-multitask.
     release=multitask|first states which release of the weights it is (required for sam2 and effi).
@@ -183,7 +183,7 @@ def xsam(
     architecture: str = "",
     deterministic: bool = False,
 ) -> Worker:
-    """X-SAM from its official repository (Wang et al., AAAI 2026); mode=forced is the published evaluation, or
+    """X-SAM from its official repository (Wang et al., AAAI 2026); mode is forced (the published evaluation) or
     generate.
 
     Args: as for `lavt`; `repo` is a checkout of wanghao9610/X-SAM, `weights` is pytorch_model.bin of hao9610/X-SAM, and
@@ -199,7 +199,7 @@ class MoondreamLocal(Worker):
 
     Args:
         model: for example moondream3.1-9B-A2B; the package downloads it.
-        python: an interpreter; by default that of `refbench env build moondream`.
+        python: an interpreter; by default the one of the environment that `refbench env build moondream` creates.
         refined: "must" stops the run if the package returns only coarse outlines, "any" accepts them.
     """
 
@@ -217,7 +217,7 @@ class MoondreamLocal(Worker):
         super().__init__(script, python, env, device, timeout=timeout, offline=False, **config)
 
     def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Answer]:
-        """See the interface of adapters; the worker returns paths, which are drawn here."""
+        """See the interface of adapters; the worker returns paths, and this class rasterises them."""
         return [self._drawn(s, a) for s, a in zip(samples, super().segment_samples(samples, images), strict=True)]
 
     def _drawn(self, sample: Sample, answer: Answer) -> Answer:

@@ -57,8 +57,8 @@ class PaliGemma:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the interface of adapters. One at a time, because with padding an answer would depend on the rest of
-        the batch.
+        """See the interface of adapters. Expressions are processed one by one, because with padding an answer would
+        depend on the rest of the batch.
         """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 
@@ -82,8 +82,8 @@ class PaliGemma:
 
 
 def to_answer(said: str, height: int, width: int, decode: Any) -> Answer:
-    """The mask of an answer with tokens. Several entries are joined; `decode` converts 16 codes to a soft mask (64,
-    64).
+    """The mask of an answer with tokens. If the answer has several entries, the mask is their union; `decode` converts
+    16 codes to a soft mask (64, 64).
 
     Boxes are y, x, y, x in 1024ths of the image. A soft mask is resized to its box (bilinear) and thresholded at 0.5.
     """

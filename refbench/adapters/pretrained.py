@@ -28,8 +28,8 @@ def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:
     wrong = sorted(info.get("missing_keys") or []) + sorted(str(k) for k in info.get("mismatched_keys") or [])
     if wrong:
         raise AdapterError(
-            f"{model} lacks {len(wrong)} weights of {kind.__name__}, for example {wrong[0]}; they would be "
-            "initialised at random"
+            f"{model} lacks {len(wrong)} weights of {kind.__name__}, for example {wrong[0]}; these weights "
+            "would be initialised randomly"
         )
     return network.eval()
 
@@ -37,7 +37,8 @@ def load_network(kind: Any, model: str, revision: str, dtype: Any) -> Any:
 class SharedTokenizer:
     """A tokenizer of transformers that several threads can call.
 
-    The fast ones change their padding and truncation at each call, and refuse that while another thread uses them.
+    Fast tokenizers change their padding and truncation settings at each call, and fail if another thread is using them
+    at the same time.
     """
 
     def __init__(self, tokenizer: Any) -> None:

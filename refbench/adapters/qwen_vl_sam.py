@@ -49,7 +49,9 @@ EMPTY = re.compile(r"\[\s*\]")
 
 @dataclass(frozen=True, slots=True)
 class QwenQuestion:
-    """An image with its expressions, prepared for the language model and for SAM; `grid` is that of its patches."""
+    """An image with its expressions, prepared for the language model and for SAM; `grid` is the grid of image
+    patches.
+    """
 
     image: Image.Image
     pixels: torch.Tensor

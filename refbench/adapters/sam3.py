@@ -25,7 +25,7 @@ SEMANTIC = "semantic"
 
 @dataclass(frozen=True, slots=True)
 class Sam3Question:
-    """An image with its expressions, prepared; `pixels` float (1, 3, side, side), `tokens` int (N, length)."""
+    """A prepared image with its expressions; `pixels` is float (1, 3, side, side), and `tokens` is int (N, length)."""
 
     image: Image.Image
     pixels: torch.Tensor

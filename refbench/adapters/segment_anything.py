@@ -1,7 +1,7 @@
 """SAM, SAM-HQ, SAM 2 and the tracker of SAM 3 through transformers: an image is embedded once for all its prompts.
 
-SAM and SAM-HQ use their own processors. Those of SAM 2 and SAM 3 need torchvision, so their two steps (resizing to a
-square, normalisation) are implemented here in torch.
+SAM and SAM-HQ use their own processors. The processors of SAM 2 and SAM 3 need torchvision, so their two steps
+(resizing to a square, normalisation) are implemented here in torch.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ KINDS = {
 class PreparedImage:
     """The pixels that the network sees of an image, float (1, 3, side, side), normalised.
 
-    `size` is the (height, width) of the original, and `seen` the (height, width) after a narrow image was padded.
-    `scale` is the (x, y) factor from its pixels to those of the square, and `inner` the (height, width) of the square
-    without padding.
+    `size` is the (height, width) of the original image, and `seen` is the (height, width) after padding, which applies
+    only to narrow images. `scale` contains the (x, y) factors from pixels of the padded image to pixels of the square,
+    and `inner` is the (height, width) of the square without its own padding.
     """
 
     pixels: torch.Tensor
@@ -82,7 +82,7 @@ class Prompts:
     """The prompts for N masks.
 
     Boxes are float (N, 4) left, top, right, bottom in pixels of the image. Points are float (N, P, 2) x, y, with labels
-    int (N, P), 1 for inside and 0 for outside. `logits` are those of an earlier answer, see `Decoded`.
+    int (N, P), 1 for inside and 0 for outside. `logits` are the logits of an earlier answer, see `Decoded`.
     """
 
     boxes: torch.Tensor
@@ -174,8 +174,8 @@ class SegmentAnything:
         return Embedded(named, image.size, image.seen, image.scale, image.inner)
 
     def embed_together(self, images: Sequence[PreparedImage]) -> list[Embedded]:
-        """The features of several prepared images. On CUDA, a few images share a pass, which keeps the device busy; on
-        a CPU, they would only take more memory.
+        """The features of several prepared images. On CUDA, a few images are processed in one pass to keep the device
+        busy; on a CPU, this would only take more memory.
         """
         if self.device.type != "cuda" or self.kind != "sam":
             return [self.embed_prepared(image) for image in images]

@@ -65,11 +65,11 @@ def path_outlines(path: str) -> list[NDArray[np.float64]]:
 
 
 def fill_path(path: str, box: tuple[float, float, float, float], height: int, width: int) -> Mask:
-    """The pixels of which a path covers more than half.
+    """The mask of all pixels that are more than half covered by a path.
 
     Args:
-        path: SVG path data in units of the box: 0, 0 is its upper left corner, 1, 1 its lower right corner.
-        box: x and y of these corners, as shares of the width and height of the image.
+        path: SVG path data in units of the box: (0, 0) is its upper left corner and (1, 1) is its lower right corner.
+        box: x and y of both corners, as shares of the width and height of the image.
         height, width: size of the image in pixels.
 
     The filling rule is the default of SVG, "nonzero": subpaths with the opposite direction are holes. The coverage is
@@ -82,8 +82,8 @@ def fill_path(path: str, box: tuple[float, float, float, float], height: int, wi
     left, top, right, bottom = box
     if not (np.isfinite(box).all() and left <= right and top <= bottom and np.abs(box).max() <= FARTHEST):
         raise MaskError(
-            "the box must be [left, top, right, bottom] in shares of the image, with left <= right and top <= "
-            f"bottom; got {box}"
+            "the box must be [left, top, right, bottom] in fractions of the image size, with left <= right and "
+            f"top <= bottom, got {box}"
         )
     scale = np.array([(right - left) * width, (bottom - top) * height])
     corner = np.array([left * width, top * height])

@@ -21,8 +21,8 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 def make_deterministic() -> None:
     """Switch to deterministic kernels, without TF32 and without benchmarking of kernels.
 
-    On the CPU, use one thread, because sums depend on how they are split. An operation without a deterministic kernel
-    gives a warning.
+    On the CPU, use one thread, because the result of a sum depends on how it is split between threads. An operation
+    without a deterministic kernel gives a warning.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -52,7 +52,9 @@ class OneThreadEach:
 
 
 def pinned(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The tensor in the memory from which copying to the device is fast; for `prepare`, which runs in a thread."""
+    """The tensor in pinned memory if the device is CUDA, so that copying it to the device is fast; intended for
+    `prepare`, which runs in a thread.
+    """
     tensor = tensor.to(dtype)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
@@ -91,12 +93,12 @@ class Beside:
         self._device = device
 
     def mark(self) -> Any:
-        """The present end of the work that was queued on the device."""
+        """A mark after all work that has been queued on the device so far."""
         return torch.cuda.current_stream(self._device).record_event() if self.in_parallel else None
 
     @contextmanager
     def after(self, mark: Any) -> Iterator[None]:
-        """Run in the second stream, after the work before the mark."""
+        """Run the block in the second stream, after all work that was queued before the mark."""
         if mark is None:
             yield
             return
@@ -110,7 +112,7 @@ class Beside:
             self._stream.synchronize()
 
     def wait(self, mark: Any) -> None:
-        """Wait in this process until the work before the mark is done."""
+        """Block the calling thread until all work that was queued before the mark is done."""
         if mark is not None:
             mark.synchronize()
 
@@ -138,7 +140,7 @@ def reset_peak_memory(device: str) -> None:
 
 
 def peak_memory(device: str) -> int:
-    """The peak memory of torch on its device in bytes; 0 without a device."""
+    """The peak memory of torch on the CUDA device in bytes; 0 if no CUDA device is used."""
     if not device.startswith("cuda") or not _in_use():
         return 0
     return int(torch.cuda.max_memory_reserved(device))
@@ -152,7 +154,7 @@ def name_of(device: str) -> str:
 
 
 class Utilisation:
-    """Looks at the utilisation of a CUDA device in a thread, since a look can take longer than a batch."""
+    """Measures the utilisation of a CUDA device in a thread, because a measurement can take longer than a batch."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -169,7 +171,7 @@ class Utilisation:
                 return
 
     def percent(self) -> float | None:
-        """The mean since the last call; None if it is not known."""
+        """The mean utilisation in percent since the last call; None if there was no measurement."""
         seen, self._seen = self._seen, []
         return sum(seen) / len(seen) if seen else None
 

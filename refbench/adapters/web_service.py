@@ -204,7 +204,8 @@ class WebService:
     def _no_answer(self, text: str, digest: str) -> AdapterError:
         """The error for a request without a response; after several such requests in a row, it ends the run.
 
-        Before that, an earlier successful request is repeated. If it still succeeds, the new requests are the problem.
+        Before ending the run, this method repeats an earlier request that succeeded. If the repeated request succeeds
+        again, the service is not down, so the new requests are the cause of the failures.
         """
         with self._lock:
             self._unanswered.add(digest)
@@ -314,8 +315,8 @@ def _is_here(endpoint: str) -> bool:
 
 
 def picture_bytes(path: str, image: Image.Image) -> tuple[bytes, str]:
-    """The original file if the service decodes it to the same image, otherwise a PNG of the image as refbench opens
-    it.
+    """The original file if the service decodes it to the same image as refbench; otherwise, the image opened by
+    refbench, encoded as PNG.
     """
     original = original_for_web(path)
     if original is not None:

@@ -1,7 +1,7 @@
 """`worker`: a segmenter in a child process with its own interpreter; messages are lines of JSON.
 
-Any fault of the child process (it prints, hangs, crashes, answers twice or sends nonsense) becomes a failed sample or
-an error that names it. The child is then killed with all its subprocesses and started again.
+If the child process misbehaves (prints, hangs, crashes, answers twice or sends invalid data), the result is a failed
+sample or an error that describes the problem. The child is then killed with all its subprocesses and started again.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Worker:
 
     Args:
         script: the worker, a Python file that serves a segmenter with `worker_sdk`.
-        python: its interpreter; by default that of `env`, otherwise the one that runs refbench.
-        env: an environment that `refbench env build` made.
+        python: interpreter of the worker; by default the interpreter of `env`, or the one that runs refbench if `env`
+            is not given.
+        env: an environment that was built with `refbench env build`.
         device: device of the model. On CUDA, the worker sees only this device, as cuda:0.
         batch_size: number of expressions per request; 0 uses the number that the worker states.
         timeout: maximum time in seconds for an answer, per expression of a request.
@@ -339,7 +340,9 @@ class _Child:
 
 
 def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:
-    """Read messages of the worker, one per line; puts an empty `_Broken` when the worker closes its output."""
+    """Read messages of the worker, one per line, and queue them; when the worker closes its output, queue an empty
+    `_Broken`.
+    """
     if process.stdout is None:
         return
     with contextlib.suppress(OSError, ValueError):
@@ -419,7 +422,9 @@ def _answer(sample: Sample, result: Mapping[str, Any]) -> Answer:
 def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
     height, width = sample.height, sample.width
     if list(mask["size"]) != [height, width]:
-        raise ValueError(f"its size is {mask['size']}, but the image has {[height, width]} (height, width)")
+        raise ValueError(
+            f"the mask must have the same size as its image, {[height, width]} (height, width), got {mask['size']}"
+        )
     if mask["enc"] == "coco_rle":
         return Mask.from_rle({"size": [height, width], "counts": mask["data"]})
     if mask["enc"] != "bits+zlib":
@@ -429,6 +434,8 @@ def _mask_of(sample: Sample, mask: Mapping[str, Any]) -> Mask:
     unfolded = zlib.decompressobj()
     bits = unfolded.decompress(base64.b64decode(mask["data"], validate=True), wanted + 1)
     if len(bits) != wanted:
-        raise ValueError(f"it must have {wanted} bytes, one bit for each of the {height} x {width} pixels")
+        raise ValueError(
+            f"the decompressed mask must have {wanted} bytes, with one bit for each of the {height} x {width} pixels"
+        )
     pixels = np.unpackbits(np.frombuffer(bits, np.uint8), count=height * width).reshape(height, width)
     return Mask.from_array(pixels.astype(bool))

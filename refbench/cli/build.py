@@ -25,7 +25,8 @@ HUB = "hub"
 @click.option(
     "--annotations",
     type=click.Path(path_type=Path),
-    help="Folder of the original release, its annotation file, the Parquet files of the hub, or an export.",
+    help="Path of the annotations: folder of the original release, annotation file, Parquet files of the "
+    "hub, or export.",
 )
 @click.option(
     "--images",
@@ -93,8 +94,8 @@ def build(
         if exported.is_export(annotations):
             if options:
                 raise click.UsageError(
-                    "a dataset that is built from an export takes no -o options; the export contains the options it "
-                    "was built with"
+                    "a dataset that is built from an export takes no -o options, because the export contains its own "
+                    "builder options"
                 )
             builder, chosen = exported.build, {}
         manifest = build_dataset(

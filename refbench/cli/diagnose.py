@@ -17,7 +17,9 @@ from refbench.reports.error_kinds import KINDS, MEANING
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file belongs to.")
+@click.option(
+    "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
+)
 @click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:

@@ -17,7 +17,7 @@ DEFAULT_MARGIN = 0.5
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="Scored run to compare with.")
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="Scored run to use as the baseline.")
 @click.option(
     "--metric",
     "metrics",
@@ -30,8 +30,8 @@ DEFAULT_MARGIN = 0.5
     "margins",
     multiple=True,
     type=Points(),
-    help="Points that a metric may lose: one value for all metrics, or one per metric in the same order.  "
-    "[default: 0.5]",
+    help="Number of points that a metric may lose: one value for all metrics, or one value per metric in "
+    "the order of the metrics.  [default: 0.5]",
 )
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit XML report to this file.")
 @click.option(

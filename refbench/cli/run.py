@@ -38,7 +38,7 @@ class BatchSize(click.ParamType[int | None]):
 @click.command()
 @click.argument("adapter")
 @click.argument("split", metavar="DATASET/SPLIT")
-@click.option("--device", default="cpu", show_default=True, help="Device that the model runs on, for example cuda:0.")
+@click.option("--device", default="cpu", show_default=True, help="Device for the model, for example cuda:0.")
 @click.option(
     "--batch-size",
     type=BatchSize(),
@@ -53,7 +53,7 @@ class BatchSize(click.ParamType[int | None]):
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Number of failed samples that are allowed; if there are more, the exit code is 4.",
+    help="Maximum number of failed samples; if more samples fail, the exit code is 4.",
 )
 @click.option(
     "--engine",

@@ -28,7 +28,9 @@ SHOWN = Decimal("0.0001")
 
 @click.command()
 @click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="The split that a predictions file belongs to.")
+@click.option(
+    "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
+)
 @click.option(
     "--ground-truth",
     "ground_truths",
@@ -42,7 +44,7 @@ SHOWN = Decimal("0.0001")
     "protocols",
     multiple=True,
     metavar="NAME|all",
-    help="Protocol to score with; repeatable.  [default: refbench]",
+    help="Protocol to use for scoring; repeatable.  [default: refbench]",
 )
 @click.option(
     "--explain",
@@ -248,7 +250,8 @@ def _tell_gaps(written: Written, rules: list[DetectionProtocol]) -> None:
     if gaps and deceived:
         raise PredictionError(
             f"{gaps}. {deceived[0]} would count these samples as predictions of no target. Run the whole split "
-            f"without failures, or score the file {written.path} if that is what you want"
+            "without failures; if these samples should count as predictions of no target, score the file "
+            f"{written.path}"
         )
     if gaps:
         remark(f"{gaps}; they count as nothing found")
@@ -273,7 +276,7 @@ Rule = TypeVar("Rule", DetectionProtocol, SetsProtocol)
 
 
 def _rules(names: tuple[str, ...], kind: type[Rule]) -> list[Rule]:
-    """The protocols with these names, without duplicates; for "all", every protocol of this kind."""
+    """The protocols with these names, without duplicates; for "all", every protocol of the type `kind`."""
     every = [load("protocols", name) for name in (available("protocols") if ALL in names else names)]
     rules = []
     for rule in {rule.name: rule for rule in every}.values():
@@ -287,5 +290,5 @@ def _rules(names: tuple[str, ...], kind: type[Rule]) -> list[Rule]:
             )
         else:
             wanted = "the folder that holds all sets" if isinstance(rule, SetsProtocol) else "one annotation file"
-            raise click.UsageError(f"with {rule.name}, pass {wanted} as --ground-truth")
+            raise click.UsageError(f"{rule.name} needs {wanted} as --ground-truth")
     return rules

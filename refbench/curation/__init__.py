@@ -1,4 +1,4 @@
-"""Curation: what is wrong with a split, what its masks could be, what is decided, and the ledger of it all."""
+"""Curation: findings about a split, proposals for its masks, decisions, and the ledger that records them."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ class Agreement:
 
     All values are between 0 and 1, except `edge_gain_px` and `refiners`, the number of refiners that made a proposal.
 
-    `best` is the proposal with the highest agreement, minus MISFIT_WEIGHT for each pixel of distance between its
-    outline and the edges of the image. `agreement` is its mean boundary IoU with the proposals of the other refiners.
-    `stability` is the mean boundary IoU of each refiner's further proposals (for modified masks or other prompts) with
-    its first one; 1 if there are none. `source_iou` and `source_boundary_iou` compare the best proposal with the source
-    mask. `edge_gain_px` is how much closer the outline of the best proposal is to the edges of the image than the
-    outline of the source mask.
+    `best` is the proposal with the highest value of its agreement minus MISFIT_WEIGHT times the distance in pixels
+    between its outline and the edges of the image. `agreement` is the mean boundary IoU of the best proposal with the
+    proposals of the other refiners. `stability` is the mean boundary IoU between the first proposal of each refiner and
+    its further proposals (for modified masks or other prompts); it is 1 if there are no further proposals. `source_iou`
+    and `source_boundary_iou` compare the best proposal with the source mask. `edge_gain_px` is how much closer the
+    outline of the best proposal is to the edges of the image than the outline of the source mask.
     """
 
     best: Proposal
@@ -51,7 +51,7 @@ class Agreement:
 
 
 def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
-    """The agreement of the proposals for a mask, without failed ones; None if there are none."""
+    """The agreement of the proposals for a mask, ignoring failed proposals; None if no proposal remains."""
     valid = [p for p in proposals if not p.error]
     if not valid:
         return None
@@ -75,12 +75,12 @@ def agree(source: Mask, proposals: Sequence[Proposal]) -> Agreement | None:
 
 
 def boundary_iou(masks: Sequence[Mask], others: Sequence[Mask]) -> NDArray[np.float64]:
-    """Boundary IoU of N pairs of masks, float (N,); 1 for two empty ones."""
+    """Boundary IoU of N pairs of masks, float (N,); 1 if both masks of a pair are empty."""
     return ious(masks, others)[1]
 
 
 def ious(masks: Sequence[Mask], others: Sequence[Mask]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """IoU and boundary IoU of N pairs of masks, each float (N,); 1 for two empty ones."""
+    """IoU and boundary IoU of N pairs of masks, each float (N,); 1 if both masks of a pair are empty."""
     counts = pair_counts(masks, others, threads=1)
     return (
         _ratio(counts["intersection"], counts["union"]),

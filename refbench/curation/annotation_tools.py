@@ -1,10 +1,10 @@
 """Exports the review queue for CVAT or Label Studio, and imports the answers.
 
-Each program has its own run-length code, which differs from that of COCO. CVAT counts along the rows of the box of the
-mask; Label Studio packs the bits of an RGBA image.
+Each program has its own run-length code, which differs from that of COCO. CVAT stores run lengths along the rows of the
+bounding box of the mask; Label Studio stores the packed bits of an RGBA image.
 
-Sources: the documentation of CVAT for "CVAT for images 1.1"; the format of Label Studio is that of the JavaScript
-package `@thi.ng/rle-pack`.
+Sources: for CVAT, the documentation of "CVAT for images 1.1"; for Label Studio, the JavaScript package
+`@thi.ng/rle-pack`, whose format it uses.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def _answer(
     item = MASK if given.item_id in targets else EXPRESSION
     action, mask = given.action, given.mask
     if item == MASK and mask is not None and mask.size != targets[given.item_id].mask.size:
-        raise RunError(f"the mask has the size {mask.size}, but the image has {targets[given.item_id].mask.size}")
+        raise RunError(
+            f"the mask must have the same size as its image, {targets[given.item_id].mask.size}, got {mask.size}"
+        )
     if not action:
         if item == EXPRESSION or mask is None:
             return None
@@ -228,7 +230,8 @@ def _cvat_mask(node: ElementTree.Element, image: ElementTree.Element, path: Path
         said = int(image.get("height", "")), int(image.get("width", ""))
         if said != size:
             raise MaskError(
-                f"the file states the image size {said[0]} x {said[1]}, but the image has {size[0]} x {size[1]}"
+                f"the image size in the file is {said[0]} x {said[1]}, but the size of the image is {size[0]} x "
+                f"{size[1]}"
             )
         if node.tag == "polygon":
             corners = [float(v) for point in node.get("points", "").split(";") for v in point.split(",")]
@@ -250,7 +253,7 @@ def cvat_runs(mask: Mask) -> tuple[tuple[int, int, int, int], list[int]]:
 
 
 def mask_from_cvat(box: tuple[int, int, int, int], runs: Sequence[int], height: int, width: int) -> Mask:
-    """The mask of an image of this size from CVAT's box and runs.
+    """The mask decoded from a box and runs of CVAT, for an image of the given size.
 
     Raises:
         MaskError: the box extends beyond the image, or the runs do not fill it.
@@ -259,7 +262,7 @@ def mask_from_cvat(box: tuple[int, int, int, int], runs: Sequence[int], height: 
     if min(left, top) < 0 or min(w, h) < 1 or left + w > width or top + h > height:
         raise MaskError(f"the box {box} extends beyond the image of {height} x {width} pixels (height x width)")
     if min(runs, default=-1) < 0 or sum(runs) != w * h:
-        raise MaskError(f"the sum of its runs is {sum(runs)} instead of {w} x {h}")
+        raise MaskError(f"the sum of the runs must be {w} x {h}, got {sum(runs)}")
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return Mask.from_crop(np.ascontiguousarray(flat.reshape(h, w)), top, left, height, width)
 
@@ -347,11 +350,11 @@ def pack_label_studio(mask: Mask) -> list[int]:
 
 
 def unpack_label_studio(packed: Sequence[int], height: int, width: int) -> Mask:
-    """The mask of an image of this size from the packed runs of Label Studio; pixels that are not transparent are
-    foreground.
+    """The mask decoded from packed runs of Label Studio, for an image of the given size; pixels that are not
+    transparent are foreground.
 
     Raises:
-        MaskError: the runs end too early, or have another size.
+        MaskError: the runs end too early, or do not match the size of the image.
     """
     data = bytes(packed)
     text = "".join(f"{byte:08b}" for byte in data)

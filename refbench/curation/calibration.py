@@ -96,7 +96,8 @@ def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[s
 
 @dataclass(frozen=True)
 class WitnessCase:
-    """A mask that its proposals alone decide: the values of the witnesses' agreement, and how good the result is.
+    """A mask whose decision depends only on its proposals, with the values of the agreement of the witnesses and the
+    quality of the result.
 
     `best` and `source` are the boundary IoU of the best proposal and of the source mask with the true mask.
     """
@@ -126,15 +127,15 @@ def fit(cases: Sequence[WitnessCase], rules: MaskRules, on: str) -> Calibration:
 
     The expected boundary IoU is the increasing function of the agreement that fits best (isotonic regression). The
     probability of being better is a logistic regression. The thresholds are cross-validated with FOLDS fits: each fit
-    leaves out a part of the images and is applied only to these images.
+    leaves out a part of the images and is applied only to that part.
 
     Raises:
         DatasetError: there are too few masks for a fit.
     """
     if len(cases) < 2 * MASKS_A_KNOT:
         raise DatasetError(
-            f"{on} has {len(cases)} masks that their proposals alone decide, but a calibration needs at least "
-            f"{2 * MASKS_A_KNOT}"
+            f"{on} has {len(cases)} masks whose decision depends only on their proposals, but a calibration "
+            f"needs at least {2 * MASKS_A_KNOT}"
         )
     images = sorted({c.image for c in cases})
     fold = {image: k % FOLDS for k, image in enumerate(images)}
@@ -204,7 +205,8 @@ def _logistic(cases: Sequence[WitnessCase]) -> dict[str, float]:
 def _at_threshold(
     judged: Sequence[tuple[WitnessCase, float, float]], rules: MaskRules, better: float
 ) -> dict[str, float]:
-    """The shares of masks that are accepted and changed with another threshold `better`, and the quality of the result.
+    """The shares of masks that are accepted and changed with the given threshold `better`, and the quality of the
+    result.
 
     `judged` contains masks with their expected boundary IoU and the probability that the best proposal is better.
     """
@@ -228,8 +230,8 @@ class Measured:
 
     For each kind of error, `found` gives the number of outlines with this error, and the share of these that were
     found. `found_alone` gives the same for outlines with no other error. A false alarm is a finding on a careful
-    outline. `twins_named` counts careful outlines with a finding because a wrong mask is on the same object; these are not false
-    alarms.
+    outline. `twins_named` counts careful outlines that have a finding only because a wrong mask is on the same object;
+    they do not count as false alarms.
     """
 
     split: str

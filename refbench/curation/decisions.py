@@ -91,7 +91,9 @@ def _check_weights(folder: Path, recipe: Recipe) -> None:
 
 
 def settle_ledger(folder: Path) -> Decided:
-    """Write the ledger again with the answers given since then; the decisions of the recipe do not change."""
+    """Write the ledger again, including the answers that were given in the meantime; the decisions of the recipe do not
+    change.
+    """
     curation = open_curation(folder)
     masks, expressions = read_decisions(folder)
     return _write_ledger(curation, load_items(curation.address), masks, expressions)

@@ -50,8 +50,8 @@ class MaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Metrics of a run in percent: on all of the first version, on the remaining samples, and on those with new
-    masks.
+    """Metrics of a run in percent: on the whole first version, on the remaining samples with their old masks, and on
+    the remaining samples with their new masks.
     """
 
     name: str
@@ -62,7 +62,9 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """The differences between two versions of a split. `expressions` counts kept, dropped, added and reworded ones."""
+    """The differences between two versions of a split. `expressions` contains the numbers of kept, dropped, added and
+    reworded expressions.
+    """
 
     first: str
     second: str
@@ -81,7 +83,8 @@ class Diff:
 
 
 def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
-    """Compare two versions of a split mask by mask, and score runs on the first version again on the second.
+    """Compare two versions of a split mask by mask. Runs that were made on the first version are also scored on the
+    second version.
 
     Items are the same if they have the same annotation ids and expression numbers; the name of the dataset is ignored.
     Each run is also scored on an intermediate step: the masks of the first version, but only the remaining expressions.
@@ -140,7 +143,7 @@ def _mask_changes(before: Sequence[Sample], after: Sequence[Sample]) -> list[Mas
 
 
 def kind_of_change(first: Mask, second: Mask, iou: float) -> str:
-    """SAME for equal masks, else one of KINDS by their IoU."""
+    """SAME if the masks are equal, otherwise the one of KINDS that matches their IoU."""
     return SAME if first == second else next(name for least, name in KINDS if iou >= least)
 
 

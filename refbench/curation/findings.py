@@ -27,7 +27,9 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The result of an audit. `checks` are all requested checks, `left_out` those that were skipped without images."""
+    """The result of an audit. `checks` are the checks that were run, and `left_out` are the checks that were skipped
+    because there were no images.
+    """
 
     folder: Path
     findings: tuple[Finding, ...]
@@ -54,7 +56,8 @@ def audit(
     Args:
         checks: names of checks; if empty, all checks.
         with_images: if False, checks that need images are skipped.
-        against: splits or image lists that a model may have been trained on; shared images are findings.
+        against: splits or image lists that a model may have been trained on; each shared image is reported as a
+            finding.
         workers: number of processes; if None, one per core.
 
     Raises:

@@ -55,8 +55,8 @@ def open_curation(folder: Path) -> Curation:
     now = split_fingerprint(address)
     if now != fingerprint:
         raise RunError(
-            f"{folder} was made for another build of {address} (fingerprint {fingerprint[:12]}... there, "
-            f"{now[:12]}... now); build the same version again, or choose another folder with --out"
+            f"{folder} was made for another build of {address} (fingerprint {fingerprint[:12]}..., local build: "
+            f"{now[:12]}...); build that version again, or choose another folder with --out"
         )
     return Curation(folder, address, fingerprint, parse_recipe(text, f"the recipe in {path}"))
 

@@ -28,9 +28,9 @@ class Story:
     """Everything known about one mask or expression: its ledger row, findings, proposals and answers.
 
     `decision` is what the recipe decided, even if a person decided otherwise later; `rules` are its thresholds. `best`
-    are the proposals that would replace the mask: that of the trusted refiner, and the best one of the witnesses. With
-    the names of `agreement_names`, `agreement` gives the boundary IoU of the source and of every proposal with each
-    other, float (N, N). All of these are empty if only a ledger is known.
+    names the proposals that would replace the mask: the proposal of the trusted refiner and the best proposal of the
+    witnesses. `agreement` contains the boundary IoU of every pair of masks among the source and the proposals, float
+    (N, N); `agreement_names` names its rows and columns. All of these are empty if only a ledger is known.
     """
 
     row: Row
@@ -78,7 +78,7 @@ def why(item_id: str, place: Path) -> Story:
 
 
 def _with_recipe(story: Story, folder: Path, recipe: Recipe) -> Story:
-    """The story with what the recipe decided, by which thresholds, and how far the proposals agree."""
+    """The story, extended by the decision of the recipe, its thresholds, and the agreement of the proposals."""
     decided = {}
     if (folder / DECISIONS_FILE).is_file():
         masks, expressions = read_decisions(folder)

@@ -41,7 +41,9 @@ class ImageItems:
 
 
 def mask_id_of(sample: Sample) -> str:
-    """`<dataset>/<split>/<annotation ids, joined by +>`; the ref id if the target has no annotation ids."""
+    """The mask id, `<dataset>/<split>/<annotation ids, joined by +>`; the ref id replaces the annotation ids if the
+    target has none.
+    """
     return f"{sample.address}/{'+'.join(sorted(sample.ann_ids)) or sample.ref_id}"
 
 

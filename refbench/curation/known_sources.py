@@ -66,8 +66,8 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A mask of a known source, with the boundary IoU of the source mask and of the trusted proposal with the true
-    mask.
+    """A mask of a known source. `before` is the boundary IoU of the source mask with the true mask, and `after` is the
+    boundary IoU of the trusted proposal with the true mask.
 
     `image` is the sha256 of its image, because two sources may use one id for different images, or two ids for the same
     image. `score` and `source_boundary_iou` are those of `curation.trusted.Trust`; `score` is -1 if there is no
@@ -114,7 +114,9 @@ def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, 
         except (AttributeError, KeyError, TypeError, MaskError) as error:
             raise DatasetError(f"{where}: no mask ({error})") from None
         if found.size != target.mask.size:
-            raise DatasetError(f"{where}: its size is {found.size}, but the image has {target.mask.size}")
+            raise DatasetError(
+                f"{where}: the mask must have the same size as its image, {target.mask.size}, got {found.size}"
+            )
         if not isinstance(wrong, bool):
             raise DatasetError(f"{where}: wrong must be true or false, got {wrong!r}")
         out[target.mask_id] = found, wrong
@@ -125,11 +127,12 @@ def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, 
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image of a known source: its masks, what the audit found and the refiners proposed, and the true masks.
+    """An image of a known source, with its masks, the findings of the audit, the evidence from the proposals, and the
+    true masks.
 
-    `image` is the sha256 of the image. `found` contains findings by item id, `evidence` is by mask id, and `truth` by
-    mask id gives the true mask, and whether the coarse mask is on another object. `held` are the ids of masks that a
-    finding leaves to a person.
+    `image` is the sha256 of the image. `found` maps item ids to findings, and `evidence` maps mask ids to evidence.
+    `truth` maps mask ids to the true mask and whether the coarse mask is on another object. `held` are the ids of masks
+    that a finding leaves to a person.
     """
 
     source: str
@@ -155,8 +158,8 @@ def known_images(
     """Audit a known source and let the refiners propose masks for it; proposals in `work` are used again.
 
     Args:
-        recipe: the recipe, for its checks.
-        asked: a recipe with the same refiners and nothing else: thresholds do not change proposals.
+        recipe: the recipe, whose checks are used.
+        asked: a recipe with the same refiners and nothing else, because proposals do not depend on thresholds.
         name: the name of the source; by default its address.
 
     Raises:
@@ -190,7 +193,7 @@ def known_images(
 
 
 def cases_of(images: Sequence[KnownImage]) -> list[Case]:
-    """The masks of known images, as the trusted refiner sees them."""
+    """The masks of known images as cases for the calibration of the trusted refiner."""
     cases = []
     for image in images:
         for target in image.items.masks:
@@ -211,7 +214,9 @@ def cases_of(images: Sequence[KnownImage]) -> list[Case]:
 
 
 def witness_cases(images: Sequence[KnownImage]) -> list[tuple[str, WitnessCase]]:
-    """The masks of known images that no finding holds, as the witnesses see them, each with the name of its source."""
+    """The masks of known images as cases for the calibration of the witnesses, each with the name of its source. Masks
+    that are `held` are left out.
+    """
     out = []
     for image in images:
         for target in image.items.masks:
@@ -235,8 +240,8 @@ def fit_trusted(cases: Sequence[Case], recipe: Recipe, weights_sha256: str) -> T
     scores, place, counts = np.unique([round(c.score, 3) for c in used], return_inverse=True, return_counts=True)
     if len(used) < FEWEST_MASKS or len(scores) < 2:
         raise DatasetError(
-            f"{refiner} has proposals for {len(used)} masks with known truth, with {len(scores)} different "
-            f"scores; a calibration needs {FEWEST_MASKS} masks, so pass more with --known"
+            f"{refiner} has proposals for {len(used)} masks with known truth ({len(scores)} different scores); "
+            f"a calibration needs {FEWEST_MASKS} masks, so pass more masks with --known"
         )
 
     def rising(values: Sequence[float]) -> NDArray[np.float64]:
@@ -287,7 +292,7 @@ class Accepted:
 
 
 def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str) -> list[Accepted]:
-    """What the rule of the trusted refiner accepts of a source; see `fits_without` for its two rows."""
+    """How many masks of a source the rule of the trusted refiner accepts; `fits_without` explains the two rows."""
     own = [c for c in cases if c.source == source]
     return [
         accept([(case, fits[case.image].trusted) for case in own], recipe.masks, fitted_on)
@@ -298,7 +303,8 @@ def judged(cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: s
 def judged_by_recipe(
     images: Sequence[KnownImage], cases: Sequence[Case], source: str, recipe: Recipe, weights_sha256: str
 ) -> list[Accepted]:
-    """What the whole recipe accepts of a source: the audit, the trusted refiner and the witnesses together.
+    """How many masks of a source the whole recipe accepts, using the audit, the trusted refiner and the witnesses
+    together.
 
     See `fits_without` for the two rows.
     """
@@ -316,11 +322,13 @@ def fits_without(
     recipe: Recipe,
     weights_sha256: str,
 ) -> dict[str, dict[str, Fits]]:
-    """Calibrations for the images of a source, none of which has seen the image: fitted on -> image -> calibration.
+    """Calibrations for the images of a source, as a mapping fitted on -> image -> calibration. No calibration was
+    fitted on the image that it is for.
 
-    The first is from the other sources. For the second, the images of the source are divided into PARTS parts, in their
-    order, so that neighbouring images, which may show the same scene, stay together. For each part, the calibration is
-    from the other parts and the other sources. One is missing if there are too few masks for it.
+    The first calibration is fitted on the other sources. For the second, the images of the source are divided into
+    PARTS parts, in their order, so that neighbouring images, which may show the same scene, stay together. For each
+    part, the calibration is fitted on the other parts and the other sources. A calibration is missing if there are too
+    few masks to fit it.
     """
     own = [c for c in cases if c.source == source]
     images = list(dict.fromkeys(c.image for c in own))
@@ -420,7 +428,9 @@ def _accepted(
 
 @dataclass(frozen=True, slots=True)
 class BestRanked:
-    """The masks of a source with the highest scores: mean boundary IoU with the true masks, and how many are better."""
+    """The masks of a source with the highest scores: their mean boundary IoU with the true masks, and the share of
+    proposals that are better than the source mask.
+    """
 
     share: float
     before: float
@@ -430,7 +440,9 @@ class BestRanked:
 
 
 def curve(cases: Sequence[Case]) -> list[BestRanked]:
-    """The best-ranked SHARES of a source, as if all their proposals were accepted."""
+    """The results for the best-ranked masks of a source, for each share in SHARES, as if all their proposals were
+    accepted.
+    """
     ranked = sorted(cases, key=lambda c: -c.score)
     rows = []
     for share in SHARES:
@@ -514,7 +526,8 @@ def calibrate_trusted(
     proposals.
 
     Args:
-        sources: addresses of built splits, each once, with the JSON file of their true masks.
+        sources: the address of each built split with the JSON file of its true masks; each address must occur only
+            once.
 
     Raises:
         DatasetError: a source is given twice or not built, its true masks cannot be read, there are too few masks, or

@@ -47,10 +47,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rule:
-    """Flags an expression with one of `words`, together with one of `beside` (if given), and without any of `without`.
+    """Flags an expression that contains one of `words`, also contains one of `beside` (if given), and contains none of
+    `without`.
 
-    A word directly before one of `before` does not count. With `near`, the word of `beside` must be at most that many
-    words away.
+    A word is ignored if the next word is one of `before`. If `near` is set, the word from `beside` must be at most
+    `near` words away.
     """
 
     name: str

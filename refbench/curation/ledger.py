@@ -1,4 +1,4 @@
-"""The ledger: one row for each mask and each expression of the source split, and how it is applied.
+"""The ledger, which has one row for each mask and each expression of the source split, and the code that applies it.
 
 Applying a ledger needs only the source split and the ledger: no model, images, network or random numbers.
 """
@@ -107,8 +107,8 @@ def rows_of(
     """The rows of a ledger, image by image: first masks, then expressions; expressions of a dropped mask are dropped
     too.
 
-    `masks` and `expressions` contain a decision for every item, by id; the action "review" must be replaced before.
-    `weights` maps refiners to the sha256 of their weights.
+    `masks` and `expressions` map the id of every item to its decision; the action "review" must be replaced before the
+    call. `weights` maps refiners to the sha256 of their weights.
     """
     actions = {Action.KEEP: KEPT, Action.CHANGE: CHANGED, Action.DROP: DROPPED}
     out = []
@@ -266,11 +266,12 @@ def apply_ledger(
     """The split and the objects that result from applying a ledger to its source, under the name `dataset`.
 
     A changed mask gets a new box and loses its polygons; its samples get the tag `curated`. In the remaining images,
-    all annotated objects are kept, because they are needed as distractors. They get their new masks if these are known.
+    all annotated objects are kept, because they are needed as distractors. If the new mask of an object is known, it
+    replaces the old mask.
 
     Raises:
-        DatasetError: the ledger is for another source: items are missing, unknown, or different; `where` names the
-            ledger in the message.
+        DatasetError: the ledger is for another source, because items are missing, unknown or different. `where` names
+            the ledger in the message.
     """
     rows = ledger.by_id()
     _check_items(samples, rows, ledger, where)

@@ -22,8 +22,8 @@ from refbench.storage.manifest import split_fingerprint
 
 @dataclass(frozen=True, slots=True)
 class MaskInBoth:
-    """A mask in two ledgers: the action in each, and the boundary IoU of the two results; NaN if one of them drops
-    it.
+    """A mask in two ledgers, with the action in each ledger and the boundary IoU of the two results; the boundary IoU
+    is NaN if a ledger drops the mask.
     """
 
     item_id: str
@@ -49,7 +49,8 @@ class LedgerDifferences:
     def mean_boundary_iou(self) -> float:
         """Mean boundary IoU of the two results, between 0 and 1.
 
-        Only masks that both ledgers accept and at least one of them changes are included; NaN if there are none.
+        It includes only masks that both ledgers accept and at least one ledger changes; it is NaN if there are no such
+        masks.
         """
         changed = [
             m.boundary_iou for m in self.masks if CHANGED in (m.first, m.second) and not np.isnan(m.boundary_iou)
@@ -64,7 +65,8 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
         first, second: ledger files, or curation folders.
 
     Raises:
-        DatasetError: one is not a ledger, they have different sources, or the source is not built any more.
+        DatasetError: one of the two is not a ledger, the ledgers have different sources, or this build of the source no
+            longer exists.
     """
     one, two = read_ledger(first), read_ledger(second)
     if (one.address, one.fingerprint) != (two.address, two.fingerprint):
@@ -81,8 +83,8 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
     if old.keys() != new.keys():
         odd = sorted(old.keys() ^ new.keys())
         raise DatasetError(
-            f"{len(odd)} items are in only one of {first} and {second}, for example {odd[0]}; do not apply "
-            "either ledger, and run `refbench curate decide` again"
+            f"{len(odd)} items are in one of the ledgers {first} and {second} but not in the other, for example "
+            f"{odd[0]}; do not apply either ledger, and run `refbench curate decide` again"
         )
     source = {t.mask_id: t.mask for image in load_items(one.address) for t in image.masks}
     both = [i for i, row in old.items() if row.item == MASK and DROPPED not in (row.action, new[i].action)]

@@ -1,4 +1,4 @@
-"""Runs work on images in several processes."""
+"""Distributes work on images over several processes."""
 
 from __future__ import annotations
 

@@ -174,12 +174,15 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
             raise RunError(
                 f"the proposals of {choice.name} in {curation.folder} were made with the options "
                 f"{setup.get('options')}, but the recipe was calibrated with {dict(choice.options)}; either add the "
-                "options to the recipe and calibrate again, or run `refbench curate propose` again without them"
+                "options of the proposals to the recipe and calibrate again, or run `refbench curate propose` "
+                "again without these options"
             )
         shards = plan_shards(images[: limits[choice.name]])
         missing = [k for k in range(len(shards)) if not _shard_path(curation.folder, choice.name, k).is_file()]
         if missing:
-            raise RunError(f"{curation.folder} lacks {len(missing)} of {len(shards)} shards of {choice.name}; {again}")
+            raise RunError(
+                f"{len(missing)} of the {len(shards)} shards of {choice.name} are missing in {curation.folder}; {again}"
+            )
     if len(set(limits.values())) > 1:
         told = ", ".join(f"{n}: {'all' if k is None else k}" for n, k in limits.items())
         raise RunError(f"the refiners in {curation.folder} were run on different numbers of images ({told}); {again}")

@@ -83,8 +83,8 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
     """Write a curated split to the new folder `out`; returns the files.
 
     Each image is one Parquet row with its bytes and the features of `moondream/refcoco-m`. The folder also contains
-    README.md with counts, ledger.parquet, and contact sheets of masks before and after. Ids that are not numbers are
-    numbered in their order.
+    README.md with counts, ledger.parquet, and contact sheets of masks before and after. If not all ids are numbers,
+    they are replaced by 1, 2, 3, ... in their order.
 
     Raises:
         DatasetError: the split was not made from a ledger, its source is not built any more, it has no images, or `out`
@@ -106,7 +106,7 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
         )
     ledger = read_ledger(ledger_path)
     if split_fingerprint(ledger.address) != ledger.fingerprint:
-        raise DatasetError(f"{ledger.address} was built again after {address} was made from it; apply the ledger again")
+        raise DatasetError(f"{address} was made from an earlier build of {ledger.address}; apply the ledger again")
     changes = diff(ledger.address, address)
     published = SPLIT_NAMES.get(split, split)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,11 @@ REWORDED = "reworded"
 
 @dataclass(frozen=True, slots=True)
 class FromPublished:
-    """A ledger and its summary, which counts the masks by kind of change and says what happens to the expressions.
+    """A ledger with a summary, which counts the masks by kind of change and the expressions by outcome.
 
-    `masks` counts the kinds of `curation.differences.KINDS`, "same" and "dropped". `expressions` counts "kept",
-    "reworded" and "dropped". A reworded expression is kept with the text of the source; the published text differs only
-    in letter case or spaces.
+    `masks` contains the number of masks of each kind: the kinds of `curation.differences.KINDS`, "same" and "dropped".
+    `expressions` counts "kept", "reworded" and "dropped". A reworded expression is kept with the text of the source;
+    the published text differs only in letter case or spaces.
     """
 
     ledger: Ledger
@@ -82,7 +82,9 @@ class _Decisions:
     problems: list[str] = field(default_factory=list)
 
     def add(self, image: ImageItems, wanted: ImageItems | None) -> None:
-        """Decide the items of one image; `wanted` is the cleaned image, None if it is dropped."""
+        """Decide about the items of one image; `wanted` is the same image in the cleaned split, or None if it was
+        dropped there.
+        """
         if wanted is not None and (wanted.height, wanted.width) != (image.height, image.width):
             self.problems.append(f"the image {image.image_id} of {wanted.height} x {wanted.width}")
             wanted = None

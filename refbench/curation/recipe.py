@@ -25,7 +25,8 @@ FIGURES = ("agreement", "stability", "source_boundary_iou", "edge_gain_px", "mis
 
 @dataclass(frozen=True, slots=True)
 class RefinerChoice:
-    """A refiner with its number of variants (1: only the source mask as a start), its role and its options.
+    """A refiner with its role, its options and its number of variants (1 means that the refiner starts only from the
+    source mask).
 
     The proposal of a `trusted` refiner is accepted if its variants agree with each other and with the source. The
     proposals of witnesses are accepted if they agree with each other.
@@ -100,11 +101,12 @@ class LanguageRules:
 class Calibration:
     """How well agreement between witnesses predicts the quality of a mask, measured on the masks that `on` selects.
 
-    `agreement` and `boundary_iou` are knots of the expected boundary IoU of the best proposal with the true mask, with
-    linear interpolation. `better` contains the weights of a logistic regression, including an `intercept`, for the
-    probability that the best proposal is better than the source. `thresholds` informs readers: the share of masks
-    that were accepted with each value of `better`, and how good they were. `sources` names the known sources that it
-    was fitted on (`calibrate --known`); it is empty for a calibration on the scenes.
+    `agreement` and `boundary_iou` are the knots of a curve that gives the expected boundary IoU of the best proposal
+    with the true mask; values between knots are interpolated linearly. `better` contains the weights of a logistic
+    regression, including an `intercept`, for the probability that the best proposal is better than the source.
+    `thresholds` is only informative: for each value of `better`, it contains the share of masks that were accepted, and
+    their quality. `sources` names the known sources that it was fitted on (`calibrate --known`); it is empty for a
+    calibration on the scenes.
     """
 
     on: str = ""
@@ -135,10 +137,10 @@ class Calibration:
 class TrustedCalibration:
     """How the score of the trusted refiner predicts the quality of a mask, as measured on the known sources in `on`.
 
-    `score`, `boundary_iou` and `better` are knots with linear interpolation. For a score
+    `score`, `boundary_iou` and `better` are knots; values between them are interpolated linearly. For a score
     (`curation.trusted.Trust.score`), they give the expected boundary IoU of the proposal with the true mask, and the
-    share of proposals that are better than their source. They are valid only for the `refiner` with these weights, and
-    for the refiners, prompts and options that `refiners_sha256` identifies.
+    share of proposals that are better than their source. The knots are valid only for the `refiner` with the weights
+    `weights_sha256`, and for the refiners, prompts and options that `refiners_sha256` identifies.
     """
 
     on: tuple[str, ...] = ()
@@ -356,7 +358,7 @@ def _check_knots(calibration: Calibration, where: str) -> None:
         _number(weight, f"{where}, [calibration], better.{name}")
         if name not in (INTERCEPT, *FIGURES):
             raise DatasetError(
-                f"{where}, [calibration], better: unknown figure {name!r}; use {', '.join((INTERCEPT, *FIGURES))}"
+                f"{where}, [calibration], better: unknown name {name!r}; choose from {', '.join((INTERCEPT, *FIGURES))}"
             )
 
 

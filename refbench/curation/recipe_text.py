@@ -17,7 +17,7 @@ MEASURED = {
 
 
 def with_section(text: str, name: str, values: Mapping[str, Any]) -> str:
-    """The recipe with the section `name` set to `values`; an existing section is replaced, and other comments are
+    """The recipe with the section `name` set to `values`. An existing section is replaced, and comments outside it are
     kept.
     """
     document = tomlkit.parse(text)
@@ -66,7 +66,7 @@ def refiners_only(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value in the form that TOML stores: integers without a fraction, tuples as lists."""
+    """A value in the form that TOML stores: floats with an integer value become integers, and tuples become lists."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, tuple | list):

@@ -28,8 +28,8 @@ def apply(
         replace: also replace a dataset of this name that was made from another source.
 
     Raises:
-        DatasetError: the ledger is for another source, damaged or edited. Or the name is that of a published dataset,
-            of the source, or of a dataset that was not made from this source split.
+        DatasetError: the ledger is for another source, damaged or edited. It is also raised if the name belongs to a
+            published dataset, to the source, or to a dataset that was not made from this source split.
     """
     if ledger_path.is_dir():
         ledger_path = ledger_path / LEDGER_FILE

@@ -72,7 +72,8 @@ def edge_strength(lab: FloatArray, sigma_px: float = 0.8) -> FloatArray:
 def edge_offsets_px(
     mask: BoolArray, strength: FloatArray, frame: tuple[int, int, int, int] | None = None
 ) -> FloatArray:
-    """For points along an outline, the distance outwards to the nearest strong edge of the image; float (N,).
+    """For points along an outline, the signed distance to the nearest strong edge of the image, positive outwards;
+    float (N,).
 
     Points without an edge within reach are omitted, and so are points outside `frame` (top, left, bottom, right). By
     default, `frame` is the array without its border of one pixel.
@@ -101,7 +102,9 @@ def edge_offsets_px(
 
 
 def misfit_px(mask: BoolArray, strength: FloatArray) -> float:
-    """Mean distance of an outline to the edges of the image, 0 to MOST_MISFIT_PX; the latter if there are no edges."""
+    """Mean distance of an outline to the edges of the image, between 0 and MOST_MISFIT_PX; MOST_MISFIT_PX if there are
+    no edges.
+    """
     offsets = edge_offsets_px(mask, strength)
     if len(offsets) < LEAST_POINTS:
         return MOST_MISFIT_PX
@@ -116,10 +119,10 @@ def strength_on_outline(strength: FloatArray, mask: BoolArray) -> float:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The part of an image around a mask that is not empty.
+    """The part of an image around a mask; the mask must not be empty.
 
-    `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3). All of them show the window
-    at `top`, `left` of an image of `size` (height, width).
+    `mask` and `others` (other annotated objects) are bool (h, w), `lab` is float (h, w, 3). All of them cover the same
+    window, whose upper left corner is at `top`, `left` in an image of `size` (height, width).
     """
 
     mask: BoolArray
@@ -156,8 +159,8 @@ class Surroundings:
 
     @cached_property
     def likeness(self) -> FloatArray:
-        """For each pixel, how much more frequent its colour is inside than around the mask: the logarithm of the
-        ratio.
+        """For each pixel, the logarithm of the ratio between the frequency of its colour inside the mask and around the
+        mask.
         """
         inner, ring = self.distance < -2.5, (self.distance > 3) & (self.distance <= 13) & ~self.others
         if np.count_nonzero(inner) <= 30:
@@ -171,11 +174,15 @@ class Surroundings:
         return quantised(ndimage.gaussian_filter(ratio[number], 0.5))
 
     def largest_ground_px(self) -> int:
-        """Area in pixels of the largest part of the mask, without its rim, that has the colours of the surroundings."""
+        """Area in pixels of the largest part of the mask that has the colours of the surroundings; the rim of the mask
+        is not counted.
+        """
         return _largest((self.likeness < -0.5) & self.mask & (self.distance < -0.5), self.distance < -1.5)
 
     def largest_missing_px(self) -> int:
-        """Area in pixels of the largest part around the mask that has its colours and belongs to no other object."""
+        """Area in pixels of the largest region around the mask that has the colours of the mask and belongs to no other
+        object.
+        """
         near = ~self.mask & ~self.others & (self.distance < 11)
         return _largest((self.likeness > 0.7) & near, self.distance > 2.0)
 

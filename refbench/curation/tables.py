@@ -151,7 +151,8 @@ def write_decisions(folder: Path, masks: Mapping[str, Decision], expressions: Ma
 
 
 def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decision]]:
-    """The decisions of the recipe, without reviews: masks and expressions by id.
+    """The decisions of the recipe, without the answers of reviewers: one dict for masks and one for expressions, both
+    by item id.
 
     Raises:
         RunError: there are no decisions yet.

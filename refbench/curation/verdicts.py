@@ -47,7 +47,9 @@ def decide_masks(
     evidence: Mapping[str, Evidence],
     recipe: Recipe,
 ) -> list[Decision]:
-    """The decisions about the masks of one image; `found` are findings by item id, `evidence` by mask id."""
+    """The decisions about the masks of one image; `found` maps item ids to findings, and `evidence` maps mask ids to
+    evidence.
+    """
     nothing = Evidence(None)
     verdicts = {t.mask_id: _verdict(evidence.get(t.mask_id, nothing), recipe) for t in image.masks}
     for mask_id, other in _twins(image, verdicts, recipe.masks.same_object).items():
@@ -59,7 +61,9 @@ def decide_masks(
 
 
 def decide_expression(sample: Sample, found: Iterable[Finding], recipe: Recipe) -> Decision:
-    """The decision about an expression, apart from its mask; `found` are findings on it and on its image."""
+    """The decision about an expression, regardless of its mask; `found` contains the findings on the expression and on
+    its image.
+    """
     for verdict in flag(sample.expression):
         action = recipe.language.certain if verdict.action == Action.DROP else recipe.language.doubtful
         if action != Action.KEEP:
@@ -83,7 +87,7 @@ def _findings(image: ImageItems, target: TargetMask, found: Mapping[str, Sequenc
 def held_by_findings(
     image: ImageItems, target: TargetMask, found: Mapping[str, Sequence[Finding]], recipe: Recipe
 ) -> bool:
-    """Whether a finding decides a mask, or leaves it to a person, whatever its proposals are."""
+    """Whether a finding decides about a mask or leaves it to a person, regardless of the proposals for the mask."""
     return any(f.check in (*recipe.audit.drop, *recipe.holding) for f in _holding(_findings(image, target, found)))
 
 
@@ -92,7 +96,9 @@ def _is_confirmed(found: Sequence[Finding]) -> bool:
 
 
 def _holding(found: Sequence[Finding]) -> list[Finding]:
-    """The findings without those that models have settled: which of two masks on one object an expression means."""
+    """The findings, except those that models have settled. Models settle which of two masks on the same object an
+    expression means.
+    """
     settled = SETTLED_BY_MODELS if _is_confirmed(found) else ()
     return [f for f in found if f.check not in settled]
 
@@ -123,8 +129,8 @@ class _Verdict:
 
 
 def _verdict(evidence: Evidence, recipe: Recipe) -> _Verdict:
-    """The verdict of the trusted refiner or of the witnesses: the one that is sure, or the one that expects more if
-    both are.
+    """The verdict of the trusted refiner or of the witnesses. If only one of the two is sure, its verdict is returned.
+    If both are sure, the verdict with the higher expected boundary IoU is returned.
     """
     witnesses = _by_witnesses(evidence.agreement, recipe)
     if evidence.trust is None:
@@ -214,7 +220,7 @@ def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float
     """Masks of different objects whose proposals cover the same object: mask id -> id of the other mask. One of the two
     is wrong.
 
-    Compares the proposals that would replace the masks, of any refiner.
+    Compares the proposals that would replace the masks, regardless of the refiner.
     """
     single = [t.mask_id for t in image.masks if len(t.ann_ids) == 1]
     found = [(i, best.mask) for i in single if (best := verdicts[i].best) is not None]

@@ -64,10 +64,11 @@ def is_commit(revision: str) -> bool:
 
 
 def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> HubSource:
-    """The section `hub` (the dataset) or `images` (only images) of `sources.toml`, or of the file `path`.
+    """Read the section `hub` (the dataset) or `images` (only the images) from the `sources.toml` of the dataset, or
+    from the file `path` if it is given.
 
     Raises:
-        DatasetError: refbench knows no copy on the hub, or the file is invalid.
+        DatasetError: no copy on the hub is listed for the dataset, or the file is invalid.
     """
     path = path or project_data("datasets") / dataset / "sources.toml"
     section = read_toml(path).get(what) if path.is_file() else None
@@ -90,7 +91,9 @@ def hub_source(dataset: str, what: str = "hub", path: Path | None = None) -> Hub
 
 
 def known_sha256(dataset: str) -> dict[str, str]:
-    """File name -> published sha256, for the original files of a dataset whose hash has been published."""
+    """Map of file names to published sha256 values, for the original files of the dataset whose sha256 has been
+    published.
+    """
     path = project_data("datasets") / dataset / "sources.toml"
     rows = read_toml(path).get("files", []) if path.is_file() else []
     return {str(row["name"]): str(row["sha256"]) for row in rows if "sha256" in row}

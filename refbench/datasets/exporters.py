@@ -266,7 +266,7 @@ def _file_name(sample: Sample) -> str:
 def _sample_tables(samples: list[Sample], with_images: bool, progress: Progress) -> Iterable[pa.Table]:
     """Tables without `image_path`, which is valid only on one machine.
 
-    They have the file name instead and, if requested, the bytes.
+    Instead, the tables contain the file name of the image and, if requested, its bytes.
     """
     step = IMAGE_ROWS if with_images else BATCH_ROWS
     for start in range(0, max(len(samples), 1), step):
@@ -307,9 +307,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:
 
 
 def _features(schema: pa.Schema) -> dict[str, str]:
-    """Metadata of the schema under the key `huggingface`, from which the library `datasets` knows the types of
-    columns.
-    """
+    """Schema metadata under the key `huggingface`, which tells the library `datasets` the types of the columns."""
     features = {field.name: _feature(field.name, field.type) for field in schema}
     return {"huggingface": json.dumps({"info": {"features": features}})}
 

@@ -1,8 +1,9 @@
 """Downloads from the Hugging Face hub, with huggingface_hub, to `$REFBENCH_HOME/cache/hub`.
 
-`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables are respected. Files in the cache of huggingface_hub
-are used from there. That cache loses interrupted downloads (huggingface_hub 2), so new files are stored here, where the
-same command resumes them. Every file with a known sha256 is checked. No other module imports huggingface_hub.
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables are respected. Files that are already in the cache
+of huggingface_hub are not downloaded again. huggingface_hub 2 does not keep interrupted downloads in its cache.
+Therefore, new files are stored here, and running the same command again resumes the download. Every file with a known
+sha256 is checked. No other module imports huggingface_hub.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _NoHub(Exception):
 
 
 def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
-    """Download missing files; returns the folder, named by the commit, with the files under their paths.
+    """Download missing files; returns the folder, which is named after the commit and contains the files at their paths
+    in the repository.
 
     Args:
         offline: download nothing.
@@ -107,7 +109,9 @@ def _place(source: HubSource, file: HubFile, commit: str, path: Path, offline: b
 
 
 def _download(source: HubSource, file: HubFile, commit: str, partial: Path) -> tuple[str, str]:
-    """Download to `partial`, resuming at its end; returns the expected sha256 (or "") and the source that states it."""
+    """Download to `partial`, resuming a partial download. Returns the expected sha256 (or "") and the source that
+    states it.
+    """
     for attempt in range(ATTEMPTS):
         try:
             found = _asked(source, file, commit)
@@ -154,7 +158,9 @@ def _asked(source: HubSource, file: HubFile, revision: str) -> HfFileMetadata:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether to try again: a failing or unreachable server may recover; a refusal or a full disk does not."""
+    """Whether to try again. A failing or unreachable server may recover, but retrying does not help after a refusal or
+    if the disk is full.
+    """
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, (_NoHub, HFValidationError)):
@@ -164,7 +170,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _note_of(path: Path) -> Path:
-    """The file next to `path` that stores its sha256 at download time."""
+    """The file next to `path` that stores the sha256 that `path` had when it was downloaded."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -184,7 +190,7 @@ def _check(source: HubSource, file: HubFile, path: Path, wanted: str, origin: st
         path.unlink()
     raise DatasetError(
         f"{file.path} of {source.repo} has the sha256 {found}, but {origin} expects {wanted}, so the file "
-        "is damaged or a different one. "
+        "is damaged, or it is a different file. "
         f"{'It is removed; the same command downloads it anew.' if remove else f'Remove {path}.'} If this "
         "happens again, check HF_ENDPOINT and the proxy settings"
     )

@@ -73,8 +73,8 @@ def overlap(a: str, b: str) -> Overlap:
     second = _listed(Path(b), first.numbering) if Path(b).is_file() else _side(b)
     if first.numbering != second.numbering:
         raise DatasetError(
-            f"{a} has image ids of {first.numbering}, but {b} has image ids of {second.numbering}; ids of "
-            "different numberings cannot be compared"
+            f"{a} uses the image ids of {first.numbering}, but {b} uses the image ids of {second.numbering}; "
+            "image ids from different numbering schemes cannot be compared"
         )
     shared = first.images & second.images
     objects: int | None
@@ -137,7 +137,9 @@ def _masks(side: _Side, images: set[str]) -> dict[str, list[Mask]]:
 
 
 def _image_of(row: Any) -> str:
-    """The file name if given, otherwise the id: some files renumber the images, with one id per expression."""
+    """The file name if it is given, otherwise the id. The file name is preferred because some files renumber the
+    images, with one id per expression.
+    """
     if not isinstance(row, dict):
         return str(row)
     return str(row.get("file_name") or row.get("image_id", row.get("id", "")))

@@ -1,4 +1,4 @@
-"""`refbench verify`: whether a built dataset is undamaged, and whether it is the published one."""
+"""`refbench verify`: checks whether a built dataset is undamaged and whether it matches the published one."""
 
 from __future__ import annotations
 
@@ -102,7 +102,9 @@ def verify(dataset: str) -> Verification:
 
 
 def state_of(dataset: str) -> str:
-    """whole, partial, differs or absent, from the counts in the manifest alone: no table is opened."""
+    """The state of a dataset: whole, partial, differs or absent. Only the counts in the manifest are used; no table is
+    opened.
+    """
     if not (dataset_folder(dataset) / MANIFEST_FILE).is_file():
         return NOT_BUILT
     manifest, wanted = read_manifest(dataset), expected(dataset)
@@ -131,7 +133,9 @@ def _state(checks: list[Check]) -> str:
 
 
 def _photographs(split: str, samples: list[Sample]) -> Check:
-    """Whether the images of the build still exist; images in a zip file exist if the zip file does."""
+    """Whether the images of the build still exist. For images in a zip file, only the existence of the zip file is
+    checked.
+    """
     paths = {Path(s.image_path) for s in samples if s.image_path}
     missing = sum(not p.is_file() and not any(q.is_file() for q in p.parents) for p in paths)
     remark = "put them back, or build again with --images" if missing else "" if paths else "built without images"

@@ -11,7 +11,7 @@ from refbench.masks.morphology import dilate_intervals, erode_intervals, half_wi
 
 @njit(nogil=True, cache=True)
 def _most_intervals(at):  # type: ignore[no-untyped-def]
-    """The largest number of intervals that any of the codes, split at `at`, can have."""
+    """The largest number of intervals that any of the codes can have; code i lies between `at[i]` and `at[i + 1]`."""
     longest = np.int64(0)
     for i in range(at.shape[0] - 1):
         longest = max(longest, at[i + 1] - at[i])
@@ -88,7 +88,8 @@ def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
-    """Areas of N pairs, for counting in a band of d pixels on both sides of the outline of the target.
+    """Areas of N pairs, from which the pixels in a band can be counted; the band extends d pixels to both sides of the
+    outline of the target.
 
     `out` is int64 (N, 4): the areas of the eroded and of the dilated target, and the pixels of the prediction in each
     of them. The border of the image is not an outline, because the target may continue beyond it. All codes must have
@@ -134,8 +135,9 @@ ERROR_COLUMNS = (
 def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):  # type: ignore[no-untyped-def]
     """`(object, intersection, union, elsewhere)` for the object with the highest IoU with the prediction.
 
-    `objects` are positions in the codes; the object is -1 if the prediction overlaps none of them. `elsewhere` is the
-    area of the `far` intervals of the prediction outside all objects.
+    `objects` are positions in the codes; the object is -1 if the prediction overlaps none of them. The `far` intervals
+    of the prediction are `far_starts` and `far_ends`; `elsewhere` is the part of their area that lies outside all
+    objects.
     """
     area = intervals_area(starts, ends, n)
     best = np.int64(-1)
@@ -173,8 +175,8 @@ def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c)
 def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-untyped-def]
     """How far the band extends `(inwards, outwards)` from an outline.
 
-    At most the half-width of the mask outwards and half of that inwards; otherwise the band would cover all of a small
-    object.
+    The band extends outwards by at most the half-width of the mask, and inwards by at most half of the half-width;
+    otherwise it would cover all of a small object.
     """
     half = half_width_px(starts, ends, n, height, width, 2 * band_px)
     return min(band_px, max(1, (half + 1) // 2)), min(band_px, max(1, half))
@@ -236,7 +238,7 @@ def count_errors(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
-    """Set the pixels of intervals in `out`, the window (h, w) at `top`, `left` of the image."""
+    """Set the pixels of the intervals to 1 in `out`, which is a window (h, w) of the image at `top`, `left`."""
     for i in range(n):
         for position in range(starts[i], ends[i]):
             out[position % height - top, position // height - left] = 1
@@ -288,7 +290,7 @@ def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
 def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
     """`(top, bottom, left, right)` of intervals, both ends included.
 
-    Without intervals, it is a box that does not change the union with another box.
+    If there are no intervals, the result is an empty box: its union with another box is the other box.
     """
     top = height
     bottom = np.int64(0)
@@ -306,8 +308,8 @@ def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _disc(radius):  # type: ignore[no-untyped-def]
-    """Offsets `(down, right)` of the pixels of a disc, from near to far, because most pixels of a good mask match at
-    once.
+    """Offsets `(down, right)` of the pixels of a disc, sorted by distance from the centre, because most outline pixels
+    of a good mask match at one of the first offsets.
     """
     side = 2 * radius + 1
     distances = np.empty(side * side, np.int64)

@@ -50,7 +50,10 @@ def pair_counts(
     Source: Cheng et al., Boundary IoU, CVPR 2021, and bowenc0221/boundary-iou-api `mask_to_boundary`.
     """
     if len(predictions) != len(targets):
-        raise MaskError(f"got {len(predictions)} predictions but {len(targets)} targets; their numbers must be equal")
+        raise MaskError(
+            f"the number of predictions must equal the number of targets, got {len(predictions)} predictions "
+            f"and {len(targets)} targets"
+        )
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
     heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
@@ -58,8 +61,8 @@ def pair_counts(
     if different.any():
         k = int(different.argmax())
         raise MaskError(
-            f"pair {k}: the prediction has the size {predictions[k].size}, but the target has {targets[k].size} "
-            "(height, width); resize one of them"
+            f"pair {k}: the prediction has the size {predictions[k].size}, but the size of the target is "
+            f"{targets[k].size} (height, width); resize one of them"
         )
     codes = attrgetter("counts")
     counts = count_codes(list(map(codes, predictions)), list(map(codes, targets)), heights, widths, boundary, threads)
@@ -80,7 +83,7 @@ def count_codes(
         MaskError: a size is out of range, or a code is invalid (the message names the pair).
     """
     if not 0 < boundary <= 1:
-        raise MaskError(f"boundary must be a share of the image diagonal in (0, 1], got {boundary}")
+        raise MaskError(f"boundary must be in (0, 1] (a share of the image diagonal), got {boundary}")
     n = len(predictions)
     if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
         raise MaskError(f"height and width must be at least 1 px, and the image may have at most {MAX_PIXELS} pixels")
@@ -127,7 +130,9 @@ def count_outlines(
     widths: NDArray[np.int64],
     radii_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Outline pixels of N checked pairs and their matches: int64 (N, 4), see `batches.count_outlines`."""
+    """Numbers of outline pixels and of matched outline pixels of N checked pairs: int64 (N, 4), see
+    `batches.count_outlines`.
+    """
     return _over_pairs(batches.count_outlines, predictions, targets, heights, widths, radii_px, 4)
 
 

@@ -1,8 +1,9 @@
 """Numba kernels that work on runs: COCO run-length codes are read, eroded and compared without decoding to pixels.
 
 A mask is a list of foreground intervals `[start, end)` over the column-major pixel index, sorted and disjoint. Every
-kernel releases the GIL. It allocates memory for what it has read, not for what a file states. Instead of raising
-exceptions, it returns a negative code, which `refbench.masks.mask` converts to a message.
+kernel releases the GIL. The memory that a kernel allocates depends on the data it has read, not on the sizes that a
+file states. On an error, a kernel returns a negative code instead of raising an exception; `refbench.masks.mask`
+converts the code to a message.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ def decode_intervals(code, size, starts, ends):  # type: ignore[no-untyped-def]
     """Read a compressed COCO run-length code (uint8 characters) of a mask of `size` pixels.
 
     Fills `starts` and `ends` (each of length at least `len(code) // 2 + 1`) and returns the number of intervals, or a
-    negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`. Each character has five bits; a sixth bit
-    states that more follow. From the fourth count on, the code contains the difference to the count two positions
-    earlier.
+    negative error code. Source: cocoapi `common/maskApi.c`, `rleFrString`. Each character contains five bits of a
+    count; a sixth bit is set if more characters of the same count follow. From the fourth count on, the code contains
+    the difference to the count two positions earlier.
     """
     length = code.shape[0]
     position = before = before2 = np.int64(0)
@@ -139,7 +140,8 @@ FINE = 5.0
 def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
     """The points of the outline of a polygon on the fine grid, vertex after vertex; returns their number.
 
-    `corners` is float64 (K, 2), x and y; `u` and `v` need room for the longer side of each edge plus one point.
+    `corners` is float64 (K, 2), x and y; for each edge, `u` and `v` need room for max(dx, dy) + 1 points, where dx and
+    dy are the extents of the edge on the fine grid.
     """
     count = corners.shape[0]
     m = 0
@@ -201,10 +203,11 @@ def _between_changes(changes, size):  # type: ignore[no-untyped-def]
 def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
     """The pixels of a polygon, given by float64 (K, 2) vertices x and y in pixels; returns `(count, starts, ends)`.
 
-    The pixels are those of pycocotools on a processor that rounds every product and sum (x86-64). Its builds for other
-    processors fuse products and sums, so about one polygon in several hundred gets different pixels. Source: cocoapi
-    `common/maskApi.c`, `rleFrPoly`: the outline is drawn on a finer grid. Where it crosses the middle of a pixel
-    column, foreground and background alternate from there downwards.
+    The pixels are those of pycocotools on a processor that rounds every product and sum (x86-64). The builds of
+    pycocotools for other processors fuse products and sums, so about one polygon in several hundred gets different
+    pixels there. Source: cocoapi `common/maskApi.c`, `rleFrPoly`: the outline is drawn on a finer grid. Where the
+    outline crosses the middle of a pixel column, the pixels below the crossing switch between foreground and
+    background.
     """
     longest = np.int64(0)
     for j in range(corners.shape[0]):
@@ -233,9 +236,10 @@ def polygon_intervals(corners, height, width):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def check_codes(codes, at, sizes, out):  # type: ignore[no-untyped-def]
-    """Check many compressed codes, concatenated in `codes` and split at `at`, of masks of `sizes` pixels.
+    """Check many compressed codes: code i is `codes[at[i]:at[i + 1]]`, and its mask has `sizes[i]` pixels.
 
-    `out[i]` is 1 for a canonical code, 0 for a valid code in another form, and otherwise the error.
+    `out[i]` is 1 for a canonical code, 0 for a valid code in another form, and a negative error code for an invalid
+    code.
     """
     longest = np.int64(0)
     for i in range(sizes.shape[0]):
@@ -329,10 +333,11 @@ def subtract_intervals(starts_a, ends_a, n_a, starts_b, ends_b, n_b, out_starts,
 
 @njit(nogil=True, cache=True)
 def gather_intervals(starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends):  # type: ignore[no-untyped-def]
-    """Resize a mask by sampling: column `j` of the result is column `columns[j]` of the mask, non-decreasing.
+    """Resize a mask by sampling: column `j` of the result is column `columns[j]` of the mask; `columns` must be
+    non-decreasing.
 
-    `first_row[r]` is the first row of the result that is taken from row `r` or a later row, for `r` in 0..height. Fills
-    the arrays up to their length, and returns the total number of intervals; intervals may touch.
+    For each `r` in 0..height, `first_row[r]` is the first row of the result whose source is row `r` of the mask or a
+    later row. Fills the arrays up to their length, and returns the total number of intervals; intervals may touch.
     """
     found = 0
     first = 0

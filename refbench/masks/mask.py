@@ -59,8 +59,8 @@ class Mask:
         """Create a mask from a bool array (H, W), or from an integer array that contains only 0 and 1.
 
         Raises:
-            MaskError: the array has another shape, dtype or other values. Apply a threshold to scores first: `scores >
-                0.5`.
+            MaskError: the array has another shape or another dtype, or contains other values. Apply a threshold to
+                scores first: `scores > 0.5`.
         """
         pixels = np.asarray(array)
         if pixels.ndim != 2:
@@ -98,7 +98,8 @@ class Mask:
 
     @staticmethod
     def from_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Mask:
-        """Create a mask from N foreground runs in column-major order: int64 (N,) first pixels, and ends (exclusive).
+        """Create a mask from N foreground runs in column-major order, given as two int64 (N,) arrays: the first pixels
+        and the ends (exclusive).
 
         Raises:
             MaskError: a run is empty, not in order, or extends beyond the mask.
@@ -227,8 +228,8 @@ class Mask:
         """The mask resized by sampling: pixel (i, j) of the result is pixel (rows[i], columns[j]) of this mask.
 
         Args:
-            rows: int64 (h,), the source row of each row, non-decreasing.
-            columns: int64 (w,), the source column of each column, non-decreasing.
+            rows: int64 (h,), the source row of each row of the result, non-decreasing.
+            columns: int64 (w,), the source column of each column of the result, non-decreasing.
 
         Raises:
             MaskError: an index is out of range or decreases, or the new size is not allowed.
@@ -286,8 +287,8 @@ def _drawn_polygon(points: NDArray[np.float64], height: int, width: int) -> Mask
 
 
 def _known(height: int, width: int, counts: bytes) -> Mask:
-    """A Mask from a code that is known to be canonical, because pycocotools or our own kernel wrote it; it is not
-    checked.
+    """Create a Mask, without a check, from a code that is certain to be canonical because pycocotools or a kernel of
+    refbench wrote it.
     """
     mask = object.__new__(Mask)
     object.__setattr__(mask, "height", int(height))

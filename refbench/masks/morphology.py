@@ -17,7 +17,9 @@ def _grown(array, needed):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
-    """Intersect runs `a..a_end` with runs `b..b_end`; append at `at`; returns the new end."""
+    """Intersect runs `a..a_end` with runs `b..b_end`, write the result from position `at` onwards, and return its
+    end.
+    """
     while a < a_end and b < b_end:
         low = max(low_a[a], low_b[b])
         high = min(high_a[a], high_b[b])
@@ -36,8 +38,8 @@ def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, hi
 def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):  # type: ignore[no-untyped-def]
     """The vertical step of an erosion: the runs of each column, shortened by d at both ends.
 
-    Also returns whether each column has at most one run. The runs of column first + c are
-    `lows[column_at[c]:column_at[c + 1]]`, and `highs` likewise.
+    Also returns whether each column has at most one run. The runs of column first + c start at
+    `lows[column_at[c]:column_at[c + 1]]` and end at `highs[column_at[c]:column_at[c + 1]]`.
     """
     column_at = np.zeros(columns + 1, np.int64)
     lows = np.empty(n + columns, np.int64)

@@ -24,8 +24,8 @@ _REASONS = {
 
 
 def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs of a flat mask, bool (N,) with N > 0, background first: the first is 0 if it begins with
-    foreground.
+    """Lengths of the runs of a flat mask, bool (N,) with N > 0. The first run is background; its length is 0 if the
+    mask begins with foreground.
     """
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()

@@ -29,7 +29,8 @@ STEPS, ONE = 4096, 1 << 14
 def cosine_and_sine(steps: int) -> tuple[int, int]:
     """Cosine and sine of an angle of `steps` steps, as integers: ONE stands for 1.
 
-    Libraries differ only in digits that the rounding removes: no value is near a half (a test checks all of them).
+    Maths libraries differ only in digits that are removed by rounding, because no value is close to k + 0.5 (a test
+    checks all values).
     """
     angle = 2 * math.pi * (steps % STEPS) / STEPS
     return round(ONE * math.cos(angle)), round(ONE * math.sin(angle))
@@ -86,7 +87,7 @@ class Draws:
         return out
 
     def normal(self, count: int, deviation: int) -> IntArray:
-        """Normally distributed integers with mean 0 and this standard deviation, int64 (count,).
+        """Normally distributed integers with mean 0 and standard deviation `deviation`, int64 (count,).
 
         They are computed from the number of ones among 64 bits, which is nearly normal with a standard deviation of 4.
         """
@@ -94,14 +95,14 @@ class Draws:
         return (ones * deviation) >> 2
 
     def fork(self) -> Draws:
-        """An independent generator: the number of values drawn from it does not affect this one."""
+        """An independent generator: drawing any number of values from it does not affect this generator."""
         return Draws(self.below(1 << 63))
 
 
 def simplified(points: IntArray, tolerance: int, unit: int) -> list[int]:
     """Indices of the kept points of a polyline; each removed point is within `tolerance` of the simplified line.
 
-    The algorithm of Douglas and Peucker, in integers; of equally distant points, the first is kept.
+    This is the Douglas-Peucker algorithm with integers; if several points are equally distant, the first one is kept.
 
     Args:
         points: int64 (N, 2). The line is closed if the last point equals the first one.

@@ -36,9 +36,8 @@ def available(kind: str) -> dict[str, str]:
     for point in sorted(entry_points(group=f"refbench.{kind}"), key=lambda p: p.name):
         if point.name in found:
             raise RefbenchError(
-                f"the installed package {point.dist.name if point.dist else '?'} registers "
-                f"{point.name!r} in refbench.{kind}, but this name is already in use; rename it or uninstall the "
-                "package"
+                f"the installed package {point.dist.name if point.dist else '?'} registers {point.name!r} in "
+                f"refbench.{kind}, but this name is already in use; rename the plug-in, or uninstall the package"
             )
         found[point.name] = point.value
     return found
@@ -166,7 +165,7 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
     if colon and path.endswith(".py"):
         factory = _load_file(Path(path), class_name)
     elif name.endswith(".py"):
-        raise AdapterError(f"name the adapter class in {name}: {name}:ClassName")
+        raise AdapterError(f"{name} does not specify the adapter class; write {name}:ClassName")
     else:
         factory = load("adapters", name)
     arguments = bind_options(name, factory, options, offered)

@@ -12,7 +12,8 @@ from refbench.errors import AdapterError, DatasetError, RefbenchError
 
 
 def bind_options(name: str, factory: Any, options: Mapping[str, str], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert strings (`-o key=value`) to the types that `factory` annotates, or to those of its defaults.
+    """Convert strings (`-o key=value`) to the types in the annotations of `factory`, or to the types of its default
+    values.
 
     Arguments in `offered` are added only if `factory` has a parameter for them.
 

@@ -95,8 +95,8 @@ def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
     missing, extra = sample_differences(a, b)
     if missing or extra:
         raise RunError(
-            f"{second} lacks {len(missing)} samples of {first} and has {len(extra)} additional ones, for "
-            f"example {(missing or extra)[0]}; score both on the same samples"
+            f"the samples differ: {second} lacks {len(missing)} samples of {first} and has {len(extra)} "
+            f"additional samples, for example {(missing or extra)[0]}; score both on the same samples"
         )
     return a, aligned(a, b)
 
@@ -127,10 +127,12 @@ def aligned(first: Result, second: Result) -> Result:
     """The second result with only the samples of the first, in the order of the first.
 
     Raises:
-        RunError: a sample has different targets in the two, so the versions of the dataset differ.
+        RunError: a sample has different targets in the two results, so the versions of the dataset differ.
     """
     if first.scores is None or second.scores is None:
-        raise RunError(f"{first.folder} or {second.folder} has no scores.parquet; run `refbench score` on it")
+        raise RunError(
+            f"scores.parquet is missing in {first.folder} or {second.folder}; run `refbench score` on that folder"
+        )
     rows = {s: k for k, s in enumerate(second.scores.sample_ids())}
     taken = second.scores.take(np.array([rows[s] for s in first.scores.sample_ids()], np.int64))
     same = (taken.target_area == first.scores.target_area) & (taken.no_target == first.scores.no_target)
@@ -138,15 +140,16 @@ def aligned(first: Result, second: Result) -> Result:
         row = int(np.argmin(same))
         raise RunError(
             f"the target of {taken.sample_id[row]} has {first.scores.target_area[row]} pixels in {first.folder} "
-            f"but {taken.target_area[row]} in {second.folder}, so the two were scored on different versions of "
-            "the dataset; score both on the same version"
+            f"but {taken.target_area[row]} pixels in {second.folder}, so the two runs were scored on different "
+            "versions of the dataset; score both runs on the same version"
         )
     if list(taken.image_id) != list(first.scores.image_id):
         pairs = zip(taken.sample_id, taken.image_id, first.scores.image_id, strict=True)
         sample, there, here = next(p for p in pairs if p[1] != p[2])
         raise RunError(
-            f"{sample} belongs to the image {here} in {first.folder} but to {there} in {second.folder}. The "
-            "dataset versions differ, or a table was edited; score both on the same version"
+            f"the sample {sample} belongs to the image {here} in {first.folder}, but to the image {there} in "
+            f"{second.folder}. The dataset versions differ, or a table was edited; score both runs on the same "
+            "version"
         )
     changes = {**{f: getattr(second, f) for f in Result.__slots__}, "scores": taken}
     return Result(**changes)
@@ -155,7 +158,9 @@ def aligned(first: Result, second: Result) -> Result:
 def differences(
     first: ScoreTable, second: ScoreTable, metrics: Sequence[str], margin: float = DEFAULT_MARGIN
 ) -> list[Difference]:
-    """Compare metrics of the protocol `refbench` between tables with the same samples and order; margin in percent."""
+    """Compare metrics of the protocol `refbench` between two tables that have the same samples in the same order;
+    `margin` is in percent.
+    """
     evidence = Evidence(first), Evidence(second)
     pair = as_pair(*(sums_of(REFBENCH, e, metrics) for e in evidence))
     found = difference_replicates(pair)
@@ -185,7 +190,7 @@ def compare(first: Path, second: Path, margin: float = DEFAULT_MARGIN) -> Compar
     """Compare two scored runs on the same samples, under the protocol `refbench`.
 
     Args:
-        margin: in percentage points; for the equivalence test, smaller differences do not matter.
+        margin: in percentage points; the equivalence test treats smaller differences as irrelevant.
 
     Raises:
         RunError: see `read_pair`.
@@ -212,7 +217,9 @@ def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHO
 def compare_slices(
     first: ScoreTable, second: ScoreTable, slices: Mapping[tuple[str, str], NDArray[np.bool_]], margin: float
 ) -> list[SliceDifference]:
-    """Mean IoU of both runs in each slice, (dimension, label) -> rows; p-values are corrected by the method of Holm."""
+    """Mean IoU of both runs in each slice; `slices` maps (dimension, label) to rows. P-values are corrected by the
+    method of Holm.
+    """
     found = []
     for (dimension, label), rows in slices.items():
         chosen = np.flatnonzero(rows)

@@ -42,7 +42,9 @@ class DemoRun:
 
 
 def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
-    """Build, run, score, rank and write pages; existing datasets and predictions are used again."""
+    """Build the datasets, run, score and rank the segmenters, and write pages; existing datasets and predictions are
+    reused.
+    """
     began = time.monotonic()
     for dataset, module in DATASETS.items():
         if not _is_built(dataset, module.VERSION):

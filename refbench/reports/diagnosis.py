@@ -63,8 +63,8 @@ class SliceScore:
 class Diagnosis:
     """The errors of a run, and what they cost.
 
-    `detectable` maps metric -> correlation of the scores of the two systems -> the smallest true difference to another
-    system that a comparison is likely to find.
+    `detectable[metric][correlation]` is the smallest true difference to another system that a comparison is likely to
+    find; `correlation` is that of the scores of the two systems.
     """
 
     address: str
@@ -85,7 +85,7 @@ def diagnose(
 
     Args:
         source, dataset: as for `score`.
-        out: folder for errors.parquet, with one row per sample; by default the run folder, if `source` is one.
+        out: folder for errors.parquet, which has one row per sample; by default `source`, if it is a run folder.
 
     Raises:
         as `score`.
@@ -153,13 +153,13 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
     """Mean IoU of two compared runs in each slice of their split.
 
     Raises:
-        DatasetError: the split is not built, or in another version.
+        DatasetError: the split is not built, or is built in another version.
     """
     first, second = found.first.scores, found.second.scores
     if first is None or second is None:
         return []
     if found.first.fingerprint not in ("", split_fingerprint(found.address)):
-        raise DatasetError(f"the local build of {found.address} is a different version from the one in the runs")
+        raise DatasetError(f"the local build of {found.address} is not the version that the runs used")
     rows = {(part.dimension, part.label): part.rows for part in slices_of(facts_of(found.address, first))}
     return compare_slices(first, second, rows, found.margin)
 

@@ -5,8 +5,8 @@ The kinds and their rules:
 * `failed`: the model crashed, or returned no prediction.
 * `false_alarm`: there is no target, but the prediction is not empty.
 * `missed`: the prediction covers less than a tenth of the target.
-* `wrong_object`: the prediction has an IoU of at least a tenth with another object; this IoU is higher than that with
-  the target, and not lower than that with both together.
+* `wrong_object`: the IoU of the prediction with another object is at least a tenth, is higher than the IoU with the
+  target, and is not lower than the IoU with the union of both.
 
 In all other samples, each wrong pixel is assigned to one kind:
 
@@ -16,10 +16,10 @@ In all other samples, each wrong pixel is assigned to one kind:
 * `merged`: predicted, outside the band, on another object.
 * `spill`: predicted, outside the band, on no object.
 
-The kind of a sample is the one that costs it most. The threshold of a tenth is that below which TIDE (Bolya et al.,
-ECCV 2020) calls a detection background. The band is as wide as that of Boundary IoU, 2 % of the diagonal. But it
-extends outwards at most by the half-width of the target, and inwards at most by half of that, so that small objects can
-have `part` errors as well.
+The kind of a sample is the kind of error that costs this sample most. The threshold of a tenth is taken from TIDE
+(Bolya et al., ECCV 2020), which calls a detection below it background. The band is as wide as that of Boundary IoU, 2 %
+of the diagonal. However, it extends outwards by at most the half-width of the target, and inwards by at most half of
+the half-width, so that small objects can have `part` errors as well.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ErrorTable:
     """The wrong pixels of each sample.
 
     `pixels`, int64 (N, 8), contains the number of wrong pixels by kind, in the order of KINDS. `kind`, int64 (N,), is
-    the position of the kind of each sample, -1 if nothing is wrong.
+    the index of the kind of each sample in KINDS, or -1 if nothing is wrong.
     """
 
     pixels: NDArray[np.int64]

@@ -101,7 +101,7 @@ def _rows(folder: Path) -> list[Row]:
 
 
 def system_name(info: RunInfo) -> str:
-    """The adapter, with what distinguishes its runs: options, mode, limit."""
+    """The name of the adapter and what distinguishes its runs: options, mode and limit."""
     options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
     name = f"{info.adapter} ({options})" if options else info.adapter
     # A model with a forced answer text and a model that generates the text are different systems.
@@ -216,7 +216,7 @@ def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> lis
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Runs of one split and build under one protocol, best first by the first of `metrics`."""
+    """Runs of one split and build under one protocol, sorted by the first of `metrics`, best first."""
 
     protocol: str
     fingerprint: str

@@ -105,7 +105,7 @@ def contact_sheet(cells: Sequence[tuple[Sequence[Image.Image], str]], columns: i
 
 
 def data_uri(image: Image.Image, kind: str) -> str:
-    """The image as a `data:` address; `kind` is "JPEG" or "PNG"."""
+    """The image as a data URI; `kind` is "JPEG" or "PNG"."""
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=82)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

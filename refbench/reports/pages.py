@@ -100,7 +100,7 @@ def _percent(value: float) -> str:
 
 
 def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path: Path) -> Path:
-    """Write a page about two runs: differences, slices, and the samples that changed most with the masks of both.
+    """Write a page about two runs: differences, slices, and the samples that changed most, with the masks of both runs.
 
     Masks are shown if both run folders contain their predictions and the split is built.
     """
@@ -133,7 +133,7 @@ def _system(result: Result) -> str:
 
 
 def _forest(slices: Sequence[SliceDifference]) -> str:
-    """A plot of the differences in the slices with their intervals, one per row; "" without slices."""
+    """A plot of the difference and its interval in each slice, one row per slice; "" if there are no slices."""
     if not slices:
         return ""
     figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.21 * len(slices)), layout="constrained")

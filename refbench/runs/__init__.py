@@ -1,4 +1,6 @@
-"""Runs: an adapter on a split, in this process, in several processes or on a Ray cluster, with the same predictions."""
+"""Runs an adapter on a split, in this process, in several processes or on a Ray cluster; the predictions are the
+same.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class RunFolder:
         return self.path / "working" / f"part-{number:05d}.json"
 
     def journal(self, number: int) -> Journal | None:
-        """The journal of a shard; None if there is none, or if it is just being written."""
+        """The journal of a shard; None if it does not exist or is currently being written."""
         try:
             return msgspec.json.decode(self.journal_path(number).read_bytes(), type=Journal)
         except (OSError, msgspec.DecodeError):
@@ -110,7 +110,9 @@ class RunFolder:
         """
         info = read_record(self.info_path, RunInfo, RunError, AGAIN)
         if info.shards > info.samples:
-            raise RunError(f"{self.info_path} states {info.shards} shards of {info.samples} samples; {AGAIN}")
+            raise RunError(
+                f"{self.info_path} states more shards ({info.shards}) than samples ({info.samples}); {AGAIN}"
+            )
         return info
 
     @property
@@ -129,7 +131,7 @@ class RunFolder:
         return all(path.is_file() for path in self.shards)
 
     def claim(self, info: RunInfo) -> RunInfo:
-        """Write run.json, or check that the existing one belongs to the same run; returns it.
+        """Write run.json, or check that the existing file belongs to the same run, and return its content.
 
         Raises:
             RunError: the folder belongs to another run.
@@ -186,7 +188,7 @@ class RunFolder:
         return "none"
 
     def predictions(self, wanted: Collection[str] | None = None) -> Iterator[Prediction]:
-        """The predictions in order; only those of the samples `wanted`, if given.
+        """The predictions, in order. If `wanted` is given, only the predictions of these samples.
 
         Raises:
             RunError: a shard is missing or damaged.
@@ -201,7 +203,7 @@ class RunFolder:
                 raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
 
     def claims(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]:
-        """The predictions, each sample of the run once, as `(where, row, claim)`.
+        """One prediction per sample of the run, as `(where, row, claim)`.
 
         `where` is the position for messages, `row` the row in the split, and `claim` the prediction, whose codes are
         not checked yet.
@@ -240,7 +242,7 @@ class RunFolder:
         try:
             return msgspec.convert(read_table(self.timings_path).to_pylist(), list[ShardTiming])
         except (DatasetError, msgspec.ValidationError) as error:
-            raise RunError(f"{self.timings_path} is damaged ({error}); remove it, because it is not needed") from None
+            raise RunError(f"{self.timings_path} is damaged ({error}); remove the file, which is not needed") from None
 
     def write_timings(self, rows: Sequence[ShardTiming]) -> None:
         """Write timings.parquet, by shard."""

@@ -27,7 +27,7 @@ Prepare = Callable[[Image.Image, Sequence[str]], Any]
 
 
 def decode(sample: Sample) -> Image.Image | DatasetError:
-    """The image of a sample, or the error that it cannot be read with."""
+    """The image of a sample, or the error if it cannot be read."""
     try:
         return load_image(sample.image_path, sample.height, sample.width)
     except DatasetError as error:
@@ -40,7 +40,7 @@ def thread_pool(initializer: Callable[[], None] | None = None) -> ThreadPoolExec
 
 
 class Pictures:
-    """Decodes the images of expected samples in advance, each once."""
+    """Decodes the images of expected samples in advance; each image is decoded once."""
 
     def __init__(self) -> None:
         self._pool = thread_pool()
@@ -87,8 +87,8 @@ class Pictures:
 class PreparedPart:
     """Consecutive samples of one image in a batch, with what `prepare` returned for them.
 
-    If the image cannot be read, `picture` is the error; if `prepare` failed, `failed` is True. The seconds were spent
-    in a thread.
+    If the image cannot be read, `picture` is the error; if `prepare` failed, `failed` is True. `decode_seconds` and
+    `prepare_seconds` are the seconds spent in a thread.
     """
 
     samples: list[Sample]

@@ -25,9 +25,9 @@ AUTO_PIXELS = 2**20
 class Job:
     """Everything that a worker needs to know, wherever it runs.
 
-    `adapter` is a name, `path/to/file.py:Class`, or an object. If `batch_size` is None, it is that of the adapter, with
-    smaller batches for large images. `home` is $REFBENCH_HOME, and `started_in` is the folder that relative paths refer
-    to.
+    `adapter` is a name, `path/to/file.py:Class`, or an object. If `batch_size` is None, the batch size of the adapter
+    is used, with smaller batches for large images. `home` is $REFBENCH_HOME, and `started_in` is the folder that
+    relative paths refer to.
     """
 
     adapter: Any
@@ -63,8 +63,9 @@ class Task:
 
     `singly` are samples to predict one by one, because a process crashed on their batch. `crashing` are samples that
     crashed a process although they were predicted alone; they are skipped. If the adapter fails for every sample of a
-    shard with more samples than `give_up_above`, the shard is discarded; None keeps it. With `in_turn`, nothing is
-    prepared or queued ahead, so that a crash can be attributed to the batch that is being computed.
+    shard with more than `give_up_above` samples, the shard is discarded; if `give_up_above` is None, the shard is kept.
+    With `in_turn`, nothing is prepared or queued ahead, so that a crash can be attributed to the batch that is being
+    computed.
     """
 
     number: int
@@ -107,7 +108,8 @@ def plan_batches(
     """A shard in order, in batches of at most `size` expressions and, if given, `pixels` pixels of images.
 
     An image counts once for each of its expressions. A batch has at least one expression. With `whole_images`, an image
-    is divided among batches only if it has more than `size` expressions or `pixels` pixels; it then starts a batch.
+    is divided among batches only if it has more than `size` expressions or `pixels` pixels; such an image starts a new
+    batch.
     """
     if whole_images:
         return _whole_images(shard, size, pixels)

@@ -41,8 +41,8 @@ class Processes:
             pickle.dumps(job)
         except Exception as error:
             raise AdapterError(
-                f"to run with several workers, an adapter object must be picklable ({error}); otherwise pass the "
-                "adapter by name: path/to/file.py:Class"
+                f"with several workers, an adapter object must be picklable ({error}); make the object picklable, "
+                "or pass the adapter by name: path/to/file.py:Class"
             ) from error
         # A forked process would inherit locks and CUDA contexts that it cannot use.
         self._context = multiprocessing.get_context("spawn")

@@ -139,7 +139,7 @@ def run(
 
 
 def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:
-    """The facts that are known before a run begins, except its samples."""
+    """The run information that is known before a run begins, except for the samples."""
     dataset, split = parse_address(job.address)
     return RunInfo(
         adapter=facts.name,

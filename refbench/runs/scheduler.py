@@ -224,8 +224,8 @@ class Scheduler:
             here, there = getattr(self.facts, name), getattr(facts, name)
             if here != there:
                 raise RunError(
-                    f"the workers have different versions of the adapter: {name} {here!r} and {there!r}; install the "
-                    "same files on all of them"
+                    f"the workers have different versions of the adapter: {name} is {here!r} on one worker and "
+                    f"{there!r} on another; install the same files on all workers"
                 )
 
     def _handle_death(self, event: Event) -> None:
@@ -263,8 +263,9 @@ class Scheduler:
     def _suspect(self, number: int) -> None:
         """Suspect the samples that a worker was predicting when it crashed, according to the journal of its shard.
 
-        Workers also crash for other reasons, so only consecutive crashes on the same samples count. After two, the
-        samples of the batch are retried one by one; a sample that crashes two more workers counts as failed.
+        Workers also crash for other reasons, so only consecutive crashes on the same samples count. After two such
+        crashes, the samples of the batch are retried one by one; a sample that crashes two more workers counts as
+        failed.
         """
         journal = RunFolder(self._folder).journal(number)
         if journal is None:
@@ -293,7 +294,7 @@ class Scheduler:
         if sum(map(len, self._crashing.values())) > self._max_failures + CRASHING_SAMPLES:
             raise AdapterError(
                 f"the process of {cast(Facts, self.facts).name} crashed on more than {CRASHING_SAMPLES} samples, "
-                f"the last of them {sample_id}. Completed shards are kept"
+                f"most recently on {sample_id}. Completed shards are kept"
             )
 
     def _restart(self) -> None:

@@ -71,7 +71,7 @@ class ShardRunner:
     """An adapter and the plan of a run. Call `close` at the end, so that the adapter can free its model or process.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, or lacks `name`, or both `segment` and `segment_samples`.
+        AdapterError: the adapter cannot be loaded, has no `name`, or has neither `segment` nor `segment_samples`.
         DatasetError: the split is not built, or has no images although the adapter needs them.
     """
 
@@ -381,7 +381,7 @@ class ShardRunner:
             return {}
 
     def _remarks(self) -> list[str]:
-        """Remarks of the adapter since the last shard that do not concern a single sample."""
+        """Remarks of the adapter since the last shard, except those about single samples."""
         return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
@@ -391,7 +391,8 @@ class ShardRunner:
 def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
     if not has_contract(adapter):
         raise AdapterError(
-            f"{job.adapter} is not an adapter; it needs an attribute `name` and a method `segment(images, expressions)`, "
+            f"{job.adapter} is not an adapter; it needs an attribute `name` and a method `segment(images, "
+            "expressions)`, "
             "or the methods `prepare`, `forward` and `finish`"
         )
     size = extras.batch_size if job.batch_size is None else job.batch_size

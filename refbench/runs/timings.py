@@ -74,13 +74,15 @@ class StageClock:
             self._seconds[name] += time.perf_counter() - began
 
     def waited(self, seconds: float, shares: Mapping[str, float]) -> None:
-        """Add time that was waited for several stages in parallel threads, divided as they took time there."""
+        """Add time spent waiting for several stages that ran in parallel threads; it is divided in proportion to the
+        time that each stage took there.
+        """
         whole = sum(shares.values())
         for name, share in shares.items():
             self._seconds[name] += seconds * share / whole if whole else 0.0
 
     def timing(self, shard: int, samples: int) -> ShardTiming:
-        """The row of a shard, without memory and device."""
+        """The row of a shard, without the values for memory and device."""
         named: dict[str, Any] = {f"{stage}_seconds": seconds for stage, seconds in self._seconds.items()}
         return replace(ShardTiming(shard, samples, time.perf_counter() - self._began), **named)
 

@@ -51,7 +51,7 @@ STORED = Drawing(UNION, ORIGINAL)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
-    """The counts of a source, for several drawings of the targets. Protocols need nothing else.
+    """The counts of a source, one table for each `Drawing` of the targets. Protocols need nothing else.
 
     `missing` is the number of samples without a prediction. `answers` is a digest of all predictions.
     """
@@ -159,7 +159,7 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> code of the target, for rows where `drawing` rasterises it differently from the stored mask.
+        """Row -> code of the target, for the rows where the target under `drawing` differs from the stored mask.
 
         If the canvas of `drawing` is not the original size, all rows are returned.
         """
@@ -193,8 +193,8 @@ class _Targets:
     def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
         """The polygons of a row, grouped by object; one group if the row has one object or no polygons.
 
-        If the drawing does not depend on the objects, two groups stand for any number of objects above one. If the
-        polygons cannot be assigned to objects, the only group is empty.
+        If `target` does not depend on the objects, several objects are always returned as two groups. If the polygons
+        cannot be assigned to objects, the only group is empty.
         """
         if self.one_object[row] or not polygons:
             return [polygons]
@@ -217,7 +217,7 @@ class _Targets:
         return frozenset()
 
     def _ignored(self) -> dict[int, Mask]:
-        """Row -> pixels that the dataset marks as ignored, without those of the target."""
+        """Row -> the pixels that the dataset marks as ignored, except those that belong to the target."""
         rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         if not rows:
             return {}
@@ -268,7 +268,7 @@ class _Targets:
 
 
 class _Counter:
-    """Counts the predictions of a source in batches, for every drawing. The stored drawing is always included."""
+    """Counts the predictions of a source in batches, for every drawing. `STORED` is always included."""
 
     def __init__(self, targets: _Targets, drawings: Sequence[Drawing], measures: Sequence[Measure]) -> None:
         n = len(targets.heights)
@@ -366,7 +366,9 @@ class _Counter:
             )
 
     def _reduced(self, rows: Sequence[int], codes: list[bytes]) -> list[bytes]:
-        """Predictions without the ignored pixels; a code without ignored pixels stays the same object."""
+        """The predictions without the ignored pixels; the code of a sample that has no ignored pixels is returned
+        unchanged, as the same object.
+        """
         ignored = self.targets.ignored
         if not ignored:
             return codes

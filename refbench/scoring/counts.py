@@ -1,4 +1,4 @@
-"""The score table: one row of integer counts per sample, its file, and the identities that its counts satisfy.
+"""The score table, with one row of integer counts per sample, its file, and the identities that the counts satisfy.
 
 The module also defines `Measure`, for other quantities that are counted on pairs of masks. Under the protocol
 `refbench`, every metric of a run is computed from this table alone, without masks or a model.
@@ -42,7 +42,7 @@ class ScoreTable:
         return len(self.failed)
 
     def sample_ids(self) -> list[str]:
-        """The ids as strings, for any type of the column."""
+        """The sample ids as strings, whatever the type of the column."""
         return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
 
     def sums(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ class ScoreTable:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
-    """Pairs of masks, where the two masks of a pair have the same size; masks are checked compressed RLEs."""
+    """Pairs of masks as checked compressed RLEs. Both masks of a pair have the same size."""
 
     predictions: Sequence[bytes]
     targets: Sequence[bytes]
@@ -127,8 +127,8 @@ def read_scores(path: Path) -> ScoreTable:
         if column.null_count or not wanted(column.type):
             gaps = f", with {column.null_count} gaps" if column.null_count else ""
             raise RunError(
-                f"{path}: the column {name} has the type {column.type}{gaps}, which refbench does not write; run "
-                "`refbench score` again"
+                f"{path}: the column {name} was not written by refbench, because it has the type "
+                f"{column.type}{gaps}; run `refbench score` again"
             )
         arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
     scores = ScoreTable(**arrays)

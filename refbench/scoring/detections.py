@@ -20,7 +20,9 @@ SETS_OF_SGINW = "sginw-"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file of COCO results, and what it lacks: failed samples, and pairs for which the run has no sample."""
+    """A file of COCO results and what is missing from it: samples that failed, and pairs for which the run has no
+    sample.
+    """
 
     path: Path
     failed: tuple[str, ...]
@@ -62,8 +64,8 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
         image, category = places.of(sample)
         if image is None or category is None:
             raise PredictionError(
-                f"{truth.path} is not the annotation file of this run: it has no image {sample.image_id} or no "
-                f"category {sample.category!r} ({sample.sample_id})"
+                f"{truth.path} is not the annotation file of this run: the image {sample.image_id} or the category "
+                f"{sample.category!r} of the sample {sample.sample_id} is missing"
             )
         rows += [_row(image, category, one) for one in _instances(prediction, sample, bare)]
     name = info.dataset
@@ -92,7 +94,9 @@ class _Classes:
 
 
 class _Pairs:
-    """The same for SA-Co files, where an "image" is a pair of an image and a phrase, and there is only one class."""
+    """Like `_Classes`, but for SA-Co files, where an "image" is a pair of an image and a phrase, and there is only one
+    class.
+    """
 
     def __init__(self, truth: Annotations) -> None:
         self.pairs = {(str(key), image.row["text_input"]): key for key, image in truth.images.items()}

@@ -59,9 +59,9 @@ class StatedProtocol:
 class SummaryFile:
     """The content of summary.json: a split, and the results of all applied protocols for one set of predictions.
 
-    `failures` counts the samples without a usable prediction, `missing` those of them without any prediction. `sums`
-    are the totals of the counts in scores.parquet. `answers` is a digest of the predictions; protocols that are scored
-    later on the same predictions are added.
+    `failures` is the number of samples without a usable prediction, and `missing` is the number of samples without any
+    prediction, which are included in `failures`. `sums` are the totals of the counts in scores.parquet. `answers` is a
+    digest of the predictions; protocols that are scored later on the same predictions are added.
     """
 
     dataset: str
@@ -82,7 +82,9 @@ class SummaryFile:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The content of a scored folder. `summaries` is empty, or `scores` is None, if the file does not exist."""
+    """The content of a scored folder. `summaries` is empty if summary.json does not exist; `scores` is None if
+    scores.parquet does not exist.
+    """
 
     folder: Path
     run: RunInfo | None
@@ -138,10 +140,11 @@ def _same_answers(before: SummaryFile, now: SummaryFile) -> bool:
 
 
 def read_summary(path: Path) -> SummaryFile:
-    """The content of summary.json, written by this version or by one before 0.1.
+    """The content of summary.json, written by this version or by a version before 0.1.
 
     Raises:
-        RunError: the file does not exist, or has neither form; the message names the field.
+        RunError: the file does not exist, or has neither the current form nor the form before version 0.1; the message
+            names the field.
     """
     again = f"run `refbench score {path.parent}` again"
     content = read_json(path, RunError)
@@ -151,8 +154,8 @@ def read_summary(path: Path) -> SummaryFile:
 
 
 def _from_before_0_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the old form, which had the first protocol at the top level and, if there were several, all of them under
-    `protocols`.
+    """Convert the form before version 0.1, where the first protocol was at the top level. If there were several
+    protocols, all of them were also under `protocols`.
     """
     entries = content.get("protocols") or {content["protocol"]: content}
     dataset, _, split = str(content.get("dataset")).partition("/")
@@ -187,8 +190,9 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
     """Read a scored folder, or a single scores.parquet, and check that its parts agree.
 
     Raises:
-        RunError: nothing exists, a file is damaged, or an identity is broken: of the counts, of the metrics, between
-            the sums in summary.json and the rows of scores.parquet, or between its fingerprint and that of the run.
+        RunError: there are no scores, a file is damaged, the counts or the metrics break an identity, the sums in
+            summary.json differ from those of the rows in scores.parquet, or summary.json has another fingerprint than
+            the run.
         DatasetError: scores.parquet is not a Parquet file.
     """
     if place.is_file() and place.suffix == ".json":
@@ -305,6 +309,8 @@ def _signed(name: str) -> tuple[str, ...]:
 
 
 def _address_in(scores: ScoreTable | None) -> str:
-    """The split in all sample ids, `<dataset>/<split>/...`; "" if there is none or several."""
+    """The split that all sample ids share (`<dataset>/<split>/...`); "" if there are no ids or they belong to several
+    splits.
+    """
     found = {"/".join(s.split("/")[:2]) for s in scores.sample_ids()} if scores is not None else set()
     return found.pop() if len(found) == 1 else ""

@@ -28,10 +28,11 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scored:
-    """A scored split: the counts, a summary for each protocol, and the folder that contains both (None: not written).
+    """A scored split: the counts, a summary for each protocol, and the folder that contains both (None if they were not
+    written).
 
-    `left_out` gives the reason why a protocol of "all" was not applied, `notes` list irregularities of the predictions.
-    `missing` counts the failed samples without any prediction.
+    `left_out` maps each protocol that was omitted from "all" to the reason. `notes` lists irregularities in the
+    predictions. `missing` counts the failed samples without any prediction.
     """
 
     address: str
@@ -61,11 +62,12 @@ def score(
         dataset: the split, for example "refcoco/val"; required unless the source is a run folder.
         protocols: names from `refbench list protocols`; "all" means all protocols that can be applied.
         out: folder for scores.parquet and summary.json; by default the run folder, if `source` is one. Protocols that
-            were scored there earlier on the same predictions stay in summary.json.
-        interval: "percentile" or "bca".
+            were scored earlier in this folder on the same predictions are kept in summary.json. interval: "percentile"
+            or "bca".
 
     Raises:
-        PredictionError: the predictions do not match the split; the message names the file, the entry and the cure.
+        PredictionError: the predictions do not match the split; the message names the file and the entry, and states
+            how to fix it.
         RunError: the run is not complete, or was made on another version of the dataset.
         DatasetError: the split is not built.
 
@@ -112,14 +114,15 @@ def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: 
 def explain(
     source: Path | str, dataset: str | None, first: str, second: str, progress: Progress = silent
 ) -> tuple[str, Walk]:
-    """The split, and the difference between two protocols divided into steps, one choice at a time.
+    """The split, and the difference between two protocols, divided into steps that each change one choice.
 
     Args:
         source, dataset: as for `score`.
         first, second: a protocol (its headline metric is used), or `NAME:METRIC`.
 
     Raises:
-        PredictionError: a protocol or metric does not exist or cannot be applied to the split; and as `score`.
+        PredictionError: a protocol or metric does not exist or cannot be applied to the split. Also raises the errors
+            of `score`.
     """
     address, answers = open_source(source, dataset)
     (name, metric), (other_name, other_metric) = (_protocol_and_metric(text) for text in (first, second))
@@ -137,7 +140,7 @@ def _protocol_and_metric(text: str) -> tuple[str, str | None]:
 
 
 def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
-    """The protocols with these names for a split, and the reasons why protocols of "all" are omitted.
+    """The protocols with these names for a split, and the reason for each protocol that is omitted from "all".
 
     Raises:
         UnknownPlugin: a protocol does not exist.
@@ -174,7 +177,8 @@ def _reason_against(rule: Any, address: str) -> str:
 
 
 def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
-    """The split of a source, and the source: a complete run folder on the current build, or a predictions file.
+    """The split of a source, and the source itself: a run folder or a predictions file. A run must be complete and must
+    use the current build.
 
     Raises:
         PredictionError: the source does not exist, or its split is not given.
@@ -187,7 +191,8 @@ def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | Ru
     if not run.is_there:
         if dataset is None:
             raise PredictionError(
-                f"{source} is not a run folder; pass the split of its predictions with --dataset DATASET/SPLIT"
+                f"{source} is not a run folder; to read it as predictions, pass their split with --dataset "
+                "DATASET/SPLIT"
             )
         return dataset, source
     if dataset is not None and dataset != run.info.address:

@@ -1,6 +1,6 @@
 """Reads the values of a row of a COCO file (annotations or results), each checked before a library uses it.
 
-All functions raise MaskError with a text that follows "annotations[3] (id 7): ".
+All functions raise MaskError with a message that is written to follow a prefix such as "annotations[3] (id 7): ".
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def read_crowd(row: Mapping[str, Any]) -> bool:
 
 
 def read_number(row: Mapping[str, Any], name: str, why: str) -> float:
-    """A finite number; `why` states its purpose, after "the number"."""
+    """A finite number; `why` states its purpose and follows "the number" in error messages."""
     if name not in row:
-        raise MaskError(f"it has no `{name}`, the number {why}")
+        raise MaskError(f"its `{name}` is missing; it is the number {why}")
     value = row[name]
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)
@@ -82,7 +82,7 @@ def read_area(row: Mapping[str, Any]) -> float:
     )
     if not 0 <= area <= LARGEST_AREA_PX:
         raise MaskError(
-            f"its `area` is {shown(row['area'])}, which is impossible; write the number of pixels of its mask"
+            f"its `area` has the impossible value {shown(row['area'])}; set it to the number of pixels of the mask"
         )
     return area
 
@@ -93,7 +93,8 @@ def read_mask(segmentation: Any, height: int, width: int) -> Mask:
         mask = Mask.from_rle(segmentation)
         if mask.size != (height, width):
             raise MaskError(
-                f"its mask has the size {list(mask.size)}, but its image has {[height, width]} [height, width]"
+                f"its mask must have the same size as its image, {[height, width]} [height, width], got "
+                f"{list(mask.size)}"
             )
         return mask
     if isinstance(segmentation, list) and segmentation:

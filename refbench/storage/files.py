@@ -1,4 +1,4 @@
-"""Atomic writing of files, and functions that read them."""
+"""Functions that write files atomically, and functions that read files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def project_data(name: str) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; its content then replaces `path`, synced, or is discarded on an error."""
+    """Yield a temporary path next to `path`. Afterwards, the temporary file is synced and replaces `path`; on an error,
+    it is discarded.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -51,7 +53,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}. Results that were complete before are intact; "
+            f"cannot write {path}: {error.strerror or error}. Results that were already complete are intact; "
             "check the free space and the permissions, then run the same command again"
         ) from error
     finally:
@@ -92,8 +94,8 @@ def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: 
     """Read a JSON file as the dataclass `kind`; checks presence, type and range of its fields and ignores others.
 
     Raises:
-        RefbenchError: (of type `wanted`) the file is missing, not JSON or not of this form; the message names the field
-            and the cure.
+        RefbenchError: (of type `wanted`) the file is missing, is not JSON or does not have this form; the message names
+            the field and states how to fix it.
     """
     return checked_record(read_json(path, wanted), path, kind, wanted, cure)
 
@@ -151,7 +153,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def path_sha256(path: Path, pattern: str = "*") -> str:
-    """The sha256 of a file, or of the names and contents of all files in a folder that match.
+    """The sha256 of a file, or of the names and contents of all files in a folder that match `pattern`.
 
     Names that begin with a dot are ignored, because downloads and version control keep their metadata there.
     """

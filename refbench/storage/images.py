@@ -1,6 +1,6 @@
 """Opens images in the form that masks refer to: upright, 8-bit RGB, in the size that the dataset states.
 
-An image in a zip file is read without unpacking. Its path goes through the archive:
+An image in a zip file is read without unpacking. The path of such an image continues inside the archive:
 `/data/train2014.zip/train2014/COCO_train2014_000000000009.jpg`.
 """
 
@@ -87,7 +87,7 @@ class Photographs:
         return None
 
     def _member(self, name: str) -> Path | None:
-        """The first member of the zip files whose path ends with the name."""
+        """The first member in the zip files whose path ends with the name."""
         if self._members is None:
             self._members = {}
             for archive in self._zips:
@@ -101,7 +101,8 @@ class Photographs:
 
 
 def _names_of(file_name: str) -> list[str]:
-    """The possible names of an image in a folder: as given, its last part, and its other name in COCO.
+    """The possible names of an image in a folder: the given name, its last part, and its name in the other COCO
+    release.
 
     Windows uses backslashes, and people add `train2014/` or a path of their own machine to a name. COCO 2017 contains
     the images of 2014 with only their numbers as names.
@@ -140,7 +141,7 @@ def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
 
 
 def read_through_zip(path: Path) -> bytes | None:
-    """The bytes of a path that goes through a zip file; None if it does not."""
+    """The bytes of a file inside a zip file, or None if the path does not lead into a zip file."""
     archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)
     if archive is None:
         return None
@@ -202,9 +203,10 @@ def image_bytes(path: str | Path, height: int, width: int) -> bytes:
 
 
 def original_for_web(path: str | Path) -> tuple[bytes, str] | None:
-    """The unmodified file and its media type, if any program decodes it to the image that refbench opens.
+    """The unmodified file and its media type, if every program decodes the file to the same image as refbench.
 
-    That is an upright JPEG or PNG in RGB or grey. None for other files, for missing ones and for members of zip files.
+    This holds for upright JPEG and PNG files in RGB or grey. None for other files, for missing ones and for members of
+    zip files.
     """
     place = Path(path)
     if not path or not place.is_file():

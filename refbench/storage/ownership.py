@@ -14,16 +14,17 @@ OTHER_FOLDER = "choose another folder with --out, or remove it"
 
 
 def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str], owner: str, cure: str) -> None:
-    """Write the `file` of a folder, or check that the existing one has the same values for `names`.
+    """Write the `file` of a folder if it does not exist; otherwise check that the existing file has the same values for
+    the keys `names`.
 
     Temporary files of interrupted calls are removed, so no other call may be writing to the folder.
 
     Args:
         file: the JSON file that states what its folder belongs to.
-        content: its content.
-        names: the keys of `content` that must be equal in two calls.
-        owner: what the folder belongs to, for example "curation", for the message.
-        cure: how to deal with a folder of another owner, for the message.
+        content: the content of `file`.
+        names: the keys whose values in `content` must match those of the existing file.
+        owner: what the folder belongs to, for example "curation"; used in the error message.
+        cure: what to do if the folder has another owner; used in the error message.
 
     Raises:
         RunError: the folder belongs to another owner.
@@ -39,7 +40,7 @@ def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str],
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Collection[str]) -> list[str]:
-    """The differences under `names`, each as "device 'cpu' there, 'cuda' now"."""
+    """The differences between the values of `names`, each in the form "device 'cpu' there, 'cuda' now"."""
     return [
         f"{name} {_short(before.get(name))} there, {_short(now[name])} now"
         for name in names

@@ -1,8 +1,8 @@
 """Predictions from other programs: JSON lines, COCO results, a folder of PNG masks, or an NPZ file.
 
-Every reader yields `(where, row, prediction)`: the position for messages, the row of the sample in the split, and the
-content of the file about it. Files may be malicious: nothing is unpickled, sizes are checked before pixels are read,
-and one invalid entry is an error that names it.
+Every reader yields `(where, row, prediction)`: the position in the file for messages, the row of the sample in the
+split, and what the file contains for this sample. Files may be malicious: nothing is unpickled, sizes are checked
+before pixels are read, and one invalid entry is an error that names it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Claim:
 
 
 class SampleIndex:
-    """Finds the row of a sample by its id, and its size."""
+    """Looks up the row and the size of a sample by its id."""
 
     def __init__(self, sample_ids: list[str], heights: Any, widths: Any) -> None:
         self.rows: Mapping[str, int] = {s: k for k, s in enumerate(sample_ids)}
@@ -54,8 +54,8 @@ class SampleIndex:
         if row is None:
             example = self.sample_ids[0] if self.sample_ids else "none"
             raise PredictionError(
-                f"{where}: the sample {sample_id!r} is not in this split, whose first sample is {example!r}; score "
-                "against the split that the predictions were made for"
+                f"{where}: the sample {sample_id!r} is not in this split (the first sample of the split is "
+                f"{example!r}); score against the split for which the predictions were made"
             )
         return row
 
@@ -69,10 +69,10 @@ class SampleIndex:
 
 
 class Claims:
-    """The predictions of a file or folder in any format, as `(where, row, claim)`; each sample once.
+    """The predictions of a file or folder in any format, as `(where, row, claim)` tuples. Each sample occurs once.
 
     Evaluation on several GPUs often pads the data and writes some predictions twice. An entry that repeats an earlier
-    one is skipped; `repeated` counts these.
+    one is skipped and counted in `repeated`.
 
     Raises (on iteration):
         PredictionError: the file is unreadable, or an entry has an unknown sample, a wrong size or an invalid mask, or
@@ -102,7 +102,7 @@ class Claims:
                 )
 
     def notes(self) -> tuple[str, ...]:
-        """Remarks to print together with the scores; complete only after iteration."""
+        """Remarks to print together with the scores. They are complete only after the iteration has finished."""
         if not self.repeated:
             return ()
         return (f"entries that repeat an earlier one, and were left out: {self.repeated}",)
@@ -240,7 +240,7 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
     """PNG masks named `<sample_id>.png` (in subfolders) or with `__` instead of every `/`; non-zero is foreground."""
     files = sorted(path.rglob("*.png"))
     if not files:
-        raise PredictionError(f"{path} contains no *.png files and is not a run folder either")
+        raise PredictionError(f"{path} is neither a run folder nor a folder with *.png files")
     for file in files:
         where = str(file)
         name = file.relative_to(path).with_suffix("").as_posix().replace("__", "/")
@@ -271,7 +271,9 @@ def _brightness(image: Image.Image) -> NDArray[np.int64]:
     positions = np.asarray(image)
     colours: NDArray[np.int64] = np.asarray(image.convert("RGB")).astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
     if len(np.unique(colours)) < len(np.unique(positions)):
-        raise ValueError("two values have the same colour in its palette; save the mask as a greyscale image")
+        raise ValueError(
+            "two values have the same colour in the palette of the image; save the mask as a greyscale image"
+        )
     return colours
 
 
@@ -290,7 +292,10 @@ def _read_npz(path: Path, index: SampleIndex) -> Iterator[tuple[str, int, Claim]
                     version = np.lib.format.read_magic(file)
                     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
                     if header is None:
-                        raise PredictionError(f"{where}: saved in an unusual NumPy format; use numpy.savez_compressed")
+                        raise PredictionError(
+                            f"{where}: this NumPy file format is not supported; save the array with "
+                            "numpy.savez_compressed"
+                        )
                     shape, fortran, dtype = header(file)
                     if dtype != np.bool_ or len(shape) != 2:
                         raise PredictionError(f"{where}: expected a bool array of shape (H, W), got {dtype} {shape}")

@@ -1,4 +1,4 @@
-"""Samples and annotated objects as Parquet tables, and back."""
+"""Converts samples and annotated objects to Parquet tables and back."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def objects_table(objects: Sequence[AnnotatedObject]) -> pa.Table:
 
 
 def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[Sample]:
-    """The samples of a built split, or those with these ids, in the order of the split:
+    """The samples of a built split, or only the samples with the given ids, in the order of the split:
     `load_samples("refcoco/testA")`.
 
     Raises:
@@ -131,8 +131,8 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
 def sample_table(address: str) -> DataFrame:
     """The samples of a split without masks and polygons, for listing and filtering; one row per sample, in order.
 
-    The columns are those of a Sample except `target`, `polygons` and `image_path`. Only these are read, which takes
-    milliseconds; to load rows, pass their `sample_id`s to `load_samples`.
+    The columns are those of a Sample except `target`, `polygons` and `image_path`. Only these columns are read, which
+    takes milliseconds. To load samples, pass their `sample_id`s to `load_samples`.
 
     Raises:
         DatasetError: see `load_samples`.
@@ -155,7 +155,9 @@ def samples_of_file(path: Path) -> list[Sample]:
 
 @without_garbage_collection()
 def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
-    """Convert rows to samples, whole columns at a time. `path` is their file, for image paths and errors."""
+    """Convert rows to samples, whole columns at a time. `path` is the file that contains the rows. It is used to
+    resolve image paths and in error messages.
+    """
     _check_columns(table, SAMPLE_SCHEMA, path)
     with _readable(path):
         return _samples_of_columns(table, path)
@@ -280,7 +282,7 @@ def _texts_of(array: Any) -> list[str]:
 
 
 def _lists(column: Any, values_of: Callable[[Any], list[Any]]) -> list[tuple[Any, ...]]:
-    """A column of lists as tuples: its values are converted once, then cut at the offsets."""
+    """Convert a column of lists to tuples. All values are converted at once and then split at the offsets."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         return [row for chunk in array.chunks for row in _lists(chunk, values_of)]

@@ -1,4 +1,6 @@
-"""Weights of networks, stored in `$REFBENCH_HOME/weights` under a name and by their sha256."""
+"""Weights of networks, stored in `$REFBENCH_HOME/weights`. Each entry has a name, and its file is named by its
+sha256.
+"""
 
 from __future__ import annotations
 

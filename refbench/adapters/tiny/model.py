@@ -2,7 +2,7 @@
 
 A convolutional backbone processes each image once, and a GRU encodes each expression. A few attention layers between
 the tokens of a coarse grid and the words locate the target. A dot product with the fine features of the backbone gives
-its shape, so the part that depends on the expression is cheap.
+the shape of the target, so the part of the network that depends on the expression is cheap.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
 class ObjectHead(nn.Module):
     """Predicts, for each cell of the H/8 map, the class, the centre and the size of the object at this position.
 
-    Used only in training, because expressions alone train the backbone slowly: each one names a single object.
+    It is used only in training. Expressions alone would train the backbone slowly, because each expression names a
+    single object.
     """
 
     def __init__(self, features: int, classes: int) -> None:
@@ -79,8 +80,8 @@ class ObjectHead(nn.Module):
         self.read = nn.Conv2d(features, classes + 1 + 3, 1)
 
     def loss(self, detail: Tensor, classes: Tensor, places: Tensor) -> Tensor:
-        """The loss; `classes` are int64 (B, h, w), 0 for background, and `places` (B, 3, h, w): offset to the
-        centre, and size.
+        """The loss. `classes` are int64 (B, h, w), with 0 for background; `places` are (B, 3, h, w): the x and y
+        offsets to the centre, and the size.
         """
         out = self.read(detail)
         entropy = F.cross_entropy(out[:, :-3], classes)

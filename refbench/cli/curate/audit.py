@@ -23,7 +23,7 @@ def default_recipe() -> Path:
 
 
 def recipe_of(path: Path | None) -> Recipe:
-    """The recipe in this file, or the default recipe."""
+    """The recipe in the file `path`, or the default recipe if `path` is None."""
     return read_recipe(path or default_recipe())
 
 
@@ -38,7 +38,7 @@ def recipe_of(path: Path | None) -> Recipe:
 )
 @click.option(
     "--fail-on", type=click.Choice((*SEVERITIES, NEVER)), default="error", show_default=True,
-    help="Exit with code 1 if there is a finding of this severity or a higher one.",
+    help="Exit with code 1 if there is a finding of this severity or higher.",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

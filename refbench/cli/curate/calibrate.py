@@ -16,20 +16,20 @@ from refbench.storage.files import home
 @click.option(
     "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the result is written into it."
 )
-@click.option("--tune", default="train", show_default=True, help="Split of `scenes-hurried` to fit the calibration on.")
 @click.option(
-    "--test", default="test", show_default=True, help="Split of `scenes-hurried` to measure the calibration on."
+    "--tune", default="train", show_default=True, help="Split of `scenes-hurried` on which the calibration is fitted."
+)
+@click.option(
+    "--test", default="test", show_default=True, help="Split of `scenes-hurried` on which the calibration is measured."
 )
 @click.option(
     "--known",
     multiple=True,
     metavar="DATASET/SPLIT=TRUTH.json",
-    help="Calibrate a recipe with a trusted refiner on a split of coarse masks and a file of their true masks; "
-    "repeatable.",
+    help="Split of coarse masks and file with their true masks, used to calibrate a recipe with a trusted "
+    "refiner; repeatable.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="With --known: the device that the trusted refiner runs on."
-)
+@click.option("--device", default="cpu", show_default=True, help="With --known: device for the trusted refiner.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device: str, as_json: bool) -> None:
     """Calibrate a recipe and measure it on masks whose true masks are known.

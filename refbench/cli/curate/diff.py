@@ -21,7 +21,7 @@ STEPS = {"first": "all of A", "left": "A, only the expressions of B", "second": 
     "runs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Run folder of a run on the first split, which is then scored on the second split as well; repeatable.",
+    help="Folder of a run on the first split; the run is then also scored on the second split. Repeatable.",
 )
 @click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV file with one row per mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -25,14 +25,14 @@ LOOPBACK = "127.0.0.1"
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
-    help="Port of the page; by default, each DIR always gets the same port.",
+    help="Port of the page; by default, the port depends on DIR and is always the same for the same DIR.",
 )
 @click.option("--all", "everything", is_flag=True, help="Also show the items that the recipe has already decided.")
 @click.option(
     "--export",
     "export_to",
     metavar="FORM=FILE",
-    help="Export the masks to review for another program: cvat=FILE or label-studio=FILE.",
+    help="Export the masks that need a review, for use in another program: cvat=FILE or label-studio=FILE.",
 )
 @click.option(
     "--import",
@@ -40,7 +40,7 @@ LOOPBACK = "127.0.0.1"
     metavar="FORM=FILE",
     help="Import answers from another program: cvat=FILE or label-studio=FILE.",
 )
-@click.option("--reviewer", default="", help="Name of the person who gave the answers that --import reads.")
+@click.option("--reviewer", default="", help="Name of the reviewer whose answers are imported with --import.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def review(
     folder: Path,
@@ -88,7 +88,9 @@ def review(
 
 
 def _own_port(folder: Path) -> int:
-    """The same port for the same folder, because a browser stores unsent answers by the address of the page."""
+    """A port that is always the same for a folder, because the browser stores unsent answers under the address of the
+    page.
+    """
     return 20_000 + int(hashlib.sha256(str(folder.resolve()).encode()).hexdigest(), 16) % 20_000
 
 

@@ -19,7 +19,7 @@ from refbench.curation.history import Story
 @click.option(
     "--picture",
     type=click.Path(path_type=Path),
-    help="Save a picture of the mask before and after the change to this file.",
+    help="File for a picture that shows the mask before and after the change.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def why(item_id: str, place: Path, picture: Path | None, as_json: bool) -> None:

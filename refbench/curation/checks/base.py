@@ -59,7 +59,7 @@ class ImageView:
         return self._arrays[target.mask_id]
 
     def surroundings(self, target: TargetMask) -> Surroundings | None:
-        """A mask with the pixels around it; None without an image, or if there is nothing to compare."""
+        """A mask with the pixels around it; None if there is no image or the mask is empty."""
         if self.picture is None or target.mask.area == 0:
             return None
         if target.mask_id not in self._surroundings:

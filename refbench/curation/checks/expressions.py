@@ -96,7 +96,9 @@ class RightAndWrong(Reporter):
 
 @dataclass(frozen=True)
 class OtherScript(Reporter):
-    """An expression contains no Latin letters. The checks of words know only English and ignore it."""
+    """An expression contains no Latin letters. The checks of words support only English and ignore such an
+    expression.
+    """
 
     code: ClassVar[str] = "expression-other-script"
     severity: ClassVar[str] = NOTE
@@ -142,9 +144,9 @@ class Contradicting(Reporter):
 class AgainstPlace(Reporter):
     """Words of position contradict the mask, compared with the other objects of its category.
 
-    "left" is wrong if the centre of the box is beyond the share `beyond` of the width, and to the right of all other
-    objects of its category. "leftmost" is wrong if another object is farther left by more than the share `apart` of the
-    width. The same applies to right, top and bottom.
+    "left" is wrong if the centre of the box is farther from the left side than `beyond` times the width, and is to the
+    right of all other objects of its category. "leftmost" is wrong if another object is farther left by more than
+    `apart` times the width. The same applies to right, top and bottom.
     """
 
     code: ClassVar[str] = "expression-against-place"
@@ -202,10 +204,11 @@ class AgainstSize(Reporter):
 
 @dataclass(frozen=True)
 class AgainstColour(Reporter):
-    """An expression names a colour that less than the share `least` of the mask has, by a tolerant test.
+    """An expression names a colour, but the share of the mask that has this colour is below `least`. The test for a
+    colour is tolerant.
 
-    Only colours before the first relation ("with", "next to") are used, and none if a person is named there ("white
-    man").
+    Only colours before the first relation ("with", "next to") are used. If a person is named in this part of the
+    expression ("white man"), no colour is used.
     """
 
     code: ClassVar[str] = "expression-against-colour"
@@ -253,7 +256,9 @@ def _words(expression: str) -> list[str]:
 
 
 def _free_words(expression: str) -> Iterator[tuple[str, str]]:
-    """Each word of an expression with the next word; none if the expression relates its target to another object."""
+    """Each word of an expression together with the next word; nothing if the expression relates its target to another
+    object.
+    """
     words = _words(expression)
     related = any(w in RELATIONS - {"on", "in", "at"} for w in words)
     # "on the left", "at the bottom", "in the top left" are no relations; "on the table" is one.
@@ -270,7 +275,9 @@ def _leads_to_side(words: Sequence[str]) -> bool:
 
 
 def _colours(expression: str) -> list[str]:
-    """The colours of the target: those before the first relation, and after "that is"."""
+    """The colours of the target: the colours before the first relation, where "that is" does not count as a
+    relation.
+    """
     words = _words(expression.lower().replace("that is", "").replace("which is", ""))
     end = next((k for k, w in enumerate(words) if w in RELATIONS), len(words))
     head = words[:end]

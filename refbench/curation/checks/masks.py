@@ -192,7 +192,7 @@ class LikeAnother(Reporter):
 
 @dataclass(frozen=True)
 class UnlikePolygons(Reporter):
-    """A mask differs from its own polygons (IoU below `least`), so one of the two was exchanged."""
+    """A mask differs from its own polygons (IoU below `least`), so either the mask or the polygons were replaced."""
 
     code: ClassVar[str] = "mask-unlike-polygons"
     least: float = 0.9

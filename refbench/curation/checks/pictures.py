@@ -89,7 +89,7 @@ class HoldsGround(Reporter):
 
 @dataclass(frozen=True)
 class LacksPart(Reporter):
-    """A part next to the mask looks like it and belongs to no other object: the mask lacks a thin part."""
+    """A region next to the mask looks like the mask and belongs to no other object, so the mask lacks a thin part."""
 
     code: ClassVar[str] = "mask-lacks-part"
     needs_images: ClassVar[bool] = True

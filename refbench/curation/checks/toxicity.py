@@ -23,9 +23,9 @@ class Toxic(Reporter):
     """A classifier of toxic texts gives an expression a score of at least `least`; used only if a recipe sets
     `weights`.
 
-    `weights` is a folder of `save_pretrained` or a model id of the hub, at `revision`. `label` is the class that
-    counts, by its name in the config of the network. Networks with several labels that do not exclude each other are
-    evaluated with sigmoids.
+    `weights` is a folder written by `save_pretrained`, or a model id of the Hugging Face Hub; `revision` is the
+    revision of the model. `label` is the name of the class that counts, as given in the config of the network. Networks
+    with several labels that do not exclude each other are evaluated with sigmoids.
     """
 
     code: ClassVar[str] = "expression-toxic"

@@ -32,9 +32,10 @@ class Votes:
 class _ByModels(Reporter):
     """What several runs say about the masks of a split.
 
-    An answer is on the mask if its IoU with it is at least `agree`, or at least `least` and higher than that with every
-    other annotated object: a coarse outline of a thin object has a low IoU with the object itself. Otherwise it is
-    elsewhere if the IoU is below `deny`. Empty and failed predictions, and all others, do not count.
+    An answer is on the mask if its IoU with the mask is at least `agree`. It is also on the mask if this IoU is at
+    least `least` and higher than the IoU of the answer with every other annotated object, because a coarse outline of a
+    thin object has a low IoU with the object itself. Otherwise it is elsewhere if the IoU is below `deny`. All other
+    answers, including empty and failed predictions, do not count.
     """
 
     runs: Sequence[str] = ()
@@ -43,7 +44,7 @@ class _ByModels(Reporter):
     least: float = 0.1
 
     def votes(self, images: Sequence[ImageItems]) -> Iterator[tuple[TargetMask, Votes]]:
-        """The votes on each mask that at least one answer is about.
+        """The votes on each mask for which at least one answer counts.
 
         Raises:
             DatasetError: no run is given, or one is on another split.
@@ -91,9 +92,10 @@ class _ByModels(Reporter):
 
 @dataclass(frozen=True)
 class ConfirmedByModels(_ByModels):
-    """More answers of models to the expressions of a mask are on the mask than elsewhere.
+    """For the expressions of a mask, more answers of models are on the mask than elsewhere.
 
-    Such a mask is not held because another mask is on the same object. Runs are added to a recipe as `[[validators]]`.
+    Another mask on the same object is no reason to leave such a mask to a person. Runs are added to a recipe as
+    `[[validators]]`.
     """
 
     code: ClassVar[str] = CONFIRMED
@@ -107,7 +109,7 @@ class ConfirmedByModels(_ByModels):
 
 @dataclass(frozen=True)
 class ContradictedByModels(_ByModels):
-    """More answers of models to the expressions of a mask are elsewhere than on the mask.
+    """For the expressions of a mask, more answers of models are elsewhere than on the mask.
 
     The mask or its expressions may mean another object. Runs are added to a recipe as `[[validators]]`.
     """
@@ -121,7 +123,9 @@ class ContradictedByModels(_ByModels):
 
 
 def _ious(answer: Mask, target: TargetMask, image: ImageItems) -> tuple[float, float]:
-    """IoU of an answer with a mask, and its highest IoU with another object at another place."""
+    """IoU of an answer with a mask, and the highest IoU of the answer with another object; objects at the same place as
+    the mask are ignored.
+    """
     others = [o.mask for o in image.others(target) if o.mask.area]
     codes = [target.mask.to_rle(), *(m.to_rle() for m in others)]
     found = coco_mask.iou([answer.to_rle()], codes, [0] * len(codes))[0]

@@ -161,9 +161,10 @@ def _proposal(
 
 
 def jittered(mask: BoolArray, variant: int) -> BoolArray:
-    """The source mask for variant 0; for others, the mask slightly dilated, eroded or shifted.
+    """The mask for one variant: the source mask for variant 0, and a slightly dilated, eroded or shifted mask for the
+    others.
 
-    A stable refiner returns the same mask for all of them.
+    A stable refiner returns the same mask for all variants.
     """
     step = max(1, reach_px(mask) // 3)
     if variant == 0:
@@ -179,19 +180,21 @@ def jittered(mask: BoolArray, variant: int) -> BoolArray:
 
 
 def reach_px(mask: BoolArray) -> int:
-    """The distance from the outline of the mask within which the true outline is searched, in pixels."""
+    """The distance from the outline of the mask, in pixels, within which the true outline is searched for."""
     side = float(np.sqrt(np.count_nonzero(mask)))
     return int(np.clip(REACH_SHARE * side, LEAST_REACH_PX, MOST_REACH_PX))
 
 
 def core_of(mask: BoolArray, depth_px: float) -> BoolArray:
-    """The pixels deeper inside than `depth_px`, or than half of the maximum depth of the mask if this is less."""
+    """The pixels whose depth inside the mask is more than `depth_px`, or more than half of the maximum depth if that is
+    less.
+    """
     depth = -signed_distance(np.pad(mask, 1))[1:-1, 1:-1]
     return np.asarray(depth > min(depth_px, 0.5 * float(depth.max())))
 
 
 def unfold(part: BoolArray, window: tuple[slice, slice], shape: tuple[int, int]) -> BoolArray:
-    """A mask of the whole image from a mask of a window."""
+    """Convert a mask of a window to a mask of the whole image."""
     whole = np.zeros(shape, bool)
     whole[window] = part
     return whole

@@ -57,7 +57,7 @@ class RandomWalker:
         seeds[distance >= reach] = 2
         seeds[core_of(inside, reach)] = 1
         if not (seeds == 2).any():
-            raise ValueError("there is no background around the mask to start from")
+            raise ValueError("the refiner needs background around the mask as a starting point, but there is none")
         near = seeds == 0
         # Walkers never get past the first seeds: what lies behind them is left out of the equations.
         seeds[~ndimage.binary_dilation(near, iterations=SEEDS_PX)] = -1
@@ -168,6 +168,6 @@ class Superpixels:
 
 
 def _nearest(colours: FloatArray, known: FloatArray) -> FloatArray:
-    """For each colour, the mean distance to the five nearest known colours; float (N,)."""
+    """For each colour, the mean distance to the five nearest colours in `known`; float (N,)."""
     distances, _ = cKDTree(known).query(colours, k=5)
     return quantised(distances.mean(axis=1))

@@ -23,7 +23,7 @@ GROUND, OBJECT = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """A click on the pixel `x`, `y`; `inside` states whether the object is there."""
+    """A click on the pixel `x`, `y`; `inside` states whether this pixel belongs to the object."""
 
     x: int
     y: int
@@ -33,8 +33,9 @@ class Click:
 def segment_clicks(strength: FloatArray, mask: BoolArray, clicks: Sequence[Click]) -> BoolArray:
     """The object that the clicks describe, bool (H, W).
 
-    The middle of `mask` belongs to the object, and what is far from `mask` and from all clicks inside is background,
-    unless a click says otherwise. Between them, the two floods meet at the edges of the image.
+    The middle of `mask` belongs to the object. Pixels that are far from `mask` and from all clicks inside the object
+    are background. Clicks override both rules. Between these two regions, the two floods meet at the edges of the
+    image.
 
     Args:
         strength: edge strength of the image, float (H, W), see `surroundings.edge_strength`.

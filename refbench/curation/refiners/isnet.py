@@ -52,7 +52,9 @@ class IsNet:
         self._side = side if isinstance(side, int) else 1024
 
     def refine(self, image: NDArray[np.uint8], mask: BoolArray, box: Box) -> Refined:
-        """See `Refiner`; the confidence is twice the mean distance of the probabilities from 0.5, over both masks."""
+        """See `Refiner`; the confidence is twice the mean distance of the probabilities from 0.5, over the pixels of
+        the source mask and of the answer.
+        """
         return self.refine_target(image, Target(mask, box), 1)[0]
 
     def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> Sequence[Refined]:

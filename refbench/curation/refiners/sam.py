@@ -56,7 +56,7 @@ class _Prompted:
         box_only: Sequence[str] = BOX_ONLY,
     ) -> None:
         if trials < 1 or points < 0:
-            raise ValueError(f"trials must be at least 1 and points at least 0, got {trials} and {points}")
+            raise ValueError(f"trials must be at least 1 (got {trials}), and points must be at least 0 (got {points})")
         self.trials = trials
         self.points = points
         self.box_only = (box_only,) if isinstance(box_only, str) else tuple(box_only)
@@ -75,7 +75,9 @@ class _Prompted:
         return [self._vote(self._last[1], target, variant) for variant in range(variants)]
 
     def segment_clicks(self, image: NDArray[np.uint8], mask: BoolArray, clicks: Sequence[Click]) -> BoolArray:
-        """The object that the clicks of a person describe, bool (H, W), given the mask so far, which may be empty."""
+        """Segment the object that a person's clicks describe, bool (H, W). `mask` is the mask so far and may be
+        empty.
+        """
         if self._last is None or self._last[0] is not image:
             self._last = image, self.network.embed(image)
         known = mask.copy()
@@ -142,7 +144,7 @@ class Sam3(_Prompted):
 
 
 def widened(box: Box, shape: tuple[int, ...], draws: np.random.Generator) -> list[float]:
-    """Left, top, right and bottom of the box with its sides moved outwards by noise, clipped to the image.
+    """The box as left, top, right and bottom. Its sides are moved outwards by random noise and clipped to the image.
 
     Values are rounded to eighths of a pixel, so that they do not depend on the processor.
     """

@@ -1,4 +1,4 @@
-"""The answers of reviewers, in an SQLite file next to the proposals, to which every answer is appended.
+"""The answers of reviewers. Every answer is appended to an SQLite file next to the proposals.
 
 Nothing is overwritten: an answer that is taken back is only marked. An answer is acknowledged after it is written to
 disk.
@@ -114,7 +114,8 @@ class Reviews:
             ) from error
         except sqlite3.DatabaseError as error:
             raise RunError(
-                f"{self.path} is not a database of review answers ({error}); restore it from a copy, or move it away"
+                f"{self.path} is not a database of review answers ({error}); restore the file from a backup, or "
+                "move it to another folder"
             ) from error
 
     def add(self, answer: Answer) -> bool:
@@ -123,7 +124,7 @@ class Reviews:
         Raises:
             AnswerError: the answer is invalid (an unknown action, a change without a mask, no reviewer), or its key
                 belongs to another answer.
-            RunError: see the class; then nothing is written.
+            RunError: see `Reviews`; in this case, nothing is written.
         """
         return self.add_all([answer]) == 1
 
@@ -190,8 +191,8 @@ class Reviews:
     def changes(self, since: str = "") -> tuple[list[str], str]:
         """The items whose answers have changed since a revision, and the present revision.
 
-        A revision is a text that an earlier call returned; "" is the beginning. An item may be listed although it has
-        not changed: answers that are taken back are told apart by the second.
+        A revision is a text that an earlier call returned; "" is the beginning. Retractions are tracked with a
+        resolution of one second, so an item may be listed although it has not changed.
         """
         last, _, undone = since.partition(" ")
         with self._connected() as connection:
@@ -205,7 +206,9 @@ class Reviews:
         return [str(row[0]) for row in rows], f"{newest[0]} {newest[1]}"
 
     def all_answers(self) -> list[Answer]:
-        """Every answer that was not taken back, earlier ones of the same reviewer included, in the order of time."""
+        """All answers that were not taken back, in chronological order, including earlier answers of the same
+        reviewer.
+        """
         with self._connected() as connection:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE undone = '' ORDER BY id").fetchall()
         return [_answer(row, self.path) for row in rows]
@@ -252,7 +255,7 @@ def check_answer(answer: Answer) -> None:
     if not answer.key or len(answer.note) > _LONGEST_NOTE:
         raise AnswerError("an answer needs a key, and its note must have at most 2000 characters")
     if (answer.action == Action.CHANGE) != (answer.mask is not None):
-        raise AnswerError("an answer with the action `change` needs a mask, and any other answer must have none")
+        raise AnswerError("an answer must have a mask if its action is `change`, and must not have a mask otherwise")
     if answer.seconds is not None and not 0 <= answer.seconds <= MOST_SECONDS:
         raise AnswerError(f"seconds must be between 0 and {MOST_SECONDS:g}, got {answer.seconds}")
     if answer.mask is not None and answer.mask.area == 0:
@@ -262,8 +265,8 @@ def check_answer(answer: Answer) -> None:
 def settle(answers: Sequence[Answer], reviewers: int) -> Decision | None:
     """The decision that follows from the answers about one item; None if they are too few or disagree.
 
-    An opinion wins if at least `reviewers` people share it and they are more than half of all. Masks that are nearly
-    equal are one opinion; the mask in their middle is used.
+    An opinion wins if at least `reviewers` people share it and they are more than half of all people who answered.
+    Nearly equal masks count as the same opinion; the mask that matches most of the others is used.
     """
     if len(answers) < reviewers:
         return None
@@ -302,5 +305,5 @@ def opinions(answers: Sequence[Answer]) -> list[str]:
 
 
 def disagreements(standing: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """The items on which the answers that were not taken back are different opinions."""
+    """The items on which reviewers have different opinions; answers that were taken back are ignored."""
     return [item_id for item_id, answers in standing.items() if len(set(opinions(answers))) > 1]

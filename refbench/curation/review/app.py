@@ -149,9 +149,9 @@ class ReviewData:
         }
 
     def _proposals(self, target: TargetMask) -> list[dict[str, Any]]:
-        """One answer per refiner, the one that agrees most with all others; best first.
+        """One answer per refiner, namely the one that agrees most with all other answers; sorted, best first.
 
-        The map of `votes` counts all its answers.
+        `votes` contains all answers of the refiner, from which the page draws a map.
         """
         found = [p for p in self.proposals.get(target.mask_id, ()) if not p.error]
         if not found:
@@ -171,17 +171,19 @@ class ReviewData:
         return list(shown.values())
 
     def answer(self, content: Any) -> dict[str, Any]:
-        """Store one answer, or the list `answers` of a batch: all of them or none; returns what the page needs next."""
+        """Store one answer, or all answers in the list `answers` of a batch. Either all of them are stored or none.
+        Returns what the page needs next.
+        """
         if not isinstance(content, dict):
             raise DatasetError("an answer must be a JSON object")
         batch, since = content.get("answers", [content]), content.get("since", "")
         if not isinstance(batch, list) or not 0 < len(batch) <= MOST_BATCH or not isinstance(since, str):
-            raise DatasetError(f"answers must be a list of 1 to {MOST_BATCH} answers, and since a string")
+            raise DatasetError(f"`answers` must be a list of 1 to {MOST_BATCH} answers, and `since` must be a string")
         added = self.reviews.add_all([self._read(one) for one in batch])
         return {"saved": True, "again": not added, **self.changed(since)}
 
     def click(self, content: Any) -> dict[str, Any]:
-        """The mask that clicks on an item describe, as run lengths."""
+        """The mask that is described by clicks on an item, as run lengths."""
         if not isinstance(content, dict) or content.get("item_id") not in self.targets:
             raise DatasetError("clicks must be a JSON object with the item_id of a mask")
         target = self.targets[content["item_id"]]
@@ -384,7 +386,7 @@ async def _posted(
 
 
 def _told(work: Callable[[], dict[str, Any]]) -> Response:
-    """The result as JSON, or the error in the request."""
+    """The result of `work` as JSON, or an error message if the request fails."""
     try:
         return JSONResponse(work())
     except MaskError as error:

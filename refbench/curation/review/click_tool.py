@@ -1,4 +1,6 @@
-"""Click to segment on the review page: by the SAM of the recipe if it has one, otherwise without weights."""
+"""Click to segment on the review page, with the SAM refiner of the recipe if there is one, otherwise with a method that
+needs no weights.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class ClickTool:
             return Mask.from_array(segment_clicks(edges, mask.to_array(), clicks))
 
     def _choose(self) -> None:
-        """Load the first refiner of the recipe that takes clicks; without one, or without its weights, use none."""
+        """Load the first refiner of the recipe that accepts clicks; use no refiner if there is none, or if its weights
+        are missing.
+        """
         if self.name:
             return
         for choice in self._recipe.refiners:

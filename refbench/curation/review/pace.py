@@ -23,7 +23,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class PairAgreement:
-    """Two reviewers: the number of items that both answered, and the share of them on which they agree, 0 to 1.
+    """Two reviewers, with the number of items that both answered and the share of these items on which they agree (0 to
+    1). 1.
 
     `kappa` is Cohen's kappa over the actions (keep, change, drop), between -1 and 1; None if both always chose the same
     action, so that chance alone explains their agreement.

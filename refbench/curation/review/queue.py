@@ -32,7 +32,8 @@ def queue_of(
     *,
     everything: bool = False,
 ) -> list[Entry]:
-    """The items that a recipe leaves to people: first those on which reviewers disagree, then by doubt.
+    """The items that a recipe leaves to people. Items on which reviewers disagree come first; the other items are
+    sorted by doubt, highest first.
 
     Settled items keep their position. With `everything`, items that the recipe has decided are included.
     """
@@ -51,8 +52,8 @@ def queue_of(
 
 
 def doubt_of(decision: Decision) -> float:
-    """How unsure the recipe is, between 0 and 1; highest for items that the audit leaves to people or without any
-    proposal.
+    """How unsure the recipe is, between 0 and 1; it is highest for items that the audit leaves to people and for items
+    without any proposal.
     """
     scores = decision.scores
     if decision.action != Action.REVIEW:

@@ -1,1 +1,1 @@
-"""Dataset builders: from original files, or from nothing, to one Parquet table per split."""
+"""Dataset builders, which convert original files or generated data to one Parquet table per split."""

@@ -48,11 +48,11 @@ class Sources:
 class Built:
     """A dataset before it is written: samples by split, all annotated objects, and their sources.
 
-    `version` increases when the same sources would give other samples. `notes` report irregularities that did not stop
-    the build; nothing is dropped without a note. `image_ids` and `annotation_ids` name the numbering of the ids:
-    datasets with the same numbering can be compared image by image and object by object. `options` are the options that
-    an export was built with; options of this build are added and override them. `refs_without_sentences` is the number
-    of refs without sentences, by split.
+    `version` is increased whenever the same sources would result in different samples. `notes` report irregularities
+    that did not stop the build; nothing is dropped without a note. `image_ids` and `annotation_ids` identify the
+    numbering scheme of the ids: datasets with the same scheme can be compared image by image and object by object.
+    `options` are the options with which an export was built. The options of the current build are added and take
+    precedence. `refs_without_sentences` is the number of refs without sentences, by split.
     """
 
     builder: str
@@ -74,8 +74,8 @@ LEFTOVER_SECONDS = 24 * 3600.0
 
 
 class Builder(Protocol):
-    """Builds a dataset. Files that it creates (rendered images) are written to `folder`, which becomes the folder of
-    the dataset.
+    """Builds a dataset. Files that the builder creates (rendered images) are written to `folder`, which becomes the
+    folder of the dataset.
 
     Options that change the samples are keyword parameters with a default; `refbench build -o key=value` sets them, and
     the manifest records them.
@@ -128,12 +128,14 @@ def _splits_built(dataset: str) -> set[str]:
 
 
 def find_annotations(path: Path, folder: str, names: Sequence[str], release: str) -> Path:
-    """The file with one of these `names` in a folder of the original layout, or `path` itself if it is such a file."""
+    """The file in the folder `path`, in the original layout, whose name is one of `names`. If `path` is itself such a
+    file, it is returned.
+    """
     shown = " or ".join(names)
     if path.is_file():
         if path.name not in names:
             raise DatasetError(
-                f"{path} is not {shown}, the original file of this dataset; a dataset that is built from another "
+                f"{path} is not the original file of this dataset ({shown}); a dataset that is built from another "
                 "file would get the wrong name"
             )
         return path
@@ -232,7 +234,7 @@ def staging_folder(dataset: str) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))
     except OSError as error:
         raise DatasetError(
-            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a folder that you can write to"
+            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a writable folder"
         ) from error
     try:
         yield folder

@@ -101,7 +101,7 @@ class CocoInstances:
     def objects_of(self, image_ids: Iterable[int], notes: list[str]) -> list[AnnotatedObject]:
         """Every readable annotation of these images, in file order; each unreadable annotation becomes a note.
 
-        Problems of targets have already been reported as errors, so the notes are only about distractors.
+        Invalid targets have already been reported as errors, so the notes concern only distractors.
         """
         wanted = set(image_ids)
         out = []
@@ -170,8 +170,8 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} matches two file names, {other} and {file_name}; keep the images in subfolders as in "
-                    "these names"
+                    f"{path} matches the two file names {other} and {file_name}; store the images in the subfolders "
+                    "that these names contain"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path

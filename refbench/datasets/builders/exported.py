@@ -94,7 +94,7 @@ def _read_about(path: Path) -> dict[str, Any]:
         or not isinstance(files, dict)
         or not all(is_text(k) and is_text(v) for k, v in files.items())
     ):
-        raise DatasetError(f"{path} is not the description of an export that this version of refbench can read")
+        raise DatasetError(f"{path} is not an export description that this version of refbench can read")
     for key, value in builder.get("options", {}).items():
         if not is_text(key) or not (is_text(value) or value is None or isinstance(value, (bool, int, float))):
             raise DatasetError(f"{path}: the builder option {key!r} must be a string, number or boolean")
@@ -127,7 +127,7 @@ def _with_images(
 ) -> list[Sample]:
     """Replace the bare file name in `image_path` by the path of the image.
 
-    The images are those of --images, or those of the export if it contains them.
+    The images are taken from --images if it is given, otherwise from the export if it contains them.
     """
     places = {"": ""}
     if sources.images is not None:

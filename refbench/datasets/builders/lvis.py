@@ -43,10 +43,10 @@ def build(
     The splits are `<split>-instance` and `<split>-category`; the expression is the name of the class.
 
     Args:
-        negatives: add to the category view, for every class in `neg_category_ids`, an expression without target.
+        negatives: for every class in `neg_category_ids`, add an expression without target to the category view.
         not_exhaustive: `drop` excludes the (image, class) pairs in `not_exhaustive_category_ids` from the category
-            view, because a target that lacks instances penalises predictions that find them. `keep` includes these
-            pairs, with the tag `not-exhaustive`. The instance view always includes their instances, with the tag.
+            view, because an incomplete target penalises predictions that find the missing instances. `keep` includes
+            these pairs, with the tag `not-exhaustive`. The instance view always includes their instances, with the tag.
 
     Raises:
         DatasetError: lists all invalid rows with their positions in the file.

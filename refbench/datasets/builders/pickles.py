@@ -20,8 +20,8 @@ DATA_OPCODES = (
 class _PlainUnpickler(pickle._Unpickler):
     """Reads dicts, lists, tuples, strings and numbers; does not implement opcodes that could call a function.
 
-    It is based on the Python implementation for two reasons. The opcode table can be reduced to plain data. And the
-    memo is a dict, so a forged index cannot make it allocate gigabytes, as in the C implementation.
+    It is based on the Python implementation for two reasons. The opcode table can be reduced to plain data. The memo is
+    a dict, so a forged index cannot make it allocate gigabytes, which is possible in the C implementation.
     """
 
     dispatch: ClassVar = {
@@ -58,8 +58,9 @@ def read_plain_pickle(path: Path) -> Any:
     except KeyError as error:
         code = error.args[0] if error.args else "?"
         raise DatasetError(
-            f"{path} is refused because the pickle contains more than plain data (opcode or memo entry "
-            f"{code!r}). It is damaged, or reading it could run code; get the file from its original source"
+            f"{path} was rejected because the pickle contains more than plain data (opcode or memo entry "
+            f"{code!r}). The file is damaged, or reading it could run code; get the file from its original "
+            "source"
         ) from None
     except Exception as error:  # noqa: BLE001 (a damaged pickle can fail in any way)
         raise DatasetError(

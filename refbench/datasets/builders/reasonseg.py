@@ -3,9 +3,9 @@
 Layout (github.com/dvlab-research/LISA): `ReasonSeg/{train,val,test}/<name>.jpg` and, next to it, `<name>.json` with
 `shapes` (polygons with a label), `text` (one or more expressions) and `is_sentence`. The target follows
 `utils/data_processing.py` of LISA: shapes are painted from the largest to the smallest. A label that contains `ignore`
-marks pixels that LISA does not count, `flag` is not painted, and any other label is the target. LISA rasterises with
-OpenCV from truncated vertices. refbench rasterises as in pycocotools, as for all datasets; the polygons are stored for
-protocols that rasterise as LISA does.
+marks pixels that LISA does not count. Shapes with the label `flag` are not painted. Any other label marks the target.
+LISA rasterises with OpenCV from truncated vertices. refbench rasterises as in pycocotools, as for all datasets; the
+polygons are stored for protocols that rasterise as LISA does.
 """
 
 from __future__ import annotations

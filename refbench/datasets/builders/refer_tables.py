@@ -1,8 +1,8 @@
 """The RefCOCO family from jxu124/refcoco-benchmark: one row per image, with its refs, polygons and image.
 
-Of the copies on the hub, this one keeps all polygons and separates the splits by their authors (features and split
-names as on its dataset card). It contains only evaluation splits, and for each image only the annotations that refs
-use.
+Of the copies on the hub, this one keeps all polygons and does not mix the splits of different authors, according to the
+features and split names on its dataset card. It contains only evaluation splits, and for each image only the
+annotations that refs use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SA-Co (Segment Anything with Concepts), Gold and Silver: noun phrases whose target is every matching instance.
 
 Layout (facebookresearch/sam3, `scripts/eval/{gold,silver}/README.md`, 99d02f2): COCO files in which an "image" is a
-pair of an image and a noun phrase, `text_input`. Gold has one file for each of three annotators of each of seven
-subsets, Silver one for each of ten domains. If a pair has no annotations, its phrase matches nothing.
+pair of an image and a noun phrase, `text_input`. Gold consists of seven subsets with one file for each of three
+annotators. Silver consists of ten domains with one file each. If a pair has no annotations, its phrase matches nothing.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def build(
 ) -> Built:
     """Read the files that exist; see `refbench.datasets.builders.base.Builder`.
 
-    `not_exhaustive`: `keep` keeps pairs in which instances may be missing, with a tag (the protocol sa-co ignores
-    them); `skip` drops them. A note gives their number.
+    `not_exhaustive`: how to treat pairs in which instances may be missing. `keep` keeps them with a tag, and the
+    protocol sa-co ignores them. `skip` drops them. A note states the number of these pairs.
 
     Raises:
         DatasetError: lists all invalid rows with their positions in the file.
@@ -164,7 +164,7 @@ def _read(dataset: str, split: str, coco: CocoInstances, images: CheckedImages, 
 def _objects(
     split: str, coco: CocoInstances, pairs: Mapping[int, tuple[Picture, str, tuple[str, ...]]]
 ) -> tuple[list[AnnotatedObject], dict[int, list[AnnotatedObject]], int]:
-    """The instances of these pairs, the same instances by pair, and the number of empty annotations."""
+    """The instances of `pairs` as a list, the same instances grouped by pair, and the number of empty annotations."""
     objects: list[AnnotatedObject] = []
     by_pair: dict[int, list[AnnotatedObject]] = defaultdict(list)
     empty = 0

@@ -55,7 +55,7 @@ class Scene:
 
 
 def draw_scene(split: str, index: int, seed: int = SEED) -> Scene:
-    """Scene `index` of a split; it depends only on these three values."""
+    """Scene `index` of a split. It depends only on `split`, `index` and `seed`."""
     draws = Draws(seed, list(SCENES_PER_SPLIT).index(split), index)
     height, width = draws.pick(CANVASES_PX)
     picture, objects = draw_objects(draws, height, width, draws.between(3, 8))
@@ -67,7 +67,8 @@ def draw_scene(split: str, index: int, seed: int = SEED) -> Scene:
 def hurried_outlines(
     split: str, index: int, masks: Sequence[NDArray[np.bool_]], *, chains: bool = False
 ) -> list[Outline]:
-    """The outlines of a scene in `scenes-hurried`, with their faults, from its exact masks, bool (H, W).
+    """The outlines of a scene in `scenes-hurried` and their errors, computed from the exact masks of the scene, bool
+    (H, W).
 
     `chains`: see `draw_outlines`.
     """

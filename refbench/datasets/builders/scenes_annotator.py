@@ -1,7 +1,7 @@
-"""Simulated annotations of the objects of `scenes`: careful, hurried, or around the wrong object.
+"""Simulated annotations of the objects in `scenes`. An outline can be careful, hurried, or around the wrong object.
 
-They model coarse ground truth with known faults: missing vertices, outlines that are 1 to 4 px too wide, filled holes,
-missing thin parts, and outlines around another object. The image itself is not used.
+The annotations model coarse ground truth with known errors: missing vertices, outlines that are 1 to 4 px too wide,
+filled holes, missing thin parts, and outlines around another object. The image itself is not used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTABLE_PERCENT = 3
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """COCO polygons around the object with the index `drawn` in the scene, and their faults."""
+    """COCO polygons around the object with the index `drawn` in the scene; `faults` lists their errors."""
 
     polygons: list[list[float]]
     drawn: int
@@ -45,11 +45,11 @@ class Outline:
 
 
 def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = False) -> list[Outline]:
-    """The outlines of the objects of a scene by one annotator, from the visible mask of each, bool (H, W).
+    """Draw the outline of each object in a scene, as one annotator would, from its visible mask, bool (H, W).
 
     If an object is outlined by mistake instead of another one, it also has its own correct outline, so it has two
-    outlines. With `chains`, its own outline may be around a third object. Then the object has only one outline, and
-    only the expression shows that this outline was meant for another object.
+    outlines. With `chains`, the outline that was meant for this object may also be around a third object. Then the
+    object has only one outline, and only the expression shows that this outline was meant for another object.
     """
     plans = [_plan(draws) for _ in masks]
     wrong = [plan.kind < WRONG_PERCENT and len(masks) > 1 for plan in plans]
@@ -63,9 +63,10 @@ def draw_outlines(draws: Draws, masks: Sequence[BoolArray], *, chains: bool = Fa
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The random values for one outline. All are drawn even if unused, so that outlines do not depend on each other.
+    """The random values for one outline. All values are generated, even if some are not used, so that outlines do not
+    depend on each other.
 
-    `kind` and the chances (in percent) are between 0 and 99, `choice` is below CHOICES.
+    `kind` and the values of `chances` are percentages from 0 to 99. `choice` is less than CHOICES.
     """
 
     kind: int

@@ -1,8 +1,8 @@
 """Draws the images of the `scenes` dataset: textured shapes on a cluttered background, with exact masks.
 
-Every shape is a signed distance (negative inside) at the pixel centres, in integers of 1/256 pixel. The mask consists
-of the pixels whose centres are inside; at the outline, the image is blended over one pixel. Image and mask are computed
-from the same formula, so the mask is exact.
+Every shape is given by its signed distance at the pixel centres, negative inside, as integers in units of 1/256 pixel.
+The mask consists of the pixels whose centres are inside; at the outline, the image is blended over one pixel. Image and
+mask are computed from the same formula, so the mask is exact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CORNER_PX = PX // 4
 class DrawnObject:
     """One object of a scene; `mask`, bool (H, W), is its visible part.
 
-    `centre_x` and `centre_y` are in fractions of a pixel (`whole_numbers.PX`).
+    `centre_x` and `centre_y` are in units of 1/PX pixel (`whole_numbers.PX`).
     """
 
     shape: str
@@ -71,7 +71,7 @@ def _smallest(*distances: IntArray) -> IntArray:
 
 
 def _box(x: IntArray, y: IntArray, half_width: int, half_height: int) -> IntArray:
-    """A box; all lengths are in fractions of a pixel."""
+    """A box; all lengths are in units of 1/PX pixel."""
     return _largest(abs(x) - half_width, abs(y) - half_height)
 
 
@@ -169,7 +169,9 @@ class _Place:
     width: int
 
     def distances(self) -> tuple[tuple[slice, slice], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """The window of the shape and, for its pixels, signed distance from the outline, x and y, int64 (h, w)."""
+        """The window of the shape. For the pixels of the window, also the signed distance from the outline, x and y,
+        each int64 (h, w).
+        """
         reach = 135 * self.radius // 100 + 2 * PX
         window = (
             slice(max(0, (self.centre_y - reach) // PX), min(self.height, (self.centre_y + reach) // PX + 1)),
@@ -307,7 +309,7 @@ def _ground(draws: Draws, height: int, width: int) -> IntArray:
 
 
 def _weights(size: int, points: int) -> IntArray:
-    """Weights of equally spaced points at each of `size` pixels (Catmull-Rom), as integers: ONE stands for 1."""
+    """Catmull-Rom weights of equally spaced points for each of `size` pixels, as integers, where ONE represents 1."""
     # Position of each pixel centre in units of points; each point is at the middle of its part of the row.
     at = ((2 * np.arange(size, dtype=np.int64) + 1) * points * ONE) // (2 * size) - ONE // 2
     before, t = at // ONE, at % ONE
@@ -322,9 +324,10 @@ def _weights(size: int, points: int) -> IntArray:
 
 
 def contours_of(mask: BoolArray) -> list[IntArray]:
-    """The outlines of a mask, int64 (N, 2) rows and columns in half pixels, longest first.
+    """The outlines of a mask, longest first. Each is int64 (N, 2), with rows and columns in half pixels.
 
-    Each begins and ends with its uppermost, then leftmost point. Outer outlines and holes have opposite directions.
+    Each outline begins and ends at its topmost point; if there are several, at the leftmost of them. Outer outlines and
+    holes have opposite directions.
     """
     found = []
     for contour in find_contours(np.pad(mask, 1).astype(np.float64), 0.5):
@@ -369,7 +372,9 @@ def hurried_polygons(draws: Draws, mask: BoolArray) -> list[list[float]]:
 
 
 def polygon_of(corners: IntArray, size: tuple[int, ...]) -> list[float]:
-    """A COCO polygon in pixels, rounded to quarters, from vertices (row, column), int64 (N, 2); PX is one pixel."""
+    """Convert vertices (row, column), int64 (N, 2) in units of 1/PX pixel, to a COCO polygon in pixels, rounded to
+    quarters of a pixel.
+    """
     height, width = size
     quarters = (corners + CORNER_PX // 2) // CORNER_PX
     flat = np.stack([np.clip(quarters[:, 1], 0, 4 * width), np.clip(quarters[:, 0], 0, 4 * height)], axis=1)

@@ -1,7 +1,7 @@
 """Expressions for the `scenes` dataset, each with exactly one target object, or without target.
 
-A property of an object is true, false or borderline (None): an object in the middle of the image is neither clearly
-left nor clearly not. An expression is used only if one object fits it and every other object clearly does not, so that
+A property of an object is true, false or borderline (None). For example, "left" is borderline for an object in the
+middle of the image. An expression is used only if one object fits it and every other object clearly does not, so that
 the target is unambiguous.
 """
 
@@ -38,14 +38,16 @@ class _Description:
 
 
 def both(truths: Sequence[Truth]) -> Truth:
-    """Three-valued `and`: false if one is false, otherwise borderline if one is, otherwise true."""
+    """Three-valued `and`: false if any value is false, otherwise borderline if any value is borderline, otherwise
+    true.
+    """
     if False in truths:
         return False
     return None if None in truths else True
 
 
 def answer(objects: Sequence[DrawnObject], properties: Sequence[Property]) -> int | None:
-    """The index of the only object that fits while all others clearly do not; otherwise None."""
+    """The index of the object that fits, if exactly one object fits and all others clearly do not; otherwise None."""
     found = None
     for index, o in enumerate(objects):
         truth = both([p(o) for p in properties])
@@ -115,7 +117,7 @@ def _nearest_to(anchor: DrawnObject, candidates: Sequence[DrawnObject]) -> Prope
 
 
 def _ranked(candidates: Sequence[DrawnObject], rank: int, key: Callable[[DrawnObject], int]) -> Property:
-    """The object of this rank; borderline if a neighbour in rank is too close to distinguish."""
+    """The property of having this rank; borderline if an object of a neighbouring rank is too close to distinguish."""
     ordered = sorted(candidates, key=key)
     values = [key(o) for o in ordered]
 
@@ -256,7 +258,7 @@ def _absent(draws: Draws, objects: Sequence[DrawnObject]) -> Phrase | None:
 def write_phrases(
     draws: Draws, objects: Sequence[DrawnObject], height: int, width: int, most: int = 10
 ) -> list[Phrase]:
-    """Up to `most` different expressions about a scene, of various kinds; one of them has no target."""
+    """At most `most` distinct expressions about a scene, of various kinds. One of them has no target."""
     by_kind: dict[str, list[Phrase]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for index, target in enumerate(objects):

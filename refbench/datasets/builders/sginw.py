@@ -58,7 +58,7 @@ def build(dataset: str, sources: Sources, folder: Path, progress: Progress) -> B
         progress("splits", done + 1, len(found))
     refuse(dataset, problems)
     if not splits:
-        raise DatasetError(f"{dataset}: the files contain no images and classes")
+        raise DatasetError(f"{dataset}: the files must contain both images and classes")
     return Built("sginw", VERSION, splits, objects, files, LICENCE, notes, image_ids=dataset, annotation_ids=dataset)
 
 

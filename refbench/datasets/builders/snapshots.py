@@ -1,7 +1,7 @@
 """`snapshots`: images that are included in scikit-image and matplotlib, with masks drawn for refbench.
 
 This is a small dataset of real images that needs no download. The outlines and expressions are in
-`datasets/snapshots/annotations.json`. The images are those of the installed packages; their sha256 must be that of the
+`datasets/snapshots/annotations.json`. The images are read from the installed packages. Their sha256 must match the
 images on which the outlines were drawn.
 """
 
@@ -75,8 +75,8 @@ def _copy_image(image: dict[str, Any], folder: Path) -> str:
     found = hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
     if found != image["pixels_sha256"]:
         raise DatasetError(
-            f"{source} differs from the image that the masks were drawn on (the sha256 of its pixels is "
-            f"{found}); install the versions in constraints.txt"
+            f"{source} differs from the image on which the masks were drawn (the sha256 of its pixels is "
+            f"{found}); install the package versions listed in constraints.txt"
         )
     name = f"images/{source.stem}.png"
     picture.save(folder / name)

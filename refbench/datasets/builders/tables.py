@@ -69,7 +69,7 @@ class ImageFiles:
     def write(self, name: Any, column: Any, again: bool = False) -> tuple[str, tuple[int, int]]:
         """Write an image; returns its path relative to the folder of the dataset, and (height, width).
 
-        With `again`, a name may occur twice if its bytes are the same.
+        If `again` is true, a name may occur twice, provided that the bytes are the same.
 
         Raises:
             DatasetError: the name is not a plain file name or already exists, or the bytes are not an image.
@@ -78,7 +78,7 @@ class ImageFiles:
             raise DatasetError(f"{str(name)[:80]!r} must be a file name without a folder")
         content = column.get("bytes") if isinstance(column, dict) else None
         if not isinstance(content, bytes) or not content:
-            raise DatasetError(f"the image {name} is missing, because its column contains no bytes")
+            raise DatasetError(f"the image {name} is missing: its entry in the image column contains no bytes")
         path = self.folder / "images" / name
         if path.exists():
             if not again or path.read_bytes() != content:

@@ -1,6 +1,7 @@
 """Identities that summaries satisfy for every model; a file that breaks one was damaged or edited.
 
-They are checked when a summary is written and when it is read; `refbench.scoring.counts` contains those of the counts.
+They are checked when a summary is written and when it is read; the identities of the counts are in
+`refbench.scoring.counts`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ PRECISION_AT = re.compile(r"(.*@\D?)(\d+(?:\.\d+)?)|(precision_at_)(\d\.\d+)")
 def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) -> None:
     """Raise RunError unless values and intervals (value, low, high) are percentages and P@X does not increase with X.
 
-    Metrics in `signed` are between -100 and 100. An undefined metric (0 / 0 in the original) is NaN in all three
-    places.
+    Metrics in `signed` are between -100 and 100. If a metric is undefined (0 / 0 in the original), its value, low and
+    high are all NaN.
     """
     metrics = {m: (e.value, e.low, e.high) for m, e in summary.metrics.items()}
     for name, figures in metrics.items():
@@ -33,8 +34,8 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
             raise RunError(f"{where}: {name} is {figures}, but every metric must be a percentage; score the run again")
         if figures[1] > figures[2]:
             raise RunError(
-                f"{where}: the interval of {name} begins at {figures[1]} but ends at {figures[2]}, which is lower; "
-                "score the run again"
+                f"{where}: the lower end of the interval of {name}, {figures[1]}, is greater than the upper end, "
+                f"{figures[2]}; score the run again"
             )
     series: dict[str, list[tuple[float, float]]] = {}
     for name, figures in metrics.items():
@@ -47,6 +48,6 @@ def check_summary(summary: Summary, where: str, signed: Collection[str] = ()) ->
         for before, after in itertools.pairwise(values):
             if after > before + SLACK_PERCENT:
                 raise RunError(
-                    f"{where}: {stem}X must not increase with X, but it increases from {before} to {after}; score the "
-                    "run again"
+                    f"{where}: the values of {stem}X must not increase with X, but they increase from {before} to "
+                    f"{after}; score the run again"
                 )

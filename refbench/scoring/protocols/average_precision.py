@@ -48,10 +48,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class DetectionProtocol:
-    """A protocol that scores detections against an annotation file, or against those of several `annotators`.
+    """A protocol that scores detections against one annotation file or, if `annotators` is true, against the annotation
+    files of several annotators.
 
-    `image_field` is a field that images in its annotation files must have and images in COCO files lack. If
-    `silence_counts`, an image without detections counts as a prediction of no target, which can be correct.
+    `image_field` is a field that every image in the annotation files of the protocol must have; images in COCO files do
+    not have it. If `silence_counts`, an image without detections counts as a prediction of no target, which can be
+    correct.
     """
 
     name: str
@@ -151,8 +153,8 @@ def _classes(image: Image, name: str, known: Mapping[Key, Category]) -> list[Key
     for key in keys:
         if known and is_text(key) not in as_text:
             raise MaskError(
-                f"its `{name}` contains {shown(key)}, which has another type than the category ids; use one type "
-                "for both"
+                f"its `{name}` contains {shown(key)}, whose type differs from the type of the category ids; use the "
+                "same type for both"
             )
     return keys
 
@@ -293,11 +295,11 @@ LVIS_AP = DetectionProtocol(
 def score_detections(
     truths: Sequence[Annotations], results: Path, protocols: Sequence[DetectionProtocol]
 ) -> dict[str, Evaluation]:
-    """Name of the protocol -> its result, for COCO results against the annotation file (of each annotator).
+    """Protocol name -> result, for COCO results against one annotation file, or one per annotator.
 
     Raises:
         DatasetError: an annotation file lacks something that a protocol needs.
-        PredictionError: lists all invalid results.
+        PredictionError: results are invalid; the message lists all of them.
     """
     read = read_results(results, truths[0])
     return {protocol.name: protocol.evaluate(truths, read) for protocol in protocols}

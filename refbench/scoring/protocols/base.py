@@ -36,10 +36,10 @@ REASONSEG = "reasonseg"
 class Evidence:
     """The input of a protocol: counts for one drawing of the targets, and the target objects of each sample.
 
-    `dataset` is the name of the dataset. `objects`, `refs`, `expressions` and `several` have one entry per sample: the
-    annotation ids of its target (a key of its ref if it has none), its ref, its text, and whether its target is one
-    object with several polygons. They can be omitted if the protocol does not use them. `measured` contains the arrays
-    of its measures. `ignored` is the number of samples with ignored pixels.
+    `dataset` is the name of the dataset. Four fields have one entry per sample: `objects` is the annotation ids of its
+    target (a key of its ref if it has none), `refs` is its ref, `expressions` is its text, and `several` states whether
+    its target is one object with several polygons. They can be omitted if the protocol does not use them. `measured`
+    contains the arrays of the measures of the protocol. `ignored` is the number of samples with ignored pixels.
     """
 
     scores: ScoreTable
@@ -81,8 +81,8 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class FirstOfObject:
-    """Only the first sentence of the last ref of each annotation counts, because such loaders index refs by
-    annotation.
+    """Only the first sentence of the last ref of each annotation counts, because the loaders of the originals index
+    refs by annotation.
     """
 
     words: str = "the first sentence of each annotation; if it has several refs, of the last"
@@ -122,8 +122,8 @@ class FirstPhrasing:
 
 @dataclass(frozen=True, slots=True)
 class DistinctOfObject:
-    """Equal lower-case sentences of one annotation count once. If it has several refs, only those of the last ref
-    count.
+    """Sentences of one annotation that are equal in lower case count once. If an annotation has several refs, only the
+    sentences of the last ref count.
     """
 
     words: str = "each annotation's distinct sentences in lower case; if it has several refs, of the last"
@@ -227,7 +227,7 @@ class BothEmpty(Interface):
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """Two empty masks have this IoU; a crash has IoU 0."""
+    """Two empty masks have the IoU `value`; a crash has IoU 0."""
 
     value: float
 
@@ -255,7 +255,9 @@ def with_target(scores: ScoreTable) -> BoolArray:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The samples under one protocol, as arrays (N,); `counted` is true for those that a metric includes."""
+    """The samples as judged by one protocol, in arrays (N,); `counted` is true for the samples that a metric
+    includes.
+    """
 
     protocol: Protocol
     evidence: Evidence
@@ -369,7 +371,7 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A metric with its own formula: `function` returns the terms, and those of samples that do not count are set to
+    """A metric with its own formula: `function` returns the terms; the terms of samples that do not count are set to
     zero.
     """
 
@@ -405,12 +407,13 @@ class Protocol:
     """A published way to compute metrics from counts.
 
     `metrics` maps each metric name of the original to its formula. Values are in percent, whatever the original prints.
-    `headline` is the metric that papers quote. `when_empty` is the value between 0 and 1 of a ratio whose denominator
-    is zero. `sources` names, for a choice, the file that makes it, if this is not `source`. `caveats` list what cannot
-    be reproduced from stored masks. If `datasets` is not empty, the protocol applies only to these datasets; `splits`
-    limits it to splits whose names end in one of these. `signed` metrics are between -100 and 100. If
-    `leaves_out_ignored`, the ignored pixels of a dataset are excluded from both masks; otherwise they count as
-    background. `same_as` names the protocol with the same rule, if this one differs only in its names.
+    `headline` is the metric that papers quote. `when_empty` is the value of a ratio whose denominator is zero; it is
+    between 0 and 1. `sources` maps a choice to the file that makes it, if that file is not `source`. `caveats` list
+    what cannot be reproduced from stored masks. If `datasets` is not empty, the protocol applies only to these
+    datasets. If `splits` is not empty, it applies only to splits whose names end in one of these suffixes. `signed`
+    metrics are between -100 and 100. If `leaves_out_ignored`, the ignored pixels of a dataset are excluded from both
+    masks; otherwise they count as background. `same_as` names the protocol with the same rule, if this one differs only
+    in its names.
     """
 
     name: str

@@ -38,7 +38,7 @@ def boundary_iou(*ratios: float) -> Protocol:
     for ratio in widths:
         if not 0 < ratio <= 1:
             raise PredictionError(
-                f"the ratio in boundary-iou(ratio) must be a share of the image diagonal in (0, 1], got {ratio:g}"
+                f"the ratio in boundary-iou(ratio) must be in (0, 1] (a share of the image diagonal), got {ratio:g}"
             )
     names = {ratio: repr(float(ratio)) for ratio in dict.fromkeys(widths)}
     return Protocol(

@@ -107,9 +107,10 @@ def _giou_of(found: FloatArray, meant: FloatArray) -> FloatArray:
 
 
 def _arctan(ratio: FloatArray) -> FloatArray:
-    """The arc tangent of non-negative numbers, to 2e-16, by operations that every processor rounds in the same way.
+    """The arc tangent of non-negative numbers, accurate to 2e-16, computed by operations that every processor rounds in
+    the same way.
 
-    The last bit of arctan in numpy depends on the processor, but stored metrics must not.
+    The last bit of arctan in numpy depends on the processor, but stored metrics must be the same on every processor.
     """
     above = ratio > 1
     x = np.where(above, 1 / np.where(above, ratio, 1), ratio)
@@ -261,7 +262,9 @@ def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int
 
 
 def _overlaps(found: NDArray[np.float32], given: NDArray[np.float32], generalised: bool) -> NDArray[np.float32]:
-    """IoU of every box with every other, (N, M), or the generalised IoU; in float32, as in the original."""
+    """IoU, or generalised IoU, of every box in `found` with every box in `given`, (N, M); in float32, as in the
+    original.
+    """
     a, b = found[:, None], given[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     both = sides[..., 0] * sides[..., 1]

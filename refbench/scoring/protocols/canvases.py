@@ -3,7 +3,7 @@
 These loaders all resize by nearest neighbour, but three libraries select three different pixels. Each rule is written
 here as a map from new to old rows or columns, so that masks are resized as run lengths, without decoding:
 
-* Pillow takes the pixel at the centre of the new pixel: `(i + 0.5) * old / new`, added up step by step.
+* Pillow takes the pixel at the centre of the new pixel: `(i + 0.5) * old / new`, computed as a cumulative sum.
 * OpenCV and mmcv take the pixel at the corner of the new pixel: `i * (1 / (new / old))`.
 * PyTorch also takes the pixel at the corner, `i * (old / new)` in float32.
 """
@@ -24,7 +24,7 @@ Places = NDArray[np.int64]
 
 @lru_cache(maxsize=4096)
 def pillow_nearest(old: int, new: int) -> Places:
-    """For each of `new` pixels, the index of the one of `old` pixels that it copies.
+    """For each of the `new` pixels, the index of the old pixel (one of `old`) that it copies.
 
     Source: Pillow `Geometry.c:ImagingScaleAffine` (13.0).
     """
@@ -74,7 +74,7 @@ class Canvas:
     rounded: Callable[[float], int] = round
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) on this canvas of an image of this height and width, in pixels."""
+        """The (height, width) in pixels that an image of this height and width has on this canvas."""
         if self.side is None:
             return height, width
         if not self.keeps_ratio:

@@ -24,7 +24,9 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image of the annotation file, `height` x `width` pixels; `where` is its row, for messages."""
+    """An image of the annotation file; `height` and `width` are in pixels, and `where` names its row in error
+    messages.
+    """
 
     number: int
     height: int
@@ -69,7 +71,9 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """An annotation file. Images and classes by their ids, in the order of their numbers 1, 2, ..."""
+    """An annotation file. `images` and `categories` map ids to images and classes, in the order of their numbers 1, 2,
+    ...
+    """
 
     path: Path
     images: dict[Key, Image]
@@ -79,7 +83,9 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A file of COCO results for an annotation file. `repeated` results equal an earlier one and are ignored."""
+    """A file of COCO results for an annotation file. `repeated` is the number of results that equal an earlier one;
+    these are ignored.
+    """
 
     path: Path
     detections: tuple[Detection, ...]
@@ -122,7 +128,7 @@ def read_results(path: Path, annotations: Annotations) -> Results:
     """Read COCO results: a list of {image_id, category_id, segmentation, score}; other keys are ignored.
 
     Raises:
-        PredictionError: the file is not a list, or entries cannot be scored; lists all of them.
+        PredictionError: the file is not a list, or entries cannot be scored; the message lists all such entries.
     """
     rows = read_json(path, PredictionError)
     if not isinstance(rows, list):

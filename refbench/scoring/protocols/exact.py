@@ -1,4 +1,4 @@
-"""`refbench`: the default protocol. Nothing is resized, dropped or averaged twice.
+"""`refbench`: the default protocol. No mask is resized, no sample is dropped, and nothing is averaged twice.
 
 Every expression counts once, at the original size of its image, against the union of the polygons of its target. For an
 expression without target, an empty mask has IoU 1 and any other mask has IoU 0. A failed sample has IoU 0, even without

@@ -1,9 +1,9 @@
 """Explains the difference between two protocols, one choice at a time.
 
 Every step replaces one choice by that of the other protocol and shows how the metric changes; the changes add up to the
-whole difference. The order of the steps is a convention: if two choices have an effect only together, it is counted for
-the later one. Choices about how the original makes its masks cannot be reproduced from stored masks; they are listed
-separately.
+whole difference. The order of the steps is a convention: if two choices have an effect only together, the effect is
+attributed to the later one. Choices about how the original makes its masks cannot be reproduced from stored masks; they
+are listed separately.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def chosen_metric(rule: Protocol, metric: str | None) -> str:
 def hybrids(first: Protocol, second: Protocol) -> list[tuple[str, Protocol]]:
     """Protocols between the first and the second.
 
-    Returns the first protocol; then, for each choice that differs, its name and the protocol in which this choice and
-    those before it are replaced.
+    Returns pairs of a name and a protocol: first "" and the first protocol, then, for each choice that differs, the
+    name of the choice and the protocol in which this choice and all earlier ones are replaced.
     """
     current = first
     out = [("", first)]
@@ -87,7 +87,8 @@ def walk(
     first_metric: str | None = None,
     second_metric: str | None = None,
 ) -> Walk:
-    """Explain, step by step, the difference between one metric of each protocol; by default their headlines.
+    """Explain, step by step, the difference between a metric of the first protocol and a metric of the second; by
+    default, their headline metrics.
 
     `evidence` gives the counts for the target and canvas of a protocol, with the measures of both protocols.
 

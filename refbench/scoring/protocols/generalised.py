@@ -39,8 +39,8 @@ WITHOUT_CROWDS = "crowd annotations are not in the original's targets: build gre
 class ByFlag:
     """GRES: only the no-target flag counts, whatever the mask contains.
 
-    The flag is that of the prediction. If `pixels` is given, the flag is set if the mask has fewer than `pixels`
-    foreground pixels on the canvas.
+    By default, the flag of the prediction is used. If `pixels` is given, a prediction counts as flagged if its mask has
+    fewer than `pixels` foreground pixels on the canvas.
     """
 
     pixels: int | None = None
@@ -70,7 +70,8 @@ class ByFlag:
 
 @dataclass(frozen=True, slots=True)
 class ByRejection:
-    """GSVA and MLLMSeg: for an expression without target, a token decides; a rejected target keeps the IoU of its mask.
+    """GSVA and MLLMSeg: if an expression has no target, the rejection token decides; if it has a target, the IoU of the
+    mask counts even if the target is rejected.
 
     If the token is missing for an expression without target, the pixels of the predicted mask are added to the
     cumulative union, but only on the datasets in `missed_count_on`; None means all datasets.
@@ -102,7 +103,7 @@ class ByRejection:
 
 
 def _flags(judged: Judged) -> tuple[BoolArray, BoolArray]:
-    """The samples without target, and the predictions that state it."""
+    """The samples without target, and the predictions that state that there is no target."""
     rule, scores = judged.protocol.both_empty, judged.evidence.scores
     # Under another rule (in a step of `explain`), only the prediction's own flag is available.
     known = rule if isinstance(rule, (ByFlag, ByRejection)) else ByFlag()
@@ -128,7 +129,7 @@ def _gres_target_accuracy(judged: Judged) -> Terms:
 
 
 def _legacy(predicted_side: bool) -> Own:
-    """TP / (TP + FP + 1) if `predicted_side`, otherwise TP / (TP + FN + 1); positive means no target."""
+    """TP / (TP + FP + 1) if `predicted_side`, otherwise TP / (TP + FN + 1), where "no target" is the positive class."""
 
     def terms(judged: Judged) -> Terms:
         nothing, said = _flags(judged)
@@ -139,7 +140,9 @@ def _legacy(predicted_side: bool) -> Own:
 
 
 def _flagged_where_nothing(judged: Judged) -> Terms:
-    """Like `_no_target_accuracy`, but always from the annotation and the flag of the prediction."""
+    """Like `_no_target_accuracy`, but always computed from the `no_target` flags of the annotation and of the
+    prediction.
+    """
     scores = judged.evidence.scores
     return (scores.no_target & scores.predicted_no_target).astype(np.float64), scores.no_target.astype(np.float64)
 

@@ -1,7 +1,7 @@
 """Published protocols of referring segmentation, each restated from the evaluator named in `source`.
 
-A failed sample is an empty prediction and never scores: if a rule gives 1 for an empty prediction without target, a
-crash gets 0. Values are in percent, whatever the original prints.
+A failed sample counts as an empty prediction and never gets credit: if a rule gives 1 for an empty prediction without
+target, a failed sample gets 0. Values are in percent, whatever the original prints.
 """
 
 from __future__ import annotations
@@ -378,8 +378,8 @@ REFCOCO_M = Protocol(
 
 
 def _over_detections(judged: Judged) -> Terms:
-    """IoU of all detections if every sentence has the same number of them; otherwise IoU of the stored mask of the
-    best one.
+    """IoU of all detections if every sentence has the same number of detections; otherwise, IoU of the stored mask,
+    which is that of the best detection.
     """
     number = judged.evidence.measured[DETECTIONS.name]["number"]
     if len(number) and number.min() == number.max() > 1:

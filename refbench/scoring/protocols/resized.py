@@ -1,6 +1,7 @@
-"""Protocols of originals that compare masks on their own canvas, each restated from the evaluator named in `source`.
+"""Protocols whose originals compare masks on a canvas of their own; each is restated from the evaluator named in
+`source`.
 
-They read the target resized to the input size of the network, and never resize the prediction back. Here the stored
+The originals resize the target to the input size of the network, and never resize the prediction back. Here the stored
 mask is resized in the same way.
 """
 

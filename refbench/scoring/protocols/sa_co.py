@@ -134,8 +134,8 @@ def _outcome(overlaps: Floats) -> _Outcome:
 
 
 def _best(outcomes: Sequence[_Outcome]) -> _Outcome:
-    """The outcome for the annotator that fits best. If nothing is predicted, an annotator without instances fits
-    best.
+    """The outcome for the annotator that best fits the prediction. If nothing is predicted, an annotator without
+    instances fits best.
     """
     best = outcomes[0]
     for current in outcomes[1:]:

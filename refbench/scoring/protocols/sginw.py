@@ -41,7 +41,8 @@ class SetsProtocol:
 
 
 def evaluate_sginw(ground_truth: Path, results: Path, progress: Progress = silent) -> tuple[Evaluation, list[str]]:
-    """AP of each set by its name, then "Average Score" and "Median Score"; and the names of the missing sets.
+    """Returns the AP of each set by its name, followed by "Average Score" and "Median Score", and the names of the
+    missing sets.
 
     Raises:
         PredictionError: there are no results, a file belongs to no set, or an entry cannot be scored.
@@ -50,8 +51,8 @@ def evaluate_sginw(ground_truth: Path, results: Path, progress: Progress = silen
     with _files(results) as found:
         if not found:
             raise PredictionError(
-                f"{results} contains no seginw_<name>_val.json; a submission has one such file with COCO results "
-                "for each set"
+                f"{results} contains no file seginw_<name>_val.json; a submission contains one such file of COCO "
+                "results per set"
             )
         metrics: dict[str, float] = {}
         notes: list[str] = []
@@ -78,7 +79,7 @@ def _average_precision(ground_truth: Path, results: Path) -> Evaluation:
 
 @contextmanager
 def _files(results: Path) -> Iterator[dict[str, Path]]:
-    """Name of the set -> its results file, in the order of names; files in a zip file are unpacked temporarily."""
+    """Set name -> results file, sorted by name; files in a zip file are unpacked temporarily."""
     if results.is_dir():
         yield _by_set(results, sorted(results.rglob("*.json")))
         return
@@ -104,7 +105,7 @@ def _files(results: Path) -> Iterator[dict[str, Path]]:
             yield _by_set(results, sorted(places))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise PredictionError(
-            f"{results} is neither a folder of results nor a readable zip file of one: {error}"
+            f"{results} is neither a folder of results nor a readable zip file of such a folder: {error}"
         ) from None
 
 
@@ -115,7 +116,7 @@ def _by_set(results: Path, paths: list[Path]) -> dict[str, Path]:
         if match is None or match[1] not in SETS:
             raise PredictionError(
                 f"{results}: {path.name} belongs to none of the 25 sets; the files must be named "
-                f"seginw_<name>_val.json, where the name is one of {', '.join(SETS)}"
+                f"seginw_<name>_val.json, where <name> is one of {', '.join(SETS)}"
             )
         if match[1] in found:
             raise PredictionError(f"{results} contains two files for {match[1]}; keep only one")

@@ -5,17 +5,18 @@ of them has the value 2. Loaders treat this value in different ways:
 
 * `union`: foreground. This is the stored mask.
 * `hole`: background. LAVT, MagNet and CARIS keep `== 1`; LISA and EVF-SAM drop it in `histc(min=0, max=1)`.
-* `or-hole`: as `hole`, after the values of several objects are combined bit by bit. GLaMM.
-* `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. This function
-  looks only at changes of value: each change between 1, 2 and 3 swaps foreground and background below it.
+* `or-hole`: like `hole`, but the values of several objects are first combined by a bitwise OR. GLaMM.
+* `rle-corrupt`: Sa2VA combines the array in the same way and encodes it with `pycocotools.mask.encode`. That function
+  looks only at changes of value, so each change between 1, 2 and 3 swaps foreground and background below it.
 
 Other loaders use a different rasteriser, or the rasteriser of pycocotools on a canvas of another size:
 
 * `opencv`: PSALM truncates the vertices to integers and fills with `cv2.fillPoly`, which also draws the outline.
-* `scaled`: ReLA scales the vertices of the polygons to its canvas and rasterises them there, as their union. A polygon
-  with integer coordinates in the file is an integer array there, so its scaled vertices are truncated.
+* `scaled`: ReLA scales the vertices of the polygons to its canvas and rasterises them there, as their union. ReLA holds
+  a polygon with integer coordinates in the annotation file as an integer array, so its scaled vertices are truncated.
 
-On a canvas (`refbench.scoring.protocols.canvases`), `scaled` is rasterised again, and everything else is resized.
+On a canvas (`refbench.scoring.protocols.canvases`), the target of `scaled` is rasterised again, and all other targets
+are resized.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ def drawn(
     canvas: Canvas = ORIGINAL,
     whole_numbers: Collection[int] = (),
 ) -> Mask:
-    """The target as a rule rasterises it, on its canvas.
+    """The target on `canvas`, as the rule `target` rasterises it.
 
     Args:
         objects: the polygons of each target object.
-        mask: the stored target. It is used unchanged (on a canvas: resized) if the polygons do not describe it, because
-            of holes, crowds or redrawn masks.
-        whole_numbers: which polygons, counted over all objects, have integer coordinates in the annotation file.
+        mask: the stored target. If the polygons do not describe this mask because of holes, crowds or redrawn masks,
+            the mask is used unchanged, or resized if there is a canvas. whole_numbers: indices, over all objects, of
+            the polygons that have integer coordinates in the annotation file.
     """
     if target == SCALED and canvas.side is not None and _tell(objects, mask):
         return _scaled(objects, mask, canvas.size_of(*mask.size), whole_numbers)

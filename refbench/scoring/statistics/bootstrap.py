@@ -1,7 +1,7 @@
 """Bootstrap intervals for ratios of sums, resampled by image.
 
-Expressions of one image share its difficulty, so they are not independent. Therefore whole images are drawn, with all
-their expressions (a cluster bootstrap; Efron & Tibshirani 1993, chapter 8). Because every metric is a ratio of two
+Expressions of one image share its difficulty, so they are not independent. Therefore whole images are resampled, with
+all their expressions (a cluster bootstrap; Efron & Tibshirani 1993, chapter 8). Because every metric is a ratio of two
 sums, a replicate needs only the sums of each image.
 
 The results do not depend on the order of the rows, the number of threads or the BLAS library of numpy. Images are
@@ -39,17 +39,19 @@ FINEST_BITS = 40
 
 
 def image_codes(image_ids: Sequence[str]) -> tuple[NDArray[np.int64], int]:
-    """Number images in the order of their names: int64 (N,), and the number of images."""
+    """Number the images in the order of their names. Returns the number of each sample's image, int64 (N,), and the
+    number of images.
+    """
     codes = {image: k for k, image in enumerate(sorted(set(image_ids)))}
     return np.fromiter(map(codes.__getitem__, image_ids), np.int64, len(image_ids)), len(codes)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSums:
-    """Numerators and denominators of M metrics summed by image, each float64 (M, I) of integers.
+    """Numerators and denominators of M metrics summed by image; each is an array (M, I) of integers, stored as float64.
 
-    `scale_top` and `scale_bottom` (M,) turn the integers back: a metric is (top / scale_top) / (bottom / scale_bottom).
-    `when_empty` is the value of a ratio whose denominator is zero.
+    `scale_top` and `scale_bottom` (M,) are the factors by which the terms were scaled to integers: a metric is (top /
+    scale_top) / (bottom / scale_bottom). `when_empty` is the value of a ratio whose denominator is zero.
     """
 
     top: FloatArray
@@ -105,7 +107,9 @@ def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) ->
 
 
 def draws(image_count: int, replicates: int = REPLICATES, seed: int = SEED) -> Iterator[FloatArray]:
-    """How often each image is drawn in each replicate, float64 (rows, I), in blocks with `replicates` rows in total."""
+    """How often each image is drawn in each replicate, as blocks of float64 (rows, I); the blocks have `replicates`
+    rows in total.
+    """
     if image_count * replicates <= KEPT_DRAWS:
         # All protocols use the same draws.
         return iter(_kept_draws(image_count, replicates, seed))

@@ -67,7 +67,7 @@ def difference_replicates(pair: Pair, replicates: int = REPLICATES, seed: int = 
 def difference_intervals(
     pair: Pair, found: FloatArray, method: str = PERCENTILE, confidence: float = CONFIDENCE
 ) -> tuple[FloatArray, FloatArray]:
-    """Intervals (low, high), each (M,), from the replicates `found` of `difference_replicates`."""
+    """Intervals (low, high), each (M,), from `found`, the replicates that `difference_replicates` returns."""
     without_each = pair.second.without_each() - pair.first.without_each()
     return limits(found, method, confidence, pair.differences(), without_each)
 
@@ -101,8 +101,8 @@ def _coins(images: int, permutations: int, seed: int) -> Iterator[FloatArray]:
 
 
 def equivalence_p_values(found: FloatArray, margin: float) -> FloatArray:
-    """P-values (M,) of the hypothesis that a difference is at least `margin` in either direction; small means
-    equivalent.
+    """P-values (M,) of the hypothesis that a difference is at least `margin` in either direction; a small p-value means
+    that the runs are equivalent.
 
     Two one-sided tests on the replicates `found` (M, R). The p-value is below 0.05 exactly if the 90 % percentile
     interval is inside -margin..margin. Source: Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987.
@@ -119,7 +119,7 @@ def standard_errors(sums: ImageSums) -> FloatArray:
 
 
 def difference_standard_errors(pair: Pair) -> FloatArray:
-    """Standard error of each difference (M,), from the paired images, so that what the runs have in common cancels
+    """Standard error of each difference (M,), from the paired images, so that variation common to both runs cancels
     out.
     """
     return _spread(_influence(pair.second) - _influence(pair.first))

@@ -19,7 +19,7 @@ def smallest_detectable(standard_error: float, significance: float = SIGNIFICANC
 
 
 def standard_error_against(standard_error: float, correlation: float) -> float:
-    """Standard error of the difference to a system with the same standard error.
+    """Standard error of the difference between a system and another one with the same standard error.
 
     `correlation` is the correlation of the scores of the two systems over the images.
     """
@@ -29,8 +29,8 @@ def standard_error_against(standard_error: float, correlation: float) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted by the method of Holm.
 
-    The probability of even one false positive among them stays below the significance level. Source: Holm, A simple
-    sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
+    The probability of at least one false positive among all tests stays below the significance level. Source: Holm, A
+    simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
     """
     order = sorted(range(len(p_values)), key=lambda k: p_values[k])
     adjusted = [0.0] * len(p_values)
