@@ -16,7 +16,7 @@ def env() -> None:
     """Build, list or remove environments for workers.
 
     A worker runs a model in its own process, with its own interpreter and libraries. The workers of refbench have lock
-    files. Their packages are installed once to $REFBENCH_HOME/envs, and runs never change them.
+    files. Packages are installed once to $REFBENCH_HOME/envs. A run never changes them.
 
     \b
     Example:

@@ -89,7 +89,9 @@ def score(
     """
     if ground_truths:
         if dataset is not None or out is not None or explain is not None:
-            raise click.UsageError("--ground-truth scores COCO files; remove --dataset, --explain and --out")
+            raise click.UsageError(
+                "--ground-truth is for COCO files, so --dataset, --explain and --out are not allowed"
+            )
         _score_detections(source, ground_truths, protocols, as_json)
         return
     if explain is not None:

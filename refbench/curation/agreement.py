@@ -39,7 +39,7 @@ class Agreement:
     edge_gain_px: float
 
     def figures(self) -> dict[str, float]:
-        """The values that a calibration may use, by their names in `curation.recipe.FIGURES`."""
+        """The values that a calibration may use. The keys are the names in `curation.recipe.FIGURES`."""
         return {
             "agreement": self.agreement,
             "stability": self.stability,

@@ -193,7 +193,7 @@ def known_images(
 
 
 def cases_of(images: Sequence[KnownImage]) -> list[Case]:
-    """The masks of known images as cases for the calibration of the trusted refiner."""
+    """Calibration cases for the trusted refiner, made from the masks of known images."""
     cases = []
     for image in images:
         for target in image.items.masks:
@@ -214,7 +214,8 @@ def cases_of(images: Sequence[KnownImage]) -> list[Case]:
 
 
 def witness_cases(images: Sequence[KnownImage]) -> list[tuple[str, WitnessCase]]:
-    """The masks of known images as cases for the calibration of the witnesses, each with the name of its source. Masks
+    """Calibration cases for the witnesses, made from the masks of known images; each case has the name of its source.
+    Masks
     that are `held` are left out.
     """
     out = []

@@ -50,7 +50,7 @@ class Rule:
     """Flags an expression that contains one of `words`, also contains one of `beside` (if given), and contains none of
     `without`.
 
-    A word is ignored if the next word is one of `before`. If `near` is set, the word from `beside` must be at most
+    A word is ignored if `before` contains the next word. If `near` is set, the word from `beside` must be at most
     `near` words away.
     """
 

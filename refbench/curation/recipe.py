@@ -373,8 +373,8 @@ def _check_trusted(trusted: TrustedCalibration, refiners: Sequence[RefinerChoice
         )
     if trusted.refiners_sha256 != refiners_sha256(refiners):
         raise DatasetError(
-            f"{where}: [trusted] was fitted for {trusted.refiner} with the witnesses "
-            f"{_names(trusted.witnesses)}, but the recipe now has other refiners, variants or options; run "
+            f"{where}: [trusted] was calibrated for the refiner {trusted.refiner} and the witnesses "
+            f"{_names(trusted.witnesses)}, but the refiners, variants or options of the recipe have changed; run "
             "`refbench curate calibrate --known` again"
         )
 

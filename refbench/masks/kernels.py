@@ -336,8 +336,8 @@ def gather_intervals(starts, ends, n, height, columns, first_row, new_height, ou
     """Resize a mask by sampling: column `j` of the result is column `columns[j]` of the mask; `columns` must be
     non-decreasing.
 
-    For each `r` in 0..height, `first_row[r]` is the first row of the result whose source is row `r` of the mask or a
-    later row. Fills the arrays up to their length, and returns the total number of intervals; intervals may touch.
+    For each `r` in 0..height, `first_row[r]` is the first row of the result that comes from row `r` of the mask or from
+    a later row. Fills the arrays up to their length, and returns the total number of intervals; intervals may touch.
     """
     found = 0
     first = 0

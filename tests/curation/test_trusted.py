@@ -273,7 +273,7 @@ def test_one_object_for_two_masks_by_the_proposals_that_decide() -> None:
         (RECIPE.replace('role = "trusted"', 'role = "king"'), ": the role of isnet must be witness or trusted, got"),
         (RECIPE.replace("variants = 3", "variants = 1"), "needs at least 2 variants"),
         (RECIPE.replace('"watershed"', '"watershed"\nvariants = 2\nrole = "trusted"'), "only one refiner"),
-        (fitted().replace('name = "watershed"', 'name = "grabcut"'), "was fitted for isnet with the"),
+        (fitted().replace('name = "watershed"', 'name = "grabcut"'), "was calibrated for the refiner isnet and the"),
         (fitted().replace("variants = 3", "variants = 4"), "variants or options"),
         (fitted().replace("variants = 3", 'variants = 3\noptions = { weights = "mine" }'), "other refiners, variants"),
         (fitted().replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"),

@@ -126,8 +126,9 @@ class AtBorder(Reporter):
 
 @dataclass(frozen=True)
 class CoarsePolygon(Reporter):
-    """The sides of the polygons are on average longer than `share` of the square root of the area, so that round shapes
-    become angular."""
+    """The sides of the polygons are on average longer than `share` times the square root of the area. Round shapes
+    therefore look angular.
+    """
 
     code: ClassVar[str] = "polygon-coarse"
     severity: ClassVar[str] = NOTE

@@ -110,8 +110,8 @@ class LacksPart(Reporter):
 class ImageTwice(Reporter):
     """The split contains an image twice, as the same bytes or as nearly the same picture.
 
-    Two pictures are nearly the same if their perceptual hashes (the signs of 63 low frequencies of the brightness)
-    differ in at most `most_bits` bits.
+    Two pictures are nearly the same if their perceptual hashes differ in at most `most_bits` bits. A hash consists of
+    the signs of 63 low-frequency coefficients of the brightness.
     """
 
     code: ClassVar[str] = "image-twice"

@@ -91,7 +91,7 @@ def build_dataset(
 ) -> Manifest:
     """Build, write and publish a dataset in `$REFBENCH_HOME/datasets`; returns its manifest.
 
-    `builder` has the parameters of a `Builder`.
+    `builder` is called with the same arguments as a `Builder`.
 
     Raises:
         DatasetError: the sources are missing or invalid; an existing build then stays unchanged.

@@ -99,7 +99,7 @@ def _find(dataset: str, sources: Sources) -> dict[str, Path]:
     example = next(iter(names.values()))
     if path is None:
         raise DatasetError(
-            f"{dataset} is built from its files; pass --annotations FOLDER, where FOLDER contains {example}"
+            f"{dataset} must be built from local files; pass --annotations FOLDER, where FOLDER contains {example}"
         )
     if path.is_file():
         splits = {name: split for split, name in names.items()}
