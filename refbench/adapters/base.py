@@ -126,10 +126,11 @@ class AdapterExtras:
         opens_images: if True, the adapter opens `sample.image_path` itself, and refbench does not decode images.
         weights_sha256: hash of the weights; runs with different hashes are different runs.
         code_sha256: hash of the code, if it is not in the file of the class.
-        packages: name -> version of the packages of the model, if it runs in another environment.
+        packages: the version of each package of the model by the name of the package, if it runs in another
+            environment.
         mode: "forced" if the text of the answer is given to the model, "generate" if the model writes it.
         seed: first seed for `--deterministic`; the number of the shard is added to it.
-        usage: name -> amount used since the last call, for example requests or dollars.
+        usage: what was used since the last call, for example the number of requests or dollars by name.
         remarks: messages for the user since the last call.
         begin_shard: called with a seed before each shard of a deterministic run.
         close: called at the end.
@@ -246,7 +247,7 @@ def _storable(text: Any) -> str:
 
 
 def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[int, Mask]:
-    """Encoded masks of the tensors on a device, by the id of the tensor."""
+    """Encode the tensors that are on a device; each mask is stored under the id of its tensor."""
     tensors = {}
     for sample, answer in zip(samples, answers, strict=True):
         for mask in (answer.mask, *(m for m, _ in answer.instances)):

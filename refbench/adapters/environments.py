@@ -34,7 +34,7 @@ class Environment:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """The workers that are included in refbench: name -> content of env.toml."""
+    """The content of env.toml of each worker that is included in refbench, by the name of the worker."""
     found = {}
     for path in sorted(WORKERS.glob("*/env.toml")):
         found[path.parent.name] = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -68,7 +68,7 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The features of an image on the device of the network; for the sizes, see `PreparedImage`."""
+    """The features of an image, as tensors on the device of the network. For the sizes, see `PreparedImage`."""
 
     features: dict[str, Any]
     size: tuple[int, int]

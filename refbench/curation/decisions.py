@@ -1,4 +1,4 @@
-"""Decides by the recipe what to keep, change, drop or review, and writes the ledger."""
+"""Applies the recipe to decide which items are kept, changed, dropped or reviewed, and writes the ledger."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class _Decisions:
 
 
 def _pairs(masks: Sequence[TargetMask], others: Sequence[TargetMask]) -> dict[str, TargetMask]:
-    """Mask id -> the matching cleaned mask; each cleaned mask matches at most one mask."""
+    """The matching cleaned mask of each mask, by mask id. Each cleaned mask matches at most one mask."""
     ranked = []
     texts = [Counter(_plain(s.expression) for s in target.samples) for target in (*masks, *others)]
     for k, target in enumerate(masks):

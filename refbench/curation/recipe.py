@@ -118,7 +118,9 @@ class Calibration:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the calibration has been fitted; without a fit, agreement says nothing about quality."""
+        """Whether the calibration has been fitted. Without a fit, the agreement of proposals does not predict
+        their quality.
+        """
         return self != Calibration()
 
     def expected(self, agreement: float) -> float:

@@ -217,7 +217,8 @@ def _scores(agreement: Agreement | None, recipe: Recipe) -> dict[str, float]:
 
 
 def _twins(image: ImageItems, verdicts: Mapping[str, _Verdict], least_iou: float) -> dict[str, str]:
-    """Masks of different objects whose proposals cover the same object: mask id -> id of the other mask. One of the two
+    """Masks of different objects whose proposals cover the same object: maps the id of a mask to the id of the other
+    mask. One of the two
     is wrong.
 
     Compares the proposals that would replace the masks, regardless of the refiner.

@@ -27,5 +27,5 @@ class PairCounts:
         return PairCounts(*(np.ascontiguousarray(column) for column in table.T))
 
     def by_name(self) -> dict[str, NDArray[np.int64]]:
-        """Name -> counts."""
+        """The counts by their names."""
         return {name: getattr(self, name) for name in COUNTS}

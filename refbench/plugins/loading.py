@@ -31,7 +31,7 @@ class UnknownPlugin(RefbenchError):
 
 
 def available(kind: str) -> dict[str, str]:
-    """Name -> "module:attribute" of the built-in and the installed plug-ins."""
+    """The place ("module:attribute") of each built-in or installed plug-in, by name."""
     found = dict(TABLE[kind])
     for point in sorted(entry_points(group=f"refbench.{kind}"), key=lambda p: p.name):
         if point.name in found:

@@ -1,4 +1,4 @@
-"""The built-in builders, adapters, protocols, checks and refiners: name -> "module:attribute"."""
+"""The places ("module:attribute") of the built-in builders, adapters, protocols, checks and refiners, by name."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
 
     Args:
         run, baseline: scored folders, or scores.parquet files.
-        margins: metric of the protocol `refbench` -> margin.
+        margins: the margin of each metric, by the name of the metric in the protocol `refbench`.
 
     Raises:
         RunError: a file is damaged or not scored, or the two are not on the same dataset and split.

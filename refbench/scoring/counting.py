@@ -159,7 +159,7 @@ class _Targets:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
 
     def drawn(self, drawing: Drawing) -> dict[int, bytes]:
-        """Row -> code of the target, for the rows where the target under `drawing` differs from the stored mask.
+        """The codes of the targets by row, for the rows where the target under `drawing` differs from the stored mask.
 
         If the canvas of `drawing` is not the original size, all rows are returned.
         """
@@ -217,7 +217,7 @@ class _Targets:
         return frozenset()
 
     def _ignored(self) -> dict[int, Mask]:
-        """Row -> the pixels that the dataset marks as ignored, except those that belong to the target."""
+        """The pixels that the dataset marks as ignored, by row, except those that belong to the target."""
         rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         if not rows:
             return {}

@@ -37,11 +37,11 @@ def calibrate(recipe: Path, tune: str, test: str, known: tuple[str, ...], device
     Without --known, calibrates the witnesses on rendered scenes. Writes the section [calibration] of the recipe, and
     the page measured.md next to it. Build the datasets `scenes` and `scenes-hurried` first.
 
-    With --known, calibrates a recipe with a trusted refiner on your own masks. Writes the sections [trusted] and, with
-    enough masks, [calibration] of the recipe, and the page known.md. Each source is measured twice: with calibrations
-    from the other sources only, and with calibrations that also use its other images. TRUTH.json maps annotation ids to
-    the true masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong": true if the coarse
-    mask is on another object}.
+    With --known, uses your own masks to calibrate a recipe that has a trusted refiner. Writes the sections [trusted]
+    and, with enough masks, [calibration] of the recipe, and the page known.md. Each source is measured twice: with
+    calibrations from the other sources only, and with calibrations that also use its other images. TRUTH.json maps
+    annotation ids to the true masks: {"size": [height, width], "counts": compressed COCO run-length code, "wrong":
+    true if the coarse mask is on another object}.
 
     \b
     Example:

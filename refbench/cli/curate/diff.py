@@ -29,7 +29,8 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
     """Compare two versions of a split, mask by mask, and how they rank runs.
 
     Each run is scored three times: on all of A, on the masks of A for the expressions that are also in B, and on the
-    masks of B. The first difference is due to the choice of expressions, the second to the new masks.
+    masks of B. The difference between the first and the second score is due to the choice of expressions; the
+    difference between the second and the third is due to the new masks.
 
     \b
     Example:

@@ -170,8 +170,8 @@ class CheckedImages:
             other = self._names.setdefault(path, file_name)
             if other != file_name:
                 raise DatasetError(
-                    f"{path} matches the two file names {other} and {file_name}; store the images in the subfolders "
-                    "that these names contain"
+                    f"{path} matches the two file names {other} and {file_name}; store the images in subfolders, as "
+                    "these names state"
                 )
             self.renamed += Path(path).name != PurePath(file_name.replace("\\", "/")).name
             return path

@@ -92,7 +92,8 @@ class ImageFiles:
 
 
 def unpack_images(tables: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, str]:
-    """Write the images with these names from hub tables; name -> path relative to the folder of the dataset.
+    """Write the images with these names from hub tables, and return their paths by name, relative to the folder of the
+    dataset.
 
     The file name of an image is in the column `file_name`, `image_file` or `image_info.file_name` of the table.
     """

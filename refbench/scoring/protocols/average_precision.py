@@ -295,7 +295,7 @@ LVIS_AP = DetectionProtocol(
 def score_detections(
     truths: Sequence[Annotations], results: Path, protocols: Sequence[DetectionProtocol]
 ) -> dict[str, Evaluation]:
-    """Protocol name -> result, for COCO results against one annotation file, or one per annotator.
+    """The result of each protocol, by name, for COCO results against one annotation file, or one per annotator.
 
     Raises:
         DatasetError: an annotation file lacks something that a protocol needs.

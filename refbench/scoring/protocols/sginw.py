@@ -79,7 +79,7 @@ def _average_precision(ground_truth: Path, results: Path) -> Evaluation:
 
 @contextmanager
 def _files(results: Path) -> Iterator[dict[str, Path]]:
-    """Set name -> results file, sorted by name; files in a zip file are unpacked temporarily."""
+    """The results file of each set, by the name of the set, sorted. Files in a zip file are unpacked temporarily."""
     if results.is_dir():
         yield _by_set(results, sorted(results.rglob("*.json")))
         return
