@@ -19,7 +19,17 @@ PROJECT = Path(__file__).parent.parent
 @pytest.mark.slow
 def test_every_section_is_measured(tmp_path: Path) -> None:
     done = subprocess.run(
-        [PROJECT / "benchmarks" / "gpu.sh", tmp_path, "--small", "--all-seconds", "2000", "--seconds", "1000", "--images", "2"],
+        [
+            PROJECT / "benchmarks" / "gpu.sh",
+            tmp_path,
+            "--small",
+            "--all-seconds",
+            "2000",
+            "--seconds",
+            "1000",
+            "--images",
+            "2",
+        ],
         capture_output=True,
         text=True,
         timeout=GIVE_UP_SECONDS,

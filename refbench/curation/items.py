@@ -48,7 +48,9 @@ def mask_id_of(sample: Sample) -> str:
 
 
 def items_of(samples: Sequence[Sample], objects: Iterable[AnnotatedObject] = ()) -> list[ImageItems]:
-    """The images of a split in order of first appearance; expressions without a target have no mask."""
+    """The images of a split with their masks, in order of first appearance. An expression without a target adds
+    no mask.
+    """
     by_image: dict[str, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.image_id, []).append(sample)

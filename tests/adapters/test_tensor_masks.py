@@ -70,9 +70,7 @@ def test_a_device_that_is_not_the_cpu_is_encoded_there(monkeypatch: pytest.Monke
     assert found[0].instances[0].mask.area == 24
     with pytest.raises(AdapterError, match="must be bool, got float32; apply a threshold in"):
         to_predictions([sample(4, 6)], [torch.zeros(4, 6, device="meta")])
-    with pytest.raises(
-        AdapterError, match=r"mask has the shape \(4, 6\), but its image has \(6, 4\) \(height, width\)"
-    ):
+    with pytest.raises(AdapterError, match=r"shape as its image, \(6, 4\) \(height, width\), got \(4, 6\)"):
         to_predictions([sample(6, 4)], [mask])
 
 

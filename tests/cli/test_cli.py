@@ -129,7 +129,7 @@ def test_json_is_one_object_and_nothing_else(refbench: Cli, embedded: Path, tmp_
         (["build", "refcoco", "--annotations", "/no/such"], 2, "/no/such does not exist"),
         (["score", "/no/such.jsonl", "--dataset", "snapshots/test"], 3, "does not exist"),
         (["score", "/no/such"], 3, "/no/such does not exist"),
-        (["score", "."], 3, "pass the split of its predictions with --dataset DATASET/SPLIT"),
+        (["score", "."], 3, "pass their split with --dataset DATASET/SPLIT"),
         (["run", "center", "snapshots/test", "--ray-address", "auto"], 2, "--ray-address needs --engine ray"),
         (["run", "evfsam", "snapshots/test", "-o", "kind=sam9"], 3, "kind='sam9' must be one of ori, sam2, effi"),
         (

@@ -121,7 +121,7 @@ def test_folders_that_are_not_this_one(hurried: Path, curation: Path, tmp_path: 
     (curation / "curation.json").write_text(json.dumps(info))
     # Half of the proposals agree with each other too easily; without findings nothing protects anybody.
     (curation / "proposals" / "watershed" / "part-00001.parquet").unlink()
-    with pytest.raises(RunError, match="lacks 1 of 2 shards of watershed"):
+    with pytest.raises(RunError, match="1 of the 2 shards of watershed are missing in"):
         decide(curation)
     shutil.rmtree(curation / "proposals" / "watershed")
     with pytest.raises(RunError, match="contains no proposals of watershed;"):

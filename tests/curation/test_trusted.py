@@ -275,7 +275,7 @@ def test_one_object_for_two_masks_by_the_proposals_that_decide() -> None:
         (RECIPE.replace('"watershed"', '"watershed"\nvariants = 2\nrole = "trusted"'), "only one refiner"),
         (fitted().replace('name = "watershed"', 'name = "grabcut"'), "was calibrated for the refiner isnet and the"),
         (fitted().replace("variants = 3", "variants = 4"), "variants or options"),
-        (fitted().replace("variants = 3", 'variants = 3\noptions = { weights = "mine" }'), "other refiners, variants"),
+        (fitted().replace("variants = 3", 'variants = 3\noptions = { weights = "mine" }'), "but the refiners"),
         (fitted().replace("score = [0.0, 1.0]", "score = [1.0, 0.0]"),
         "boundary_iou and better must have the same length and increasing values"),
         (fitted(better="[0.0]"), "the same length"),
@@ -341,7 +341,10 @@ def test_a_fit_rises_and_accepts_what_it_was_asked_for() -> None:
     rows = curve(cases)
     assert [r.share for r in rows] == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     assert [r.after for r in rows] == sorted((r.after for r in rows), reverse=True)
-    for few, message in ((cases[:10], "a calibration needs 12 masks"), ([cases[0]] * 30, "with 1 different scores")):
+    for few, message in (
+        (cases[:10], "a calibration needs 12 masks"),
+        ([cases[0]] * 30, r"masks with known truth \(1 different scores\); a calibration"),
+    ):
         with pytest.raises(DatasetError, match=message):
             fit_trusted(few, recipe(RECIPE), "w")
     assert TrustedCalibration().expected(1.0) == 0.0
@@ -434,7 +437,7 @@ def test_options_that_the_recipe_was_not_calibrated_with(home: Path, tmp_path: P
     folder = tmp_path / "curation"
     audit("refcoco/val", recipe(), out=folder, with_images=False, workers=1)
     propose(folder, workers=1, options={"watershed": {"sigma_px": "7.5"}})
-    with pytest.raises(RunError, match="either add the options to the recipe and calibrate again"):
+    with pytest.raises(RunError, match="either add the options of the proposals to the recipe and calibrate again"):
         decide(folder)
 
 

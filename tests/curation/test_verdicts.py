@@ -168,7 +168,7 @@ def test_words_decide_about_expressions() -> None:
         ("masks = 3", "must be a table"),
         ("[calibration]\nagreement = [0, 1]\nboundary_iou = [1, 0]", r"\[calibration\]"),
         ("[calibration]\nagreement = [0, 0.5, 0.4]\nboundary_iou=[0,0,1]", r"\[calibration\]"),
-        ("[calibration]\nbetter = { luck = 1 }", r"\[calibration\], better: unknown figure 'luck'; use"),
+        ("[calibration]\nbetter = { luck = 1 }", r"\[calibration\], better: unknown name 'luck'; choose from"),
         ("[audit]\nreview = 'all'", "of type list"),
         ("[checks]\nmask-tiny = 3", "of type dict"), ("[masks]\naccept = 7", "must be between 0 and 1"),
         ("[language]\nundecided = 'review'", r": language\.undecided must be one of"),

@@ -189,7 +189,7 @@ def test_the_command(built: Path, tmp_path: Path, refbench: Call) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(dataset="lvis"), "is an export of lvis, not of grefcoco"),
-        (lambda d: d.update(layout=9), "is not the description of an export that this version of refbench can read"),
+        (lambda d: d.update(layout=9), "is not an export description that this version of refbench can read"),
         (lambda d: d.update(split="../up"), r": '\.\./up' is not a valid"),
         (lambda d: d.update(format="zip"), ": unknown format 'zip'"),
         (lambda d: d.update(fingerprint="0" * 64), "the fingerprints differ"),

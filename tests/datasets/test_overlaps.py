@@ -93,7 +93,7 @@ def test_objects_of_other_annotators_by_their_masks(tmp_path: Path, home: Path) 
 def test_numbers_that_mean_different_images(tmp_path: Path, home: Path) -> None:
     build("sginw-Fruits", mini.write_sginw(tmp_path, mini.sginw()))
     build("grefcoco", mini.write_grefcoco(tmp_path, *mini.grefs()))
-    with pytest.raises(DatasetError, match="ids of different numberings cannot be compared"):
+    with pytest.raises(DatasetError, match="image ids from different numbering schemes cannot be compared"):
         overlap("grefcoco", "sginw-Fruits")
     with pytest.raises(DatasetError, match=r"has not been built \("):
         overlap("grefcoco", "refcoco")

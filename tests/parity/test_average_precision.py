@@ -142,7 +142,7 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
     [
         ("rows[1]['image_id'] = 5", "entry 1: its `image_id` 5 is not in"),
         ("rows[1]['category_id'] = 999", "entry 1: its `category_id` 999 is not in"),
-        ("del rows[1]['score']", "entry 1: it has no `score`, the number"),
+        ("del rows[1]['score']", "entry 1: its `score` is missing; it is"),
         ("rows[1]['score'] = float('nan')", "entry 1: its `score` must be a finite number, got nan; it is the number"),
         (
             "rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}",
@@ -151,7 +151,7 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
         ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1:.*invalid run-length code"),
         ("rows[1]['segmentation'] = []", r"entry 1: its `segmentation` must be polygons .*, got \[\]"),
         ("rows[1] = 7", "entry 1: it must be an object, got 7"),
-        ("del truth['annotations'][0]['area']", "it has no `area`, the number"),
+        ("del truth['annotations'][0]['area']", "its `area` is missing; it is"),
         (
             "truth['annotations'][0]['image_id'] = 1",
             r"annotations\[0\] \(id 1774\): its `image_id` 1 is not in",

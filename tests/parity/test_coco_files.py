@@ -133,7 +133,7 @@ REFUSED: list[tuple[str, str]] = [
             ("[400]", r"\[400\]"),
         )
     ],
-    ("del t['annotations'][0]['area']", "it has no `area`, the number"),
+    ("del t['annotations'][0]['area']", "its `area` is missing; it is"),
     ("t['images'][0]['height'] = 60.5", r"images\[0\] \(id 1\): height must be an integer"),
     ("t['images'][0]['width'] = 10**400", "width must be between 1 and 65535 px"),
     ("del t['images'][0]['width']", "it has no width"),
@@ -147,7 +147,7 @@ REFUSED: list[tuple[str, str]] = [
             ("'x'", "or run-length encoding, got 'x'"), ("{}", "'size' and 'counts'"),
             ("[[1, 2, 3, 4, 5, 10**400]]", "polygon 0"), ("{'size': [60, 60], 'counts': [10**400]}", "counts"),
             ("{'size': [6, 6], 'counts': [36]}",
-            r"mask has the size \[6, 6\], but its image has \[60, 60\] \[height, width\]"),
+            r"size as its image, \[60, 60\] \[height, width\], got \[6, 6\]"),
             ("{'size': [60, 60], 'counts': 'x'}", "invalid run-length code"),
         )
     ],
@@ -261,7 +261,7 @@ def test_results_that_are_refused(tmp_path: Path, rule: DetectionProtocol, chang
             "t['images'][0]['not_exhaustive_category_ids'] = 3",
             "its `not_exhaustive_category_ids` must be a list of category ids, got 3",
         ),
-        ("t['images'][0]['neg_category_ids'] = ['1']", "its `neg_category_ids` contains .*, which has another type"),
+        ("t['images'][0]['neg_category_ids'] = ['1']", "its `neg_category_ids` contains .*, whose type differs from"),
         (
             "t['images'][0]['neg_category_ids'] = [[1]]",
             r"its `neg_category_ids` must be an integer or a string, got \[1\]",

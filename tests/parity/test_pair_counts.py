@@ -125,11 +125,11 @@ def test_dicts_are_taken_and_results_are_int64() -> None:
 @pytest.mark.parametrize(
     ("predictions", "targets", "message"),
     [
-        ([Mask.full(2, 2)], [], "got 1 predictions but 0 targets; their numbers must"),
+        ([Mask.full(2, 2)], [], "number of targets, got 1 predictions and 0 targets"),
         (
             [Mask.full(2, 2)],
             [Mask.full(2, 3)],
-            r"pair 0: the prediction has the size \(2, 2\), but the target has \(2, 3\) \(height, width\); resize one",
+            r"pair 0: the prediction has the size \(2, 2\), but the size of the target is \(2, 3\) \(height, width\); resize one",
         ),
         ([{"size": [2, 2], "counts": "zz"}], [Mask.full(2, 2)], "prediction of pair 0"),
     ],

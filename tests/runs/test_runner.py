@@ -340,7 +340,7 @@ def test_what_is_no_adapter(embedded: Path, tmp_path: Path) -> None:
         ("no/such/file.py:X", "does not exist"),
         (f"{tmp_path}/broken.py:X", "cannot be imported"),
         (f"{tmp_path}/empty.py:X", "has no class 'X'"),
-        (f"{tmp_path}/empty.py", "name the adapter class in"),
+        (f"{tmp_path}/empty.py", "does not specify the adapter class"),
         (f"{ADAPTERS}:Misbehaving", "needs -o how="),
     ):
         with pytest.raises(AdapterError, match=message):
@@ -356,7 +356,7 @@ def test_no_permission_or_space_is_one_message(embedded: Path, tmp_path: Path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("refbench.storage.files.pq.write_table", full)
-    with pytest.raises(RunError, match=r"cannot write .*: No space left on device\. Results that were complete"):
+    with pytest.raises(RunError, match=r"cannot write .*: No space left on device\. Results that were already"):
         run("nothing", "scenes/val", out=tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
@@ -377,7 +377,9 @@ def test_what_an_adapter_may_have_is_checked_when_it_is_loaded(embedded: Path, t
         batch_size = None
         remarks = "a text where refbench expects a method"
 
-    with pytest.raises(AdapterError, match=r"\.remarks, so it must be a method, got str; if the attribute has"):
+    with pytest.raises(
+        AdapterError, match=r"\.remarks, so this attribute must be a method, got str; if the attribute has"
+    ):
         run(Odd(), "snapshots/test", out=tmp_path / "a")
     del Odd.remarks
     with pytest.raises(AdapterError, match=r"the batch size of .* must be a positive integer, got None"):

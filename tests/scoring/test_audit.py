@@ -72,9 +72,9 @@ def test_a_missing_column_is_named(scored: Path) -> None:
 @pytest.mark.parametrize(
     ("metric", "figures", "message"),
     [
-        ("precision_at_0.7", (99.9, 99.0, 100.0), ": precision_at_X must not increase with"),
+        ("precision_at_0.7", (99.9, 99.0, 100.0), ": the values of precision_at_X must not increase with"),
         ("mean_iou", (101.0, 90.0, 100.0), "but every metric must be a percentage"),
-        ("mean_iou", (50.0, 60.0, 40.0), "ends at 40.0, which is lower"),
+        ("mean_iou", (50.0, 60.0, 40.0), r"than the upper end, 40\.0; score the run again"),
     ],
 )
 def test_a_summary_that_breaks_one_is_refused(
@@ -94,7 +94,7 @@ def test_series_are_told_apart() -> None:
     one, little = Estimate(50.0, 40.0, 60.0), Estimate(1.0, 0.0, 2.0)
     series = {"Pr@50": one, "Pr@60": one, "seg_prec@0.50": Estimate(9.0, 8.0, 10.0), "seg_prec@0.95": little}
     check_summary(Summary("any", series, 3, 0), "")
-    with pytest.raises(RunError, match=": Pr@X must not increase with"):
+    with pytest.raises(RunError, match=": the values of Pr@X must not increase with"):
         check_summary(Summary("any", {"Pr@0.7": little, "Pr@0.8": one}, 3, 0), "here")
 
 
@@ -164,7 +164,10 @@ def test_rows_are_of_their_types_and_there_once(scored: Path) -> None:
         read_scores(path)
     whole = scores_to_table(table)
     write_table(path, whole.set_column(whole.column_names.index("union"), "union", whole["union"].cast("float64")))
-    with pytest.raises(RunError, match=r": the column union has the type .*double, which refbench does not"):
+    with pytest.raises(
+        RunError,
+        match=": the column union was not written by refbench, because it has the type .*double; run `refbench score` again",
+    ):
         read_scores(path)
 
 

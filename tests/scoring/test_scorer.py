@@ -273,7 +273,7 @@ def test_the_content_tells_the_format(embedded: Path, tmp_path: Path) -> None:
         ([255, 255, 255, 0, 0, 0], (1, 0), ""),
         ([9, 9, 9, 128, 0, 0, 0, 0, 0], (2, 1), ""),
         ([255, 255, 255, 128, 0, 0], (0, 1), r"but a mask contains only 0 \(black\) and one other value"),
-        ([0, 0, 0, 0, 0, 0], (0, 1), "two values have the same colour in its palette"),
+        ([0, 0, 0, 0, 0, 0], (0, 1), "two values have the same colour in the palette of the image"),
     ],
 )
 def test_palette_pictures_count_by_their_colours(
@@ -305,7 +305,7 @@ def test_other_formats_gone_wrong(embedded: Path, tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="does not exist"):
         score(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(PredictionError, match="pass the split of its predictions with --dataset DATASET/SPLIT"):
+    with pytest.raises(PredictionError, match="pass their split with --dataset DATASET/SPLIT"):
         score(tmp_path / "empty.jsonl")
     cases: list[tuple[str, Any, str]] = [
         ("a.npz", {name: np.zeros(size)}, r"shape \(H, W\), got float64"),

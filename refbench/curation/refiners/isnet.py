@@ -30,7 +30,7 @@ HALF = 0.5
 class IsNet:
     """IS-Net: a network that separates the main object of a crop from its background.
 
-    Each variant is a crop around the coarse box with a different width. Pixels far outside the coarse mask are removed,
+    The variants are crops of different widths around the coarse box. Pixels far outside the coarse mask are removed,
     because they belong to other objects.
 
     Args:

@@ -112,7 +112,7 @@ def test_snapshots_refuse_other_pixels(home: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir(parents=True)
     (folder / "annotations.json").write_text(json.dumps(content))
     monkeypatch.setattr(snapshots, "project_data", lambda name: tmp_path / "data")
-    with pytest.raises(DatasetError, match=r"install the versions in constraints\.txt"):
+    with pytest.raises(DatasetError, match=r"install the package versions listed in constraints\.txt"):
         build_dataset("snapshots", snapshots.build, Sources(), silent)
 
 
