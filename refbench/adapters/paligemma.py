@@ -57,8 +57,8 @@ class PaliGemma:
 
     @torch.inference_mode()
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Answer]:
-        """See the interface of adapters. Expressions are processed one by one, because with padding an answer would
-        depend on the rest of the batch.
+        """See the interface of adapters. Expressions are processed one by one, because padding would make an
+        answer depend on the rest of the batch.
         """
         return [self._one(image, expression) for image, expression in zip(images, expressions, strict=True)]
 

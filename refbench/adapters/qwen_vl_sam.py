@@ -123,7 +123,7 @@ class QwenVlSam(Staged):
     def forward(self, batch: list[QwenQuestion]) -> list[torch.Tensor]:
         """See the interface of adapters. The tokens of each answer.
 
-        Expressions are processed one by one, because with padding an answer would depend on the rest of the batch.
+        Expressions are processed one by one, because padding would make an answer depend on the rest of the batch.
         """
         return [self._written(question, ids) for question in batch for ids in question.token_ids]
 

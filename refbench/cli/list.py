@@ -31,7 +31,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
     With the NAME of an adapter, check or refiner, shows its description and its options (`-o`) with their defaults and
     choices.
 
-    With --json, a protocol has its ten choices with their sources, its metrics and its caveats.
+    With --json, the output for each protocol contains its ten choices and their sources, its metrics, and its caveats.
 
     The status of a dataset is `absent`, `partial` (some published splits have not been built) or `whole`. It is
     `differs` if the build differs from published counts (`refbench verify` shows where), `unverified` if there are no

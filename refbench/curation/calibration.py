@@ -71,7 +71,7 @@ class Known:
 
 
 def known_masks(images: Sequence[ImageItems], *, chains: bool = False) -> dict[str, Known]:
-    """The true mask and the faults of every mask of a split of `scenes-hurried`."""
+    """For each mask of a split of `scenes-hurried`: the true mask, and the errors that were put into the outline."""
     exact = {o.ann_id: o.mask for o in load_objects(TRUTH)}
     out = {}
     for image in images:

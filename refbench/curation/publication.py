@@ -83,8 +83,8 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
     """Write a curated split to the new folder `out`; returns the files.
 
     Each image is one Parquet row with its bytes and the features of `moondream/refcoco-m`. The folder also contains
-    README.md with counts, ledger.parquet, and contact sheets of masks before and after. If not all ids are numbers,
-    they are replaced by 1, 2, 3, ... in their order.
+    README.md with counts, ledger.parquet, and contact sheets of masks before and after. If some ids are not numbers,
+    all ids are replaced by 1, 2, 3, ... in their order.
 
     Raises:
         DatasetError: the split was not made from a ledger, its source is not built any more, it has no images, or `out`

@@ -167,7 +167,7 @@ def test_clipseg_refuses_weights_that_would_be_random(clipseg_folder: Path, tmp_
     del weights[next(k for k in sorted(weights) if k.startswith("decoder."))]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        AdapterError, match="lacks 1 weights of CLIPSegForImageSegmentation, for example .*; these weights would be"
+        AdapterError, match=r"lacks 1 weights of CLIPSegForImageSegmentation, for example .*; these weights would be"
     ):
         load_adapter("clipseg", {"model": str(tmp_path)})
 

@@ -146,7 +146,7 @@ def test_the_command_on_plain_coco_files(test_data: Path, refbench: Call) -> Non
         ("rows[1]['score'] = float('nan')", "entry 1: its `score` must be a finite number, got nan; it is the number"),
         (
             "rows[1]['segmentation'] = {'size': [2, 2], 'counts': '04'}",
-            r"entry 1:.*mask has the size \[2, 2\], but its image has",
+            r"entry 1: its mask must have the same size as its image, .* got \[2, 2\]",
         ),
         ("rows[1]['segmentation']['counts'] = 'zz'", "entry 1:.*invalid run-length code"),
         ("rows[1]['segmentation'] = []", r"entry 1: its `segmentation` must be polygons .*, got \[\]"),

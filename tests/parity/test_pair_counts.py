@@ -129,7 +129,7 @@ def test_dicts_are_taken_and_results_are_int64() -> None:
         (
             [Mask.full(2, 2)],
             [Mask.full(2, 3)],
-            r"pair 0: the prediction has the size \(2, 2\), but the size of the target is \(2, 3\) \(height, width\); resize one",
+            r"pair 0: the prediction has the size \(2, 2\), but the size of the target is \(2, 3\) \(height",
         ),
         ([{"size": [2, 2], "counts": "zz"}], [Mask.full(2, 2)], "prediction of pair 0"),
     ],

@@ -576,7 +576,9 @@ def test_families_take_numbers(home: Path, tmp_path: Path) -> None:
         "boundary_iou(0.02)",
     ]
     for name in ("trimap(0)", "trimap(1.5)", "boundary-iou(0)", "boundary-iou(2)", "gres-mask-empty(-1)"):
-        with pytest.raises(PredictionError, match=r"1\] \(a share of the image diagonal\)"):
+        with pytest.raises(
+            PredictionError, match=r"must be (a positive integer number|in \(0, 1\]|a number of pixels)"
+        ):
             load("protocols", name)
     for name in (
         "trimap()",

@@ -111,14 +111,14 @@ def test_runs_that_cannot_be_compared(embedded: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is a run on snapshots/test, but .* is a run on scenes/val, so they cannot be"):
         compare(a, other)
     fewer = rewritten(a, tmp_path / "c", lambda s: s.take(np.arange(len(s) - 3)))
-    with pytest.raises(RunError, match="lacks 3 samples of .* and has 0 additional samples, for example"):
+    with pytest.raises(RunError, match=r"lacks 3 samples of .* and has 0 additional samples, for example"):
         compare(a, fewer)
     redrawn = rewritten(
         a,
         tmp_path / "d",
         lambda s: dataclasses.replace(s, target_area=s.target_area + ~s.no_target, union=s.union + ~s.no_target),
     )
-    with pytest.raises(RunError, match="so the two were scored on different versions of the dataset"):
+    with pytest.raises(RunError, match="so the two runs were scored on different versions of the dataset"):
         compare(a, redrawn)
     with pytest.raises(RunError, match="has no scores"):
         compare(a, tmp_path)

@@ -78,8 +78,8 @@ def test_order_and_content_of_what_the_adapter_sees(photos: Path, tmp_path: Path
     [
         ("raise", "ValueError: no thanks"),
         ("float", "the mask must be bool, got float32"),
-        ("size", "but its image has"),
-        ("channel", "the mask has the shape"),
+        ("size", "the mask must have the same shape as its image"),
+        ("channel", "the mask must have the same shape"),
         ("nan", "the score must be a finite number"),
         ("few", "returned 0 masks for 1 expressions"),
     ],

@@ -94,6 +94,6 @@ def test_another_annotation_file_is_refused(fruits: Path, tmp_path: Path) -> Non
     other["categories"][1]["name"] = "plum"
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(
-        PredictionError, match="this run: the image .* or the category 'pear' of the sample .* is missing"
+        PredictionError, match=r"this run: the image .* or the category 'pear' of the sample .* is missing"
     ):
         write_detections(folder, read_annotations(tmp_path / "other.json"))

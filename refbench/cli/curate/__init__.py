@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "calibrate": (
         "refbench.cli.curate.calibrate:calibrate",
-        "Calibrate a recipe and measure it on masks whose true masks are known.",
+        "Calibrate a recipe and measure it on masks for which the truth is known.",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Checks of masks that need no image."""
+"""Checks of masks. They do not need the images."""
 
 from __future__ import annotations
 

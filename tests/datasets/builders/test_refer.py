@@ -107,7 +107,7 @@ def break_(change: str) -> tuple[Any, Any]:
         ("annotation['segmentation'] = []", r"or run-length encoding, got \[\]"),
         (
             "annotation['segmentation'] = {'size': [9, 9], 'counts': [81]}",
-            r"mask has the size \[9, 9\], but its image has \[60, 80\] \[height, width\]",
+            r"mask must have the same size as its image, \[60, 80\] \[height, width\], got \[9, 9\]",
         ),
         ("annotation['segmentation'] = {'size': [60, 80], 'counts': 'zz'}", "invalid run-length code"),
         ("annotation['image_id'] = 5; refs[1]['image_id'] = 5", r"image 5 is not in instances.json"),

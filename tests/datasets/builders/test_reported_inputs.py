@@ -143,7 +143,7 @@ def test_one_photograph_is_not_taken_for_two(tmp_path: Path, home: Path) -> None
     instances["images"][1] |= {"height": 60, "width": 80}
     annotations = refer_release.write(tmp_path, refs, instances)
     (tmp_path / "images" / "COCO_train2014_000000000001.jpg").rename(tmp_path / "images" / "same.jpg")
-    with pytest.raises(DatasetError, match=r"same.jpg matches two file names, a/same.jpg and b/same.jpg"):
+    with pytest.raises(DatasetError, match=r"same.jpg matches the two file names a/same.jpg and b/same.jpg"):
         build("refcoco", annotations, tmp_path / "images")
 
 

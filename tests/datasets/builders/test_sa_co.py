@@ -231,6 +231,6 @@ def test_a_file_of_other_phrases_is_refused(tmp_path: Path, home: Path) -> None:
     other = mini.write_sa_co(tmp_path / "other", content)
     with pytest.raises(
         PredictionError,
-        match="this run: the image .* or the category 'thing' of the sample sa-co-gold/crowded-a/12/0 is missing",
+        match=r"this run: the image .* or the category 'thing' of the sample sa-co-gold/crowded-a/12/0 is missing",
     ):
         write_detections(folder, read_annotations(other))
