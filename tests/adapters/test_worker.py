@@ -116,11 +116,11 @@ def test_an_option_that_nobody_asked_for_is_told(embedded: Path, tmp_path: Path)
     [
         ("twice", "the worker returned two answers for scenes/val"),
         ("unknown", "sent an unexpected message: .*nobody/asked"),
-        ("size", "cannot be read: ValueError: its size is "),
+        ("size", "cannot be read: ValueError: the mask must have the same size"),
         ("missing", "returned no answer for scenes/val"),
         ("garbage", "sent a line that is not a message: b'this is not JSON"),
         ("truncated", "the worker ended with exit code 0"),
-        ("bomb", r"it must have \d+ bytes"),
+        ("bomb", r"the decompressed mask must have \d+ bytes"),
         ("encoding", "unknown encoding 'telepathy'"),
         ("nan", "the score must be a finite number"),
         ("future", "did not start"),

@@ -74,7 +74,7 @@ def test_a_disk_that_fills_during_a_run(embedded: Path, small_disk: Path, tmp_pa
     full = subprocess.run(command(out, 0.0), capture_output=True, text=True)
     assert full.returncode == 3, full.stderr
     assert full.stderr.count("error:") == 1
-    assert "No space left on device. Results that were complete before are intact" in full.stderr
+    assert "No space left on device. Results that were already complete are intact" in full.stderr
     assert "Traceback" not in full.stderr
     finished = {p.name: p.read_bytes() for p in RunFolder(out).written}
     assert not list(out.rglob("*.tmp"))

@@ -263,7 +263,7 @@ def test_submissions_that_cannot_be_scored(sets: tuple[Path, Path], tmp_path: Pa
         return done.stderr
 
     (tmp_path / "empty").mkdir()
-    assert "contains no seginw_<name>_val.json" in error(tmp_path / "empty", "--ground-truth", truth)
+    assert "contains no file seginw_<name>_val.json" in error(tmp_path / "empty", "--ground-truth", truth)
     (tmp_path / "no.zip").write_text("no zip")
     assert "neither a folder of results nor a readable zip" in error(tmp_path / "no.zip", "--ground-truth", truth)
     shutil.copy(results / "seginw-Cows_val.json", results / "seginw_Cows_val.json")
