@@ -95,9 +95,13 @@ class Staged:
 
     def segment(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Any]:
         """See the interface of adapters."""
-        stages: Any = self
-        batch = [stages.prepare(image, together) for image, together in in_a_row(images, expressions)]
-        return list(stages.finish(batch, stages.forward(batch)))
+        return list(_in_stages(self, images, expressions))
+
+
+def _in_stages(adapter: Any, images: Sequence[Image.Image], expressions: Sequence[str]) -> Sequence[Any]:
+    """The answers of an adapter whose stages are called one after the other."""
+    batch = [adapter.prepare(image, together) for image, together in in_a_row(images, expressions)]
+    return counted(adapter.finish(batch, adapter.forward(batch)), len(expressions), "finish")
 
 
 def in_a_row(images: Sequence[Image.Image], expressions: Sequence[str]) -> Iterator[tuple[Image.Image, list[str]]]:
@@ -192,10 +196,7 @@ def answers_of(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.I
     if hasattr(adapter, "segment_samples"):
         answers = adapter.segment_samples(list(samples), list(images))
     elif has_stages(adapter):
-        pairs = in_a_row(cast(Sequence[Image.Image], images), [s.expression for s in samples])
-        batch = [adapter.prepare(image, expressions) for image, expressions in pairs]
-        answers = adapter.finish(batch, adapter.forward(batch))
-        return counted(answers, len(samples), "finish")
+        return _in_stages(adapter, cast(Sequence[Image.Image], images), [s.expression for s in samples])
     else:
         answers = adapter.segment(list(images), [s.expression for s in samples])
     return counted(answers, len(samples))

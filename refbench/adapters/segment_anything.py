@@ -51,15 +51,14 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """The pixels that the network sees of an image, float (1, 3, side, side), normalised.
+class Placement:
+    """Where an image is in the square that the network sees.
 
     `size` is the (height, width) of the original image, and `seen` is the (height, width) after padding, which applies
     only to narrow images. `scale` contains the (x, y) factors from pixels of the padded image to pixels of the square,
     and `inner` is the (height, width) of the square without its own padding.
     """
 
-    pixels: torch.Tensor
     size: tuple[int, int]
     seen: tuple[int, int]
     scale: tuple[float, float]
@@ -67,14 +66,19 @@ class PreparedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """The pixels that the network sees of an image, float (1, 3, side, side), normalised."""
+
+    pixels: torch.Tensor
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
-    """The features of an image, as tensors on the device of the network. For the sizes, see `PreparedImage`."""
+    """The features of an image, as tensors on the device of the network."""
 
     features: dict[str, Any]
-    size: tuple[int, int]
-    seen: tuple[int, int]
-    scale: tuple[float, float]
-    inner: tuple[int, int]
+    placement: Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +164,8 @@ class SegmentAnything:
             pixels = ready["pixel_values"]
             inner_height, inner_width = (int(v) for v in ready["reshaped_input_sizes"][0])
             inner = inner_height, inner_width
-        return PreparedImage(
-            pinned(pixels, self.device), size, (height, width), (inner[1] / width, inner[0] / height), inner
-        )
+        placement = Placement(size, (height, width), (inner[1] / width, inner[0] / height), inner)
+        return PreparedImage(pinned(pixels, self.device), placement)
 
     def embed_prepared(self, image: PreparedImage) -> Embedded:
         """The features of a prepared image."""
@@ -171,7 +174,7 @@ class SegmentAnything:
         named = {"image_embeddings": list(features) if self.kind in NORMALISATION else features}
         if self.kind == "sam-hq":
             named = {"image_embeddings": features[0], "intermediate_embeddings": list(features[1])}
-        return Embedded(named, image.size, image.seen, image.scale, image.inner)
+        return Embedded(named, image.placement)
 
     def embed_together(self, images: Sequence[PreparedImage]) -> list[Embedded]:
         """The features of several prepared images. On CUDA, a few images are processed in one pass to keep the device
@@ -186,7 +189,7 @@ class SegmentAnything:
                 pixels = torch.cat([moved(image.pixels, self.device) for image in part])
                 features = self.network.get_image_embeddings(pixels)
             out += [
-                Embedded({"image_embeddings": own[None]}, image.size, image.seen, image.scale, image.inner)
+                Embedded({"image_embeddings": own[None]}, image.placement)
                 for image, own in zip(part, features, strict=True)
             ]
         return out
@@ -198,14 +201,14 @@ class SegmentAnything:
                 self._decode(image, _some(prompts, start)) for start in range(0, len(prompts.boxes), DECODED_TOGETHER)
             ]
         if not parts:
-            nothing = torch.zeros((0, *image.size), dtype=torch.bool, device=self.device)
+            nothing = torch.zeros((0, *image.placement.size), dtype=torch.bool, device=self.device)
             return Decoded(nothing, torch.zeros(0), torch.zeros(0))
         with torch.inference_mode():
             return Decoded(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _decode(self, image: Embedded, prompts: Prompts) -> Decoded:
         count = len(prompts.boxes)
-        x, y = image.scale
+        x, y = image.placement.scale
         corners = torch.tensor([x, y, x, y], dtype=torch.float32)
         points = None if prompts.points is None else prompts.points.float() * torch.tensor([x, y])
         output = self.network(
@@ -219,9 +222,9 @@ class SegmentAnything:
         small = logits = output.pred_masks[:, 0].float()
         if self._processor is not None:
             logits = F.interpolate(logits, (self.side_px, self.side_px), mode="bilinear", align_corners=False)
-            logits = logits[..., : image.inner[0], : image.inner[1]]
-        own = F.interpolate(logits, image.seen, mode="bilinear", align_corners=False)[:, 0]
-        own = own[:, : image.size[0], : image.size[1]]
+            logits = logits[..., : image.placement.inner[0], : image.placement.inner[1]]
+        own = F.interpolate(logits, image.placement.seen, mode="bilinear", align_corners=False)[:, 0]
+        own = own[:, : image.placement.size[0], : image.placement.size[1]]
         return Decoded(own > 0, output.iou_scores[:, 0, 0].float().clamp(0, 1), small)
 
 

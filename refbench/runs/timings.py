@@ -115,6 +115,6 @@ def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: in
     if busy:
         share = sum(busy) / len(busy)
         waits = max((stage for stage in seconds if stage != "model"), key=lambda stage: seconds[stage])
-        reason = f", it waits mostly for: {STAGES[waits]}" if share < BUSY_PERCENT and seconds[waits] else ""
+        reason = f" (longest wait: {STAGES[waits]})" if share < BUSY_PERCENT and seconds[waits] else ""
         facts.append(f"device busy {share:.0f} %{reason}")
     return rows, f"{'; '.join(facts)}; most time goes into {STAGES[slowest]} ({seconds[slowest] / total:.0%})"

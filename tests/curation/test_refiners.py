@@ -181,7 +181,7 @@ def test_sam_rounds_restated(saved: tuple[str, Path]) -> None:
     left, top, width, height = COARSE.box_xywh
     (answer,) = refiner.refine_target(image, Target(source, COARSE.box_xywh), 1)
     first, second, third = recorded.calls
-    x, y = refiner.network.embed(image).scale
+    x, y = refiner.network.embed(image).placement.scale
     boxes = first[0]["input_boxes"][:, 0].numpy() / [x, y, x, y]
     assert boxes.shape == (5, 4)
     # Each side moves outwards, by another length in each trial.
