@@ -510,6 +510,8 @@ def memory(setting: Setting) -> Found:
         finally:
             if setting.device != "cpu":
                 torch.cuda.set_per_process_memory_fraction(1.0)
+        if setting.device != "cpu" and not any("out of memory" in line for line in said):
+            raise RuntimeError("the batch fitted into memory: nothing was measured; use a larger one")
         figures["failures after out of memory"] = result.failures
         figures["log"] = said[:3]
     height, width = setting.size
@@ -554,9 +556,9 @@ def rows(figures: Figures, before: str = "") -> Iterator[str]:
             yield f"{before}{name:<44} {shown}"
 
 
-def print_table(folder: Path) -> None:
-    """The figures of all sections in a folder."""
-    for section in SECTIONS:
+def print_table(folder: Path, sections: Sequence[str]) -> None:
+    """The results of the given sections in a folder."""
+    for section in sections:
         path = folder / f"{section}.json"
         if path.exists():
             click.echo("\n".join(rows({section: json.loads(path.read_text())[section]})))
@@ -622,7 +624,7 @@ def main(
                 click.echo(traceback.format_exc())
             finally:
                 signal.alarm(0)
-    print_table(out)
+    print_table(out, [name for name in sections or SECTIONS if name not in failed])
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

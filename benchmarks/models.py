@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from benchmarks.data import temporary_home
-from benchmarks.networks import smooth
+from benchmarks.networks import save_sam_vit_huge, smooth
 from benchmarks.run import build_coco128
 from refbench.adapters.box_prompts import BoxSegmenter, Detections
 from refbench.adapters.tensor_masks import encode_tensors
@@ -101,22 +101,14 @@ def save_clipseg(folder: Path, small: bool) -> Path:
 
 
 def save_sam(folder: Path, small: bool) -> Path:
-    """SAM with random weights: ViT-H as published, or small."""
+    """SAM with random weights: ViT-H as published, or of a size that two cores run in reasonable time."""
+    if not small:
+        return save_sam_vit_huge(folder)
     torch.manual_seed(0)
-    vision: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120}
-    vision |= {"global_attn_indexes": [7, 15, 23, 31]}
-    if small:
-        vision = {
-            "hidden_size": 192,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "mlp_dim": 384,
-            "image_size": 512,
-        }
-        vision |= {"global_attn_indexes": [1, 3]}
-    config = SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 512} if small else {})
-    SamModel(config).save_pretrained(folder)
-    size = {"size": {"longest_edge": 512}, "pad_size": {"height": 512, "width": 512}} if small else {}
+    vision = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_dim": 384}
+    vision |= {"image_size": 512, "global_attn_indexes": [1, 3]}
+    SamModel(SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 512})).save_pretrained(folder)
+    size = {"size": {"longest_edge": 512}, "pad_size": {"height": 512, "width": 512}}
     SamProcessor(SamImageProcessor(**size)).save_pretrained(folder)
     return folder
 

@@ -81,12 +81,15 @@ class ClipSeg(Staged):
         pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         # An empty text has no token to pool; CLIPSeg was trained with this one for "anything".
         texts = [e.strip() or "a photo" for e in expressions]
-        lengths = [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+        token_ids = self.tokenizer(texts, verbose=False)["input_ids"]
+        cut = [len(ids) > self.text_limit for ids in token_ids]
+        if any(cut):
+            token_ids = self.tokenizer(texts, truncation=True, max_length=self.text_limit)["input_ids"]
         return ClipSegQuestion(
             pinned(pixels, self.device, self.dtype),
             (image.height, image.width),
-            self.tokenizer(texts, truncation=True, max_length=self.text_limit)["input_ids"],
-            [f"text cut to {self.text_limit} tokens" if n > self.text_limit else "" for n in lengths],
+            token_ids,
+            [f"text cut to {self.text_limit} tokens" if c else "" for c in cut],
         )
 
     @torch.inference_mode()
@@ -112,8 +115,9 @@ class ClipSeg(Staged):
     @torch.inference_mode()
     def finish(self, batch: list[ClipSegQuestion], output: torch.Tensor) -> list[Answer]:
         """See the interface of adapters. Heat maps of the same size are resized together."""
-        sizes = [question.size for question in batch for _ in question.token_ids]
-        places = {size: [k for k, own in enumerate(sizes) if own == size] for size in dict.fromkeys(sizes)}
+        places: dict[tuple[int, int], list[int]] = {}
+        for k, size in enumerate(question.size for question in batch for _ in question.token_ids):
+            places.setdefault(size, []).append(k)
         heats = {
             size: F.interpolate(output[chosen][:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
             for size, chosen in places.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 from refbench.errors import DatasetError
 from refbench.masks.threads import available_cores
 from refbench.records import Sample
+from refbench.runs.plan import area_px, by_image
 from refbench.storage.images import load_image
 
 IMAGES_AHEAD = 24
@@ -72,7 +72,7 @@ class Pictures:
     def _fill(self) -> None:
         held = sum(pixels for _, pixels in self._decoding.values())
         while self._waiting and len(self._decoding) < IMAGES_AHEAD:
-            area = self._waiting[0].height * self._waiting[0].width
+            area = area_px(self._waiting[0])
             if self._decoding and held + area > PIXELS_AHEAD:
                 return
             sample = self._waiting.popleft()
@@ -97,16 +97,6 @@ class PreparedPart:
     failed: bool
     decode_seconds: float
     prepare_seconds: float
-
-
-def area_px(sample: Sample) -> int:
-    """The number of pixels of the image of a sample."""
-    return sample.height * sample.width
-
-
-def by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples in order, cut where the image changes."""
-    return [list(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image_id)]
 
 
 class Preparation:

@@ -92,6 +92,16 @@ class ShardReport:
     usage: dict[str, float] = field(default_factory=dict)
 
 
+def area_px(sample: Sample) -> int:
+    """The number of pixels of the image of a sample."""
+    return sample.height * sample.width
+
+
+def by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples in order, cut where the image changes."""
+    return [list(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image_id)]
+
+
 def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Whole images in order of first appearance; every shard except the last has at least SHARD_SAMPLES expressions."""
     by_image: dict[str, list[Sample]] = {}
@@ -116,7 +126,7 @@ def plan_batches(
     batches: list[list[Sample]] = []
     held = 0
     for sample in shard:
-        area = sample.height * sample.width
+        area = area_px(sample)
         if not batches or len(batches[-1]) >= size or (pixels is not None and held + area > pixels):
             batches.append([])
             held = 0
@@ -128,9 +138,9 @@ def plan_batches(
 def _whole_images(shard: Sequence[Sample], size: int, pixels: int | None) -> list[list[Sample]]:
     batches: list[list[Sample]] = []
     held = 0
-    for _, group in itertools.groupby(shard, key=lambda sample: sample.image_id):
-        for part in plan_batches(list(group), size, pixels):
-            area = sum(sample.height * sample.width for sample in part)
+    for group in by_image(shard):
+        for part in plan_batches(group, size, pixels):
+            area = sum(map(area_px, part))
             fits = batches and len(batches[-1]) + len(part) <= size and (pixels is None or held + area <= pixels)
             if not fits:
                 batches.append([])

@@ -25,13 +25,14 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
 from refbench.runs.folder import Journal, RunFolder
-from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart, by_image
+from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
     Job,
     ShardReport,
     Task,
+    by_image,
     plan_batches,
     plan_shards,
 )
@@ -71,7 +72,8 @@ class ShardRunner:
     """An adapter and the plan of a run. Call `close` at the end, so that the adapter can free its model or process.
 
     Raises:
-        AdapterError: the adapter cannot be loaded, has no `name`, or has neither `segment` nor `segment_samples`.
+        AdapterError: the adapter cannot be loaded, has no `name`, or has none of `segment`, `segment_samples` and the
+            three stages.
         DatasetError: the split is not built, or has no images although the adapter needs them.
     """
 
@@ -194,7 +196,8 @@ class ShardRunner:
         """The predictions of each batch of a shard; one batch is computed after the other."""
         if self._pictures:
             self._pictures.expect(self.shards[task.number])
-            if following is not None:
+            # The following shard of an adapter with stages is decoded by its preparation.
+            if following is not None and self._preparation is None:
                 self._pictures.expect(self.shards[following])
         done = 0
         for batch in self._plan(task.number):
@@ -225,8 +228,8 @@ class ShardRunner:
                 while flights and (len(flights) > 1 or flights[0].failed or not self._overlap):
                     yield (landed := self._land(flights.popleft(), task, done, clock))
                     done += len(landed)
-        if following is not None and self._overlap and flights:
-            next_batches = self._plan(following)
+        next_batches = [] if following is None else self._plan(following)
+        if following is not None and self._overlap and flights and len(next_batches[0]) <= self._most:
             preparation.begin(following, next_batches)
             # If the adapter stops the run here, it will do so again when the shard is computed.
             with contextlib.suppress(RunStopped):
@@ -243,7 +246,7 @@ class ShardRunner:
                 yield piece
                 piece = []
             piece = piece + group
-        yield batch if len(piece) == len(batch) else piece
+        yield piece
 
     def _launch(self, preparation: Preparation, batch: list[Sample], clock: StageClock) -> _InFlight:
         """Queue the forward pass of a batch; if it fails, the batch is computed again in turn when it lands."""
@@ -257,6 +260,7 @@ class ShardRunner:
         flight = _InFlight(batch, parts)
         flight.failed = len(batch) > self._most
         if not flight.failed and flight.ready:
+            out_of_memory = False
             try:
                 with clock.stage("model"):
                     flight.output = self.adapter.forward([part.prepared for part in flight.ready])
@@ -264,7 +268,9 @@ class ShardRunner:
             except RunStopped:
                 raise
             except Exception as error:  # noqa: BLE001 (it is raised again, and counted, when computed in turn)
-                self._note_failure(flight, error)
+                flight.failed, out_of_memory = True, _is_out_of_memory(error)
+            if out_of_memory:
+                self._shrink(len(batch))
         return flight
 
     def _land(self, flight: _InFlight, task: Task, done: int, clock: StageClock) -> list[Prediction]:
@@ -301,20 +307,22 @@ class ShardRunner:
         except RunStopped:
             raise
         except Exception as error:  # noqa: BLE001 (it is raised again, and counted, when computed in turn)
-            self._note_failure(flight, error)
-            return None
+            out_of_memory = _is_out_of_memory(error)
         finally:
             if self._overlap:
                 self._beside.drain()
-
-    def _note_failure(self, flight: _InFlight, error: Exception) -> None:
-        flight.failed = True
-        if _is_out_of_memory(error) and len(flight.batch) > 1:
+        if out_of_memory:
             self._shrink(len(flight.batch))
+        return None
 
     def _shrink(self, expressions: int) -> None:
-        """Memory ran out with so many expressions in a batch."""
-        self._most = max(1, expressions // 2)
+        """Memory ran out with so many expressions in a batch. Called outside of `except`: there, the traceback would
+        keep the tensors of the failed call alive.
+        """
+        if expressions == 1:
+            return
+        # Another batch that was already queued may have failed after the size was reduced.
+        self._most = max(1, min(self._most, expressions // 2))
         self._said.append(f"out of memory with {expressions} expressions; going on with {self._most} at a time")
         _for_torch("empty_cache")
 

@@ -22,8 +22,7 @@ from refbench.datasets.builders.refer import build as build_refer
 from refbench.errors import AdapterError
 from refbench.records import Answer
 from refbench.runs.folder import RunFolder
-from refbench.runs.images import by_image
-from refbench.runs.plan import Job, Task, plan_batches, plan_shards
+from refbench.runs.plan import Job, Task, by_image, plan_batches, plan_shards
 from refbench.runs.shard import ShardRunner
 from refbench.storage.progress import silent
 
@@ -189,6 +188,10 @@ def test_batches_that_do_not_fit_into_memory_are_halved(
     assert result.failures == 0
     assert adapter.largest <= 3
     assert "out of memory with " in said[0]
+    # The size never grows again, and no image is prepared once more for every later batch.
+    going_on = [int(line.rsplit("with ", 1)[1].split()[0]) for line in said if "going on" in line]
+    assert going_on == sorted(going_on, reverse=True)
+    assert len(adapter.prepared) <= len(by_image(load_samples(ADDRESS))) + 64
     reference = run(Threshold(), ADDRESS, out=tmp_path / "reference").folder
     assert shard_bytes(reference) == shard_bytes(result.folder)
 
@@ -272,7 +275,7 @@ def test_a_shard_in_turn_leaves_nothing_behind(embedded: Path, tmp_path: Path, d
     folder = tmp_path / "run"
     (folder / "predictions").mkdir(parents=True)
     runner.run(Task(0, folder), following=1)
-    runner.run(Task(1, folder, in_turn=True))
+    runner.run(Task(1, folder, in_turn=True), following=2)
     runner.run(Task(2, folder), following=1)
     runner.close(lambda _: None)
     reference = run(Threshold(), "scenes/train", limit=900, out=tmp_path / "reference").folder

@@ -63,7 +63,10 @@ class _ByModels(Reporter):
             folder = RunFolder(Path(place).expanduser())
             info = folder.info
             if info.address != address:
-                raise DatasetError(f"{place} is a run on {info.address}, not on {address}")
+                raise DatasetError(
+                    f"{place} is a run on {info.address}, not on {address}; run the model on {address}, or remove this "
+                    "run from [[validators]] in the recipe"
+                )
             folder.check_complete()
             named.append(f"{info.adapter} {info.weights_sha256[:12]}".strip())
             for prediction in folder.predictions(targets):
