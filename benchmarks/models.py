@@ -105,7 +105,7 @@ def save_sam(folder: Path, small: bool) -> Path:
     if not small:
         return save_sam_vit_huge(folder)
     torch.manual_seed(0)
-    vision = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_dim": 384}
+    vision: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_dim": 384}
     vision |= {"image_size": 512, "global_attn_indexes": [1, 3]}
     SamModel(SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 512})).save_pretrained(folder)
     size = {"size": {"longest_edge": 512}, "pad_size": {"height": 512, "width": 512}}
