@@ -13,8 +13,8 @@ import pyarrow as pa
 # In the order in which a sample passes them.
 STAGES = {
     "pictures": "waiting for images to be decoded",
-    "prepare": "waiting for images to be prepared (adapters with stages)",
-    "model": "the adapter: computing and thresholding (without stages, also preparing)",
+    "prepare": "waiting for images to be prepared",
+    "model": "the adapter",
     "encode": "masks to run-length codes",
     "write": "writing shards",
     "other": "everything else",
@@ -102,6 +102,8 @@ def stage_table(timings: Sequence[ShardTiming], wall_seconds: float, workers: in
     rows = [
         [STAGES[stage], f"{1000 * spent / samples:.2f}", f"{spent / total:.0%}" if total else "-"]
         for stage, spent in seconds.items()
+        # Only adapters with stages prepare images separately.
+        if spent or stage != "prepare"
     ]
     slowest = max(seconds, key=lambda stage: seconds[stage])
     rate = samples / wall_seconds if wall_seconds else float("inf")
