@@ -37,7 +37,7 @@ def seed(number: int) -> None:
 
 
 class OneThreadEach:
-    """Called once in each of several threads, so that torch computes with one thread in it."""
+    """Limits torch to one thread in every thread that calls it; for the threads of a pool."""
 
     def __init__(self) -> None:
         # The present thread keeps its own number, once it has asked for it.

@@ -120,14 +120,14 @@ class Preparation:
         self._last: tuple[str, Future[PreparedPart]] | None = None
 
     def expect(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
-        """Announce the batches of a shard, which are asked for after those announced before."""
+        """Announce the batches of a shard. They come after all batches that were announced before."""
         if shard not in self._announced:
             self._announced.add(shard)
             self._waiting.extend(part for batch in batches for part in by_image(batch))
             self._fill()
 
     def begin(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
-        """The batches of this shard are asked for next. If others were announced to come first, they are dropped."""
+        """Start with the batches of this shard. Batches that were announced to come before them are dropped."""
         first = self._started[0][0] if self._started else self._waiting[0] if self._waiting else None
         if first is None or first[0] is not batches[0][0]:
             self.reset()
