@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from curation.bright_objects import build_bright
 from curation.miniature_split import square
 from numpy.typing import NDArray
 from skimage.measure import label
@@ -17,8 +18,11 @@ from transformers import (
 )
 
 from benchmarks.networks import DECODER, ENCODER, PROMPTS, save_sam
-from refbench.curation.proposals import make_refiner
-from refbench.curation.recipe import RefinerChoice
+from refbench.curation import proposals as proposals_module
+from refbench.curation.findings import audit
+from refbench.curation.proposals import make_refiner, read_proposals
+from refbench.curation.proposals import propose as propose_split
+from refbench.curation.recipe import RefinerChoice, parse_recipe
 from refbench.curation.refiners.base import Refined, Target, jittered, propose
 from refbench.curation.refiners.sam import without_specks
 from refbench.errors import AdapterError, DatasetError
@@ -144,6 +148,27 @@ def test_sam_and_its_kin_load_as_users_load_them(saved: tuple[str, Path]) -> Non
     again = propose(load("refiners", name)(weights=str(folder)), picture(), ["a"], sources[:1], 2)
     assert backwards[2:] == again == found[:2]
     assert backwards[:2] == found[2:]
+
+
+@pytest.mark.slow
+def test_sam_and_its_kin_propose_the_same_bytes_on_one_and_two_workers(
+    saved: tuple[str, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, weights = saved
+    monkeypatch.setattr(proposals_module, "SHARD_MASKS", 2)
+    build_bright(tmp_path / "a", "refcoco", 5)
+    recipe = parse_recipe(
+        f'[[refiners]]\nname = "{name}"\nvariants = 2\noptions = {{ weights = "{weights}", trials = 2 }}\n', "r"
+    )
+    parts = {}
+    for workers in (1, 2):
+        folder = tmp_path / f"workers-{workers}"
+        audit("refcoco/val", recipe, out=folder, with_images=False, workers=1)
+        propose_split(folder, workers=workers)
+        parts[workers] = {p.name: p.read_bytes() for p in sorted((folder / "proposals" / name).glob("*.parquet"))}
+    assert parts[1] == parts[2]
+    assert len(parts[1]) == 3
+    assert any(not p.error for found in read_proposals(tmp_path / "workers-2").values() for p in found)
 
 
 class Recorded:
