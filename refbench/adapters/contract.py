@@ -188,7 +188,7 @@ def _rotated() -> Image.Image:
     exif[EXIF_ORIENTATION] = 6
     file = io.BytesIO()
     picture.save(file, "JPEG", exif=exif)
-    return Image.open(file)
+    return Image.open(file, formats=["JPEG"])
 
 
 def _sixteen_bit() -> Image.Image:

@@ -16,6 +16,7 @@ import numpy as np
 
 from refbench.errors import DatasetError
 from refbench.records import Action
+from refbench.storage.files import check_is_file
 
 WITNESS, TRUSTED = "witness", "trusted"
 INTERCEPT = "intercept"
@@ -207,6 +208,7 @@ def read_recipe(path: Path) -> Recipe:
 def text_of_recipe(path: Path) -> str:
     """The text of a recipe file, without checking its keys; DatasetError if it cannot be read or is not TOML."""
     try:
+        check_is_file(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"the recipe {path} cannot be read: {error}") from None

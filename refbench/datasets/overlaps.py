@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.storage.files import read_json, read_table
+from refbench.storage.files import check_is_file, read_json, read_table
 from refbench.storage.manifest import dataset_folder, read_manifest, split_path
 
 # COCO's file names, 2014 and 2017, and those of REFER's refs, which end in the number of the object:
@@ -157,6 +157,7 @@ def _listed(path: Path, numbering: str) -> _Side:
         names = [_image_of(row) for row in rows]
     else:
         try:
+            check_is_file(path)
             names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError:
             raise DatasetError(f"{path} is not UTF-8 text; write one image id or file name per line") from None

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from refbench.errors import DatasetError, MaskError, RunError
 from refbench.records import Prediction, RunInfo
 from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
-from refbench.storage.files import read_record, read_table, write_json, write_table
+from refbench.storage.files import check_is_file, read_record, read_table, write_json, write_table
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.ownership import OTHER_FOLDER, changes, check_same, remove_leftovers
 from refbench.storage.predictions import Claim, SampleIndex, predictions_from_table
@@ -215,6 +215,7 @@ class RunFolder:
         seen = np.zeros(len(index.sample_ids), bool)
         for path in self.shards:
             try:
+                check_is_file(path, RunError)
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(CLAIM_COLUMNS)):
                         for where, row, claim in _claims(path, batch, index):

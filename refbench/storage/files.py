@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ from refbench.errors import DatasetError, RefbenchError, RunError
 
 Row = TypeVar("Row")
 BATCH_ROWS = 20_000
+KINDS_OF_PATHS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def home() -> Path:
@@ -31,6 +39,20 @@ def project_data(name: str) -> Path:
     """The folder `datasets` or `leaderboards`: packaged with refbench, or next to it in a checkout."""
     packaged = Path(__file__).parents[1] / "data" / name
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / name
+
+
+def check_is_file(path: Path, wanted: type[RefbenchError] = DatasetError) -> None:
+    """Check that a path is not a folder, a pipe, a device or a socket. Opening a pipe waits for its writer, possibly
+    for ever, and a device may have no end.
+
+    Raises:
+        RefbenchError: (of type `wanted`) the path exists, but is not a regular file or a link to one.
+        FileNotFoundError: the path does not exist.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = KINDS_OF_PATHS.get(stat.S_IFMT(mode), "something else")
+        raise wanted(f"{path} is {kind}, but a regular file is expected; save the content as a file and pass its path")
 
 
 @contextmanager
@@ -68,6 +90,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
     """Parse a JSON file; errors name the file and the position in it."""
     try:
+        check_is_file(path, wanted)
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             raise wanted(f"{path} is compressed with gzip; decompress it first: gunzip -c FILE > FILE.json")
@@ -129,6 +152,7 @@ def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
+        check_is_file(path)
         return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
@@ -165,6 +189,7 @@ def path_sha256(path: Path, pattern: str = "*") -> str:
 
 
 def file_sha256(path: Path) -> str:
+    check_is_file(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -21,8 +21,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from refbench.errors import DatasetError
+from refbench.storage.files import check_is_file
 
 EXIF_ORIENTATION = 0x0112
+# The formats that are opened, by the names of Pillow. Pillow knows more, but starts another program for some of them
+# (Ghostscript for EPS).
+PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MASK_FORMATS = ("PNG", "BMP")
 # Far more than any image of these datasets; a larger file is refused.
 MAX_FILE_BYTES = 2**28
 MAX_NAME_LENGTH = 200
@@ -174,7 +179,7 @@ def load_image(path: str | Path, height: int, width: int) -> Image.Image:
             file.
     """
     path = Path(path)
-    with _opened(path) as image:
+    with open_image(path) as image:
         if (height, width) not in ((image.height, image.width), (image.width, image.height)):
             raise _wrong_size(path, (image.height, image.width), (height, width))
         try:
@@ -231,9 +236,9 @@ def image_sha256(path: str | Path) -> str:
     return hashlib.sha256(content).hexdigest() if content is not None else ""
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path, formats: tuple[str, ...] = PHOTO_FORMATS) -> tuple[int, int]:
     """(height, width) of the upright image, from its header only; raises DatasetError like `load_image`."""
-    with _opened(path) as image:
+    with open_image(path, formats) as image:
         try:
             turned = _orientation(image) in (5, 6, 7, 8)
         except (MemoryError, KeyboardInterrupt):
@@ -273,19 +278,31 @@ def _undecodable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(f"{path} cannot be decoded ({error}); copy or download it again")
 
 
-def _opened(path: Path) -> Image.Image:
+def open_image(path: Path, formats: tuple[str, ...] = PHOTO_FORMATS) -> Image.Image:
+    """The opened image, as Pillow returns it: the header is read, the pixels are not decoded yet.
+
+    Args:
+        path: an image file, or an image in a zip file.
+        formats: the accepted formats, by the names of Pillow.
+
+    Raises:
+        DatasetError: the image is missing, or is not a file in one of these formats; the message names the file.
+    """
     content = None
     try:
         with warnings.catch_warnings():
             # The size is checked against the dataset, which is stricter than Pillow's warning.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             content = None if path.is_file() else read_through_zip(path)
-            return Image.open(path if content is None else io.BytesIO(content))
+            if content is None:
+                check_is_file(path, DatasetError)
+            return Image.open(path if content is None else io.BytesIO(content), formats=formats)
     except FileNotFoundError:
         raise DatasetError(f"the image {path} does not exist; check --images, or build without images") from None
     except UnidentifiedImageError:
         size = path.stat().st_size if path.is_file() else len(content or b"")
-        what = "is empty" if size == 0 else "is not an image that can be read"
+        known = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        what = "is empty" if size == 0 else f"is not an image in the format {known}"
         raise DatasetError(f"{path} {what} ({size} bytes); copy or download it again") from None
     except DatasetError:
         raise
@@ -293,5 +310,5 @@ def _opened(path: Path) -> Image.Image:
         raise DatasetError(f"{path} is refused: {error}") from None
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # noqa: BLE001 (as above)
+    except Exception as error:  # noqa: BLE001 (a damaged file can fail in any way)
         raise DatasetError(f"{path} cannot be opened ({error}); copy or download it again") from None

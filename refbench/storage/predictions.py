@@ -25,8 +25,8 @@ from refbench.errors import DatasetError, MaskError, PredictionError
 from refbench.masks.mask import Mask
 from refbench.records import Instance, Prediction
 from refbench.storage.coco_rows import read_mask
-from refbench.storage.files import read_json
-from refbench.storage.images import image_size
+from refbench.storage.files import check_is_file, read_json
+from refbench.storage.images import MASK_FORMATS, image_size, open_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Claims:
             return _read_png_folder(path, index)
         if not path.exists():
             raise PredictionError(f"{path} does not exist")
+        check_is_file(path, PredictionError)
         if path.suffix == ".npz":
             return _read_npz(path, index)
         start = _first_bytes(path)
@@ -246,8 +247,8 @@ def _read_png_folder(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
         name = file.relative_to(path).with_suffix("").as_posix().replace("__", "/")
         row = index.row(where, name)
         try:
-            index.check_size(where, row, *image_size(file))
-            with Image.open(file) as image:
+            index.check_size(where, row, *image_size(file, MASK_FORMATS))
+            with open_image(file, MASK_FORMATS) as image:
                 if image.mode not in ("1", "L", "P", "I", "I;16"):
                     raise PredictionError(f"{where} is an image of mode {image.mode}, but a mask must have one channel")
                 pixels = _brightness(image) if image.mode == "P" else np.asarray(image)

@@ -68,7 +68,7 @@ def test_an_orientation_in_a_png(tmp_path: Path) -> None:
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
-@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]), st.data())
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]), st.data())
 def test_mutated_pictures_never_escape(kind: str, data: st.DataObject) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -94,7 +94,7 @@ def test_truncated_missing_and_wrong(tmp_path: Path) -> None:
         load_image(path, 64, 64)
     with pytest.raises(DatasetError, match="does not exist"):
         load_image(tmp_path / "none.jpg", 1, 1)
-    with pytest.raises(DatasetError, match="cannot be opened"):
+    with pytest.raises(DatasetError, match="is a folder, but a regular file"):
         load_image(tmp_path, 1, 1)
 
 

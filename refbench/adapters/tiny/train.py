@@ -37,6 +37,7 @@ from refbench.adapters.tiny.model import (
     swap_words,
 )
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.images import open_image
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.samples import load_objects, load_samples
 
@@ -146,7 +147,7 @@ def read_examples() -> tuple[list[Example], dict[str, int], int]:
         by_image.setdefault(sample.image_path, []).append(sample)
     examples = []
     for path, group in track(by_image.items(), "Reading scenes/train"):
-        with Image.open(path) as image:
+        with open_image(Path(path)) as image:
             pixels = prepare_image(image)
         masks = torch.from_numpy(np.stack([small_target(s) for s in group])).half()
         texts = [s.expression for s in group]

@@ -18,6 +18,7 @@ from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.errors import MaskError, RunError
 from refbench.masks.mask import Mask
 from refbench.records import Action, Cause, Decision
+from refbench.storage.files import check_is_file
 
 REVIEW_FILE = "review.sqlite"
 ACTIONS = {MASK: (Action.KEEP, Action.CHANGE, Action.DROP), EXPRESSION: (Action.KEEP, Action.DROP)}
@@ -94,6 +95,8 @@ class Reviews:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
+        if self.path.exists():
+            check_is_file(self.path, RunError)
         try:
             connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
             try:

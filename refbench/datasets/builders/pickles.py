@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from refbench.errors import DatasetError
+from refbench.storage.files import check_is_file
 
 DATA_OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 "
@@ -39,6 +40,7 @@ def read_plain_pickle(path: Path) -> Any:
         DatasetError: the pickle refers to a class or function, which could run code, or it is damaged.
     """
     try:
+        check_is_file(path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None

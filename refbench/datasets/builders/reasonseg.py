@@ -21,7 +21,7 @@ from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
 from refbench.records import IGNORED_CATEGORY, IGNORED_TAG, AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_text
-from refbench.storage.files import path_sha256
+from refbench.storage.files import check_is_file, path_sha256
 from refbench.storage.images import Photographs, image_size
 from refbench.storage.manifest import Source
 from refbench.storage.progress import Progress
@@ -146,6 +146,7 @@ def _target(drawn: list[tuple[int, AnnotatedObject]], height: int, width: int) -
 
 def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
     """The content, and whether it is UTF-8: some of the published files use the Windows code page."""
+    check_is_file(path)
     raw = path.read_bytes()
     is_utf8 = True
     try:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError
+from refbench.storage.files import check_is_file
 from refbench.storage.images import image_size, is_plain_name
 
 ROWS_AT_ONCE = 32
@@ -46,6 +47,7 @@ def table_rows(
         DatasetError: the file is not readable Parquet, belongs to another dataset, or is damaged.
     """
     try:
+        check_is_file(path)
         with pq.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
             if names >= FLAT_SETS:

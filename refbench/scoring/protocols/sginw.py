@@ -16,7 +16,7 @@ from refbench.errors import PredictionError
 from refbench.plugins.table import SGINW as SETS
 from refbench.scoring.protocols.average_precision import COCO_AP, Evaluation, score_detections
 from refbench.scoring.protocols.coco_files import read_annotations
-from refbench.storage.files import read_json
+from refbench.storage.files import check_is_file, read_json
 from refbench.storage.progress import Progress, silent
 
 # X-Decoder's evaluation wants an underscore; sam-hq writes a hyphen.
@@ -85,6 +85,7 @@ def _files(results: Path) -> Iterator[dict[str, Path]]:
         return
     if not results.exists():
         raise PredictionError(f"{results} does not exist")
+    check_is_file(results, PredictionError)
     try:
         with zipfile.ZipFile(results) as archive, tempfile.TemporaryDirectory() as folder:
             places = []

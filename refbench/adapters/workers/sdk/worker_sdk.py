@@ -44,6 +44,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 PROTOCOL = 1
+# Of other formats Pillow starts another program for some (Ghostscript for EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 VERSIONS_OF = ("numpy", "Pillow", "torch", "torchvision", "transformers", "timm", "mmcv", "mmcv-full", "peft")
 
 
@@ -306,9 +308,11 @@ class _Server(object):
         if item.get("image"):
             if not os.path.exists(item["image"]):
                 raise _BadInput("the image %s does not exist" % item["image"])
-            opened = Image.open(item["image"])
+            if not os.path.isfile(item["image"]):
+                raise _BadInput("%s is not a regular file" % item["image"])
+            opened = Image.open(item["image"], formats=FORMATS)
         else:
-            opened = Image.open(io.BytesIO(base64.b64decode(item.get("image_b64") or "")))
+            opened = Image.open(io.BytesIO(base64.b64decode(item.get("image_b64") or "")), formats=FORMATS)
         image = to_rgb(opened)
         if [image.height, image.width] != list(item["size"]):
             raise _BadInput("%s is %d x %d px, not %r" % (item.get("image"), image.height, image.width, item["size"]))
