@@ -32,12 +32,13 @@ def calls(path: Path) -> int:
 
 
 def cpu_seconds(process: subprocess.Popen[str]) -> float:
-    """What a process has computed so far: the clock of its own progress, however busy the machine is."""
+    """What a process and its children have computed so far: the clock of their progress, however busy the machine is."""
     try:
-        times = psutil.Process(process.pid).cpu_times()
+        main = psutil.Process(process.pid)
+        times = [one.cpu_times() for one in (main, *main.children(recursive=True))]
     except psutil.Error:
-        return float("inf")
-    return float(times.user + times.system)
+        return float("inf") if process.poll() is not None else 0.0
+    return float(sum(t.user + t.system for t in times))
 
 
 def kill(process: subprocess.Popen[str]) -> bool:

@@ -32,7 +32,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from PIL import Image
 
-from refbench.errors import AdapterError, MaskError
+from refbench.errors import AdapterError, MaskError, storable
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_attribute
 from refbench.records import Answer, Instance, Prediction, Sample
@@ -235,16 +235,11 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
                 None if answer.score is None else _to_score(answer.score),
                 None if answer.no_target is None else bool(answer.no_target),
                 instances,
-                note=_storable(answer.note),
-                raw=_storable(answer.raw),
+                note=storable(answer.note),
+                raw=storable(answer.raw),
             )
         )
     return out
-
-
-def _storable(text: Any) -> str:
-    """The text without lone surrogates, which UTF-8 cannot encode."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[int, Mask]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from refbench.adapters.base import ask, has_contract
-from refbench.errors import AdapterError
+from refbench.errors import AdapterError, no_exit, storable, text_of
 from refbench.masks.mask import Mask
 from refbench.records import Prediction, Sample
 from refbench.storage.images import EXIF_ORIENTATION, to_rgb
@@ -45,6 +45,7 @@ def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
         ("determinism: the same input twice", _deterministic),
         ("batch independence: batches of 1, 7 and 32", _batches),
         *((f"image: {name}", _picture_test(make)) for name, make in _ODD_PICTURES.items()),
+        ("images: left as they are", _leaves_images_alone),
         ("expression: empty", _expression_test("")),
         ("expression: 2,000 words", _expression_test("the man " * 1000)),
         ("expression: signs outside ASCII", _expression_test("le garçon à la 帽子 🧢 \t\n")),
@@ -52,9 +53,11 @@ def check_adapter(adapter: Any, progress: Progress = silent) -> list[Check]:
     results = []
     for number, (name, test) in enumerate(tests):
         try:
-            verdict, detail = test(adapter)
+            with no_exit("it"):
+                verdict, detail = test(adapter)
         except Exception as error:  # noqa: BLE001 (whatever an adapter raises is the finding)
-            text = str(error) if isinstance(error, AdapterError) else f"raises {type(error).__name__}: {error}"
+            known = isinstance(error, AdapterError)
+            text = storable(error) if known else f"raises {type(error).__name__}: {text_of(error)}"
             verdict, detail = FAILED, text[:300]
         results.append(Check(name, verdict, detail))
         progress("checks", number + 1, len(tests))
@@ -112,6 +115,15 @@ def _batches(adapter: Any) -> tuple[str, str]:
     return (OK, "identical") if worst == 0 else (NOTE, f"{detail} (padding and kernel choice move floats)")
 
 
+def _leaves_images_alone(adapter: Any) -> tuple[str, str]:
+    pictures = [_picture(96, 128), _picture(80, 64)]
+    before = [p.tobytes() for p in pictures]
+    ask(adapter, [_sample(k, p, "red disc") for k, p in enumerate(pictures)], pictures)
+    if [p.tobytes() for p in pictures] != before:
+        return NOTE, "it draws into the images that it gets; a run gives it copies, other programs may not"
+    return OK, "unchanged"
+
+
 def _picture_test(make: Callable[[], Image.Image]) -> Callable[[Any], tuple[str, str]]:
     def test(adapter: Any) -> tuple[str, str]:
         # As in a run: the adapter gets what refbench makes of the file.
@@ -132,7 +144,9 @@ def _expression_test(expression: str) -> Callable[[Any], tuple[str, str]]:
 
 def _ask(adapter: Any, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Prediction]:
     samples = [_sample(k, p, e) for k, (p, e) in enumerate(zip(pictures, expressions, strict=True))]
-    return ask(adapter, samples, pictures)
+    # Copies, as in a run.
+    copies = {id(p): p.copy() for p in pictures}
+    return ask(adapter, samples, [copies[id(p)] for p in pictures])
 
 
 def _sample(number: int, picture: Image.Image, expression: str) -> Sample:

@@ -11,9 +11,10 @@ import numpy as np
 from refbench.errors import MaskError, PredictionError
 from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
-from refbench.storage.files import path_sha256, read_table
-from refbench.storage.manifest import parse_address, split_path
+from refbench.storage.files import path_sha256
+from refbench.storage.manifest import parse_address
 from refbench.storage.predictions import Claim, Claims, SampleIndex
+from refbench.storage.samples import split_table
 
 
 class Predictions:
@@ -53,7 +54,7 @@ class Predictions:
 
     def _read(self, address: str) -> dict[str, tuple[str, Claim]]:
         parse_address(address)
-        table = read_table(split_path(address), ["sample_id", "height", "width"])
+        table = split_table(address, ["sample_id", "height", "width"])
         sample_ids = table["sample_id"].to_pylist()
         sizes = np.asarray(table["height"]), np.asarray(table["width"])
         index = SampleIndex(sample_ids, *sizes)

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -116,8 +117,9 @@ class Worker:
             if not self._child.alive:
                 time.sleep(min(LONGEST_BACK_OFF_SECONDS, BACK_OFF_SECONDS * 2**self._deaths))
                 self._start_again()
-            self._child.tell({"op": "predict", "id": number, "items": items})
-            results = self._collect(number, samples)
+            deadline = time.monotonic() + self._timeout * len(samples)
+            self._child.tell({"op": "predict", "id": number, "items": items}, deadline)
+            results = self._collect(number, samples, deadline)
         except _Broken as error:
             self._child.kill()
             self._deaths += 1
@@ -138,8 +140,11 @@ class Worker:
     def begin_shard(self, seed: int) -> None:
         """Seed the random generators of the worker, so that no shard depends on earlier ones."""
         if self._child.alive:
-            with contextlib.suppress(_Broken):
-                self._child.tell({"op": "seed", "seed": seed})
+            try:
+                self._child.tell({"op": "seed", "seed": seed}, time.monotonic() + PATIENCE_SECONDS)
+            except _Broken:
+                # It may have read a part of the message; it is started again for the next samples.
+                self._child.kill()
 
     def _start_again(self) -> None:
         try:
@@ -148,11 +153,10 @@ class Worker:
             # It did start once: what is wrong now is not a sample's fault.
             raise RunStopped(f"the worker cannot be restarted: {error}") from None
 
-    def _collect(self, number: str, samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+    def _collect(self, number: str, samples: Sequence[Sample], deadline: float) -> dict[str, dict[str, Any]]:
         """Results by sample; any other message from the worker is an error."""
         wanted = {s.sample_id for s in samples}
         results: dict[str, dict[str, Any]] = {}
-        deadline = time.monotonic() + self._timeout * len(samples)
         while True:
             message = self._child.hear(deadline)
             kind = message.get("type")
@@ -251,6 +255,9 @@ class _Child:
             ) from error
         for target in (_read_messages, _read_log):
             threading.Thread(target=target, args=(self._process, self._heard, self._log), daemon=True).start()
+        # The pipe holds little; a worker that does not read must not block this process.
+        os.set_blocking(_fileno(self._process.stdin), False)
+        deadline = time.monotonic() + self.start_timeout
         try:
             self.tell(
                 {
@@ -260,9 +267,9 @@ class _Child:
                     "device": self.device,
                     "seed": 0,
                     "deterministic": self.deterministic,
-                }
+                },
+                deadline,
             )
-            deadline = time.monotonic() + self.start_timeout
             while (message := self.hear(deadline)).get("type") in ("log", "progress"):
                 continue
         except _Broken as error:
@@ -274,13 +281,24 @@ class _Child:
             raise AdapterError(f"the worker {self.script} did not start: {said}{self._last_lines()}")
         return message
 
-    def tell(self, message: Mapping[str, Any]) -> None:
+    def tell(self, message: Mapping[str, Any], deadline: float) -> None:
+        """Send a message; the worker must read it before the deadline, in seconds of `time.monotonic`."""
         process = self._process
-        if process is None or process.stdin is None:
+        if process is None:
             raise _Broken("the worker is not running")
+        left = memoryview(json.dumps(message).encode("ascii") + b"\n")
+        channel = _fileno(process.stdin)
+        ready = select.poll()
+        ready.register(channel, select.POLLOUT)
         try:
-            process.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8") + b"\n")
-            process.stdin.flush()
+            while left:
+                seconds = deadline - time.monotonic()
+                if seconds <= 0:
+                    raise _Broken(f"the worker did not read a message before the timeout{self._last_lines()}")
+                if ready.poll(1000 * min(seconds, LISTEN_SECONDS)):
+                    left = left[os.write(channel, left) :]
+                elif not self.alive:
+                    raise self._ended()
         except OSError:
             raise self._ended() from None
 
@@ -320,7 +338,7 @@ class _Child:
     def end(self) -> None:
         if self.alive and self._process is not None:
             with contextlib.suppress(_Broken):
-                self.tell({"op": "shutdown"})
+                self.tell({"op": "shutdown"}, time.monotonic() + PATIENCE_SECONDS)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE_SECONDS)
         self.kill()
@@ -337,6 +355,12 @@ class _Child:
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
+
+
+def _fileno(stream: IO[bytes] | None) -> int:
+    if stream is None:
+        raise _Broken("the worker is not running")
+    return stream.fileno()
 
 
 def _read_messages(process: subprocess.Popen[bytes], heard: queue.Queue[Any], log: deque[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -10,7 +12,8 @@ import click
 
 from refbench._version import __version__
 from refbench.cli.lazy import LazyGroup
-from refbench.errors import RefbenchError, TooManyFailures
+from refbench.errors import RefbenchError, Terminated, TooManyFailures, text_of
+from refbench.plugins.loading import load_attribute
 
 DONE, FAILED, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -33,8 +36,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "weights": ("refbench.cli.weights:weights", "Add or list weights of the networks that curation uses."),
     "curate": ("refbench.cli.curate:curate", "Make a cleaned version of a split, and record every decision."),
     "report": ("refbench.cli.report:report", "Write report.html for a run, with metrics and overlays."),
-    "leaderboard": ("refbench.cli.leaderboard:leaderboard", "Build the leaderboard tables."),
+    "leaderboard": (
+        "refbench.cli.leaderboard:leaderboard",
+        "Build the leaderboard tables, and verify scored runs.",
+    ),
 }
+
+# Commands that load code from outside into their own process.
+SUPERVISED = (["run"], ["check-adapter"], ["curate", "propose"])
 
 
 @click.command(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,16 +57,30 @@ def refbench() -> None:
       refbench run tiny refcoco/val
       refbench score ~/.refbench/runs/tiny/refcoco-val
 
-    Exit codes: 0 success, 1 a gate or a verification failed, 2 wrong usage, 3 invalid input, 4 too many failed samples.
+    Exit codes: 0 success, 1 a gate or a verification failed or a process ended too early, 2 wrong usage, 3 invalid
+    input, 4 too many failed samples, 130 and 143 interrupted.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the console script; exits with one of the codes in the help text."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if _needs_supervision(given):
+        sys.exit(load_attribute("refbench.cli.supervision:supervised")(lambda: _run(arguments)))
     sys.exit(_run(arguments))
 
 
+def _needs_supervision(arguments: Sequence[str]) -> bool:
+    """Whether a command line loads code from outside into its process, and this platform can supervise the process."""
+    words = [a for a in arguments if not a.startswith("-")]
+    wanted = any(words[: len(verb)] == verb for verb in SUPERVISED)
+    return wanted and sys.platform == "linux" and threading.active_count() == 1
+
+
 def _run(arguments: Sequence[str] | None) -> int:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _terminate)
     try:
         code = refbench.main(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else DONE
@@ -66,9 +89,19 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show(sys.stderr)
         return USAGE
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stopped:
+        # click raises Abort from the interruption.
+        cause = stopped if isinstance(stopped, KeyboardInterrupt) else stopped.__cause__ or stopped.__context__
+        if isinstance(cause, Terminated):
+            click.echo(f"ended by {signal.Signals(cause.signal).name}; completed results are saved", err=True)
+            return 128 + cause.signal
         click.echo("interrupted; completed results are saved", err=True)
         return INTERRUPTED
+    except SystemExit as exit_:
+        click.echo(
+            f"error: code outside of refbench called sys.exit({text_of(exit_)}); the command is not finished", err=True
+        )
+        return FAILED
     except TooManyFailures as error:
         click.echo(f"error: {error}", err=True)
         return TOO_MANY_FAILURES
@@ -87,6 +120,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         traceback.print_exc()
         click.echo("this is a bug in refbench: please report it with the lines above", err=True)
         return 70
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(number)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 from refbench.curation.checks.base import LEAKS, SEVERITIES, ImageCheck, ImageView, SplitCheck
 from refbench.curation.folder import SUMMARY_FILE, check_names, claim, default_folder, load_items
 from refbench.curation.items import ImageItems
-from refbench.curation.parallel import chunks, map_in_processes
 from refbench.curation.recipe import CONFIRMED, CONTRADICTED, Recipe
 from refbench.curation.tables import audited_checks, read_findings, write_findings
 from refbench.datasets.overlaps import overlap
@@ -18,10 +17,13 @@ from refbench.errors import DatasetError, RefbenchError, RunError
 from refbench.plugins.loading import available, load
 from refbench.plugins.options import construct
 from refbench.records import Finding
+from refbench.storage.escaping import markdown
+from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
 
 # Checks that need a setting by the user. They run only if the recipe configures them or the user names them.
 OPTIONAL = ("expression-toxic", CONFIRMED, CONTRADICTED)
+IMAGES_A_JOB = 20
 _SHOWN = 3
 
 
@@ -97,7 +99,8 @@ def _of_images(
 ) -> list[Finding]:
     """Findings of the checks that look at one image at a time."""
     names = [n for n, c in checks.items() if isinstance(c, ImageCheck)]
-    jobs = [(some, names, recipe.checks, has_pictures) for some in chunks(images, 20)]
+    parts = [images[k : k + IMAGES_A_JOB] for k in range(0, len(images), IMAGES_A_JOB)]
+    jobs = [(part, names, recipe.checks, has_pictures) for part in parts]
     findings: list[Finding] = []
     done = 0
     for job, found in zip(jobs, map_in_processes(_audit_images, jobs, workers), strict=True):
@@ -173,19 +176,13 @@ def _summary(address: str, result: Audited) -> str:
         found = [f for f in result.findings if f.check == name]
         if found:
             share = len({f.item_id for f in found}) / max(1, totals[found[0].subject])
-            examples = "<br>".join(_cell(f"{f.item_id}: {f.message}") for f in found[:_SHOWN])
+            examples = "<br>".join(markdown(f"{f.item_id}: {f.message}") for f in found[:_SHOWN])
             lines.append(f"| {name} | {found[0].severity} | {len(found)} | {share:.1%} | {examples} |")
         else:
             lines.append(f"| {name} | | 0 | | |")
     if result.left_out:
         lines += ["", f"Left out, since they need the images: {', '.join(result.left_out)}."]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    for sign, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("\n", " ")):
-        text = text.replace(sign, safe)
-    return text
 
 
 def worst_severity(findings: Sequence[Finding]) -> str:

@@ -18,7 +18,6 @@ from refbench._version import __version__
 from refbench.curation import surroundings
 from refbench.curation.folder import Curation, load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
-from refbench.curation.parallel import map_in_processes
 from refbench.curation.recipe import Recipe, RefinerChoice
 from refbench.curation.refiners import base as refiner_base
 from refbench.curation.refiners.base import propose as ask_refiner
@@ -34,6 +33,7 @@ from refbench.records import Proposal
 from refbench.storage.files import read_json, write_table
 from refbench.storage.images import image_sha256, load_image
 from refbench.storage.ownership import claim_folder
+from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
 from refbench.storage.sharding import cut

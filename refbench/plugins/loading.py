@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from refbench.errors import AdapterError, RefbenchError
+from refbench.errors import AdapterError, RefbenchError, no_exit, text_of
 from refbench.plugins.options import bind_options
 from refbench.plugins.table import TABLE
 
@@ -178,11 +178,12 @@ def load_adapter(name: str, options: Mapping[str, str], **offered: Any) -> Any:
     if missing:
         raise AdapterError(f"{name} needs {', '.join(f'-o {m}=...' for m in missing)}")
     try:
-        return factory(**arguments)
+        with no_exit(f"the constructor of {name}"):
+            return factory(**arguments)
     except RefbenchError:
         raise
     except Exception as error:  # somebody else's constructor: whatever it raises is reported as its failure
-        raise AdapterError(f"{name} cannot be created: {type(error).__name__}: {error}") from error
+        raise AdapterError(f"{name} cannot be created: {type(error).__name__}: {text_of(error)}") from error
 
 
 def _load_file(path: Path, class_name: str) -> Any:
@@ -200,13 +201,16 @@ def _load_file(path: Path, class_name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        with no_exit(str(path)):
+            spec.loader.exec_module(module)
+    except AdapterError:
+        raise
     except Exception as error:  # the user's file may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "worker_sdk":
             raise AdapterError(
                 f"{path} is a worker; run it with: refbench run worker DATASET/SPLIT -o script={path}"
             ) from None
-        raise AdapterError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise AdapterError(f"{path} cannot be imported: {type(error).__name__}: {text_of(error)}") from error
     if not hasattr(module, class_name):
         raise AdapterError(f"{path} has no class {class_name!r}")
     return getattr(module, class_name)

@@ -177,8 +177,9 @@ class Preparation:
             return PreparedPart(part, picture, None, False, decode_seconds, 0.0)
         began = time.perf_counter()
         try:
-            prepared, failed = self._prepare(picture, [s.expression for s in part]), False
-        except Exception:  # noqa: BLE001 (it is raised again when the samples are asked one by one)
+            # A copy, because the next part may be about this image too, and an adapter may draw into it.
+            prepared, failed = self._prepare(picture.copy(), [s.expression for s in part]), False
+        except BaseException:  # noqa: BLE001 (it is raised again when the samples are asked one by one)
             prepared, failed = None, True
         return PreparedPart(part, picture, prepared, failed, decode_seconds, time.perf_counter() - began)
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from refbench.errors import AdapterError, RefbenchError
+from refbench.errors import AdapterError, RefbenchError, storable, text_of
 from refbench.runs.plan import Job, Task
 from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import CLOSE_SECONDS, ShardRunner
+from refbench.storage.children import begin_child
 
 PATIENCE_SECONDS = CLOSE_SECONDS + 2.0
-PARENT_SECONDS = 0.5
 
 
 class Processes:
@@ -130,13 +129,14 @@ def _installed_devices() -> list[str]:
 
 
 def _serve(pipe: Connection, job: Job, visible: str | None, parent: int) -> None:
-    """Main loop of a worker: load the adapter, report it, compute tasks, exit when the parent closes the pipe."""
-    # Ctrl-C reaches the whole process group; the parent decides when its workers stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Main loop of a worker: load the adapter, report it, compute tasks, exit when the parent closes the pipe.
+
+    It ends with its parent: otherwise a resumed run would compute this shard twice, and the model would keep its GPU.
+    """
+    begin_child(parent)
     os.environ["REFBENCH_HOME"] = str(job.home)
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         runner = ShardRunner(job, journal=True)
     except Exception as error:  # noqa: BLE001 (told to the parent, who raises it)
@@ -167,7 +167,7 @@ def _tell(pipe: Connection, kind: EventKind, content: Any) -> None:
 
 def _portable(error: Exception) -> Exception:
     """The error itself if the parent process can rebuild it, otherwise an AdapterError with its text."""
-    text = str(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {error}"
+    text = storable(error) if isinstance(error, RefbenchError) else f"{type(error).__name__}: {text_of(error)}"
     if type(error).__module__.split(".")[0] not in ("refbench", "builtins"):
         # A class of the adapter's own file means nothing to the parent.
         return AdapterError(text)
@@ -176,13 +176,3 @@ def _portable(error: Exception) -> Exception:
         return again if isinstance(again, type(error)) else AdapterError(text)
     except Exception:  # noqa: BLE001 (an exception class may refuse in any way)
         return AdapterError(text)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, even within a shard.
-
-    Otherwise the resumed run would compute this shard twice, and the orphaned model would keep its GPU.
-    """
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import random
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from refbench.adapters.base import AdapterExtras, answers_of, counted, has_contract, has_stages, to_predictions
-from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped
+from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped, no_exit, storable, text_of
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Sample
@@ -93,8 +94,16 @@ class ShardRunner:
         self.adapter: Any = job.adapter
         if isinstance(job.adapter, str):
             self.adapter = load_adapter(job.adapter, job.options, device=job.device, deterministic=job.deterministic)
-        self.extras = AdapterExtras.of(self.adapter)
-        self.facts = _facts(self.adapter, self.extras, job)
+        self._owner = job.adapter if isinstance(job.adapter, str) else type(job.adapter).__name__
+        try:
+            with no_exit(self._owner):
+                self.extras = AdapterExtras.of(self.adapter)
+                self.facts = _facts(self.adapter, self.extras, job)
+        except RefbenchError:
+            raise
+        except Exception as error:
+            # A property of the adapter, or an attribute of another type than the interface states.
+            raise AdapterError(f"the attributes of {self._owner} cannot be read: {_told(error)}") from error
         if self.facts.needs_images and not samples[0].image_path:
             dataset = job.address.partition("/")[0]
             raise DatasetError(
@@ -148,7 +157,8 @@ class ShardRunner:
             self._most = self.facts.batch_size
             _seed(self.facts.seed + task.number)
             if self.extras.begin_shard is not None:
-                self.extras.begin_shard(self.facts.seed + task.number)
+                with no_exit(self._owner):
+                    self.extras.begin_shard(self.facts.seed + task.number)
         self._adapter_failures = 0
         _for_torch("reset_peak_memory", self.job.device)
         predictions: list[Prediction] = []
@@ -170,6 +180,8 @@ class ShardRunner:
                 write_table(RunFolder(task.folder).shard_path(task.number), predictions_table(predictions))
         if self._journal:
             RunFolder(task.folder).journal_path(task.number).unlink(missing_ok=True)
+        # First the usage: what is wrong with it is said with this shard.
+        usage = self._usage()
         said, self._said = (*self._said, *self._remarks()), []
         return ShardReport(
             number=task.number,
@@ -186,7 +198,7 @@ class ShardRunner:
             ),
             notes=dict(Counter(p.note for p in predictions if p.note)),
             log=said,
-            usage=self._usage(),
+            usage=usage,
         )
 
     def _plan(self, shard: int) -> list[list[Sample]]:
@@ -262,7 +274,7 @@ class ShardRunner:
         if not flight.failed and flight.ready:
             out_of_memory = False
             try:
-                with clock.stage("model"):
+                with clock.stage("model"), no_exit(self._owner):
                     flight.output = self.adapter.forward([part.prepared for part in flight.ready])
                     flight.mark = self._beside.mark() if self._overlap else None
             except RunStopped:
@@ -294,7 +306,7 @@ class ShardRunner:
         if not samples:
             return []
         try:
-            with self._beside.after(flight.mark) if self._overlap else contextlib.nullcontext():
+            with self._beside.after(flight.mark) if self._overlap else contextlib.nullcontext(), no_exit(self._owner):
                 with clock.stage("model"):
                     if self._overlap:
                         self._beside.wait(flight.mark)
@@ -355,12 +367,13 @@ class ShardRunner:
     def _ask_piece(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
         try:
             samples = [s for s, _ in batch]
-            with clock.stage("model"):
-                answers = answers_of(self.adapter, samples, [p for _, p in batch])
-                # The device may still compute after the call returns; count this time as model, not as encoding.
-                _for_torch("synchronize", self.job.device)
-            with clock.stage("encode"):
-                return to_predictions(samples, answers)
+            with no_exit(self._owner):
+                with clock.stage("model"):
+                    answers = answers_of(self.adapter, samples, _own_images([p for _, p in batch]))
+                    # The device may still compute after the call returns; count this time as model, not as encoding.
+                    _for_torch("synchronize", self.job.device)
+                with clock.stage("encode"):
+                    return to_predictions(samples, answers)
         except RunStopped:
             raise
         except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
@@ -383,14 +396,24 @@ class ShardRunner:
         if self.extras.usage is None:
             return {}
         try:
-            return {str(name): float(value) for name, value in dict(self.extras.usage()).items()}
+            with no_exit(self._owner):
+                found = {storable(name): float(value) for name, value in dict(self.extras.usage()).items()}
+            if not all(map(math.isfinite, found.values())):
+                raise ValueError(f"every value must be a finite number, got {found}")
         except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
-            self._said.append(f"the adapter cannot report its usage: {type(error).__name__}: {error}")
+            self._said.append(f"the adapter cannot report its usage: {_told(error)}")
             return {}
+        return found
 
     def _remarks(self) -> list[str]:
         """Remarks of the adapter since the last shard, except those about single samples."""
-        return list(map(str, self.extras.remarks())) if self.extras.remarks is not None else []
+        if self.extras.remarks is None:
+            return []
+        try:
+            with no_exit(self._owner):
+                return list(map(storable, self.extras.remarks()))
+        except Exception as error:  # noqa: BLE001 (as above)
+            return [f"the adapter cannot report its remarks: {_told(error)}"]
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
         RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))
@@ -407,16 +430,16 @@ def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
     if not isinstance(size, int) or size < 1:
         raise AdapterError(f"the batch size of {adapter.name} must be a positive integer, got {size!r}")
     return Facts(
-        name=adapter.name,
+        name=storable(adapter.name),
         options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
         code_sha256=extras.code_sha256 or code_sha256(adapter),
-        weights_sha256=str(extras.weights_sha256),
+        weights_sha256=storable(extras.weights_sha256),
         batch_size=size,
         seed=extras.seed,
         needs_images=bool(extras.needs_images),
-        mode=str(extras.mode),
+        mode=storable(extras.mode),
         device_name=str(_for_torch("name_of", job.device) or device_name(job.device)),
-        packages=package_versions() | dict(extras.packages),
+        packages=package_versions() | {storable(k): storable(v) for k, v in dict(extras.packages).items()},
     )
 
 
@@ -424,7 +447,7 @@ def _settings_of(adapter: Any) -> dict[str, str]:
     """Plain attributes of an adapter object, which distinguish it from other objects of its class."""
     plain = (bool, int, float, str, Path)
     found = getattr(adapter, "__dict__", {})
-    return {k: str(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
+    return {k: storable(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
 
 
 def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
@@ -435,6 +458,12 @@ def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
         yield batch
 
 
+def _own_images(pictures: Sequence[Any]) -> list[Any]:
+    """Copies, one for each image: an adapter may draw into its images, and later expressions need them as they were."""
+    copies: dict[int, Any] = {id(p): p if p is None else p.copy() for p in pictures}
+    return [copies[id(p)] for p in pictures]
+
+
 def _failed(sample: Sample, error: Exception) -> Prediction:
     return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=_told(error)[:500] or "failed")
 
@@ -442,18 +471,18 @@ def _failed(sample: Sample, error: Exception) -> Prediction:
 def _told(error: Exception) -> str:
     """An error as text; for an error in the code of an adapter, with the last line of that code in the traceback."""
     if isinstance(error, RefbenchError):
-        return str(error)
+        return storable(error)
     lines = traceback.extract_tb(error.__traceback__)
     own = [x for x in lines if not x.filename.startswith((OURS, LIBRARY)) and "-packages" not in x.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}: {text_of(error)}{place}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in str(error).lower()
+        or "out of memory" in text_of(error).lower()
     )
 
 
@@ -487,8 +516,8 @@ def close_adapter(adapter: Any, log: Callable[[str], None]) -> None:
     def attempt() -> None:
         try:
             close()
-        except Exception as error:  # noqa: BLE001 (somebody else's clean-up; the run is done)
-            log(f"the adapter failed to close: {type(error).__name__}: {error}")
+        except BaseException as error:  # noqa: BLE001 (somebody else's clean-up; the run is done)
+            log(f"the adapter failed to close: {type(error).__name__}: {text_of(error)}")
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()

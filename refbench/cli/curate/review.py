@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
-import signal
 import socket
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import click
 
 from refbench.cli.output import print_json, remark
 from refbench.curation import decisions
-from refbench.errors import RunError
+from refbench.errors import RunError, Terminated
 from refbench.plugins.loading import load_attribute
 
 LOOPBACK = "127.0.0.1"
+# How long the server waits for open requests when it is asked to end.
+GRACE_SECONDS = 3
 
 
 @click.command()
@@ -79,12 +79,27 @@ def review(
     else:
         click.echo(address)
     remark("open this address; Ctrl-C ends it, answers are kept")
-    # As Ctrl-C does: the ledger is written before the end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, lifespan="off", server_header=False)
+    ended: Terminated | None = None
+    try:
+        serve(
+            app,
+            host=LOOPBACK,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+        )
+    except Terminated as stopped:
+        ended = stopped
+    except KeyboardInterrupt:
+        pass
+    # Also after a signal.
     decided = decisions.settle_ledger(folder)
     remark(f"{decided.reviewed} items are settled, {decided.waiting} wait; the ledger is {decided.ledger}")
+    if ended is not None:
+        raise ended
 
 
 def _own_port(folder: Path) -> int:

@@ -9,10 +9,8 @@ exact target also has the polygon that an annotator in a hurry would draw, as a 
 
 from __future__ import annotations
 
-import multiprocessing
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +24,9 @@ from refbench.datasets.builders.scenes_drawing import CANVASES_PX, DrawnObject, 
 from refbench.datasets.builders.scenes_language import Phrase, write_phrases
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
-from refbench.masks.threads import available_cores
 from refbench.masks.whole_numbers import Draws
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress
 
 VERSION = 2
@@ -102,14 +100,11 @@ def _build(
     objects: list[AnnotatedObject] = []
     for split in splits:
         (folder / "images" / split).mkdir(parents=True)
-    # Spawned, not forked: a fork would copy the locks of threads that numba or torch may hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(available_cores(), mp_context=context) as pool:
-        for done, (job, result) in enumerate(zip(jobs, pool.map(render, jobs, chunksize=20), strict=True)):
-            samples, found = result
-            splits[job[0]] += samples
-            objects += found
-            progress(dataset, done + 1, len(jobs))
+    for done, (job, result) in enumerate(zip(jobs, map_in_processes(render, jobs, chunk=20), strict=True)):
+        samples, found = result
+        splits[job[0]] += samples
+        objects += found
+        progress(dataset, done + 1, len(jobs))
     return Built(builder, VERSION, splits, objects, [], LICENCE)
 
 
