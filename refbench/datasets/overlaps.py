@@ -13,7 +13,8 @@ from pycocotools import mask as coco_mask
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.storage.files import check_is_file, read_json, read_table
-from refbench.storage.manifest import dataset_folder, read_manifest, split_path
+from refbench.storage.manifest import dataset_folder, read_manifest
+from refbench.storage.samples import split_table
 
 # COCO's file names, 2014 and 2017, and those of REFER's refs, which end in the number of the object:
 # COCO_train2014_000000000009.jpg, 000000000009.jpg, COCO_train2014_000000000009_3.jpg. Or a bare number.
@@ -98,7 +99,7 @@ def _side(address: str) -> _Side:
     rows: list[dict[str, Any]] = []
     for split in splits:
         # Listing never loads masks.
-        rows += read_table(split_path(split), ["image_id", "ann_ids"]).to_pylist()
+        rows += split_table(split, ["image_id", "ann_ids"]).to_pylist()
     images = {row["image_id"] for row in rows}
     folder = dataset_folder(dataset)
     return _Side(address, manifest.image_ids, manifest.annotation_ids, images, rows, folder)

@@ -23,10 +23,10 @@ from refbench.scoring.scorer import open_source
 from refbench.scoring.statistics.bootstrap import intervals
 from refbench.scoring.statistics.paired import standard_errors
 from refbench.scoring.statistics.power import smallest_detectable, standard_error_against
-from refbench.storage.files import read_table, write_table
-from refbench.storage.manifest import parse_address, split_fingerprint, split_path
+from refbench.storage.files import write_table
+from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects
+from refbench.storage.samples import load_objects, split_table
 
 ERRORS_FILE = "errors.parquet"
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")
@@ -171,7 +171,7 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
         DatasetError: the split is not built, or does not have these samples.
     """
     names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
-    table = read_table(split_path(address), names)
+    table = split_table(address, names)
     rows = {s: k for k, s in enumerate(table["sample_id"].to_pylist())}
     ids = scores.sample_ids()
     unknown = next((s for s in ids if s not in rows), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
@@ -13,16 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refbench.errors import DatasetError, MaskError, RunError
-from refbench.records import Prediction, RunInfo
+from refbench.errors import DatasetError, MaskError, PredictionError, RunError
+from refbench.masks.mask import Mask
+from refbench.records import Prediction, RunInfo, Sample
 from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
 from refbench.storage.files import check_is_file, read_record, read_table, write_json, write_table
-from refbench.storage.manifest import split_fingerprint
+from refbench.storage.manifest import read_manifest, split_fingerprint
 from refbench.storage.ownership import OTHER_FOLDER, changes, check_same, remove_leftovers
-from refbench.storage.predictions import Claim, SampleIndex, predictions_from_table
+from refbench.storage.predictions import (
+    Claim,
+    PredictionColumnsError,
+    SampleIndex,
+    check_prediction_columns,
+    predictions_from_table,
+)
 
 RUN_FILE = "run.json"
 BATCH_ROWS = 4096
+# Columns whose values may be missing; runs of earlier versions lack the last two.
+MAY_BE_MISSING = ("score", "no_target", "instances", "note", "raw")
 CLAIM_COLUMNS = ("sample_id", "height", "width", "counts", "no_target", "instances", "error")
 # Fields in which a call must equal the run that it resumes.
 IDENTITY = (
@@ -165,24 +175,71 @@ class RunFolder:
             )
         if not info.finished:
             raise RunError(f"{self} is not complete; to complete it, {AGAIN}")
+        self._check_extent()
         missing = [path.name for path in self.shards if not path.is_file()]
         if missing:
             raise RunError(f"{self} lacks {', '.join(missing)}; to complete it, {AGAIN}")
 
-    def tally(self, number: int) -> ShardTally:
-        """Failures and notes of an existing shard."""
+    def _check_extent(self) -> None:
+        """Check the numbers of run.json against the split, before anything is made for each shard or sample."""
+        info = self.info
+        whole = read_manifest(info.dataset).splits[info.split].expressions
+        expected = whole if info.limit is None else min(info.limit, whole)
+        if info.samples != expected:
+            raise RunError(
+                f"{self.info_path} states {info.samples} samples, but the run must have {expected} of the {whole} "
+                f"samples of {info.address}; {AGAIN}"
+            )
+        others = sorted({path.name for path in self.written} - {path.name for path in self.shards})
+        if others:
+            raise RunError(
+                f"{self} has {info.shards} shards, but {self.path / 'predictions'} also contains {others[0]}; remove "
+                f"it and {AGAIN}"
+            )
+
+    def tally(self, number: int, shard: Sequence[Sample]) -> ShardTally:
+        """Failures and notes of an existing shard, which must have exactly the samples `shard`, in this order.
+
+        Raises:
+            RunError: the file is damaged, or contains other samples.
+        """
         path = self.shard_path(number)
+        table = self._table(path)
+        expected = [(s.sample_id, s.height, s.width) for s in shard]
+        if list(zip(*(table[n].to_pylist() for n in ("sample_id", "height", "width")), strict=True)) != expected:
+            raise RunError(f"{path} does not contain the samples of its shard; remove it and {AGAIN}")
         try:
-            table = read_table(path, ["error", "note"])
-            errors, notes = table["error"].to_pylist(), table["note"].to_pylist()
-        except (DatasetError, KeyError):
-            raise RunError(f"{path} is damaged; remove it and {AGAIN}") from None
+            codes = [code.encode("ascii") for code in table["counts"].to_pylist()]
+            Mask.from_codes(codes, [s.height for s in shard], [s.width for s in shard])
+        except (MaskError, AttributeError, UnicodeError) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
+        errors = table["error"].to_pylist()
+        notes = table["note"].to_pylist() if "note" in table.column_names else []
         return ShardTally(sum(1 for error in errors if error), Counter(n for n in notes if n))
+
+    def _table(self, path: Path) -> pa.Table:
+        """The content of a shard; RunError unless it has the columns that refbench writes."""
+        try:
+            check_is_file(path, RunError)
+            table = read_table(path)
+            check_prediction_columns(table.schema)
+            # Text that is not UTF-8 is found here, and not where it is used.
+            table.validate(full=True)
+            empty = [f.name for f in table.schema if f.name not in MAY_BE_MISSING and table[f.name].null_count]
+            if empty:
+                raise PredictionError(f"the column {empty[0]} has missing values")
+        except RunError:
+            raise
+        except DatasetError:
+            raise RunError(f"{path} is damaged; remove it and {AGAIN}") from None
+        except (PredictionError, OSError, pa.ArrowException) as error:
+            raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
+        return table
 
     def first_error(self) -> str:
         """The first sample that failed and the reason, as text."""
         for path in self.shards:
-            for row in read_table(path, ["sample_id", "error"]).to_pylist():
+            for row in self._table(path).select(["sample_id", "error"]).to_pylist():
                 if row["error"]:
                     return f"{row['sample_id']}: {row['error']}"
         return "none"
@@ -195,7 +252,7 @@ class RunFolder:
         """
         for path in self.shards:
             try:
-                table = read_table(path)
+                table = self._table(path)
                 if wanted is not None:
                     table = table.filter([sample_id in wanted for sample_id in table["sample_id"].to_pylist()])
                 yield from predictions_from_table(table)
@@ -217,13 +274,16 @@ class RunFolder:
             try:
                 check_is_file(path, RunError)
                 with pq.ParquetFile(path) as file:
+                    check_prediction_columns(file.schema_arrow)
                     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(CLAIM_COLUMNS)):
                         for where, row, claim in _claims(path, batch, index):
                             if seen[row]:
                                 raise RunError(f"{where} occurs twice in {self}; remove {path.name} and {AGAIN}")
                             seen[row] = True
                             yield where, row, claim
-            except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeEncodeError) as error:
+            except PredictionColumnsError as error:
+                raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
+            except (OSError, pa.ArrowException, KeyError, AttributeError, TypeError, UnicodeError) as error:
                 raise RunError(f"{path} is damaged ({error}); remove it and {AGAIN}") from None
         if not seen.all():
             first = index.sample_ids[int(np.argmin(seen))]
@@ -257,5 +317,13 @@ def _claims(path: Path, batch: pa.RecordBatch, index: SampleIndex) -> Iterator[t
         where = f"{path} sample {sample_id}"
         row = index.row(where, sample_id)
         index.check_size(where, row, height, width)
-        several = tuple((i["counts"].encode("ascii"), i["score"]) for i in instances or ())
-        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error or "")
+        several = tuple((i["counts"].encode("ascii"), _finite(where, i["score"])) for i in instances or ())
+        if error is None:
+            raise TypeError(f"the sample {sample_id} has no value in the column error")
+        yield where, row, Claim(counts.encode("ascii"), None, no_target, several, error)
+
+
+def _finite(where: str, score: float) -> float:
+    if not math.isfinite(score):
+        raise RunError(f"{where}: the score of an instance must be a finite number, got {score}")
+    return score

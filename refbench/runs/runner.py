@@ -16,7 +16,7 @@ from typing import Any
 from refbench._version import __version__
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
 from refbench.plugins.loading import load_attribute
-from refbench.records import RunInfo
+from refbench.records import RunInfo, Sample
 from refbench.runs.folder import RunFolder
 from refbench.runs.in_process import InProcess
 from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards
@@ -133,7 +133,7 @@ def run(
                 workers=workers,
             )
         )
-        return _compute(scheduler, folder, info, [len(s) for s in shards], max_failures, progress)
+        return _compute(scheduler, folder, info, shards, max_failures, progress)
     finally:
         pool.stop(log)
 
@@ -187,14 +187,15 @@ def _compute(
     scheduler: Scheduler,
     folder: RunFolder,
     info: RunInfo,
-    sizes: Sequence[int],
+    shards: Sequence[Sequence[Sample]],
     max_failures: int,
     progress: Progress,
 ) -> RunResult:
     """Compute the missing shards, and complete run.json."""
     began = time.monotonic()
+    sizes = [len(shard) for shard in shards]
     missing = [k for k in range(len(sizes)) if not folder.shard_path(k).exists()]
-    before = {k: folder.tally(k) for k in sorted(set(range(len(sizes))) - set(missing))}
+    before = {k: folder.tally(k, shards[k]) for k in sorted(set(range(len(sizes))) - set(missing))}
     resumed = sum(sizes[k] for k in before)
     task = f"{info.adapter} on {info.address}"
     progress(task, resumed, sum(sizes))

@@ -24,11 +24,10 @@ from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
-from refbench.storage.files import read_table
 from refbench.storage.manifest import parse_address, split_fingerprint, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects
+from refbench.storage.samples import load_objects, split_table
 
 BATCH_PAIRS = 4096
 
@@ -130,7 +129,7 @@ class _Targets:
         names = (
             "sample_id image_id height width target_counts no_target ref_id ann_ids box_xywh expression polygons tags"
         )
-        table = read_table(self.path, names.split()).slice(0, limit)
+        table = split_table(address, names.split()).slice(0, limit)
         self.sample_id = table["sample_id"]
         self.image_id = table["image_id"].to_pylist()
         self.heights = table["height"].to_numpy().astype(np.int64)

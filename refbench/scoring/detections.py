@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.coco_files import Annotations
 from refbench.storage.coco_rows import Key
 from refbench.storage.files import write_json
+from refbench.storage.predictions import SampleIndex
 from refbench.storage.samples import load_samples
 
 SETS_OF_SGINW = "sginw-"
@@ -55,7 +57,10 @@ def write_detections(folder: Path, truth: Annotations) -> Written:
     run.check_complete()
     info = run.info
     places = _Pairs(truth) if _is_sa_co(truth) else _Classes(truth, info.split)
-    samples = {s.sample_id: s for s in load_samples(info.address)}
+    asked = load_samples(info.address)[: info.limit]
+    samples = {s.sample_id: s for s in asked}
+    # Each sample once, in its size.
+    deque(run.claims(SampleIndex.of(asked)), maxlen=0)
     predictions = list(run.predictions())
     bare = not any(p.instances for p in predictions)
     rows: list[dict[str, Any]] = []

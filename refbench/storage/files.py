@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import os
 import stat
 import tempfile
@@ -125,10 +126,30 @@ def read_record(path: Path, kind: type[Row], wanted: type[RefbenchError], cure: 
 
 def checked_record(content: Any, path: Path, kind: type[Row], wanted: type[RefbenchError], cure: str) -> Row:
     """Parsed JSON as the dataclass `kind`; see `read_record`."""
+    problem = _unstorable(content)
+    if problem:
+        raise wanted(f"{path} contains {problem}, which refbench never writes; {cure}")
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise wanted(f"{path} is not in the format that refbench writes: {error}; {cure}") from None
+
+
+def _unstorable(content: Any) -> str:
+    """The first text or number in parsed JSON that has no place in a file; "" if there is none.
+
+    Python's parser accepts lone surrogates, which no file can store, and NaN, which is not JSON.
+    """
+    if isinstance(content, str):
+        is_text = content.isascii() or not any("\ud800" <= c <= "\udfff" for c in content)
+        return "" if is_text and "\0" not in content else f"the text {content[:40]!r}"
+    if isinstance(content, float):
+        return "" if math.isfinite(content) else f"the number {content}"
+    if isinstance(content, list):
+        return next(filter(None, map(_unstorable, content)), "")
+    if isinstance(content, dict):
+        return next(filter(None, map(_unstorable, [*content, *content.values()])), "")
+    return ""
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,7 +24,7 @@ from PIL import Image
 
 from refbench.errors import DatasetError, MaskError, PredictionError
 from refbench.masks.mask import Mask
-from refbench.records import Instance, Prediction
+from refbench.records import Instance, Prediction, Sample
 from refbench.storage.coco_rows import read_mask
 from refbench.storage.files import check_is_file, read_json
 from refbench.storage.images import MASK_FORMATS, image_size, open_image
@@ -49,6 +50,15 @@ class SampleIndex:
         self.heights = heights
         self.widths = widths
 
+    @staticmethod
+    def of(samples: Sequence[Sample]) -> SampleIndex:
+        """The index of these samples, in their order."""
+        return SampleIndex(
+            [s.sample_id for s in samples],
+            np.array([s.height for s in samples], np.int64),
+            np.array([s.width for s in samples], np.int64),
+        )
+
     def row(self, where: str, sample_id: Any) -> int:
         row = self.rows.get(sample_id) if isinstance(sample_id, str) else None
         if row is None:
@@ -61,7 +71,8 @@ class SampleIndex:
 
     def check_size(self, where: str, row: int, height: Any, width: Any) -> None:
         expected = int(self.heights[row]), int(self.widths[row])
-        if (height, width) != expected:
+        # A float that equals an integer is none: it comes from a program that may round elsewhere, too.
+        if (height, width) != expected or not (type(height) is int and type(width) is int):
             raise PredictionError(
                 f"{where}: the mask has {height} x {width} pixels, but the image of {self.sample_ids[row]} has "
                 f"{expected[0]} x {expected[1]} (height x width); resize the mask to the size of the image"
@@ -325,6 +336,29 @@ PREDICTION_SCHEMA = pa.schema(
         ("raw", pa.string()),
     ]
 )
+
+
+# Runs of earlier versions lack these columns.
+LATER_COLUMNS = ("note", "raw")
+
+
+class PredictionColumnsError(PredictionError):
+    """A table does not have the columns of PREDICTION_SCHEMA."""
+
+
+def check_prediction_columns(schema: pa.Schema) -> None:
+    """Raise PredictionColumnsError unless a table has the columns that a run writes, and no others."""
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise PredictionColumnsError(f"it has two columns with the name {twice[0]!r}")
+    for field in PREDICTION_SCHEMA:
+        if field.name in LATER_COLUMNS and field.name not in schema.names:
+            continue
+        if field.name not in schema.names or schema.field(field.name).type != field.type:
+            raise PredictionColumnsError(f"it has no column {field.name} of type {field.type}")
+    other = sorted(set(schema.names) - set(PREDICTION_SCHEMA.names))
+    if other:
+        raise PredictionColumnsError(f"it has a column that no run writes: {other[0]!r}")
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +27,9 @@ from refbench.storage.manifest import dataset_folder, read_manifest, split_path
 # The file that makes a folder an export, and the version of its layout.
 EXPORT_FILE, EXPORT_LAYOUT = "refbench.json", 1
 _POLYGONS = pa.list_(pa.list_(pa.float64()))
+# Columns with run-length codes, and the columns whose values occur once.
+CODES = ("target_counts", "counts")
+KEYS = {"sample_id"}
 SAMPLE_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -118,6 +121,7 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
         return samples_of_file(path)
     wanted = set(sample_ids)
     table = read_table(path)
+    _check_columns(table, pa.schema([SAMPLE_SCHEMA.field("sample_id")]), path)
     chosen = pc.is_in(table["sample_id"], pa.array(sorted(wanted), pa.string()))
     found = samples_of_table(table.filter(chosen), path)
     if len(found) != len(wanted):
@@ -144,8 +148,27 @@ def sample_table(address: str) -> DataFrame:
         (4, 8)
     """
     names = [n for n in SAMPLE_SCHEMA.names if n not in ("target_counts", "polygons", "image_path")]
-    frame: DataFrame = read_table(split_path(address), names).to_pandas()
+    with readable(split_path(address)):
+        frame: DataFrame = split_table(address, names).to_pandas()
     return frame
+
+
+def split_table(address: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a built split, in the order of the split, as they are stored.
+
+    Raises:
+        DatasetError: the split is not built; or a column does not exist, has another type or lacks values, or a sample
+            occurs twice; the message names the file.
+    """
+    path = split_path(address)
+    table = read_table(path, table_names(names))
+    _check_columns(table, pa.schema([SAMPLE_SCHEMA.field(n) for n in table_names(names)]), path)
+    return table.select(list(names))
+
+
+def table_names(names: Sequence[str]) -> list[str]:
+    """The columns, and the one that identifies a row."""
+    return list(dict.fromkeys((*names, "sample_id")))
 
 
 def samples_of_file(path: Path) -> list[Sample]:
@@ -159,7 +182,7 @@ def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
     resolve image paths and in error messages.
     """
     _check_columns(table, SAMPLE_SCHEMA, path)
-    with _readable(path):
+    with readable(path):
         return _samples_of_columns(table, path)
 
 
@@ -233,7 +256,7 @@ def objects_of_file(path: Path) -> list[AnnotatedObject]:
 @without_garbage_collection()
 def objects_of_table(table: pa.Table, path: Path) -> list[AnnotatedObject]:
     _check_columns(table, OBJECT_SCHEMA, path)
-    with _readable(path):
+    with readable(path):
         return _objects_of_columns(table, path)
 
 
@@ -254,7 +277,7 @@ def _objects_of_columns(table: pa.Table, path: Path) -> list[AnnotatedObject]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Report damage that Parquet itself does not detect, for example a flipped bit in a string."""
     try:
         yield
@@ -268,6 +291,14 @@ def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
             raise DatasetError(f"{path} has no column {field.name} of type {field.type}; build the dataset again")
         if table[field.name].null_count:
             raise DatasetError(f"{path}: the column {field.name} has missing values; build the dataset again")
+        if field.name in CODES and not pc.all(pc.string_is_ascii(table[field.name]), min_count=0).as_py():
+            raise DatasetError(f"{path}: the column {field.name} has codes outside ASCII; build the dataset again")
+    with readable(path):
+        for key in KEYS & set(schema.names):
+            ids = table[key].to_pylist()
+            if len(set(ids)) != len(ids):
+                twice = next(name for name, count in Counter(ids).items() if count > 1)
+                raise DatasetError(f"{path}: {key} {twice!r} occurs twice; build the dataset again")
 
 
 def _texts(table: pa.Table, name: str) -> list[str]:

@@ -66,7 +66,14 @@ def rewritten(folder: Path, change: Any) -> None:
         (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "occurs twice in"),
         (lambda t: t.slice(1), "has no prediction for 1 of its samples"),
         (lambda t: t.drop_columns(["counts"]), "is damaged"),
-        (lambda t: t.set_column(1, "height", t["width"].cast("string")), "the mask has"),
+        (lambda t: t.set_column(1, "height", t["width"].cast("string")), "has no column height of type int32"),
+        (lambda t: t.append_column("x", t["width"]), "has a column that no run writes: 'x'"),
+        (lambda t: t.slice(0, 0), "has no prediction for 87 of its samples"),
+        (lambda t: t.set_column(5, "no_target", pa.array(["yes"] * len(t))), "has no column no_target of type bool"),
+        (
+            lambda t: t.set_column(7, "error", pa.array([None] * len(t), pa.string())),
+            "has no value in the column error",
+        ),
         (lambda t: t.set_column(0, "sample_id", pa.array(["no/such/sample"] * len(t))), "is not in this split"),
     ],
 )
