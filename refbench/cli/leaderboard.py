@@ -6,17 +6,19 @@ from pathlib import Path
 
 import click
 
-from refbench.cli.output import print_json, remark
+from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.reports.leaderboard import build_tables, read_published, read_rows
+from refbench.reports.recomputation import Status, verify_folders
 from refbench.storage.files import home, project_data
 
 
 @click.group()
 def leaderboard() -> None:
-    """Build the leaderboard tables.
+    """Build the leaderboard tables, and verify scored runs.
 
     \b
     Example:
+      refbench leaderboard verify ~/.refbench/runs
       refbench leaderboard build --out tables
     """
 
@@ -25,7 +27,7 @@ def leaderboard() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the tables.  [default: leaderboards/tables in a checkout]",
+    help="Folder for the tables.  [default: $REFBENCH_HOME/leaderboard]",
 )
 @click.option(
     "--runs",
@@ -39,6 +41,9 @@ def leaderboard() -> None:
 def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     """Write tables of scored runs and published results, as Markdown and CSV.
 
+    The figures of each run are computed again from its predictions. Only runs whose figures are the same get a rank
+    (see `refbench leaderboard verify`).
+
     \b
     Example:
       refbench leaderboard build
@@ -49,8 +54,10 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     in_checkout = (place / "runs").is_dir()
     if not folders:
         folders = (place / "runs" if in_checkout else home() / "runs",)
-    out = out or (place / "tables" if in_checkout else home() / "leaderboard")
-    rows = read_rows(folders)
+    # Not a folder that git tracks: whoever wants to change the tables of the project names them.
+    out = out or home() / "leaderboard"
+    with ConsoleProgress() as progress:
+        rows = read_rows(folders, progress, remark)
     unscored = sum(not p.with_name("summary.json").is_file() for f in folders for p in f.rglob("run.json"))
     if unscored:
         remark(f"{unscored} runs are left out because they are not scored; run `refbench score` on them")
@@ -62,3 +69,50 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     remark(f"{len(rows)} scored runs of {', '.join(map(str, folders))}, {len(published)} published results")
     for file in files:
         click.echo(str(file))
+
+
+@leaderboard.command()
+@click.argument(
+    "folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
+@click.pass_context
+def verify(context: click.Context, folders: tuple[Path, ...], as_json: bool) -> None:
+    """Compute the figures of scored runs again, from their predictions and the local build of the dataset.
+
+    Every run in FOLDER and its subfolders is checked under each protocol in its summary.json; by default, the runs in
+    $REFBENCH_HOME/runs. Nothing is changed.
+
+    \b
+    verified          the same figures
+    scored elsewhere  predictions, dataset or protocol are not here, so the figures cannot be checked
+    refused           other figures, or a folder that contradicts itself
+
+    Verified means that the predictions give these figures. It does not mean that the named model made the predictions.
+    The exit code is 1 if a run is refused.
+
+    \b
+    Example:
+      refbench leaderboard verify
+      refbench leaderboard verify downloaded/runs --json
+    """
+    with ConsoleProgress() as progress:
+        found = verify_folders(folders or (home() / "runs",), progress)
+    verdicts = [v for group in found.values() for v in group]
+    if as_json:
+        print_json(
+            [
+                {
+                    "folder": str(v.folder),
+                    "split": v.address,
+                    "protocol": v.protocol,
+                    "status": str(v.status),
+                    "reason": v.reason,
+                }
+                for v in verdicts
+            ]
+        )
+    else:
+        rows = [[str(v.folder), v.address, v.protocol, str(v.status), v.reason] for v in verdicts]
+        print_table("scored runs", ["folder", "split", "protocol", "status", "reason"], rows)
+    context.exit(1 if any(v.status is Status.REFUSED for v in verdicts) else 0)

@@ -24,6 +24,7 @@ from refbench.curation.ledger import LEDGER_FILE, Ledger, read_ledger
 from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of
+from refbench.storage.escaping import code, markdown
 from refbench.storage.files import atomic_file
 from refbench.storage.images import image_bytes
 from refbench.storage.manifest import dataset_folder, parse_address, read_manifest, split_fingerprint
@@ -35,6 +36,7 @@ SHEET_CELLS, SHEET_COLUMNS, CELL_PX = 36, 3, 320
 _CARDS = Environment(
     loader=PackageLoader("refbench.curation"), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True
 )
+_CARDS.filters |= {"markdown": markdown, "code": code}
 # The names that the published set gives its splits.
 SPLIT_NAMES = {"val": "validation"}
 _MASK = pa.struct([("counts", pa.string()), ("size", pa.list_(pa.int32()))])

@@ -23,6 +23,7 @@ from refbench.datasets.catalogue import home_page
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
+from refbench.storage.escaping import markdown
 from refbench.storage.files import BATCH_ROWS, atomic_file, file_sha256, project_data, write_json
 from refbench.storage.images import image_bytes
 from refbench.storage.manifest import Manifest, parse_address, read_manifest, split_fingerprint
@@ -331,6 +332,7 @@ def _write_lines(path: Path, tables: Iterable[pa.Table]) -> None:
 
 def _render(template: str, split: _Split, **values: Any) -> str:
     environment = Environment(loader=PackageLoader("refbench.datasets"), autoescape=False, keep_trailing_newline=True)
+    environment.filters["markdown"] = markdown
     card = project_data("datasets") / split.dataset / "card.md"
     about = card.read_text(encoding="utf-8") if card.is_file() else f"# {split.dataset}\n"
     return environment.get_template(template).render(

@@ -19,6 +19,7 @@ from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import Result, read_result
 from refbench.scoring.statistics.power import SIGNIFICANCE
+from refbench.storage.escaping import markdown, xml_text
 
 FEWEST_IMAGES = 6
 DEFAULT_MARGINS = {"cumulative_iou": 0.5, "mean_iou": 0.5, "mean_boundary_iou": 0.5}
@@ -137,13 +138,14 @@ def to_junit(result: GateResult) -> str:
     failures = sum(c.verdict == FAILED for c in result.checks)
     counts = {"tests": str(len(result.checks)), "failures": str(failures), "errors": "0", "skipped": "0"}
     suites = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": f"refbench gate {result.baseline.address}", **counts})
+    name = xml_text(f"refbench gate {result.baseline.address}")
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": name, **counts})
     for check in result.checks:
-        case = ElementTree.SubElement(suite, "testcase", {"classname": "refbench.gate", "name": check.name})
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "refbench.gate", "name": xml_text(check.name)})
         if check.verdict == FAILED:
-            ElementTree.SubElement(case, "failure", {"message": check.detail}).text = check.detail
+            ElementTree.SubElement(case, "failure", {"message": xml_text(check.detail)}).text = xml_text(check.detail)
         else:
-            ElementTree.SubElement(case, "system-out").text = check.detail
+            ElementTree.SubElement(case, "system-out").text = xml_text(check.detail)
     ElementTree.indent(suites)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
 
@@ -151,21 +153,17 @@ def to_junit(result: GateResult) -> str:
 def to_markdown(result: GateResult) -> str:
     """A summary for a pull request, in the Markdown of GitHub."""
     verdict = "passes" if result.holds else "fails"
-    lines = [f"### {'✅' if result.holds else '❌'} The gate {verdict}: {result.baseline.address}", ""]
+    lines = [f"### {'✅' if result.holds else '❌'} The gate {verdict}: {markdown(result.baseline.address)}", ""]
     lines += ["| check | baseline | run | difference | 95 % interval | p | |", "|---|--:|--:|--:|:-:|--:|---|"]
     for check in result.checks:
         mark, d = "✅" if check.verdict == PASSED else "❌", check.difference
         if d is None:
-            lines.append(f"| {check.name} | | | | | | {mark} {_cell(check.detail)} |")
+            lines.append(f"| {markdown(check.name)} | | | | | | {mark} {markdown(check.detail)} |")
             continue
         told = check.detail.partition(":")[0]
         lines.append(
-            f"| {check.name} | {d.first:.2f} | {d.second:.2f} | {d.difference:+.2f} | "
-            f"{d.low:+.2f} to {d.high:+.2f} | {d.p_value:.4f} | {mark} {told} |"
+            f"| {markdown(check.name)} | {d.first:.2f} | {d.second:.2f} | {d.difference:+.2f} | "
+            f"{d.low:+.2f} to {d.high:+.2f} | {d.p_value:.4f} | {mark} {markdown(told)} |"
         )
     lines += ["", f"{result.samples} samples; percent; intervals and tests by image."]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,28 +1,32 @@
 """Leaderboard tables: scored runs and published results, never in the same column.
 
-Measured results use one protocol on one fingerprint, so they can be ranked. Published results use the protocol of their
-paper. They are listed exactly as in the publication, with one column per metric. Every row states its source and
-evidence.
+Measured results use one protocol on one fingerprint, so they can be ranked. Only results that were computed again here,
+from the predictions of the run, get a rank; the others stand below them with the reason. Published results use the
+protocol of their paper. They are listed exactly as in the publication, with one column per metric. Every row states its
+source and evidence.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from refbench.errors import RefbenchError
+from refbench.errors import RefbenchError, text_of
 from refbench.plugins.loading import available
 from refbench.records import Estimate, RunInfo
-from refbench.runs.folder import RUN_FILE, RunFolder
+from refbench.reports.recomputation import Status, Verdict, by_protocol, verify_folders
+from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.scoring.results import SUMMARY_FILE, read_result
-from refbench.storage.files import atomic_file
+from refbench.scoring.results import SUMMARY_FILE, read_summary
+from refbench.storage.escaping import Markdown, code, csv_cell, markdown, markdown_table, plain
+from refbench.storage.files import atomic_file, check_is_file
+from refbench.storage.progress import Progress, silent
 
 PUBLISHED_COLUMNS = (
     "system",
@@ -64,7 +68,10 @@ MODES = {"forced": "answer forced", "generate": "answer generated"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scored run under one protocol; `metrics` are in percent with their intervals."""
+    """One scored run under one protocol; `metrics` are in percent with their intervals.
+
+    A row has a rank only if its `status` is verified; otherwise `reason` says why not.
+    """
 
     adapter: str
     address: str
@@ -74,30 +81,41 @@ class Row:
     failures: int
     metrics: Mapping[str, Estimate]
     folder: Path
+    status: Status = Status.VERIFIED
+    reason: str = ""
 
 
-def read_rows(folders: Iterable[Path]) -> list[Row]:
+def read_rows(
+    folders: Iterable[Path], progress: Progress = silent, log: Callable[[str], None] = lambda _: None
+) -> list[Row]:
     """All scored runs in the given folders and their subfolders, with one row for each protocol.
 
-    Raises:
-        RunError: a run.json or summary.json is damaged; the message names the file.
+    The figures of each run are computed again, if its predictions and its dataset are there. A folder that cannot be
+    read has no row; `log` is called with the reason.
     """
-    return [
-        row
-        for folder in folders
-        for path in sorted(folder.rglob(RUN_FILE))
-        if path.with_name(SUMMARY_FILE).is_file()
-        for row in _rows(path.parent)
-    ]
+    rows = []
+    for folder, verdicts in verify_folders(folders, progress).items():
+        try:
+            rows += _rows(folder, by_protocol(verdicts))
+        except RefbenchError as error:
+            log(f"{folder} is left out: {error}")
+    return rows
 
 
-def _rows(folder: Path) -> list[Row]:
-    result = read_result(folder)
-    name = system_name(RunFolder(folder).info)
-    return [
-        Row(name, result.address, result.fingerprint, s.protocol, s.samples, s.failures, s.metrics, folder)
-        for s in result.summaries.values()
-    ]
+def _rows(folder: Path, verdicts: Mapping[str, Verdict]) -> list[Row]:
+    content = read_summary(folder / SUMMARY_FILE)
+    run = RunFolder(folder)
+    name = system_name(run.info) if run.is_there else folder.name
+    rows = []
+    for protocol, entry in content.protocols.items():
+        summary, verdict = entry.summary(protocol, content.failures), verdicts[protocol]
+        rows.append(
+            Row(
+                name, content.address, content.fingerprint, protocol, summary.samples, summary.failures,
+                summary.metrics, folder, verdict.status, verdict.reason,
+            )
+        )  # fmt: skip
+    return rows
 
 
 def system_name(info: RunInfo) -> str:
@@ -118,6 +136,8 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
             "split": row.address.split("/")[1],
             "fingerprint": row.fingerprint,
             "system": row.adapter,
+            "status": str(row.status),
+            "reason": row.reason,
             "protocol": row.protocol,
             "metric": metric,
             "value": estimate.value,
@@ -134,6 +154,8 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
         "split",
         "fingerprint",
         "system",
+        "status",
+        "reason",
         "protocol",
         "metric",
         "value",
@@ -159,7 +181,11 @@ def read_published(folder: Path) -> pd.DataFrame:
     frames = []
     known = {*available("protocols"), UNKNOWN}
     for path in sorted(folder.glob("*.csv")):
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            check_is_file(path)
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except (ValueError, OSError) as error:
+            raise RefbenchError(f"{path} is not a CSV file in UTF-8 ({text_of(error)})") from None
         if tuple(frame.columns) != PUBLISHED_COLUMNS:
             raise RefbenchError(f"{path}: the columns must be {', '.join(PUBLISHED_COLUMNS)}")
         for position, row in enumerate(frame.to_dict("records")):
@@ -174,9 +200,12 @@ def read_published(folder: Path) -> pd.DataFrame:
 
 def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> str:
     try:
-        float(row["value"])
+        value = float(row["value"])
     except ValueError:
         return f"the value {row['value']!r} is not a number"
+    # All metrics of this field are percentages; this excludes NaN, too.
+    if not 0 <= value <= 100:
+        return f"the value must be between 0 and 100 (percent), got {row['value']!r}"
     if row["evidence"] not in EVIDENCE:
         return f"evidence must be one of {', '.join(EVIDENCE)}, not {row['evidence']!r}"
     if not row["source"]:
@@ -189,7 +218,10 @@ def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> st
 
 
 def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> list[Path]:
-    """Write `measured.csv`, `published.csv` and one Markdown page per dataset and split; returns the files."""
+    """Write `measured.csv`, `published.csv` and one Markdown page per dataset; returns the files.
+
+    Names and notes are text of others; they are escaped in every file.
+    """
     files = [
         _write(out / "measured.csv", _csv(measured_frame(rows))),
         _write(out / "published.csv", _csv(published)),
@@ -203,25 +235,28 @@ def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> lis
     for dataset, split in places:
         here = [r for r in rows if r.address == f"{dataset}/{split}"]
         quoted = published[(published["dataset"] == dataset) & (published["split"] == split)]
-        text = f"## {dataset}/{split or 'split not stated'}\n\n"
+        text = f"## {markdown(dataset)}/{markdown(split or 'split not stated')}\n\n"
         text += measured_markdown(here) if here else "No run of refbench yet.\n"
         if len(quoted):
             text += "\n" + published_markdown(quoted)
         by_dataset.setdefault(dataset, []).append(text)
     for dataset, sections in by_dataset.items():
         name = "".join(c if c.isalnum() or c in "-+" else "-" for c in dataset).strip("-").lower()
-        files.append(_write(out / f"{name}.md", f"# {dataset}\n\n" + "\n".join(sections)))
+        files.append(_write(out / f"{name}.md", f"# {markdown(dataset)}\n\n" + "\n".join(sections)))
     return files
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Runs of one split and build under one protocol, sorted by the first of `metrics`, best first."""
+    """Runs of one split and build under one protocol: verified ones sorted by the first of `metrics`, best first, and
+    the others, which have no rank, sorted by name.
+    """
 
     protocol: str
     fingerprint: str
     metrics: tuple[str, ...]
     rows: list[Row]
+    unranked: list[Row]
 
     def head(self) -> list[str]:
         """The metrics as columns."""
@@ -239,7 +274,10 @@ def rankings(rows: Sequence[Row]) -> list[Ranking]:
         group = [r for r in rows if (r.protocol, r.fingerprint) == (protocol, fingerprint)]
         known = dict.fromkeys(m for row in group for m in row.metrics)
         metrics = [m for m in SHORT_NAMES if m in known] if protocol == REFBENCH.name else list(known)
-        found.append(Ranking(protocol, fingerprint, tuple(metrics), ranked(group, metrics[0] if metrics else "")))
+        verified = [r for r in group if r.status is Status.VERIFIED]
+        others = sorted((r for r in group if r.status is not Status.VERIFIED), key=lambda r: (r.adapter, str(r.folder)))
+        by = metrics[0] if metrics else ""
+        found.append(Ranking(protocol, fingerprint, tuple(metrics), ranked(verified, by), others))
     return found
 
 
@@ -253,14 +291,26 @@ def measured_markdown(rows: Sequence[Row]) -> str:
     text = ""
     for ranking in rankings(rows):
         text += (
-            f"Measured: protocol `{ranking.protocol}`, fingerprint `{ranking.fingerprint[:12]}`, "
+            f"Measured: protocol {code(ranking.protocol)}, fingerprint {code(ranking.fingerprint[:12])}, "
             "95 % intervals by image.\n\n"
         )
-        lines = [["#", "system", *ranking.head(), "samples", "failures"]]
-        for rank, row in enumerate(ranking.rows, start=1):
-            lines.append([str(rank), row.adapter, *ranking.cells(row), str(row.samples), str(row.failures)])
-        text += _markdown_table(lines) + "\n"
+        head = ["system", *ranking.head(), "samples", "failures"]
+        if ranking.rows:
+            lines = [["#", *head]]
+            for rank, row in enumerate(ranking.rows, start=1):
+                lines.append([str(rank), *_cells(ranking, row)])
+            text += markdown_table(lines) + "\n"
+        if ranking.unranked:
+            text += "Without a rank, because the figures were not computed again here:\n\n"
+            lines = [[*head, "status", "reason"]]
+            for row in ranking.unranked:
+                lines.append([*_cells(ranking, row), str(row.status), row.reason])
+            text += markdown_table(lines) + "\n"
     return text.removesuffix("\n")
+
+
+def _cells(ranking: Ranking, row: Row) -> list[str]:
+    return [row.adapter, *map(Markdown, ranking.cells(row)), str(row.samples), str(row.failures)]
 
 
 def published_markdown(figures: pd.DataFrame) -> str:
@@ -282,7 +332,7 @@ def published_markdown(figures: pd.DataFrame) -> str:
         "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` names the "
         "rule behind a figure, or `unknown`. Score with `refbench score --protocol NAME` to compare with it.\n\n"
     )
-    return head + _markdown_table(lines)
+    return head + markdown_table(lines)
 
 
 def format_interval(estimate: Estimate) -> str:
@@ -292,16 +342,11 @@ def format_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    rows = ["| " + " | ".join(line) + " |" for line in clean]
-    rows.insert(1, "|" + "---|" * len(lines[0]))
-    return "\n".join(rows) + "\n"
-
-
 def _csv(frame: pd.DataFrame) -> str:
     buffer = io.StringIO()
-    frame.to_csv(buffer, index=False, lineterminator="\n")
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    safe = frame.assign(**{name: frame[name].map(lambda cell: csv_cell(plain(cell))) for name in texts})
+    safe.to_csv(buffer, index=False, lineterminator="\n")
     return buffer.getvalue()
 
 

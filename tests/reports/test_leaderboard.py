@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from refbench import run, score
-from refbench.errors import RefbenchError, RunError
+from refbench.errors import RefbenchError
 from refbench.plugins.loading import available
 from refbench.plugins.table import TABLE
 from refbench.reports.leaderboard import (
@@ -23,6 +23,7 @@ from refbench.reports.leaderboard import (
     read_published,
     read_rows,
 )
+from refbench.reports.recomputation import Status
 from refbench.scoring.protocols.systems import SYSTEMS
 from refbench.storage.files import project_data
 
@@ -121,19 +122,21 @@ def test_published_rows_know_their_rule(refbench: Cli) -> None:
     assert "ETRIS" in refbench("list", "protocols").stdout
 
 
-def test_a_damaged_summary_is_named(runs: Path) -> None:
+def test_a_damaged_summary_is_named_and_costs_no_other_run(runs: Path) -> None:
     path = next(runs.rglob("summary.json"))
     path.write_text(json.dumps({"metrics": {}}))
-    with pytest.raises(
-        RunError, match="is not in the format that refbench writes: Object missing required field `dataset`;"
-    ):
-        read_rows([runs])
+    said: list[str] = []
+    assert len(read_rows([runs], log=said.append)) == 2
+    assert "is not in the format that refbench writes: Object missing required field `dataset`;" in said[0]
+    assert str(path.parent) in said[0]
 
 
 @pytest.mark.slow
-def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path: Path) -> None:
+def test_the_committed_tables_are_those_of_the_committed_runs(embedded: Path, tmp_path: Path) -> None:
     place = project_data("leaderboards")
-    build_tables(read_rows([place / "runs"]), read_published(PUBLISHED), tmp_path)
+    rows = read_rows([place / "runs"])
+    assert {row.status for row in rows} == {Status.VERIFIED}
+    build_tables(rows, read_published(PUBLISHED), tmp_path)
     fresh = {p.name: p.read_text() for p in tmp_path.iterdir()}
     committed = {p.name: p.read_text() for p in (place / "tables").iterdir()}
-    assert fresh == committed, "run `refbench leaderboard build` and commit leaderboards/tables"
+    assert fresh == committed, "run `refbench leaderboard build --out leaderboards/tables` and commit it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from refbench import run, score
 from refbench.errors import RunError
 from refbench.records import Estimate, Summary
 from refbench.reports.leaderboard import read_rows
+from refbench.reports.recomputation import Status, verify
 from refbench.scoring.counts import check_scores, read_scores, scores_to_table
 from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.results import read_result
@@ -86,8 +88,9 @@ def test_a_summary_that_breaks_one_is_refused(
         summary["protocols"]["refbench"]["metrics"]["precision_at_0.6"]["value"] = 1.0
     summary["protocols"]["refbench"]["metrics"][metric] = dict(zip(("value", "low", "high"), figures, strict=True))
     path.write_text(json.dumps(summary))
-    with pytest.raises(RunError, match=message):
-        read_rows([scored])
+    (verdict,) = verify(scored)
+    assert verdict.status is Status.REFUSED
+    assert re.search(message, verdict.reason)
 
 
 def test_series_are_told_apart() -> None:
@@ -128,7 +131,7 @@ def edited(scored: Path, change: Any) -> Path:
         (lambda s: s.update(samples=7), "87 samples by refbench, 7 in all"),
         (lambda s: (s.update(samples=7), own(s).update(samples=7)), "7 samples, 87 in the run"),
         (lambda s: s.update(missing=2), "missing <= failures <= samples"),
-        (lambda s: s.update(samples=float("inf")), "is not in the format that refbench writes"),
+        (lambda s: s.update(samples=float("inf")), "contains the number inf, which refbench never writes"),
         (lambda s: s["protocols"].update(lisa={**own(s), "samples": 99}), "99 samples by lisa, 87 in all"),
         (lambda s: own(s).pop("metrics"), "missing required field `metrics`"),
         (lambda s: s.pop("protocols"), "missing required field `protocols`"),

@@ -288,7 +288,7 @@ def bomb(path: Path) -> None:
     [
         ("missing", "COCO_train2014_000000000002.jpg is not in"),
         ("empty", r"is empty \(0 bytes\)"),
-        ("text", "is not an image that can be read"),
+        ("text", "is not an image in the format JPEG"),
         ("size", r"has the size \(40, 50\) \(height, width\), but the annotations state"),
         ("bomb", r"refused|is \(60000, 60000\)"),
     ],
