@@ -32,7 +32,7 @@ def calls(path: Path) -> int:
 
 
 def cpu_seconds(process: subprocess.Popen[str]) -> float:
-    """What a process and its children have computed so far: the clock of their progress, however busy the machine is."""
+    """What a process and its children have computed so far: the clock of their progress, on a busy machine too."""
     try:
         main = psutil.Process(process.pid)
         times = [one.cpu_times() for one in (main, *main.children(recursive=True))]

@@ -24,6 +24,7 @@ from refbench.curation.tables import (
 from refbench.curation.verdicts import decide_expression, decide_masks, gather
 from refbench.errors import RunError
 from refbench.records import Action, Decision, Finding
+from refbench.storage.locks import PATIENCE_SECONDS, exclusive
 from refbench.storage.progress import Progress, silent
 from refbench.storage.weights import short_name
 
@@ -47,9 +48,16 @@ def decide(folder: Path, *, progress: Progress = silent) -> Decided:
     `undecided` of the recipe. Every call reads the answers of reviewers again, including new ones.
 
     Raises:
-        RunError: the folder is not a curation folder, or proposals are missing.
+        RunError: the folder is not a curation folder, proposals are missing, or another process is writing to the
+            folder for a long time.
     """
     curation = open_curation(folder)
+    with exclusive(folder, patience=PATIENCE_SECONDS):
+        return _decide(curation, progress)
+
+
+def _decide(curation: Curation, progress: Progress) -> Decided:
+    folder = curation.folder
     recipe = curation.recipe
     check_names(recipe)
     images = load_items(curation.address)
@@ -95,8 +103,9 @@ def settle_ledger(folder: Path) -> Decided:
     change.
     """
     curation = open_curation(folder)
-    masks, expressions = read_decisions(folder)
-    return _write_ledger(curation, load_items(curation.address), masks, expressions)
+    with exclusive(folder, patience=PATIENCE_SECONDS):
+        masks, expressions = read_decisions(folder)
+        return _write_ledger(curation, load_items(curation.address), masks, expressions)
 
 
 def _write_ledger(

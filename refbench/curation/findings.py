@@ -18,6 +18,8 @@ from refbench.plugins.loading import available, load
 from refbench.plugins.options import construct
 from refbench.records import Finding
 from refbench.storage.escaping import markdown
+from refbench.storage.files import atomic_file
+from refbench.storage.locks import exclusive
 from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
 
@@ -64,14 +66,29 @@ def audit(
 
     Raises:
         DatasetError: the split is not built, or a check does not exist.
-        RunError: the folder belongs to another split, build or recipe.
+        RunError: the folder belongs to another split, build or recipe, or another process is writing to it.
     """
+    folder = out or default_folder(address)
+    with exclusive(folder):
+        return _audit(address, recipe, folder, checks, with_images, against, workers, progress)
+
+
+def _audit(
+    address: str,
+    recipe: Recipe,
+    folder: Path,
+    checks: Sequence[str],
+    with_images: bool,
+    against: Sequence[str],
+    workers: int | None,
+    progress: Progress,
+) -> Audited:
     images = load_items(address)
     check_names(recipe)
     chosen = _make_checks(recipe, checks)
     has_pictures = with_images and all(i.image_path for i in images)
     used = {n: c for n, c in chosen.items() if has_pictures or not c.needs_images}
-    folder = claim(out or default_folder(address), address, recipe)
+    claim(folder, address, recipe)
     findings = _of_images(images, used, recipe, has_pictures, workers, progress)
     for check in used.values():
         if isinstance(check, SplitCheck):
@@ -85,7 +102,8 @@ def audit(
     write_findings(folder, [*findings, *kept], sorted({*looked, *names}))
     masks, expressions = sum(len(i.masks) for i in images), sum(len(i.samples) for i in images)
     result = Audited(folder, tuple(findings), names, left_out, len(images), masks, expressions)
-    (folder / SUMMARY_FILE).write_text(_summary(address, result), encoding="utf-8")
+    with atomic_file(folder / SUMMARY_FILE) as temporary:
+        temporary.write_text(_summary(address, result), encoding="utf-8")
     return result
 
 

@@ -12,7 +12,7 @@ from refbench.curation.recipe import Recipe, parse_recipe
 from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import available, load
 from refbench.storage.files import home, read_json
-from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
 from refbench.storage.ownership import OTHER_FOLDER, claim_folder
 from refbench.storage.samples import load_objects, load_samples
 
@@ -63,10 +63,10 @@ def open_curation(folder: Path) -> Curation:
 
 def load_items(address: str) -> list[ImageItems]:
     """The images of a built split with all their masks and expressions."""
-    samples = load_samples(address)
+    dataset, _ = parse_address(address)
+    samples, annotated = of_one_build(dataset, lambda: (load_samples(address), load_objects(dataset)))
     images = {s.image_id for s in samples}
-    objects = [o for o in load_objects(parse_address(address)[0]) if o.image_id in images]
-    return items_of(samples, objects)
+    return items_of(samples, [o for o in annotated if o.image_id in images])
 
 
 def claim(folder: Path, address: str, recipe: Recipe) -> Path:

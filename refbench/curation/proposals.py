@@ -32,6 +32,8 @@ from refbench.plugins.options import bind_options, construct
 from refbench.records import Proposal
 from refbench.storage.files import read_json, write_table
 from refbench.storage.images import image_sha256, load_image
+from refbench.storage.locks import exclusive
+from refbench.storage.manifest import of_one_build, parse_address
 from refbench.storage.ownership import claim_folder
 from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
@@ -73,10 +75,25 @@ def propose(
         workers: number of processes; if None, one per core. Refiners on a GPU use one process.
 
     Raises:
-        RunError: the folder does not exist, or contains proposals of another version of a refiner.
+        RunError: the folder does not exist, contains proposals of another version of a refiner, or another process is
+            writing to it.
         DatasetError: the split has no images, or the recipe has no such refiner.
     """
     curation = open_curation(folder)
+    with exclusive(folder):
+        return _propose(curation, refiners, options, device, limit, workers, progress)
+
+
+def _propose(
+    curation: Curation,
+    refiners: Sequence[str],
+    options: Mapping[str, Mapping[str, str]] | None,
+    device: str,
+    limit: int | None,
+    workers: int | None,
+    progress: Progress,
+) -> Proposed:
+    folder = curation.folder
     images = load_items(curation.address)[:limit]
     if not all(i.image_path for i in images):
         raise DatasetError(
@@ -257,7 +274,8 @@ def _propose_shard(job: _ShardJob) -> int:
     if _LOADED.get("address") != (address, folder):
         _LOADED.clear()
         _LOADED["address"] = (address, folder)
-        _LOADED["images"] = {i.image_id: i for i in load_items(address)}
+        # Raises an error if the split was built again since the parent process read it.
+        of_one_build(parse_address(address)[0], lambda: _load(Path(folder), address))
     if _LOADED.get("choice") != (choice, device):
         _LOADED["refiner"] = make_refiner(choice, device)
         _LOADED["choice"] = (choice, device)
@@ -266,6 +284,11 @@ def _propose_shard(job: _ShardJob) -> int:
         proposals += _propose_image(_LOADED["refiner"], _LOADED["images"][image_id], choice.variants)
     write_table(_shard_path(Path(folder), choice.name, number), proposals_table(proposals))
     return number
+
+
+def _load(folder: Path, address: str) -> None:
+    open_curation(folder)
+    _LOADED["images"] = {i.image_id: i for i in load_items(address)}
 
 
 def _propose_image(refiner: Any, image: ImageItems, variants: int) -> list[Proposal]:

@@ -25,7 +25,7 @@ from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, box_around, contact_sheet, overlay, picture_of
 from refbench.storage.escaping import code, markdown
-from refbench.storage.files import atomic_file
+from refbench.storage.files import UMASK, atomic_file
 from refbench.storage.images import image_bytes
 from refbench.storage.manifest import dataset_folder, parse_address, read_manifest, split_fingerprint
 from refbench.storage.progress import Progress, silent
@@ -121,7 +121,7 @@ def export_curated(address: str, out: Path, progress: Progress = silent) -> list
         card = staging / "README.md"
         card.write_text(_card(address, published, images, ledger, changes, sheets), encoding="utf-8")
         files = [data, staging / LEDGER_FILE, *sheets, card]
-        staging.chmod(0o755)
+        staging.chmod(0o777 & ~UMASK)
         if out.exists():
             out.rmdir()  # it is empty
         staging.rename(out)

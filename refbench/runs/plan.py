@@ -27,7 +27,7 @@ class Job:
 
     `adapter` is a name, `path/to/file.py:Class`, or an object. If `batch_size` is None, the batch size of the adapter
     is used, with smaller batches for large images. `home` is $REFBENCH_HOME, and `started_in` is the folder that
-    relative paths refer to.
+    relative paths refer to. Workers refuse another build of the split than that with this `fingerprint`.
     """
 
     adapter: Any
@@ -39,6 +39,7 @@ class Job:
     deterministic: bool
     home: Path
     started_in: Path
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

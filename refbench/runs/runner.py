@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from refbench.runs.processes import Processes
 from refbench.runs.scheduler import Outcome, Scheduler, WorkerPool
 from refbench.runs.timings import stage_table
 from refbench.storage.files import home
-from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.locks import exclusive
+from refbench.storage.manifest import parse_address
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import git_state, now
-from refbench.storage.samples import load_samples
+from refbench.storage.samples import load_split
 
 LONGEST_NAME = 120
 ENGINES = ("local", "ray")
@@ -100,8 +102,8 @@ def run(
         >>> result.samples, result.failures
         (87, 0)
     """
-    fingerprint = split_fingerprint(address)
-    samples = load_samples(address)[:limit]
+    samples, fingerprint = load_split(address)
+    samples = samples[:limit]
     if not samples:
         raise DatasetError(f"{address} holds no samples")
     shards = plan_shards(samples)
@@ -110,6 +112,7 @@ def run(
         adapter=_absolute(adapter),
         options=dict(options or {}),
         address=address,
+        fingerprint=fingerprint,
         limit=limit,
         device=device,
         batch_size=batch_size,
@@ -117,11 +120,17 @@ def run(
         home=home().absolute(),
         started_in=Path.cwd(),
     )
-    pool = _worker_pool(job, engine, workers, ray_address)
-    try:
+    with ExitStack() as stack:
+        if out is not None:
+            # Before the model is loaded, which may take minutes.
+            stack.enter_context(exclusive(out))
+        pool = _worker_pool(job, engine, workers, ray_address)
+        stack.callback(pool.stop, log)
         scheduler = Scheduler(pool, log)
         facts = scheduler.start_workers()
         folder = RunFolder(out or default_folder(facts.name, facts.options, address, limit))
+        if out is None:
+            stack.enter_context(exclusive(folder.path))
         info = folder.claim(
             dataclasses.replace(
                 _info(job, facts, deterministic),
@@ -134,8 +143,6 @@ def run(
             )
         )
         return _compute(scheduler, folder, info, shards, max_failures, progress)
-    finally:
-        pool.stop(log)
 
 
 def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:

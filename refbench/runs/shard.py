@@ -41,7 +41,7 @@ from refbench.runs.timings import StageClock
 from refbench.storage.files import write_table
 from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
-from refbench.storage.samples import load_samples
+from refbench.storage.samples import load_split
 
 # Folders whose traceback lines do not help to find a fault in an adapter: refbench and Python's library.
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
@@ -81,7 +81,10 @@ class ShardRunner:
     def __init__(self, job: Job, journal: bool = False) -> None:
         self.job = job
         self._journal = journal
-        samples = load_samples(job.address)[: job.limit]
+        samples, fingerprint = load_split(job.address)
+        if job.fingerprint not in ("", fingerprint):
+            raise DatasetError(f"{job.address} was built again since the run began; run the same command again")
+        samples = samples[: job.limit]
         if not samples:
             raise DatasetError(f"{job.address} holds no samples")
         self.shards = plan_shards(samples)

@@ -24,7 +24,7 @@ from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
-from refbench.storage.manifest import parse_address, split_fingerprint, split_path
+from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_objects, split_table
@@ -96,7 +96,10 @@ def count(
 ) -> Counted:
     """Count the masks of a run or of a predictions file in one pass."""
     run = source if isinstance(source, RunFolder) else None
-    targets = _Targets(address, run.info.limit if run else None)
+    limit = run.info.limit if run else None
+    targets, fingerprint = of_one_build(
+        parse_address(address)[0], lambda: (_Targets(address, limit), split_fingerprint(address))
+    )
     given = None if isinstance(source, RunFolder) else Claims(source, targets.index)
     claims = run.claims(targets.index) if run else iter(given or ())
     if not targets.ignored:
@@ -106,7 +109,7 @@ def count(
     check_scores(tables[STORED], address, targets.heights * targets.widths)
     return Counted(
         address,
-        split_fingerprint(address),
+        fingerprint,
         run is not None,
         tables,
         counter.measured,

@@ -20,6 +20,7 @@ from refbench.scoring.protocols.explain import Walk, hybrids, walk
 from refbench.scoring.protocols.targets import OPENCV
 from refbench.scoring.results import SummaryFile, stated, write_summary
 from refbench.scoring.statistics.bootstrap import PERCENTILE
+from refbench.storage.locks import PATIENCE_SECONDS, exclusive
 from refbench.storage.manifest import parse_address
 from refbench.storage.progress import Progress, silent
 
@@ -89,8 +90,10 @@ def score(
         progress("protocols", done + 1, len(rules))
     folder = Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:
-        write_scores(folder / SCORES_FILE, counted.scores)
-        write_summary(folder, _summary_file(counted, summaries, interval))
+        # Both files are of the same predictions, and what another command adds is kept.
+        with exclusive(folder, patience=PATIENCE_SECONDS):
+            write_scores(folder / SCORES_FILE, counted.scores)
+            write_summary(folder, _summary_file(counted, summaries, interval))
     return Scored(
         address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
 import math
 import os
+import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +25,11 @@ from refbench.errors import DatasetError, RefbenchError, RunError
 
 Row = TypeVar("Row")
 BATCH_ROWS = 20_000
+# Of <fcntl.h> and <linux/fs.h>.
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+# It can only be read by setting it, which other threads would notice; therefore once, before there are threads.
+UMASK = os.umask(0)
+os.umask(UMASK)
 KINDS_OF_PATHS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -56,6 +64,34 @@ def check_is_file(path: Path, wanted: type[RefbenchError] = DatasetError) -> Non
         raise wanted(f"{path} is {kind}, but a regular file is expected; save the content as a file and pass its path")
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, and delete what was there.
+
+    On Linux, both change places in one step, so there is no moment without a folder. Elsewhere, and on file systems
+    that cannot do it, the old folder is moved away first.
+    """
+    new.chmod(0o777 & ~UMASK)
+    if not folder.exists():
+        new.rename(folder)
+        return
+    if not _exchanged(new, folder):
+        old = new.with_name(f"{new.name}.old")
+        folder.rename(old)
+        new.rename(folder)
+        new = old
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Let two paths change places by renameat2; False if this is not possible here."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`. Afterwards, the temporary file is synced and replaces `path`; on an error,
@@ -72,7 +108,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         raise RunError(

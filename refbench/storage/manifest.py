@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from refbench.errors import DatasetError
 from refbench.records import Count
 from refbench.storage.files import home, read_record
 
 MANIFEST_FILE = "manifest.json"
+# How often a dataset is read that is built again meanwhile.
+TRIES = 100
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,5 +115,42 @@ def split_path(address: str) -> Path:
 def split_fingerprint(address: str) -> str:
     """The sha256 of the canonical content of a split; image files and details of Parquet are ignored."""
     dataset, split = parse_address(address)
-    split_path(address)
-    return read_manifest(dataset).splits[split].fingerprint
+
+    def read() -> str:
+        split_path(address)
+        return read_manifest(dataset).splits[split].fingerprint
+
+    return of_one_build(dataset, read)
+
+
+def of_one_build(dataset: str, read: Callable[[], Value]) -> Value:
+    """The result of `read`, which reads files of one dataset: all of them are of the same build.
+
+    If the dataset is built again meanwhile, they are read again.
+
+    Raises:
+        DatasetError: the dataset is built again all the time. Exceptions of `read` are raised here.
+    """
+    for _ in range(TRIES):
+        before = _build(dataset)
+        try:
+            value = read()
+        except DatasetError:
+            # A file of another build than the manifest may be missing, or may not match.
+            if _build(dataset) == before is not None:
+                raise
+            if before is None and _build(dataset) is None:
+                raise
+            continue
+        if _build(dataset) == before:
+            return value
+    raise DatasetError(f"{dataset} is being built again; wait until it is finished")
+
+
+def _build(dataset: str) -> tuple[int, int, int] | None:
+    """Identifies the folder that holds a dataset now; None if there is none."""
+    try:
+        found = (dataset_folder(dataset) / MANIFEST_FILE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns

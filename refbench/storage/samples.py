@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     # Not imported at run time: most commands do not need pandas.
     from pandas import DataFrame
 from refbench.storage.files import Row, read_table, without_garbage_collection
-from refbench.storage.manifest import dataset_folder, read_manifest, split_path
+from refbench.storage.manifest import (
+    dataset_folder,
+    of_one_build,
+    parse_address,
+    read_manifest,
+    split_fingerprint,
+    split_path,
+)
 
 # The file that makes a folder an export, and the version of its layout.
 EXPORT_FILE, EXPORT_LAYOUT = "refbench.json", 1
@@ -116,10 +123,19 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
         >>> len(samples), samples[0].target.size == (samples[0].height, samples[0].width)
         (87, True)
     """
+    wanted = None if sample_ids is None else set(sample_ids)
+    return of_one_build(parse_address(address)[0], lambda: _load_samples(address, wanted))
+
+
+def load_split(address: str) -> tuple[list[Sample], str]:
+    """The samples of a built split and its fingerprint, both of the same build; see `load_samples`."""
+    return of_one_build(parse_address(address)[0], lambda: (load_samples(address), split_fingerprint(address)))
+
+
+def _load_samples(address: str, wanted: set[str] | None) -> list[Sample]:
     path = split_path(address)
-    if sample_ids is None:
+    if wanted is None:
         return samples_of_file(path)
-    wanted = set(sample_ids)
     table = read_table(path)
     _check_columns(table, pa.schema([SAMPLE_SCHEMA.field("sample_id")]), path)
     chosen = pc.is_in(table["sample_id"], pa.array(sorted(wanted), pa.string()))
@@ -160,6 +176,10 @@ def split_table(address: str, names: Sequence[str]) -> pa.Table:
         DatasetError: the split is not built; or a column does not exist, has another type or lacks values, or a sample
             occurs twice; the message names the file.
     """
+    return of_one_build(parse_address(address)[0], lambda: _split_table(address, names))
+
+
+def _split_table(address: str, names: Sequence[str]) -> pa.Table:
     path = split_path(address)
     table = read_table(path, table_names(names))
     _check_columns(table, pa.schema([SAMPLE_SCHEMA.field(n) for n in table_names(names)]), path)

@@ -6,9 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,15 @@ from typing import Any, Protocol
 from refbench._version import __version__
 from refbench.errors import DatasetError, summarise_problems
 from refbench.records import AnnotatedObject, Sample
-from refbench.storage.files import file_sha256, in_batches, without_garbage_collection, write_json, write_rows
+from refbench.storage.files import (
+    file_sha256,
+    in_batches,
+    replace_folder,
+    without_garbage_collection,
+    write_json,
+    write_rows,
+)
+from refbench.storage.locks import exclusive
 from refbench.storage.manifest import (
     MANIFEST_FILE,
     BuilderInfo,
@@ -70,7 +77,7 @@ class Built:
 
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
 Polygons = tuple[tuple[float, ...], ...]
-LEFTOVER_SECONDS = 24 * 3600.0
+STAGING = ".staging"
 
 
 class Builder(Protocol):
@@ -223,23 +230,34 @@ class _Lines:
 
 @contextmanager
 def staging_folder(dataset: str) -> Iterator[Path]:
-    """A new folder next to the dataset folder; it is deleted at the end unless it was published."""
-    parent = dataset_folder(dataset).parent
+    """A new folder for the dataset; it is deleted at the end unless it was published. One process at a time builds a
+    dataset.
+
+    Raises:
+        DatasetError: another process builds this dataset, or the folder cannot be created.
+    """
+    place = dataset_folder(dataset).parent / STAGING / dataset
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for leftover in parent.glob(f".{dataset}.*"):
-            # Left by a killed build; a more recent folder may be of a running build.
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{dataset}.", dir=parent))
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write to {parent}: {error.strerror}; set REFBENCH_HOME to a writable folder"
-        ) from error
-    try:
-        yield folder
+        with exclusive(place, wanted=DatasetError):
+            try:
+                # Left by killed builds; nobody else builds this dataset now.
+                for leftover in place.iterdir():
+                    if leftover.is_dir():
+                        shutil.rmtree(leftover, ignore_errors=True)
+                folder = Path(tempfile.mkdtemp(dir=place))
+            except OSError as error:
+                raise DatasetError(
+                    f"cannot write to {place}: {error.strerror}; set REFBENCH_HOME to a writable folder"
+                ) from error
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for empty in (place, place.parent):
+            with suppress(OSError):
+                # It stays if another process uses it.
+                empty.rmdir()
 
 
 def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[str, Any] | None = None) -> Manifest:
@@ -276,7 +294,7 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
         fingerprint=dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
     )
     write_json(staging / MANIFEST_FILE, manifest.to_json())
-    _publish(staging, dataset_folder(dataset))
+    replace_folder(staging, dataset_folder(dataset))
     return manifest
 
 
@@ -290,12 +308,3 @@ def _check_unique(dataset: str, built: Built) -> None:
                     "sent_id twice; the annotation file is damaged"
                 )
             seen.add(s.sample_id)
-
-
-def _publish(staging: Path, folder: Path) -> None:
-    staging.chmod(0o755)
-    old = staging.with_name(staging.name + ".old")
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
