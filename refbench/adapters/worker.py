@@ -14,6 +14,7 @@ import io
 import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -35,6 +36,7 @@ from refbench.masks.mask import Mask
 from refbench.records import Answer, Sample
 from refbench.storage.files import file_sha256, path_sha256
 from refbench.storage.images import image_bytes
+from refbench.storage.secrets import means_secret
 
 PROTOCOL = 1
 SDK = Path(__file__).parent / "workers" / "sdk"
@@ -46,8 +48,18 @@ LONGEST_BACK_OFF_SECONDS = 8.0
 LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 LOG_LINES = 40
-# Variables that the worker must not inherit.
-NOT_PASSED_ON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "MOONDREAM_API_KEY", "GEMINI_API_KEY")
+# The environment variables that the worker inherits, and the beginnings of names of others: where programs, libraries,
+# caches and certificates are, and how many threads are used. Keys are in none of them.
+PASSED_ON = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH",
+    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "XDG_CACHE_HOME", "NO_PROXY", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "TOKENIZERS_PARALLELISM",
+)  # fmt: skip
+PASSED_ON_BEGINNINGS = (
+    "LC_", "CUDA_", "NVIDIA_", "CUBLAS_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "PYTORCH_", "NCCL_",
+)  # fmt: skip
+# Passed on without a user and a password.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
 class Worker:
@@ -64,6 +76,7 @@ class Worker:
         start_timeout: maximum time in seconds until the worker is ready; loading may include a download of weights.
         offline: if False, libraries can download files from the hub.
         deterministic: as for the run; the worker fixes seeds and uses deterministic kernels if it can.
+        inherit: names of further environment variables that the worker gets, separated by commas, for example HF_TOKEN.
         config: all other options, passed to the worker as strings.
     """
 
@@ -81,13 +94,14 @@ class Worker:
         start_timeout: float = 1800.0,
         offline: bool = True,
         deterministic: bool = False,
+        inherit: str = "",
         **config: str,
     ) -> None:
         script = Path(script).absolute()
         if not script.is_file():
             raise AdapterError(f"the worker script {script} does not exist; pass its path with -o script=FILE")
         command = python or (str(interpreter(env)) if env else sys.executable)
-        self._child = _Child(script, command, device, config, start_timeout, offline, deterministic)
+        self._child = _Child(script, command, device, config, start_timeout, offline, deterministic, inherit)
         self._timeout = timeout
         ready = self._child.start()
         self.name = str(ready.get("model") or script.stem)
@@ -198,12 +212,13 @@ class _Child:
         start_timeout: float,
         offline: bool,
         deterministic: bool,
+        inherit: str,
     ) -> None:
         self.script = script
         self.command = command
         self.config = dict(config)
         self.start_timeout = start_timeout
-        self.environment = {k: v for k, v in os.environ.items() if k not in NOT_PASSED_ON}
+        self.environment = inherited(inherit)
         self.environment |= {"PYTHONNOUSERSITE": "1", "PYTHONPATH": str(SDK), "PYTHONUNBUFFERED": "1"}
         self.deterministic = deterministic
         if deterministic:
@@ -355,6 +370,28 @@ class _Child:
         if process.stdin is not None:
             with contextlib.suppress(OSError):
                 process.stdin.close()
+
+
+def inherited(more: str = "") -> dict[str, str]:
+    """The environment variables that a worker gets.
+
+    Args:
+        more: names of further variables, separated by commas.
+
+    Raises:
+        AdapterError: one of `more` is not set.
+    """
+    given = [name.strip() for name in more.split(",") if name.strip()]
+    missing = [name for name in given if name not in os.environ]
+    if missing:
+        raise AdapterError(f"the environment variable {missing[0]} is not set, but -o inherit={more} passes it on")
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED_ON or (name.startswith(PASSED_ON_BEGINNINGS) and not means_secret(name))
+    }
+    proxies = {name: re.sub(r"(?<=://)[^/@]+@", "", os.environ[name]) for name in PROXIES if name in os.environ}
+    return found | proxies | {name: os.environ[name] for name in given}
 
 
 def _fileno(stream: IO[bytes] | None) -> int:

@@ -12,7 +12,7 @@ import click
 
 from refbench._version import __version__
 from refbench.cli.lazy import LazyGroup
-from refbench.errors import RefbenchError, Terminated, TooManyFailures, text_of
+from refbench.errors import RefbenchError, Terminated, TooManyFailures, storable, text_of
 from refbench.plugins.loading import load_attribute
 
 DONE, FAILED, USAGE, BAD_INPUT, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -103,10 +103,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
         return FAILED
     except TooManyFailures as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_safe(error)}", err=True)
         return TOO_MANY_FAILURES
     except RefbenchError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_safe(error)}", err=True)
         return BAD_INPUT
     except BrokenPipeError:
         # The reader of our output went away (`| head`); that is no error of ours.
@@ -117,9 +117,17 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo(f"error: {name}{error.strerror or error}; check the path, its permissions and free space", err=True)
         return BAD_INPUT
     except Exception:  # noqa: BLE001 (the last resort of the program)
-        traceback.print_exc()
+        click.echo(_safe(traceback.format_exc()), err=True)
         click.echo("this is a bug in refbench: please report it with the lines above", err=True)
         return 70
+
+
+def _safe(text: object) -> str:
+    """A message without secrets: those of the command line, of the environment, and in URLs."""
+    words = [word.partition("=") for word in sys.argv[1:]]
+    redact = load_attribute("refbench.storage.secrets:redacted")
+    secrets = load_attribute("refbench.storage.secrets:secret_values")
+    return str(redact(storable(text), secrets({name: value for name, _, value in words})))
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -38,6 +38,7 @@ from refbench.storage.ownership import claim_folder
 from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
+from refbench.storage.secrets import HIDDEN, means_secret
 from refbench.storage.sharding import cut
 
 SHARD_MASKS = 48
@@ -237,7 +238,7 @@ def _claim_refiner(
     refiner = make_refiner(choice, device)
     content = {
         "refiner": choice.name,
-        "options": dict(choice.options),
+        "options": {n: HIDDEN if means_secret(n) else v for n, v in choice.options.items()},
         "variants": choice.variants,
         "limit": limit,
         "fingerprint": curation.fingerprint,

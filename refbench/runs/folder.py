@@ -28,6 +28,7 @@ from refbench.storage.predictions import (
     check_prediction_columns,
     predictions_from_table,
 )
+from refbench.storage.secrets import published_arguments, published_options
 
 RUN_FILE = "run.json"
 BATCH_ROWS = 4096
@@ -119,6 +120,12 @@ class RunFolder:
             RunError: the file does not exist, or was not written by `refbench run`.
         """
         info = read_record(self.info_path, RunInfo, RunError, AGAIN)
+        # Versions before 0.1 wrote options as they were given.
+        info = dataclasses.replace(
+            info,
+            adapter_options=published_options(info.adapter_options),
+            arguments=published_arguments(info.arguments),
+        )
         if info.shards > info.samples:
             raise RunError(
                 f"{self.info_path} states more shards ({info.shards}) than samples ({info.samples}); {AGAIN}"

@@ -30,6 +30,7 @@ from refbench.storage.manifest import parse_address
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import git_state, now
 from refbench.storage.samples import load_split
+from refbench.storage.secrets import published_arguments, published_options
 
 LONGEST_NAME = 120
 ENGINES = ("local", "ray")
@@ -137,7 +138,7 @@ def run(
                 fingerprint=fingerprint,
                 samples=len(samples),
                 shards=len(shards),
-                arguments=list(arguments),
+                arguments=published_arguments(arguments),
                 engine=engine,
                 workers=workers,
             )
@@ -284,7 +285,7 @@ def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
 
 def default_folder(name: str, options: Mapping[str, str], address: str, limit: int | None = None) -> Path:
     """`$REFBENCH_HOME/runs/<adapter and options>/<dataset>-<split>`."""
-    words = [name, *(f"{k}={v}" for k, v in sorted(options.items()))]
+    words = [name, *(f"{k}={v}" for k, v in sorted(published_options(options).items()))]
     safe = "".join(c if c.isalnum() or c in "-_.,=+" else "_" for c in ",".join(words))
     dataset, split = parse_address(address)
     end = "" if limit is None else f"-first{limit}"

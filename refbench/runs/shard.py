@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from refbench.storage.files import write_table
 from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
 from refbench.storage.samples import load_split
+from refbench.storage.secrets import published, published_options, secret_values
 
 # Folders whose traceback lines do not help to find a fault in an adapter: refbench and Python's library.
 OURS, LIBRARY = str(Path(__file__).parents[1]) + os.sep, sysconfig.get_paths()["stdlib"] + os.sep
@@ -97,6 +98,7 @@ class ShardRunner:
         self.adapter: Any = job.adapter
         if isinstance(job.adapter, str):
             self.adapter = load_adapter(job.adapter, job.options, device=job.device, deterministic=job.deterministic)
+        self._secrets = secret_values(job.options)
         self._owner = job.adapter if isinstance(job.adapter, str) else type(job.adapter).__name__
         try:
             with no_exit(self._owner):
@@ -318,7 +320,7 @@ class ShardRunner:
                     if not self._overlap:
                         _for_torch("synchronize", self.job.device)
                 with clock.stage("encode"):
-                    return to_predictions(samples, answers)
+                    return self._stored(to_predictions(samples, answers))
         except RunStopped:
             raise
         except Exception as error:  # noqa: BLE001 (it is raised again, and counted, when computed in turn)
@@ -356,7 +358,7 @@ class ShardRunner:
         spoiled |= {k: crashed for k, s in enumerate(batch) if s.sample_id in task.crashing}
         ready = [(s, p) for k, (s, p) in enumerate(zip(batch, pictures, strict=True)) if k not in spoiled]
         answered = iter(self._ask(ready, clock) if ready else [])
-        return [_failed(s, spoiled[k]) if k in spoiled else next(answered) for k, s in enumerate(batch)]
+        return [_failed(s, spoiled[k], self._secrets) if k in spoiled else next(answered) for k, s in enumerate(batch)]
 
     def _ask(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
         """Predict in pieces that fit into memory: halve them if memory runs out, and split a piece if a sample
@@ -376,15 +378,15 @@ class ShardRunner:
                     # The device may still compute after the call returns; count this time as model, not as encoding.
                     _for_torch("synchronize", self.job.device)
                 with clock.stage("encode"):
-                    return to_predictions(samples, answers)
+                    return self._stored(to_predictions(samples, answers))
         except RunStopped:
             raise
         except Exception as error:  # noqa: BLE001 (an adapter may raise anything; it is counted)
             if len(batch) == 1:
                 self._adapter_failures += 1
-                return [_failed(batch[0][0], error)]
+                return [_failed(batch[0][0], error, self._secrets)]
             out_of_memory = _is_out_of_memory(error)
-            told = _told(error)
+            told = _told(error, self._secrets)
         # Outside the except block: there, the traceback would keep the failed call's tensors alive.
         if out_of_memory:
             self._shrink(len(batch))
@@ -395,6 +397,15 @@ class ShardRunner:
             self._said.append(f"a batch of {len(batch)} expressions failed; retrying one by one: {told[:300]}")
         return [p for one in batch for p in self._ask_piece([one], clock)]
 
+    def _stored(self, predictions: list[Prediction]) -> list[Prediction]:
+        """The predictions, with texts that may be published: an adapter may repeat its options in them."""
+        return [
+            dataclasses.replace(p, note=published(p.note, self._secrets), raw=published(p.raw, self._secrets))
+            if p.note or p.raw
+            else p
+            for p in predictions
+        ]
+
     def _usage(self) -> dict[str, float]:
         if self.extras.usage is None:
             return {}
@@ -404,7 +415,7 @@ class ShardRunner:
             if not all(map(math.isfinite, found.values())):
                 raise ValueError(f"every value must be a finite number, got {found}")
         except Exception as error:  # noqa: BLE001 (somebody else's bookkeeping must not cost a shard)
-            self._said.append(f"the adapter cannot report its usage: {_told(error)}")
+            self._said.append(f"the adapter cannot report its usage: {_told(error, self._secrets)}")
             return {}
         return found
 
@@ -414,9 +425,9 @@ class ShardRunner:
             return []
         try:
             with no_exit(self._owner):
-                return list(map(storable, self.extras.remarks()))
+                return [published(storable(remark), self._secrets) for remark in self.extras.remarks()]
         except Exception as error:  # noqa: BLE001 (as above)
-            return [f"the adapter cannot report its remarks: {_told(error)}"]
+            return [f"the adapter cannot report its remarks: {_told(error, self._secrets)}"]
 
     def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
         RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))
@@ -434,7 +445,7 @@ def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
         raise AdapterError(f"the batch size of {adapter.name} must be a positive integer, got {size!r}")
     return Facts(
         name=storable(adapter.name),
-        options=dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter),
+        options=_options_of(adapter, job),
         code_sha256=extras.code_sha256 or code_sha256(adapter),
         weights_sha256=storable(extras.weights_sha256),
         batch_size=size,
@@ -444,6 +455,12 @@ def _facts(adapter: Any, extras: AdapterExtras, job: Job) -> Facts:
         device_name=str(_for_torch("name_of", job.device) or device_name(job.device)),
         packages=package_versions() | {storable(k): storable(v) for k, v in dict(extras.packages).items()},
     )
+
+
+def _options_of(adapter: Any, job: Job) -> dict[str, str]:
+    """The options of an adapter as they are stored in run.json: without secrets."""
+    options = dict(job.options) if isinstance(job.adapter, str) else _settings_of(adapter)
+    return {name: str(value) for name, value in published_options(options).items()}
 
 
 def _settings_of(adapter: Any) -> dict[str, str]:
@@ -467,18 +484,21 @@ def _own_images(pictures: Sequence[Any]) -> list[Any]:
     return [copies[id(p)] for p in pictures]
 
 
-def _failed(sample: Sample, error: Exception) -> Prediction:
-    return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=_told(error)[:500] or "failed")
+def _failed(sample: Sample, error: Exception, secrets: Collection[str]) -> Prediction:
+    text = _told(error, secrets)[:500] or "failed"
+    return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=text)
 
 
-def _told(error: Exception) -> str:
-    """An error as text; for an error in the code of an adapter, with the last line of that code in the traceback."""
+def _told(error: Exception, secrets: Collection[str] = ()) -> str:
+    """An error as text that may be published; for an error in the code of an adapter, with the last line of that code
+    in the traceback.
+    """
     if isinstance(error, RefbenchError):
-        return storable(error)
+        return published(storable(error), secrets)
     lines = traceback.extract_tb(error.__traceback__)
     own = [x for x in lines if not x.filename.startswith((OURS, LIBRARY)) and "-packages" not in x.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text_of(error)}{place}"
+    return published(f"{type(error).__name__}: {text_of(error)}{place}", secrets)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -236,16 +236,16 @@ def test_the_sdk_opens_pictures_as_refbench_does(sdk: ModuleType) -> None:
 def test_ping_cancel_and_shutdown(tmp_path: Path) -> None:
     worker = Worker(FAKE)
     child = worker._child
-    child.tell({"op": "ping"})
+    child.tell({"op": "ping"}, time.monotonic() + GIVE_UP_SECONDS)
     assert child.hear(time.monotonic() + GIVE_UP_SECONDS)["type"] == "pong"
-    child.tell({"op": "cancel", "id": "9"})
+    child.tell({"op": "cancel", "id": "9"}, time.monotonic() + GIVE_UP_SECONDS)
     item = {"sid": "a", "image": str(tmp_path / "x.png"), "size": [4, 4], "expression": "it"}
-    child.tell({"op": "predict", "id": "9", "items": [item]})
+    child.tell({"op": "predict", "id": "9", "items": [item]}, time.monotonic() + GIVE_UP_SECONDS)
     assert child.hear(time.monotonic() + GIVE_UP_SECONDS)["message"] == "cancelled"
     assert child.hear(time.monotonic() + GIVE_UP_SECONDS) == {"type": "done", "id": "9"}
-    child.tell({"op": "predict", "id": "10", "items": [item]})
+    child.tell({"op": "predict", "id": "10", "items": [item]}, time.monotonic() + GIVE_UP_SECONDS)
     assert "does not exist" in child.hear(time.monotonic() + GIVE_UP_SECONDS)["message"]
-    child.tell({"op": "dance"})
+    child.tell({"op": "dance"}, time.monotonic() + GIVE_UP_SECONDS)
     assert child.hear(time.monotonic() + GIVE_UP_SECONDS)["type"] == "done"
     assert "unknown op" in child.hear(time.monotonic() + GIVE_UP_SECONDS)["message"]
     process = child._process

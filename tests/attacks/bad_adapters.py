@@ -14,6 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
+from refbench import Answer
+from refbench.errors import RefbenchError
+
 
 class Unreadable(Exception):
     """An exception whose text cannot be made."""
@@ -159,3 +162,26 @@ class StagedPainter(Painter):
 
     def finish(self, batch: list[Any], output: Any) -> Any:
         return [mask for mask, count in output for _ in range(count)]
+
+
+class Leaky:
+    """Repeats its options and the environment in everything that it hands over."""
+
+    name = "leaky"
+
+    def __init__(self, api_key: str = "", endpoint: str = "", weights: str = "") -> None:
+        self.api_key, self.endpoint, self.weights = api_key, endpoint, weights
+
+    def _all(self) -> str:
+        return f"{self.api_key} {self.endpoint} {self.weights} {os.environ.get('MY_SERVICE_TOKEN')}"
+
+    def segment_samples(self, samples: list[Any], images: list[Image.Image]) -> list[Answer]:
+        if "left" in samples[0].expression:
+            raise ValueError(self._all())
+        if "right" in samples[0].expression:
+            raise RefbenchError(self._all())
+        empty = [np.zeros((i.height, i.width), bool) for i in images]
+        return [Answer(mask, note=self._all(), raw=self._all()) for mask in empty]
+
+    def remarks(self) -> list[str]:
+        return [self._all()]
