@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.datasets.builders import exported
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.catalogue import HubSource, hub_source
@@ -24,7 +25,7 @@ HUB = "hub"
 @click.argument("dataset")
 @click.option(
     "--annotations",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Path of the annotations: folder of the original release, annotation file, Parquet files of the "
     "hub, or export.",
 )
@@ -40,7 +41,7 @@ HUB = "hub"
     help="Read the files from --annotations, or download the dataset from the Hugging Face hub.",
 )
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Build only this split; repeatable.")
-@click.option("--sources", type=click.Path(path_type=Path), help="Your own sources.toml, for example with a mirror.")
+@click.option("--sources", type=FilePath(), help="Your own sources.toml, for example with a mirror.")
 @click.option("--offline", is_flag=True, help="Download nothing; use the files that were downloaded earlier.")
 @click.option("--yes", is_flag=True, help="Download without asking.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the builder; repeatable.")

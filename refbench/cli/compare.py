@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from refbench.cli.output import Points, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.errors import DatasetError
 from refbench.reports import comparison
 from refbench.reports.comparison import DEFAULT_MARGIN, Comparison, Difference, SliceDifference
@@ -20,8 +21,8 @@ SIGNIFICANCE = 0.05
 
 
 @click.command()
-@click.argument("run_a", type=click.Path(path_type=Path, exists=True))
-@click.argument("run_b", type=click.Path(path_type=Path, exists=True))
+@click.argument("run_a", type=FilePath(exists=True))
+@click.argument("run_b", type=FilePath(exists=True))
 @click.option(
     "--margin",
     type=Points(positive=True),
@@ -31,7 +32,7 @@ SIGNIFICANCE = 0.05
 )
 @click.option(
     "--page",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(dir_okay=False),
     help="Write an HTML page that shows the masks of both runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

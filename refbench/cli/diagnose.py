@@ -10,17 +10,18 @@ from typing import Any
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.reports import diagnosis
 from refbench.reports.diagnosis import ERRORS_FILE, Diagnosis
 from refbench.reports.error_kinds import KINDS, MEANING
 
 
 @click.command()
-@click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|PREDICTIONS", type=FilePath())
 @click.option(
     "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
 )
-@click.option("--out", type=click.Path(path_type=Path), help=f"Folder for {ERRORS_FILE}.")
+@click.option("--out", type=FilePath(), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diagnose(source: Path, dataset: str | None, out: Path | None, as_json: bool) -> None:
     """Show what kinds of errors a run makes, and on which samples.

@@ -9,6 +9,7 @@ import click
 
 from refbench.adapters import environments
 from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.paths import FilePath
 
 
 @click.group()
@@ -33,9 +34,7 @@ def env() -> None:
     default="",
     help="Python interpreter to use.  [default: one on the PATH with the required version]",
 )
-@click.option(
-    "--lock", type=click.Path(path_type=Path), help="Requirements file with exact versions, for your own worker."
-)
+@click.option("--lock", type=FilePath(), help="Requirements file with exact versions, for your own worker.")
 @click.option("--json", "as_json", is_flag=True, help="Print the environment as JSON.")
 def build(name: str, python: str, lock: Path | None, as_json: bool) -> None:
     """Build the environment NAME. It is built again only if its requirements or --python have changed.

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.datasets.exporters import WRITERS
 from refbench.datasets.exporters import export as export_split
 
@@ -14,7 +15,7 @@ from refbench.datasets.exporters import export as export_split
 @click.command()
 @click.argument("address", metavar="DATASET/SPLIT")
 @click.option("--format", "form", type=click.Choice(list(WRITERS)), required=True, help="Format to write.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--out", type=FilePath(), required=True, help="A new folder.")
 @click.option(
     "--with-images",
     is_flag=True,

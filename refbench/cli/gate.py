@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import Points, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.reports import gating
 from refbench.reports.gating import DEFAULT_MARGINS, to_json, to_junit, to_markdown
 from refbench.scoring.protocols.exact import REFBENCH
@@ -16,8 +17,8 @@ DEFAULT_MARGIN = 0.5
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--baseline", type=click.Path(path_type=Path), required=True, help="Scored run to use as the baseline.")
+@click.argument("run", type=FilePath())
+@click.option("--baseline", type=FilePath(), required=True, help="Scored run to use as the baseline.")
 @click.option(
     "--metric",
     "metrics",
@@ -33,10 +34,8 @@ DEFAULT_MARGIN = 0.5
     help="Number of points that a metric may lose: one value for all metrics, or one value per metric in "
     "the order of the metrics.  [default: 0.5]",
 )
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write a JUnit XML report to this file.")
-@click.option(
-    "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a Markdown summary to this file."
-)
+@click.option("--junit", type=FilePath(dir_okay=False), help="Write a JUnit XML report to this file.")
+@click.option("--markdown", type=FilePath(dir_okay=False), help="Write a Markdown summary to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def gate(

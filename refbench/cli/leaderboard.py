@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.reports.leaderboard import build_tables, read_published, read_rows
 from refbench.reports.recomputation import Status, verify_folders
 from refbench.storage.files import home, project_data
@@ -26,14 +27,14 @@ def leaderboard() -> None:
 @leaderboard.command()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Folder for the tables.  [default: $REFBENCH_HOME/leaderboard]",
 )
 @click.option(
     "--runs",
     "folders",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=FilePath(exists=True, file_okay=False),
     help="Folder with scored runs; repeatable.  [default: leaderboards/runs in a checkout, otherwise "
     "$REFBENCH_HOME/runs]",
 )
@@ -72,9 +73,7 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 @leaderboard.command()
-@click.argument(
-    "folders", metavar="[FOLDER]...", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
+@click.argument("folders", metavar="[FOLDER]...", nargs=-1, type=FilePath(exists=True, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
 @click.pass_context
 def verify(context: click.Context, folders: tuple[Path, ...], as_json: bool) -> None:

@@ -81,6 +81,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _terminate)
+    odd = next((a for a in (sys.argv[1:] if arguments is None else arguments) if storable(a) != a), None)
+    if odd is not None:
+        click.echo(f"error: the argument {odd!r} is not UTF-8; rename the file or folder", err=True)
+        return USAGE
     try:
         code = refbench.main(args=None if arguments is None else list(arguments), standalone_mode=False)
         return code if isinstance(code, int) else DONE

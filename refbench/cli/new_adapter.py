@@ -8,6 +8,7 @@ import click
 
 from refbench.adapters import templates
 from refbench.cli.output import print_json, remark
+from refbench.cli.paths import FilePath
 
 
 @click.command(name="new-adapter")
@@ -15,7 +16,7 @@ from refbench.cli.output import print_json, remark
 @click.option("--worker", is_flag=True, help="Create a worker, which runs in its own environment.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     default=".",
     help="Output folder.  [default: the current folder]",
 )

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, remark
+from refbench.cli.paths import FilePath
 from refbench.reports.pages import write_report
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("run", type=FilePath(exists=True, file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print the path of the report as JSON.")
 def report(run: Path, as_json: bool) -> None:
     """Write report.html for a run, with metrics and overlays.

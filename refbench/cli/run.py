@@ -16,6 +16,7 @@ from refbench.cli.output import (
     remark_table,
     stdout_to_stderr,
 )
+from refbench.cli.paths import FilePath
 from refbench.errors import TooManyFailures
 from refbench.runs import runner
 
@@ -47,7 +48,7 @@ class BatchSize(click.ParamType[int | None]):
     help="Number of expressions per call of the model.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Run only the first N samples.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--out", type=FilePath(), help="Run folder.")
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.errors import PredictionError
 from refbench.plugins.loading import available, load
 from refbench.scoring import scorer
@@ -27,14 +28,14 @@ SHOWN = Decimal("0.0001")
 
 
 @click.command()
-@click.argument("source", metavar="RUN|PREDICTIONS", type=click.Path(path_type=Path))
+@click.argument("source", metavar="RUN|PREDICTIONS", type=FilePath())
 @click.option(
     "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
 )
 @click.option(
     "--ground-truth",
     "ground_truths",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     multiple=True,
     help="Annotation file in the format of COCO, LVIS or SA-Co, for predictions that are COCO results. For SA-Co, "
     "repeat the option for each annotator. For SGinW, pass the folder of the release.",
@@ -52,7 +53,7 @@ SHOWN = Decimal("0.0001")
     metavar="A B",
     help="Explain the difference between two protocols, one choice at a time. Write NAME or NAME:METRIC.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Output folder for scores.parquet and summary.json.")
+@click.option("--out", type=FilePath(), help="Output folder for scores.parquet and summary.json.")
 @click.option(
     "--interval",
     type=click.Choice([PERCENTILE, BCA]),

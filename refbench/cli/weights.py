@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.storage import weights as storage
 
 
@@ -27,7 +28,7 @@ def weights() -> None:
 
 @weights.command()
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FilePath(exists=True, dir_okay=False, path_type=Path))
 @click.option("--note", default="", help="Where the weights come from, and their licence.")
 @click.option("--json", "as_json", is_flag=True, help="Print the entry as JSON.")
 def add(name: str, file: Path, note: str, as_json: bool) -> None:

@@ -69,7 +69,7 @@ def write_queue(folder: Path, form: str, path: Path, *, everything: bool = False
     curation = open_curation(folder)
     masks, expressions = read_decisions(folder)
     review = folder / REVIEW_FILE
-    standing = Reviews(review).standing() if review.is_file() else {}
+    standing = Reviews(review, new=False).standing() if review.is_file() else {}
     queue = queue_of(masks, expressions, standing, curation.recipe.reviewers, everything=everything)
     open_ = [e for e in queue if e.state != SETTLED]
     wanted = {e.item_id for e in open_ if e.item == MASK}

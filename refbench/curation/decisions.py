@@ -116,7 +116,7 @@ def _write_ledger(
 ) -> Decided:
     folder, recipe = curation.folder, curation.recipe
     review_path = folder / REVIEW_FILE
-    answers = Reviews(review_path).standing() if review_path.is_file() else {}
+    answers = Reviews(review_path, new=False).standing() if review_path.is_file() else {}
     settled = {i: d for i, a in answers.items() if (d := settle(a, recipe.reviewers)) is not None}
     unknown = sorted(set(answers) - set(masks) - set(expressions))
     if unknown:

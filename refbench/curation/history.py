@@ -72,7 +72,7 @@ def why(item_id: str, place: Path) -> Story:
     target, expression = _item(image, row)
     proposals = tuple(read_proposals(folder).get(target.mask_id, ())) if whole and target is not None else ()
     review = folder / REVIEW_FILE
-    answers = tuple(Reviews(review).standing().get(item_id, ())) if review.is_file() else ()
+    answers = tuple(Reviews(review, new=False).standing().get(item_id, ())) if review.is_file() else ()
     story = Story(row, findings, proposals, answers, image, target, expression)
     return story if recipe is None else _with_recipe(story, folder, recipe)
 

@@ -34,7 +34,7 @@ from refbench.storage.files import read_json, write_table
 from refbench.storage.images import image_sha256, load_image
 from refbench.storage.locks import exclusive
 from refbench.storage.manifest import of_one_build, parse_address
-from refbench.storage.ownership import claim_folder
+from refbench.storage.ownership import claim_folder, refuse_links
 from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import code_sha256, package_versions
@@ -95,6 +95,7 @@ def _propose(
     progress: Progress,
 ) -> Proposed:
     folder = curation.folder
+    refuse_links(folder, ("proposals", *(f"proposals/{c.name}" for c in curation.recipe.refiners)))
     images = load_items(curation.address)[:limit]
     if not all(i.image_path for i in images):
         raise DatasetError(

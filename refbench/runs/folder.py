@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
@@ -20,7 +21,14 @@ from refbench.records import Prediction, RunInfo, Sample
 from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
 from refbench.storage.files import check_is_file, read_record, read_table, write_json, write_table
 from refbench.storage.manifest import read_manifest, split_fingerprint
-from refbench.storage.ownership import OTHER_FOLDER, changes, check_same, remove_leftovers
+from refbench.storage.ownership import (
+    OTHER_FOLDER,
+    changes,
+    check_absent_or_file,
+    check_same,
+    refuse_links,
+    remove_leftovers,
+)
 from refbench.storage.predictions import (
     Claim,
     PredictionColumnsError,
@@ -106,7 +114,10 @@ class RunFolder:
         """Write the journal of a shard; it is not synced, because losing a journal costs little."""
         path = self.journal_path(number)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(msgspec.json.encode(journal))
+        # Never through a link that somebody has put there.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+            file.write(msgspec.json.encode(journal))
 
     def journals(self) -> list[Path]:
         """All existing journals."""
@@ -153,6 +164,8 @@ class RunFolder:
         Raises:
             RunError: the folder belongs to another run.
         """
+        refuse_links(self.path, ("predictions", "working"))
+        check_absent_or_file(self.info_path)
         if not self.is_there:
             if self.written:
                 raise RunError(f"{self} contains predictions but no {RUN_FILE}; choose another folder with --out")

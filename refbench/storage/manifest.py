@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from refbench.errors import DatasetError
 from refbench.records import Count
 from refbench.storage.files import home, read_record
+from refbench.storage.images import is_plain_name
 
 MANIFEST_FILE = "manifest.json"
 # How often a dataset is read that is built again meanwhile.
@@ -75,7 +76,7 @@ class Manifest:
 
 
 def dataset_folder(dataset: str) -> Path:
-    if not dataset or "/" in dataset or "\\" in dataset or dataset.startswith("."):
+    if not is_plain_name(dataset):
         raise DatasetError(f"{dataset!r} is not a valid dataset name; `refbench list datasets` shows all names")
     return home() / "datasets" / dataset
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from refbench.errors import RunError
-from refbench.storage.files import read_json, write_json
+from refbench.storage.files import check_is_file, read_json, write_json
 
 OTHER_FOLDER = "choose another folder with --out, or remove it"
 
@@ -29,6 +30,7 @@ def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str],
     Raises:
         RunError: the folder belongs to another owner.
     """
+    check_absent_or_file(file)
     if not file.exists():
         write_json(file, content)
         return
@@ -37,6 +39,19 @@ def claim_folder(file: Path, content: Mapping[str, Any], names: Collection[str],
         raise RunError(f"{file} was not written by refbench; {cure}")
     check_same(file.parent, changes(before, content, names), owner, cure)
     remove_leftovers(file.parent)
+
+
+def refuse_links(folder: Path, names: Collection[str]) -> None:
+    """Raise RunError if one of these subfolders is a link: files would be written outside of the folder."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise RunError(f"{folder / name} is a link, so files would be written elsewhere; replace it by a folder")
+
+
+def check_absent_or_file(path: Path) -> None:
+    """Raise RunError if something else than a regular file is at a path that is going to be written."""
+    with suppress(FileNotFoundError):
+        check_is_file(path, RunError)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: Collection[str]) -> list[str]:

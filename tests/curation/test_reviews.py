@@ -494,3 +494,66 @@ def test_clicks_make_a_mask(client: TestClient, curation: Path) -> None:
 def iou(first: Mask, second: Mask) -> float:
     union = first.union(second).area
     return (first.area + second.area - union) / union
+
+
+@pytest.mark.parametrize("since", ["5 \ud800", "9" * 40, "1 x", "-1 ", "\0", "1 " + "0" * 10_000])
+def test_a_revision_that_is_none_is_the_beginning(client: TestClient, curation: Path, since: str) -> None:
+    item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
+    body = json.dumps({"key": "k", "item_id": item, "reviewer": "anna", "action": "keep", "since": since})
+    headers = {**ORIGIN, "content-type": "application/json"}
+    told = client.post("/secret/api/answer", content=body, headers=headers)
+    assert (told.status_code, [e["item_id"] for e in told.json()["entries"]]) == (200, [item])
+    body = json.dumps({"reviewer": "ben", "since": since})
+    assert client.post("/secret/api/undo", content=body, headers=headers).status_code in (200, 400)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key": "k" * 100_000}, {"key": "a\0b"}, {"note": "a\0b"}, {"key": "\ud800"}, {"reviewer": "\ud800"},
+        {"seconds": 10**400}, {"seconds": -1}, {"seconds": 1e300}, {"item_id": [1]}, {"action": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_answers_of_strangers_are_refused_in_one_message(
+    client: TestClient, curation: Path, wrong: dict[str, object]
+) -> None:
+    item = client.get("/secret/api/queue").json()["items"][0]["item_id"]
+    body = json.dumps({"key": "k", "item_id": item, "reviewer": "anna", "action": "keep", **wrong})
+    told = client.post("/secret/api/answer", content=body, headers={**ORIGIN, "content-type": "application/json"})
+    assert told.status_code == 400
+    assert told.json()["error"]
+    assert Reviews(curation / REVIEW_FILE).standing() == {}
+
+
+@pytest.mark.parametrize(
+    "clicks", [[[1.7, 2.2, True]], [[True, 1, True]], [["1", 2, True]], [[1, 2]], [[10**400, 1, True]], "no", [None]]
+)
+@pytest.mark.parametrize("item_id", [None, [1], {"a": 1}, 7])
+def test_clicks_of_strangers(client: TestClient, curation: Path, clicks: object, item_id: object) -> None:
+    masks, _ = read_decisions(curation)
+    for name in (next(iter(masks)), item_id):
+        told = client.post("/secret/api/click", json={"item_id": name, "clicks": clicks}, headers=ORIGIN)
+        if name == item_id or clicks != [[10**400, 1, True]]:
+            assert told.status_code == 400, told.text
+
+
+def test_a_database_of_strangers_is_no_review(tmp_path: Path) -> None:
+    empty, foreign, edited = (tmp_path / name for name in ("empty", "foreign", "edited"))
+    empty.touch()
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE photos (id INTEGER)")
+    with pytest.raises(RunError, match="contains no review answers"):
+        Reviews(empty, new=False)
+    for new in (True, False):
+        with pytest.raises(RunError, match="contains no review answers"):
+            Reviews(foreign, new=new)
+    for number, (column, value) in enumerate(
+        [("action", "burn"), ("item", "planet"), ("reviewer", ""), ("seconds", -1e300), ("key", "k" * 10_000)]
+    ):
+        path = edited.with_suffix(f".{number}")
+        Reviews(path).add(answer())
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"UPDATE answers SET {column} = ?", (value,))
+        connection.close()
+        with pytest.raises(RunError, match="was not written by refbench"):
+            Reviews(path).standing()

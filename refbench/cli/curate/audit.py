@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import findings
 from refbench.curation.checks.base import SEVERITIES
 from refbench.curation.recipe import Recipe, read_recipe
@@ -29,8 +30,8 @@ def recipe_of(path: Path | None) -> Recipe:
 
 @click.command()
 @click.argument("address", metavar="DATASET/SPLIT")
-@click.option("--recipe", type=click.Path(path_type=Path), help="Recipe file.  [default: the recipe of refcoco-m]")
-@click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: below $REFBENCH_HOME/curation]")
+@click.option("--recipe", type=FilePath(), help="Recipe file.  [default: the recipe of refcoco-m]")
+@click.option("--out", type=FilePath(), help="Output folder.  [default: below $REFBENCH_HOME/curation]")
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable.")
 @click.option("--no-images", is_flag=True, help="Skip the checks that need images.")
 @click.option(

@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import calibration, known_sources
 from refbench.storage.files import home
 
 
 @click.command()
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), required=True, help="Recipe file; the result is written into it."
-)
+@click.option("--recipe", type=FilePath(), required=True, help="Recipe file; the result is written into it.")
 @click.option(
     "--tune", default="train", show_default=True, help="Split of `scenes-hurried` on which the calibration is fitted."
 )

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import ledger_differences
 
 
 @click.command("compare-recipes")
-@click.argument("first", metavar="A", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV file with one row per mask.")
+@click.argument("first", metavar="A", type=FilePath())
+@click.argument("second", metavar="B", type=FilePath())
+@click.option("--csv", type=FilePath(), help="Write a CSV file with one row per mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare_recipes(first: Path, second: Path, csv: Path | None, as_json: bool) -> None:
     """Compare two ledgers of one split and show where they differ.

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import decisions
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def decide(folder: Path, as_json: bool) -> None:
     """Decide with the recipe what to keep, change, drop or review.

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import estimate_cells, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import differences
 
 STEPS = {"first": "all of A", "left": "A, only the expressions of B", "second": "B"}
@@ -20,10 +21,10 @@ STEPS = {"first": "all of A", "left": "A, only the expressions of B", "second": 
     "--run",
     "runs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Folder of a run on the first split; the run is then also scored on the second split. Repeatable.",
 )
-@click.option("--csv", type=click.Path(path_type=Path), help="Write a CSV file with one row per mask.")
+@click.option("--csv", type=FilePath(), help="Write a CSV file with one row per mask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_json: bool) -> None:
     """Compare two versions of a split, mask by mask, and how they rank runs.

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, remark
+from refbench.cli.paths import FilePath
 from refbench.curation.publication import export_curated
 
 
 @click.command()
 @click.argument("address", metavar="DATASET/SPLIT")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("--out", type=FilePath(), required=True, help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(address: str, out: Path, as_json: bool) -> None:
     """Export a curated split in the format of moondream/refcoco-m.

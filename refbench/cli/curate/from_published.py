@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import published
 from refbench.curation.ledger import write_ledger
 
@@ -14,9 +15,7 @@ from refbench.curation.ledger import write_ledger
 @click.command("from-published")
 @click.argument("source", metavar="SOURCE")
 @click.argument("cleaned", metavar="CLEANED")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="ledger.parquet", show_default=True, help="The ledger to write."
-)
+@click.option("--out", type=FilePath(), default="ledger.parquet", show_default=True, help="The ledger to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def from_published(source: str, cleaned: str, out: Path, as_json: bool) -> None:
     """Write the ledger that turns a split into its published cleaned version.

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import proposals
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FilePath())
 @click.option("--refiner", "refiners", multiple=True, metavar="NAME", help="Only this refiner; repeatable.")
 @click.option("-o", "options", multiple=True, metavar="REFINER.KEY=VALUE", help="Option of a refiner.")
 @click.option(

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import decisions
 from refbench.errors import RunError, Terminated
 from refbench.plugins.loading import load_attribute
@@ -20,7 +21,7 @@ GRACE_SECONDS = 3
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FilePath())
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from refbench.cli.output import print_json, print_table
+from refbench.cli.paths import FilePath
 from refbench.curation.folder import open_curation
 from refbench.curation.review.answers import REVIEW_FILE, Reviews
 from refbench.curation.review.pace import agreements, pace_of
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def reviewers(folder: Path, as_json: bool) -> None:
     """Show how long reviewers take for an item, and how far they agree.
@@ -28,7 +29,7 @@ def reviewers(folder: Path, as_json: bool) -> None:
     """
     open_curation(folder)
     path = folder / REVIEW_FILE
-    reviews = Reviews(path) if path.is_file() else None
+    reviews = Reviews(path, new=False) if path.is_file() else None
     pace = pace_of(reviews.all_answers()) if reviews else []
     pairs = agreements(reviews.standing()) if reviews else []
     if as_json:

@@ -9,16 +9,17 @@ from typing import Any
 import click
 
 from refbench.cli.output import print_json, print_table, remark
+from refbench.cli.paths import FilePath
 from refbench.curation import history
 from refbench.curation.history import Story
 
 
 @click.command()
 @click.argument("item_id", metavar="ID")
-@click.argument("place", metavar="DIR|LEDGER", type=click.Path(path_type=Path))
+@click.argument("place", metavar="DIR|LEDGER", type=FilePath())
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="File for a picture that shows the mask before and after the change.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

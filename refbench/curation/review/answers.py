@@ -6,6 +6,7 @@ disk.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,9 @@ STAGE = "review"
 # Two drawn masks are one opinion where their boundary IoU is at least this.
 SAME_MASK = 0.9
 BUSY_SECONDS = 10.0
-_LONGEST_NAME, _LONGEST_NOTE = 60, 2000
+_LONGEST_NAME, _LONGEST_NOTE, _LONGEST_KEY = 60, 2000, 200
+# A revision: the number of the last answer, and the time of the last retraction.
+_REVISION = re.compile(r"(\d{1,18}) ([0-9T:.+Z-]{0,40})")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -78,14 +81,23 @@ class Answer:
 class Reviews:
     """The answers of reviewers in a curation folder. Each call opens the file, so processes and threads can share it.
 
+    Args:
+        new: whether a missing or empty file is the beginning of a review; otherwise, it is an error.
+
     Raises:
         RunError: the file is not an SQLite database, or another program has locked it for longer than `busy_seconds`.
     """
 
-    def __init__(self, path: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(self, path: Path, busy_seconds: float = BUSY_SECONDS, *, new: bool = True) -> None:
         self.path = path
         self._busy_seconds = busy_seconds
         with self._connected() as connection:
+            tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "answers" not in tables and (tables or not new):
+                raise RunError(
+                    f"{self.path} contains no review answers; if nobody has answered, remove the file, otherwise "
+                    "restore it from a backup"
+                )
             connection.executescript(_SCHEMA)
             columns = [row[1] for row in connection.execute("PRAGMA table_info(answers)")]
             if "seconds" not in columns:
@@ -197,11 +209,11 @@ class Reviews:
         A revision is a text that an earlier call returned; "" is the beginning. Retractions are tracked with a
         resolution of one second, so an item may be listed although it has not changed.
         """
-        last, _, undone = since.partition(" ")
+        last, undone = parse_revision(since)
         with self._connected() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT item_id FROM answers WHERE id > ? OR (undone != '' AND undone >= ?)",
-                (int(last) if last.isdecimal() else 0, undone),
+                (last, undone),
             ).fetchall()
             newest = connection.execute(
                 "SELECT COALESCE(MAX(id), 0), COALESCE(MAX(undone), '') FROM answers"
@@ -226,10 +238,22 @@ def _answer(row: Sequence[object], path: Path) -> Answer:
         mask = Mask(int(str(height)), int(str(width)), str(counts).encode("ascii")) if counts else None
     except (MaskError, ValueError) as error:
         raise RunError(f"{path}: the answer {key} about {item_id} contains an invalid mask ({error})") from None
-    return Answer(
+    answer = Answer(
         str(key), str(item), str(item_id), str(reviewer), str(action), str(time), mask, str(origin), str(note),
         float(seconds) if isinstance(seconds, (int, float)) else None,
     )  # fmt: skip
+    try:
+        # Another program may have written the file.
+        check_answer(answer)
+    except AnswerError as error:
+        raise RunError(f"{path}: the answer {str(key)[:80]!r} was not written by refbench ({error})") from None
+    return answer
+
+
+def parse_revision(text: str) -> tuple[int, str]:
+    """The number of the last answer and the time of the last retraction; the beginning if the text is no revision."""
+    found = _REVISION.fullmatch(text)
+    return (int(found[1]), found[2]) if found else (0, "")
 
 
 def same_name(reviewer: str) -> str:
@@ -248,15 +272,18 @@ def _values(answer: Answer) -> tuple[object, ...]:
 def check_answer(answer: Answer) -> None:
     """Raise AnswerError if the answer is invalid."""
     texts = (answer.key, answer.item_id, answer.reviewer, answer.origin, answer.note)
-    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+    if any("\ud800" <= c <= "\udfff" or c == "\0" for text in texts for c in text):
         raise AnswerError("the text contains an invalid Unicode character; type it again")
     if answer.item not in ACTIONS or answer.action not in ACTIONS[answer.item]:
         allowed = ", ".join(ACTIONS.get(answer.item, ()))
         raise AnswerError(f"the answer for a {answer.item} must be one of {allowed}, got {answer.action!r}")
     if not answer.reviewer.strip() or len(answer.reviewer) > _LONGEST_NAME:
         raise AnswerError(f"the name of the reviewer must have 1 to {_LONGEST_NAME} characters")
-    if not answer.key or len(answer.note) > _LONGEST_NOTE:
-        raise AnswerError("an answer needs a key, and its note must have at most 2000 characters")
+    if not 0 < len(answer.key) <= _LONGEST_KEY or len(answer.note) > _LONGEST_NOTE:
+        raise AnswerError(
+            f"an answer needs a key of at most {_LONGEST_KEY} characters, and its note must have at most "
+            f"{_LONGEST_NOTE} characters"
+        )
     if (answer.action == Action.CHANGE) != (answer.mask is not None):
         raise AnswerError("an answer must have a mask if its action is `change`, and must not have a mask otherwise")
     if answer.seconds is not None and not 0 <= answer.seconds <= MOST_SECONDS:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anyio import CapacityLimiter, to_thread
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -29,12 +29,18 @@ from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
 from refbench.curation.proposals import read_proposals
 from refbench.curation.refiners.clicks import Click
-from refbench.curation.review.answers import REVIEW_FILE, Answer, AnswerError, Reviews
+from refbench.curation.review.answers import (
+    MOST_SECONDS,
+    REVIEW_FILE,
+    Answer,
+    AnswerError,
+    Reviews,
+)
 from refbench.curation.review.click_tool import ClickTool
 from refbench.curation.review.pace import agreements, pace_of
 from refbench.curation.review.queue import queue_of
 from refbench.curation.tables import read_decisions, read_findings
-from refbench.errors import DatasetError, MaskError, RefbenchError
+from refbench.errors import DatasetError, MaskError, RefbenchError, storable
 from refbench.masks.mask import Mask
 from refbench.masks.rle import run_lengths
 from refbench.records import Action
@@ -50,6 +56,8 @@ KINDS = {
 # Annotated objects that overlap a mask are drawn with it, the largest overlaps first.
 MOST_OTHERS = 6
 MOST_BATCH = 500
+# Threads that write answers.
+WRITERS = 4
 MOST_BODY_BYTES = 4_000_000
 # Nothing from elsewhere, no inline code: text of a dataset is text, whatever it looks like.
 HEADERS = {
@@ -184,17 +192,18 @@ class ReviewData:
 
     def click(self, content: Any) -> dict[str, Any]:
         """The mask that is described by clicks on an item, as run lengths."""
-        if not isinstance(content, dict) or content.get("item_id") not in self.targets:
+        item_id = content.get("item_id") if isinstance(content, dict) else None
+        if not isinstance(item_id, str) or item_id not in self.targets:
             raise DatasetError("clicks must be a JSON object with the item_id of a mask")
-        target = self.targets[content["item_id"]]
+        target = self.targets[item_id]
         image = self.images[target.image_id]
         counts = content.get("counts")
         size = [image.height, image.width]
         start = Mask.empty(*size) if counts is None else Mask.from_rle({"size": size, "counts": counts})
         try:
-            clicks = [Click(int(x), int(y), bool(inside)) for x, y, inside in content["clicks"]]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise DatasetError("clicks must be a list of [x, y, inside]") from None
+            clicks = [Click(_whole(x), _whole(y), bool(inside)) for x, y, inside in content["clicks"]]
+        except (KeyError, TypeError, ValueError):
+            raise DatasetError("clicks must be a list of [x, y, inside], where x and y are integers") from None
         drawn = self.clicks.draw(image, start, clicks)
         return {"counts": _runs(drawn), "refiner": self.clicks.name}
 
@@ -213,12 +222,20 @@ class ReviewData:
             size = self.targets[item_id].mask.size if item_id in self.targets else (0, 0)
             mask = Mask.from_rle({"size": list(size), "counts": content.get("counts")})
         seconds = content.get("seconds")
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
-            raise DatasetError("seconds must be a number")
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= MOST_SECONDS
+        ):
+            raise DatasetError(f"seconds must be a number between 0 and {MOST_SECONDS:g}")
         return Answer(
             texts["key"], item, item_id, texts["reviewer"].strip(), texts["action"], now(), mask,
             texts["origin"][:60], texts["note"], None if seconds is None else float(seconds),
         )  # fmt: skip
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected an integer, got {value!r}")
+    return value
 
 
 @lru_cache(maxsize=8)
@@ -261,6 +278,7 @@ class ReviewPage:
     """The request handlers of the page; `hosts` are the allowed values of the Host header, including the port."""
 
     def __init__(self, data: ReviewData, token: str, hosts: tuple[str, ...]) -> None:
+        self._writers: CapacityLimiter | None = None
         self.data, self.token, self.hosts = data, token, hosts
 
     def guard(self, handler: Handler) -> Handler:
@@ -309,19 +327,53 @@ class ReviewPage:
         return Response(content, media_type=kind)
 
     async def answer(self, request: Request) -> Response:
-        return await _posted(request, self.token, self.hosts, self.data.answer)
+        return await self._posted(request, self.data.answer)
 
     async def click(self, request: Request) -> Response:
-        return await _posted(request, self.token, self.hosts, self.data.click)
+        return await self._posted(request, self.data.click)
 
     async def undo(self, request: Request) -> Response:
-        return await _posted(request, self.token, self.hosts, self._take_back)
+        return await self._posted(request, self._take_back)
+
+    async def _posted(self, request: Request, work: Callable[[Any], dict[str, Any]]) -> Response:
+        """Handle a POST request if it comes from the page itself."""
+        origin = request.headers.get("origin")
+        refusal = _refusal(request, self.token, self.hosts)
+        if not refusal and origin not in [f"http://{host}" for host in self.hosts]:
+            refusal = "answers come from the review page only"
+        if not refusal and request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            refusal = "answers come as JSON"
+        if refusal:
+            return JSONResponse({"error": refusal}, 403, HEADERS)
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BODY_BYTES:
+                return JSONResponse({"error": "that is too long for an answer"}, 413, HEADERS)
+
+        def parsed() -> dict[str, Any]:
+            try:
+                content = json.loads(body)
+            except (ValueError, RecursionError):
+                raise DatasetError("that is not JSON") from None
+            return work(content)
+
+        # SQLite waits for its turn: not in the loop that serves everybody else.
+        # And not in the threads that send pictures, all of which might wait for a locked database.
+        if self._writers is None:
+            # Here, because it belongs to the running loop.
+            self._writers = CapacityLimiter(WRITERS)
+        response = await to_thread.run_sync(_told, parsed, limiter=self._writers)
+        response.headers.update(HEADERS)
+        return response
 
     def _take_back(self, content: Any) -> dict[str, Any]:
-        reviewer = str(content.get("reviewer", "")) if isinstance(content, dict) else ""
-        since = content.get("since", "") if isinstance(content, dict) else ""
+        found = [content.get(name, "") if isinstance(content, dict) else None for name in ("reviewer", "since")]
+        reviewer, since = (text if isinstance(text, str) and storable(text) == text else None for text in found)
+        if reviewer is None or since is None:
+            raise DatasetError("reviewer and since must be strings")
         undone = self.data.reviews.undo(reviewer.strip(), now())
-        return {"item_id": undone.item_id if undone else "", **self.data.changed(str(since))}
+        return {"item_id": undone.item_id if undone else "", **self.data.changed(since)}
 
 
 def create_app(folder: Path, token: str, hosts: tuple[str, ...], *, everything: bool = False) -> Starlette:
@@ -352,37 +404,6 @@ def _refusal(request: Request, token: str, hosts: tuple[str, ...]) -> str:
     if not hmac.compare_digest(str(request.path_params.get("token", "")).encode(), token.encode()):
         return "wrong token; open the address that was printed"
     return ""
-
-
-async def _posted(
-    request: Request, token: str, hosts: tuple[str, ...], work: Callable[[Any], dict[str, Any]]
-) -> Response:
-    """Handle a POST request if it comes from the page itself."""
-    origin = request.headers.get("origin")
-    refusal = _refusal(request, token, hosts)
-    if not refusal and origin not in [f"http://{host}" for host in hosts]:
-        refusal = "answers come from the review page only"
-    if not refusal and request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        refusal = "answers come as JSON"
-    if refusal:
-        return JSONResponse({"error": refusal}, 403, HEADERS)
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            return JSONResponse({"error": "that is too long for an answer"}, 413, HEADERS)
-
-    def parsed() -> dict[str, Any]:
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError):
-            raise DatasetError("that is not JSON") from None
-        return work(content)
-
-    # SQLite waits for its turn: not in the loop that serves everybody else.
-    response = await run_in_threadpool(_told, parsed)
-    response.headers.update(HEADERS)
-    return response
 
 
 def _told(work: Callable[[], dict[str, Any]]) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -78,6 +79,8 @@ class Built:
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
 Polygons = tuple[tuple[float, ...], ...]
 STAGING = ".staging"
+# A name is a folder, a part of an address, and a word in commands and pages.
+NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 class Builder(Protocol):
@@ -234,8 +237,13 @@ def staging_folder(dataset: str) -> Iterator[Path]:
     dataset.
 
     Raises:
-        DatasetError: another process builds this dataset, or the folder cannot be created.
+        DatasetError: the name is not valid, another process builds this dataset, or the folder cannot be created.
     """
+    if not NEW_NAME.fullmatch(dataset):
+        raise DatasetError(
+            f"{dataset[:120]!r} is not a valid name for a dataset; a name has at most 100 characters, namely letters, "
+            "digits and . _ + -, and begins with a letter or digit"
+        )
     place = dataset_folder(dataset).parent / STAGING / dataset
     try:
         with exclusive(place, wanted=DatasetError):
