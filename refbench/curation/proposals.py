@@ -8,7 +8,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ from refbench.errors import AdapterError, DatasetError, RunError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
 from refbench.plugins.options import bind_options, construct
-from refbench.records import Proposal
-from refbench.storage.files import read_json, write_table
+from refbench.records import Count, Proposal
+from refbench.storage.files import read_record, write_table
 from refbench.storage.images import image_sha256, load_image
 from refbench.storage.locks import exclusive
 from refbench.storage.manifest import of_one_build, parse_address
@@ -55,6 +55,15 @@ class Proposed:
     failures: Mapping[str, int]
     first_errors: Mapping[str, str]
     resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerSetup:
+    """How the proposals of a refiner were made: what refiner.json states and other commands read."""
+
+    limit: Count | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
 
 
 def propose(
@@ -184,15 +193,15 @@ def check_proposals(curation: Curation, images: Sequence[ImageItems]) -> None:
     limits = {}
     is_measured = curation.recipe.calibration.is_fitted or curation.recipe.trusted.on
     for choice in curation.recipe.refiners:
-        path = curation.folder / "proposals" / choice.name / "refiner.json"
-        if not path.is_file():
+        setup = _setup(curation.folder, choice.name)
+        if setup is None:
             raise RunError(f"{curation.folder} contains no proposals of {choice.name}; {again}")
-        setup = read_json(path, RunError)
-        limits[choice.name] = setup.get("limit")
-        if is_measured and setup.get("options") != json.loads(json.dumps(dict(choice.options), default=str)):
+        limits[choice.name] = setup.limit
+        fitted = json.loads(json.dumps(_shown_options(choice), default=str))
+        if is_measured and setup.options != fitted:
             raise RunError(
                 f"the proposals of {choice.name} in {curation.folder} were made with the options "
-                f"{setup.get('options')}, but the recipe was calibrated with {dict(choice.options)}; either add the "
+                f"{setup.options}, but the recipe was calibrated with {fitted}; either add the "
                 "options of the proposals to the recipe and calibrate again, or run `refbench curate propose` "
                 "again without these options"
             )
@@ -217,11 +226,21 @@ def make_refiner(choice: RefinerChoice, device: str) -> Any:
 
 def refiner_weights(folder: Path, refiner: str) -> str | None:
     """The sha256 of the weights of a refiner in a curation folder; None if it has no proposals there."""
+    setup = _setup(folder, refiner)
+    return None if setup is None else setup.weights_sha256
+
+
+def _setup(folder: Path, refiner: str) -> RefinerSetup | None:
+    """How the proposals of a refiner were made; None if it has none."""
     path = folder / "proposals" / refiner / "refiner.json"
     if not path.is_file():
         return None
-    content = read_json(path, RunError)
-    return str(content.get("weights_sha256", "")) if isinstance(content, dict) else ""
+    return read_record(path, RefinerSetup, RunError, "run `refbench curate propose` again")
+
+
+def _shown_options(choice: RefinerChoice) -> dict[str, Any]:
+    """The options of a refiner as they are stored: without secrets."""
+    return {name: HIDDEN if means_secret(name) else value for name, value in choice.options.items()}
 
 
 def _images_sha256(images: Sequence[ImageItems]) -> str:
@@ -239,7 +258,7 @@ def _claim_refiner(
     refiner = make_refiner(choice, device)
     content = {
         "refiner": choice.name,
-        "options": {n: HIDDEN if means_secret(n) else v for n, v in choice.options.items()},
+        "options": _shown_options(choice),
         "variants": choice.variants,
         "limit": limit,
         "fingerprint": curation.fingerprint,

@@ -213,7 +213,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise DatasetError(
             f"{path} is not a readable Parquet file ({error}); build the dataset or run the model again"
         ) from None

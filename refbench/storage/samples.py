@@ -315,8 +315,8 @@ def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
             raise DatasetError(f"{path}: the column {field.name} has codes outside ASCII; build the dataset again")
     with readable(path):
         for key in KEYS & set(schema.names):
-            ids = table[key].to_pylist()
-            if len(set(ids)) != len(ids):
+            if pc.count_distinct(table[key]).as_py() != len(table):
+                ids = table[key].to_pylist()
                 twice = next(name for name, count in Counter(ids).items() if count > 1)
                 raise DatasetError(f"{path}: {key} {twice!r} occurs twice; build the dataset again")
 

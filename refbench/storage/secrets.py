@@ -25,6 +25,8 @@ _SECRET_IN_HEADER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.
 _HOME = re.compile(r"(?<![\w.])(?:/home/[^/\s:'\"]+|/Users/[^/\s:'\"]+|/root)(?=[/\s:'\",)]|$)")
 # Shorter values are words that occur in any text.
 LEAST_LENGTH = 6
+# Variables that shells set: the present folder and the one before.
+NO_SECRETS = ("PWD", "OLDPWD")
 
 
 def means_secret(name: str) -> bool:
@@ -86,4 +88,6 @@ def secret_values(options: Mapping[str, object]) -> list[str]:
 
 
 def _in_environment() -> list[str]:
-    return [value for name, value in os.environ.items() if len(value) >= LEAST_LENGTH and means_secret(name)]
+    found = [value for name, value in os.environ.items() if name not in NO_SECRETS and means_secret(name)]
+    # A plain word, as in GIT_AUTH=disabled, may occur in any text.
+    return [value for value in found if len(value) >= LEAST_LENGTH and not value.isalpha()]

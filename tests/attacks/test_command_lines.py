@@ -149,7 +149,7 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_build_that_ends_leaves_no_process_and_the_next_one_no_file(number: signal.Signals, home: Path) -> None:
-    command = [sys.executable, "-m", "refbench", "build", "scenes-hurried", "--splits", "val"]
+    command = [sys.executable, "-m", "refbench", "build", "scenes-hurried", "--split", "val"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     main = psutil.Process(process.pid)
     wait_until(lambda: len(main.children()) >= 2 and list((home / "datasets").rglob("*.png")), process)
