@@ -135,6 +135,8 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
     process = subprocess.Popen(
         [sys.executable, "-m", "refbench", *words, "--out", str(tmp_path / "run")],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell lets the commands that it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert wait_until(lambda: calls(note) > 3, process)
     family = psutil.Process(process.pid).children(recursive=True)

@@ -127,7 +127,8 @@ class Reviews:
             raise RunError(
                 f"{self.path} cannot be used: {error}. Check the disk and the file permissions, then try again"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeError, OverflowError) as error:
+            # SQLite quotes damaged names in its messages, which need not be text.
             raise RunError(
                 f"{self.path} is not a database of review answers ({error}); restore the file from a backup, or "
                 "move it to another folder"
