@@ -80,7 +80,9 @@ def _needs_supervision(arguments: Sequence[str]) -> bool:
 def _run(arguments: Sequence[str] | None) -> int:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _terminate)
+            # nohup lets a command ignore SIGHUP, and so it stays.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _terminate)
     odd = next((a for a in (sys.argv[1:] if arguments is None else arguments) if storable(a) != a), None)
     if odd is not None:
         click.echo(f"error: the argument {odd!r} is not UTF-8; rename the file or folder", err=True)
@@ -135,6 +137,8 @@ def _safe(text: object) -> str:
 
 
 def _terminate(number: int, frame: object) -> None:
+    # Once: a second signal, perhaps to the whole group, must not disturb what is closed now.
+    signal.signal(number, signal.SIG_IGN)
     raise Terminated(number)
 
 

@@ -149,6 +149,23 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
 
 
 @pytest.mark.slow
+def test_nohup_is_respected(embedded: Path, tmp_path: Path) -> None:
+    """A run that ignores SIGHUP from its start goes on when its terminal is closed."""
+    (tmp_path / "slow.py").write_text(SLOW.replace("time.sleep(3600)", "time.sleep(0.01)"))
+    note = tmp_path / "note"
+    words = ["run", f"{tmp_path / 'slow.py'}:Slow", SPLIT, "-o", f"note={note}", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refbench", *words], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    assert wait_until(lambda: calls(note) > 3, process)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, said = process.communicate(timeout=GIVE_UP_SECONDS)
+    assert process.returncode == 0, said
+    assert calls(note) == 87
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_build_that_ends_leaves_no_process_and_the_next_one_no_file(number: signal.Signals, home: Path) -> None:
     command = [sys.executable, "-m", "refbench", "build", "scenes-hurried", "--split", "val"]
