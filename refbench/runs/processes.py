@@ -88,12 +88,18 @@ class Processes:
             # End of file tells the workers to close the adapter and exit.
             pipe.close()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for worker, process in self._processes.items():
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                log(f"worker {worker} did not end; it is killed")
-                process.kill()
-                process.join()
+        try:
+            for worker, process in self._processes.items():
+                process.join(max(0.0, deadline - time.monotonic()))
+                if process.is_alive():
+                    log(f"worker {worker} did not end; it is killed")
+                    process.kill()
+                    process.join()
+        finally:
+            # Also if a second Ctrl-C comes meanwhile: Python would wait for them at its end.
+            for process in self._processes.values():
+                if process.is_alive():
+                    process.kill()
         self._pipes.clear()
 
     def _forget(self, worker: int) -> None:

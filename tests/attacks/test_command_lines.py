@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -145,6 +146,30 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
         assert "completed results are saved" in said
+    wait_until(lambda: not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_come_again_and_again_leave_nobody(number: signal.Signals, embedded: Path, tmp_path: Path) -> None:
+    """As from an impatient user, or from a scheduler that signals every process of a job."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    note = tmp_path / "note"
+    words = ["run", f"{tmp_path / 'slow.py'}:Slow", SPLIT, "-o", f"note={note}", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refbench", *words, "--out", str(tmp_path / "run")],
+        stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert wait_until(lambda: calls(note) > 3, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+
+    def again() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        return process.poll() is not None
+
+    wait_until(again)
     wait_until(lambda: not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
 
 
