@@ -320,15 +320,22 @@ def _expected(verb: Verb) -> tuple[dict[str, bytes], float]:
     return verb.bytes(), ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
 
+def _known(verb: Verb, known: dict[str, tuple[dict[str, bytes], float]]) -> tuple[dict[str, bytes], float]:
+    """As `_expected`, computed when a command is chosen for the first time."""
+    if verb.name not in known:
+        known[verb.name] = _expected(verb)
+    return known[verb.name]
+
+
 def kills(seconds: float, least: int, start: int, place: Path) -> Tally:
     """Every command that writes, killed at a random moment; the next call gives the bytes of an undisturbed one."""
     tally = Tally("kills")
     chosen = verbs(place)
-    known = {verb.name: _expected(verb) for verb in chosen}
+    known: dict[str, tuple[dict[str, bytes], float]] = {}
     for seed in until(seconds, least):
         rng = random.Random(start + seed)
         verb = rng.choice(chosen)
-        expected, whole = known[verb.name]
+        expected, whole = _known(verb, known)
         if verb.name not in ("build", "decide", "propose"):
             verb.clear()
         process = verb.start()
@@ -345,10 +352,11 @@ def pairs(seconds: float, least: int, start: int, place: Path) -> Tally:
     """Two of the same command at once: both end well, or one is told that the other one is at work."""
     tally = Tally("two at once")
     chosen = verbs(place)
-    known = {verb.name: _expected(verb)[0] for verb in chosen}
+    known: dict[str, tuple[dict[str, bytes], float]] = {}
     for seed in until(seconds, least):
         rng = random.Random(start + seed)
         verb = rng.choice(chosen)
+        expected, _ = _known(verb, known)
         if verb.name not in ("decide", "propose", "build"):
             verb.clear()
         both = [verb.start(), verb.start()]
@@ -358,7 +366,7 @@ def pairs(seconds: float, least: int, start: int, place: Path) -> Tally:
         if ended not in ([0, 0], [0, 3]) or not all("is in use by process" in text for text in told):
             tally.fail(start + seed, f"{verb.name}: {ended}, {[t[-400:] for t in said]}")
         tally.note("both ended well" if ended == [0, 0] else "one was told")
-        _finished(verb, tally, start + seed, known[verb.name])
+        _finished(verb, tally, start + seed, expected)
     return tally
 
 
@@ -366,13 +374,14 @@ def full_disks(seconds: float, least: int, start: int, place: Path) -> Tally:
     """No file can grow beyond a random size: the command says so, and the next call gives the right bytes."""
     tally = Tally("full disks")
     chosen = verbs(place)
-    known = {verb.name: _expected(verb)[0] for verb in chosen}
+    known: dict[str, tuple[dict[str, bytes], float]] = {}
     for seed in until(seconds, least):
         rng = random.Random(start + seed)
         verb = rng.choice(chosen)
+        expected, _ = _known(verb, known)
         if verb.name not in ("decide", "propose", "build"):
             verb.clear()
-        largest = max(map(len, known[verb.name].values()))
+        largest = max(map(len, expected.values()))
         room = rng.randrange(largest + 1)
         process = verb.start(preexec_fn=lambda room=room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
         _, said = process.communicate()
@@ -381,7 +390,7 @@ def full_disks(seconds: float, least: int, start: int, place: Path) -> Tally:
                 start + seed, f"{verb.name} with files of at most {room} bytes: {process.returncode}, {said[-600:]}"
             )
         tally.note(f"ended with {process.returncode}")
-        _finished(verb, tally, start + seed, known[verb.name])
+        _finished(verb, tally, start + seed, expected)
     return tally
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attacks.campaign import CAMPAIGNS
 
-FEW = {"codes": 100_000, "files": 150, "kills": 6, "pairs": 6, "disks": 8}
+FEW = {"codes": 100_000, "files": 150, "kills": 3, "pairs": 3, "disks": 4}
 
 
 @pytest.mark.slow

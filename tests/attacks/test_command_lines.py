@@ -216,8 +216,8 @@ def test_a_worker_that_never_reads_is_given_up(embedded: Path, tmp_path: Path) -
         "print(json.dumps({'type': 'ready', 'protocol': 1, 'max_batch': 1000}), flush=True)\n"
         "time.sleep(3600)\n"
     )
-    worker = Worker(script, timeout=0.02, batch_size=1000)
+    worker = Worker(script, timeout=0.005, batch_size=1000)
     samples = [s.__class__(**{n: getattr(s, n) for n in s.__slots__}) for s in load_samples(SPLIT)] * 3
     with pytest.raises(AdapterError, match="did not read a message before the timeout"):
-        worker.segment_samples(samples * 10, [None] * len(samples) * 10)
+        worker.segment_samples(samples * 3, [None] * len(samples) * 3)
     worker.close()
