@@ -96,7 +96,10 @@ def verify(context: click.Context, folders: tuple[Path, ...], as_json: bool) -> 
       refbench leaderboard verify downloaded/runs --json
     """
     with ConsoleProgress() as progress:
-        found = verify_folders(folders or (home() / "runs",), progress)
+        places = folders or (home() / "runs",)
+        found = verify_folders(places, progress)
+    if not found:
+        remark(f"there is no scored run in {', '.join(map(str, places))}; run `refbench score` first")
     verdicts = [v for group in found.values() for v in group]
     if as_json:
         print_json(

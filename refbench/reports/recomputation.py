@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,9 +225,3 @@ def _same(said: float, expected: float) -> bool:
 def by_protocol(verdicts: Iterable[Verdict]) -> Mapping[str, Verdict]:
     """The verdicts of one folder by protocol."""
     return {v.protocol: v for v in verdicts}
-
-
-def reasons(found: Mapping[Path, Iterable[Verdict]]) -> Iterator[Verdict]:
-    """All verdicts that are not VERIFIED, in order."""
-    for verdicts in found.values():
-        yield from (v for v in verdicts if v.status is not Status.VERIFIED)

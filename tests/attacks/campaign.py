@@ -320,77 +320,67 @@ def _expected(verb: Verb) -> tuple[dict[str, bytes], float]:
     return verb.bytes(), ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
 
-def _known(verb: Verb, known: dict[str, tuple[dict[str, bytes], float]]) -> tuple[dict[str, bytes], float]:
-    """As `_expected`, computed when a command is chosen for the first time."""
-    if verb.name not in known:
-        known[verb.name] = _expected(verb)
-    return known[verb.name]
+def _drawn(
+    seconds: float, least: int, start: int, place: Path
+) -> Iterator[tuple[int, random.Random, Verb, dict[str, bytes], float]]:
+    """A command for each seed, with the bytes of an undisturbed call and what that call computed, in seconds.
+
+    What the command has written is taken away, unless the next command needs it.
+    """
+    chosen = verbs(place)
+    known: dict[str, tuple[dict[str, bytes], float]] = {}
+    for number in until(seconds, least):
+        seed = start + number
+        rng = random.Random(seed)
+        verb = rng.choice(chosen)
+        if verb.name not in known:
+            known[verb.name] = _expected(verb)
+        if verb.name not in ("build", "decide", "propose"):
+            verb.clear()
+        yield seed, rng, verb, *known[verb.name]
 
 
 def kills(seconds: float, least: int, start: int, place: Path) -> Tally:
     """Every command that writes, killed at a random moment; the next call gives the bytes of an undisturbed one."""
     tally = Tally("kills")
-    chosen = verbs(place)
-    known: dict[str, tuple[dict[str, bytes], float]] = {}
-    for seed in until(seconds, least):
-        rng = random.Random(start + seed)
-        verb = rng.choice(chosen)
-        expected, whole = _known(verb, known)
-        if verb.name not in ("build", "decide", "propose"):
-            verb.clear()
+    for seed, rng, verb, expected, whole in _drawn(seconds, least, start, place):
         process = verb.start()
         moment = rng.uniform(0, 1.1 * whole)
         wait_until(lambda moment=moment, process=process: cpu_seconds(process) >= moment, process)
         tally.note("killed" if kill(process) else "ended before")
         if process.stderr is not None:
             process.stderr.close()
-        _finished(verb, tally, start + seed, expected)
+        _finished(verb, tally, seed, expected)
     return tally
 
 
 def pairs(seconds: float, least: int, start: int, place: Path) -> Tally:
     """Two of the same command at once: both end well, or one is told that the other one is at work."""
     tally = Tally("two at once")
-    chosen = verbs(place)
-    known: dict[str, tuple[dict[str, bytes], float]] = {}
-    for seed in until(seconds, least):
-        rng = random.Random(start + seed)
-        verb = rng.choice(chosen)
-        expected, _ = _known(verb, known)
-        if verb.name not in ("decide", "propose", "build"):
-            verb.clear()
+    for seed, _, verb, expected, _ in _drawn(seconds, least, start, place):
         both = [verb.start(), verb.start()]
         said = [p.communicate()[1] for p in both]
         ended = sorted(p.returncode for p in both)
         told = [text for p, text in zip(both, said, strict=True) if p.returncode == 3]
         if ended not in ([0, 0], [0, 3]) or not all("is in use by process" in text for text in told):
-            tally.fail(start + seed, f"{verb.name}: {ended}, {[t[-400:] for t in said]}")
+            tally.fail(seed, f"{verb.name}: {ended}, {[t[-400:] for t in said]}")
         tally.note("both ended well" if ended == [0, 0] else "one was told")
-        _finished(verb, tally, start + seed, expected)
+        _finished(verb, tally, seed, expected)
     return tally
 
 
 def full_disks(seconds: float, least: int, start: int, place: Path) -> Tally:
     """No file can grow beyond a random size: the command says so, and the next call gives the right bytes."""
     tally = Tally("full disks")
-    chosen = verbs(place)
-    known: dict[str, tuple[dict[str, bytes], float]] = {}
-    for seed in until(seconds, least):
-        rng = random.Random(start + seed)
-        verb = rng.choice(chosen)
-        expected, _ = _known(verb, known)
-        if verb.name not in ("decide", "propose", "build"):
-            verb.clear()
+    for seed, rng, verb, expected, _ in _drawn(seconds, least, start, place):
         largest = max(map(len, expected.values()))
         room = rng.randrange(largest + 1)
         process = verb.start(preexec_fn=lambda room=room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
         _, said = process.communicate()
         if process.returncode not in (0, 3) or "Traceback" in said:
-            tally.fail(
-                start + seed, f"{verb.name} with files of at most {room} bytes: {process.returncode}, {said[-600:]}"
-            )
+            tally.fail(seed, f"{verb.name} with files of at most {room} bytes: {process.returncode}, {said[-600:]}")
         tally.note(f"ended with {process.returncode}")
-        _finished(verb, tally, start + seed, expected)
+        _finished(verb, tally, seed, expected)
     return tally
 
 

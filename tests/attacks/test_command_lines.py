@@ -123,6 +123,21 @@ class Slow:
 """
 
 
+def start_slow(place: Path, workers: int, stderr: int) -> subprocess.Popen[str]:
+    """A run that has answered three samples and then sleeps for an hour."""
+    (place / "slow.py").write_text(SLOW)
+    note = place / "note"
+    words = ["run", f"{place / 'slow.py'}:Slow", SPLIT, "-o", f"note={note}", "--workers", str(workers)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "refbench", *words, "--out", str(place / "run")],
+        stderr=stderr, text=True, start_new_session=True,
+        # A shell lets the commands that it starts in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert wait_until(lambda: calls(note) > 3, process)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("workers", [1, 2])
@@ -130,16 +145,7 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
     number: signal.Signals, workers: int, embedded: Path, tmp_path: Path
 ) -> None:
     """The signal goes to the process that the user started, and to no other."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    note = tmp_path / "note"
-    words = ["run", f"{tmp_path / 'slow.py'}:Slow", SPLIT, "-o", f"note={note}", "--workers", str(workers)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "refbench", *words, "--out", str(tmp_path / "run")],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # A shell lets the commands that it starts in the background ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    assert wait_until(lambda: calls(note) > 3, process)
+    process = start_slow(tmp_path, workers, subprocess.PIPE)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     _, said = process.communicate(timeout=GIVE_UP_SECONDS)
@@ -153,15 +159,7 @@ def test_a_run_that_is_asked_to_end_leaves_nobody(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_that_come_again_and_again_leave_nobody(number: signal.Signals, embedded: Path, tmp_path: Path) -> None:
     """As from an impatient user, or from a scheduler that signals every process of a job."""
-    (tmp_path / "slow.py").write_text(SLOW)
-    note = tmp_path / "note"
-    words = ["run", f"{tmp_path / 'slow.py'}:Slow", SPLIT, "-o", f"note={note}", "--workers", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "refbench", *words, "--out", str(tmp_path / "run")],
-        stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    assert wait_until(lambda: calls(note) > 3, process)
+    process = start_slow(tmp_path, 2, subprocess.DEVNULL)
     family = psutil.Process(process.pid).children(recursive=True)
 
     def again() -> bool:

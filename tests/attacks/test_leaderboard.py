@@ -184,10 +184,11 @@ def test_no_forged_folder_ranks(
     assert all(v.reason for v in wrong)
     rows = read_rows([tmp_path / "runs"])
     for ranking in rankings([r for r in rows if r.address == SPLIT]):
-        assert {r.folder for r in ranking.rows} <= {honest} or ranking.protocol == "refbench" in {
-            v.protocol for v in verdicts if v.status is Status.VERIFIED
-        }
+        # Of a forged folder, only a protocol whose figures its predictions give may rank.
+        good = {v.protocol for v in verdicts if v.status is Status.VERIFIED}
+        assert {r.protocol for r in ranking.rows if r.folder == forged} <= good
         assert all(r.reason for r in ranking.unranked)
+    assert honest in {r.folder for ranking in rankings(rows) for r in ranking.rows}
     # The command names it, and changes nothing.
     code = _run(["leaderboard", "verify", str(tmp_path / "runs"), "--json"])
     told = {(v["folder"], v["protocol"]): v for v in json.loads(capsys.readouterr().out)}
