@@ -247,7 +247,7 @@ class RunInfo:
     limit: Count | None = None
     batch_size: Count = 0
     device: str = ""
-    seed: int = 0
+    seed: Count = 0
     refbench_version: str = ""
     git: dict[str, str | bool] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)

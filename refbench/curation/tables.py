@@ -93,6 +93,8 @@ def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
             raise RunError(
                 f"{path} is damaged: the column {field.name} of type {field.type} is missing; create the file again"
             )
+        if field.type == pa.string() and table[field.name].null_count:
+            raise RunError(f"{path} is damaged: the column {field.name} has missing values; create the file again")
     found: list[dict[str, Any]] = table.select([n for n in schema.names if n in table.column_names]).to_pylist()
     return found
 
@@ -155,16 +157,29 @@ def read_decisions(folder: Path) -> tuple[dict[str, Decision], dict[str, Decisio
     by item id.
 
     Raises:
-        RunError: there are no decisions yet.
+        RunError: there are no decisions yet, or the file is damaged.
     """
     path = folder / DECISIONS_FILE
     if not path.is_file():
         raise RunError(f"{folder} contains no decisions; run `refbench curate decide {folder}` first")
     out: dict[str, dict[str, Decision]] = {MASK: {}, EXPRESSION: {}}
-    for row in _rows(path, _DECISION_SCHEMA):
-        mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None
-        out[row["item"]][row["item_id"]] = Decision(
-            row["item_id"], Action(row["action"]), row["stage"], row["reason"], mask, row["refiner"],
-            json.loads(row["scores"]), cause=Cause(row.get("cause", "")),
-        )  # fmt: skip
+    for number, row in enumerate(_rows(path, _DECISION_SCHEMA)):
+        try:
+            out[row["item"]][row["item_id"]] = _decision(row)
+        except (KeyError, RefbenchError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged: row {number} ({row['item_id']}) is not a decision ({error}); run "
+                f"`refbench curate decide {folder}` again"
+            ) from None
     return out[MASK], out[EXPRESSION]
+
+
+def _decision(row: Mapping[str, Any]) -> Decision:
+    scores = json.loads(row["scores"])
+    if not isinstance(scores, dict) or not all(isinstance(v, float | int) for v in scores.values()):
+        raise ValueError("its scores are not numbers")
+    mask = Mask(row["height"], row["width"], row["counts"].encode("ascii")) if row["counts"] else None
+    return Decision(
+        row["item_id"], Action(row["action"]), row["stage"], row["reason"], mask, row["refiner"], scores,
+        cause=Cause(row.get("cause", "")),
+    )  # fmt: skip

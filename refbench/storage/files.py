@@ -208,9 +208,17 @@ def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file and check its values, for example that every text is valid UTF-8.
+
+    Raises:
+        DatasetError: the file does not exist, cannot be read, or is damaged.
+    """
     try:
         check_is_file(path)
-        return pq.ParquetFile(path).read(columns=list(columns) if columns else None)
+        table = pq.ParquetFile(path).read(columns=list(columns) if columns else None)
+        # Parquet itself does not detect a flipped bit in a text.
+        table.validate(full=True)
+        return table
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
     except (OSError, UnicodeError, pa.ArrowException) as error:

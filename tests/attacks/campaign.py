@@ -2,8 +2,8 @@
 
 Each campaign draws its cases from a seed and counts them by how they ended. A case that ended in any other way than the
 contract allows is printed with its seed, so that it can be repeated. The campaigns: mutated run-length codes, mutated
-files in every place that refbench reads, processes killed at random moments, two of the same command at once, and a
-disk that is full.
+files for every reader and for every command that reads them, processes killed at random moments, two of the same
+command at once, and a disk that is full.
 """
 
 from __future__ import annotations
@@ -34,17 +34,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from events import cpu_seconds, kill, wait_until
 from fuzz.mutation import change_bytes, change_values
+from PIL import Image
 
 from refbench import Mask, run, score
 from refbench.cli.main import _run
 from refbench.curation.findings import audit
-from refbench.curation.recipe import parse_recipe
+from refbench.curation.ledger import read_ledger
+from refbench.curation.recipe import parse_recipe, read_recipe
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
+from refbench.curation.tables import read_decisions, read_findings
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.errors import MaskError
+from refbench.errors import MaskError, RefbenchError
 from refbench.plugins.loading import load
+from refbench.runs.folder import RunFolder
+from refbench.scoring.counts import read_scores
+from refbench.scoring.results import read_result
 from refbench.storage.files import home
+from refbench.storage.images import PHOTO_FORMATS, load_image
+from refbench.storage.manifest import read_manifest
+from refbench.storage.predictions import Claims, SampleIndex
 from refbench.storage.progress import silent
+from refbench.storage.samples import load_samples
 
 SPLIT = "snapshots/test"
 # A case may take this long; a longer one hangs.
@@ -151,6 +161,63 @@ def files(seconds: float, least: int, start: int, place: Path) -> Tally:
             shutil.rmtree(now / made, ignore_errors=True)
             (now / made).unlink(missing_ok=True)
     return tally
+
+
+def readers(seconds: float, least: int, start: int, place: Path) -> Tally:
+    """Mutated files for the functions that read them: a value or a RefbenchError, without the start of a command."""
+    tally = Tally("mutated files, for their readers")
+    whole = place / "whole"
+    if not whole.exists():
+        _prepare(whole)
+    os.environ["REFBENCH_HOME"] = str(whole)
+    targets = [(path, path.read_bytes(), read) for path, read in _read_by(whole)]
+    for seed in until(seconds, least):
+        rng = random.Random(start + seed)
+        path, before, read = rng.choice(targets)
+        path.write_bytes(_mutated(path, rng))
+        try:
+            with limited():
+                read()
+            tally.note("read")
+        except RefbenchError:
+            tally.note("refused")
+        except BaseException:  # noqa: BLE001 (as above)
+            tally.fail(start + seed, f"{path.name}: {traceback.format_exc(limit=4)}")
+        path.write_bytes(before)
+    return tally
+
+
+def _read_by(whole: Path) -> list[tuple[Path, Callable[[], object]]]:
+    """The files of a home, each with what reads it; and images in every format that is read."""
+    run_folder, curation = whole / "runs" / "x", whole / "curation"
+    index = SampleIndex.of(load_samples(SPLIT))
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    photographs = [whole / f"photo-{kind}" for kind in PHOTO_FORMATS]
+    for kind, path in zip(PHOTO_FORMATS, photographs, strict=True):
+        Image.fromarray(pixels).save(path, kind)
+    masks = whole / "masks"
+    masks.mkdir(exist_ok=True)
+    first = load_samples(SPLIT)[0]
+    drawn = masks / f"{first.sample_id.replace('/', '__')}.png"
+    Image.fromarray(first.target.to_array().astype(np.uint8) * 255).save(drawn)
+    split = next((whole / "datasets").rglob("test.parquet"))
+    return [
+        (whole / "predictions.jsonl", lambda: list(Claims(whole / "predictions.jsonl", index))),
+        (whole / "results.json", lambda: list(Claims(whole / "results.json", index))),
+        (drawn, lambda: list(Claims(masks, index))),
+        (run_folder / "run.json", lambda: RunFolder(run_folder).check_complete()),
+        (RunFolder(run_folder).shard_path(0), lambda: list(RunFolder(run_folder).claims(index))),
+        (run_folder / "summary.json", lambda: read_result(run_folder)),
+        (run_folder / "scores.parquet", lambda: read_scores(run_folder / "scores.parquet")),
+        (curation / "ledger.parquet", lambda: read_ledger(curation / "ledger.parquet")),
+        (curation / "findings.parquet", lambda: read_findings(curation)),
+        (curation / "decisions.parquet", lambda: read_decisions(curation)),
+        (curation / REVIEW_FILE, lambda: Reviews(curation / REVIEW_FILE, new=False).standing()),
+        (whole / "recipe.toml", lambda: read_recipe(whole / "recipe.toml")),
+        (split.parent / "manifest.json", lambda: read_manifest("snapshots")),
+        (split, lambda: load_samples(SPLIT)),
+        *((path, lambda path=path: load_image(path, 40, 60)) for path in photographs),
+    ]  # fmt: skip
 
 
 def _prepare(whole: Path) -> None:
@@ -386,6 +453,7 @@ def full_disks(seconds: float, least: int, start: int, place: Path) -> Tally:
 
 CAMPAIGNS: dict[str, Callable[[float, int, int, Path], Tally]] = {
     "codes": lambda seconds, least, start, place: codes(seconds, least, start),
+    "readers": readers,
     "files": files,
     "kills": kills,
     "pairs": pairs,
@@ -395,7 +463,7 @@ CAMPAIGNS: dict[str, Callable[[float, int, int, Path], Tally]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600, help="in all; every campaign gets a fifth")
+    parser.add_argument("--seconds", type=float, default=600, help="in all; every campaign gets the same share")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--only", choices=CAMPAIGNS, action="append", help="one campaign; repeatable")
     parser.add_argument("--least", type=int, default=10, help="at least so many cases, however long they take")

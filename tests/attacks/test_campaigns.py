@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attacks.campaign import CAMPAIGNS
 
-FEW = {"codes": 100_000, "files": 150, "kills": 3, "pairs": 3, "disks": 4}
+FEW = {"codes": 100_000, "readers": 2_000, "files": 150, "kills": 3, "pairs": 3, "disks": 4}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_DOWN, Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -24,10 +25,11 @@ from refbench.curation.ledger import read_ledger
 from refbench.curation.proposals import propose, read_proposals
 from refbench.curation.recipe import parse_recipe, read_recipe
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
-from refbench.curation.tables import read_decisions, read_findings
+from refbench.curation.tables import DECISIONS_FILE, read_decisions, read_findings, write_decisions
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import load
+from refbench.records import Action, Decision
 from refbench.storage.progress import silent
 
 PROJECT = Path(__file__).parents[2]
@@ -301,3 +303,18 @@ def test_the_command_line(hurried: Path, refbench: Cli, tmp_path: Path) -> None:
     for kind in ("checks", "refiners"):
         listed = json.loads(refbench("list", kind, "--json").stdout)[kind]
         assert all(one["summary"] for one in listed)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("item", "maskk"), ("action", "erase"), ("scores", "{"), ("scores", "[1]"), ("cause", "x"), ("reason", None)],
+)
+def test_damaged_decisions_name_the_file(column: str, value: str | None, tmp_path: Path) -> None:
+    write_decisions(tmp_path, {"m": Decision("m", Action.KEEP, "audit", "fine")}, {})
+    path = tmp_path / DECISIONS_FILE
+    assert len(read_decisions(tmp_path)[0]) == 1
+    table = pq.read_table(path)
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array([value], pa.string())), path)
+    with pytest.raises(RunError, match=r"decisions\.parquet is damaged"):
+        read_decisions(tmp_path)
