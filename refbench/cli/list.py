@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from refbench.cli.output import print_json, print_table
+from refbench.cli.output import print_json, print_table, remark
+from refbench.curation.check_quality import as_row, measured_checks
 from refbench.datasets.verification import NOT_BUILT, state_of
 from refbench.errors import DatasetError, RefbenchError
 from refbench.plugins.loading import available, load, summary_of
@@ -30,6 +31,9 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
 
     With the NAME of an adapter, check or refiner, shows its description and its options (`-o`) with their defaults and
     choices.
+
+    The table of checks shows how often their findings are right, on photographs and on rendered scenes whose true masks
+    are known. A check that is right no more often than the share of faulty masks says nothing there.
 
     With --json, the output for each protocol contains its ten choices and their sources, its metrics, and its caveats.
 
@@ -54,6 +58,9 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
         rows = [[d["name"], d["state"], ", ".join(d["splits"]), d["summary"]] for d in datasets]
         print_table("", ["dataset", "state", "splits here", "what it is"], rows)
         return
+    if kind == "checks":
+        _print_checks(as_json)
+        return
     found = [{"name": n, "place": p, "summary": _summary(kind, n, p)} for n, p in available(kind).items()]
     if as_json:
         print_json({kind: [f | _rule(f["name"]) for f in found] if kind == "protocols" else found})
@@ -62,6 +69,32 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
         print_table("", ["protocol", "used by", "what it is"], rows)
     else:
         print_table("", [kind[:-1], "what it is"], [[f["name"], f["summary"]] for f in found])
+
+
+def _print_checks(as_json: bool) -> None:
+    """The checks with the results of `curation.check_quality`."""
+    measured = measured_checks()
+    sources = list(dict.fromkeys(q.source for q in measured))
+    by_check = {(q.check, q.source): q for q in measured}
+    checks = [(name, _summary("checks", name, place)) for name, place in available("checks").items()]
+    if as_json:
+        rows = [
+            {
+                "name": name, "place": available("checks")[name], "summary": summary,
+                "measured": [as_row(q) for q in measured if q.check == name],
+            }
+            for name, summary in checks
+        ]  # fmt: skip
+        print_json({"checks": rows})
+        return
+    # Only a share that can be compared with that of all masks says whether a check is better than chance.
+    rates = [f"{s}: {next(q.base_rate for q in measured if q.source == s):.0%}" for s in sources]
+    remark(f"right: share of the found masks that are faulty. Of all masks, these are faulty: {', '.join(rates)}")
+    lines = []
+    for name, summary in checks:
+        cells = [by_check.get((name, source)) for source in sources]
+        lines.append([name, *(f"{q.precision:.0%} of {q.found}" if q and q.found else "-" for q in cells), summary])
+    print_table("", ["check", *(f"right, {s}" for s in sources), "what it is"], lines)
 
 
 def _print_options(kind: str, name: str, as_json: bool) -> None:

@@ -108,7 +108,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not a valid word list: {error}") from None
     rows = content.get("rules")
     if not isinstance(rows, list) or not rows:

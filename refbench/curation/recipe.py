@@ -219,7 +219,8 @@ def text_of_recipe(path: Path) -> str:
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: brackets may be nested too deeply, and a number may have too many digits.
         raise DatasetError(f"{where} is not valid TOML: {error}") from None
 
 
