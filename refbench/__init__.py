@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from refbench.masks.counting import pair_counts
     from refbench.masks.mask import Mask
     from refbench.records import Answer, Sample
+    from refbench.reports.standings import leaderboard_frame
     from refbench.runs.runner import run
     from refbench.scoring.scorer import score
+    from refbench.storage.prediction_files import write_predictions
     from refbench.storage.samples import load_samples, sample_table
 
 __all__ = [
@@ -25,11 +27,13 @@ __all__ = [
     "Sample",
     "Segmenter",
     "__version__",
+    "leaderboard_frame",
     "load_samples",
     "pair_counts",
     "run",
     "sample_table",
     "score",
+    "write_predictions",
 ]
 
 __getattr__, __dir__ = lazy_face(
@@ -44,5 +48,7 @@ __getattr__, __dir__ = lazy_face(
         "run": "refbench.runs.runner:run",
         "score": "refbench.scoring.scorer:score",
         "Segmenter": "refbench.adapters.base:Segmenter",
+        "leaderboard_frame": "refbench.reports.standings:leaderboard_frame",
+        "write_predictions": "refbench.storage.prediction_files:write_predictions",
     },
 )

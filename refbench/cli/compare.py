@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from refbench.cli.output import Points, print_json, print_table, remark
+from refbench.cli.output import ConsoleProgress, Points, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.errors import DatasetError
 from refbench.reports import comparison
@@ -21,8 +21,9 @@ SIGNIFICANCE = 0.05
 
 
 @click.command()
-@click.argument("run_a", type=FilePath(exists=True))
-@click.argument("run_b", type=FilePath(exists=True))
+@click.argument("run_a", metavar="A", type=FilePath(exists=True))
+@click.argument("run_b", metavar="B", type=FilePath(exists=True))
+@click.option("--dataset", metavar="DATASET/SPLIT", help="Split of A and B, if one of them is a predictions file.")
 @click.option(
     "--margin",
     type=Points(positive=True),
@@ -36,19 +37,21 @@ SIGNIFICANCE = 0.05
     help="Write an HTML page that shows the masks of both runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(run_a: Path, run_b: Path, margin: float, page: Path | None, as_json: bool) -> None:
+def compare(run_a: Path, run_b: Path, dataset: str | None, margin: float, page: Path | None, as_json: bool) -> None:
     """Compare two runs: paired differences, slices, changed samples.
 
-    RUN_A and RUN_B are scored run folders, or scores.parquet files, of the same split. Differences are RUN_B minus
-    RUN_A, in percentage points, with 95 % confidence intervals and p-values from a permutation test. Both the intervals
+    A and B are run folders, scores.parquet files or predictions of the same split. Differences are B minus A, in
+    percentage points, with 95 % confidence intervals and p-values from a permutation test. Both the intervals
     and the test resample whole images.
 
     \b
     Example:
       refbench compare ~/.refbench/runs/tiny/scenes-test ~/.refbench/runs/mine/scenes-test
       refbench compare old new --margin 0.3 --page compare.html
+      refbench compare old.jsonl ~/.refbench/runs/mine/refcoco-val --dataset refcoco/val
     """
-    found = comparison.compare(run_a, run_b, margin)
+    with ConsoleProgress() as progress:
+        found = comparison.compare(run_a, run_b, margin, dataset=dataset, progress=progress)
     try:
         slices = slice_differences(found)
     except DatasetError as error:

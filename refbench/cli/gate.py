@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from refbench.cli.output import Points, print_json, print_table, remark
+from refbench.cli.output import ConsoleProgress, Points, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.reports import gating
 from refbench.reports.gating import DEFAULT_MARGINS, to_json, to_junit, to_markdown
@@ -18,7 +18,8 @@ DEFAULT_MARGIN = 0.5
 
 @click.command()
 @click.argument("run", type=FilePath())
-@click.option("--baseline", type=FilePath(), required=True, help="Scored run to use as the baseline.")
+@click.option("--baseline", type=FilePath(), required=True, help="Run or predictions to use as the baseline.")
+@click.option("--dataset", metavar="DATASET/SPLIT", help="Split of predictions files.")
 @click.option(
     "--metric",
     "metrics",
@@ -42,6 +43,7 @@ def gate(
     context: click.Context,
     run: Path,
     baseline: Path,
+    dataset: str | None,
     metrics: tuple[str, ...],
     margins: tuple[float, ...],
     junit: Path | None,
@@ -50,8 +52,8 @@ def gate(
 ) -> None:
     """Exit with code 1 if a run is significantly worse than a baseline.
 
-    RUN and the baseline are scored run folders or scores.parquet files. The command needs neither the dataset nor
-    PyTorch.
+    RUN and the baseline are run folders, scores.parquet files or predictions. For scored folders, the command needs
+    neither the dataset nor PyTorch.
 
     The gate fails if the samples differ from those of the baseline, or if a sample fails that did not fail in the
     baseline. It also fails if a metric is worse by more than its margin and a permutation test finds the difference
@@ -72,7 +74,9 @@ def gate(
             f"got {len(margins)} margins for {len(names)} metrics; give one margin for all metrics, or one for each"
         )
     each = margins if len(margins) > 1 else (margins or (DEFAULT_MARGIN,)) * len(names)
-    result = gating.gate(run, baseline, dict(zip(names, each, strict=True)))
+    with ConsoleProgress() as progress:
+        margin_of = dict(zip(names, each, strict=True))
+        result = gating.gate(run, baseline, margin_of, dataset=dataset, progress=progress)
     for path, text in ((junit, to_junit), (markdown, to_markdown)):
         if path is not None:
             with atomic_file(path) as temporary:

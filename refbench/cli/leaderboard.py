@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
-from refbench.reports.leaderboard import build_tables, read_published, read_rows
+from refbench.reports.leaderboard import build_tables, format_interval, read_rows
+from refbench.reports.published import UNKNOWN, read_published
 from refbench.reports.recomputation import Status, verify_folders
+from refbench.reports.standings import Standing, standings_of
 from refbench.storage.files import home, project_data
 
 
 @click.group()
 def leaderboard() -> None:
-    """Build the leaderboard tables, and verify scored runs.
+    """Show published results beside your own, build the leaderboard tables, and verify scored runs.
 
     \b
     Example:
+      refbench leaderboard show refcoco/val --with predictions.jsonl
       refbench leaderboard verify ~/.refbench/runs
       refbench leaderboard build --out tables
     """
@@ -70,6 +76,88 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
     remark(f"{len(rows)} scored runs of {', '.join(map(str, folders))}, {len(published)} published results")
     for file in files:
         click.echo(str(file))
+
+
+@leaderboard.command()
+@click.argument("address", metavar="DATASET/SPLIT")
+@click.option("--protocol", metavar="NAME", help="Only the results under this protocol.")
+@click.option(
+    "--with",
+    "sources",
+    metavar="SOURCE",
+    multiple=True,
+    type=FilePath(exists=True),
+    help="Run folder, scored folder or predictions to compare with the published results; repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(address: str, protocol: str | None, sources: tuple[Path, ...], as_json: bool) -> None:
+    """Show the published results of a split, with your own beside them.
+
+    Papers compute their figures in different ways. Therefore there is one table for each protocol, and --with scores
+    your predictions under every protocol that has published results. Figures of different tables are not comparable.
+
+    \b
+    Example:
+      refbench leaderboard show refcoco/val
+      refbench leaderboard show refcoco/val --with predictions.jsonl
+      refbench leaderboard show refcoco/testA --protocol lavt-480 --with ~/.refbench/runs/mine/refcoco-testA
+    """
+    with ConsoleProgress() as progress:
+        found = standings_of(address, sources, protocol, progress)
+    if as_json:
+        print_json({"dataset": address, "protocols": {s.protocol: _json_of(s) for s in found}})
+        return
+    for standing in found:
+        _print_standing(address, standing)
+
+
+def _json_of(standing: Standing) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    return {
+        "used_by": list(standing.used_by),
+        "headline": standing.headline,
+        "published": [dataclasses.asdict(row) for row in standing.published],
+        "measured": [
+            {
+                "name": row.name,
+                "source": str(row.source),
+                "metrics": {
+                    m: {"value": number(e.value), "low": number(e.low), "high": number(e.high)}
+                    for m, e in row.metrics.items()
+                },
+                "samples": row.samples,
+                "failures": row.failures,
+                "missing": row.missing,
+            }
+            for row in standing.measured
+        ],
+    }
+
+
+def _print_standing(address: str, standing: Standing) -> None:
+    if standing.protocol == UNKNOWN:
+        title = f"{address}, protocol not known: these figures are not comparable with each other"
+        figures = [
+            [row.system, row.variant, metric, f"{value:g}", row.evidence, row.source]
+            for row in standing.published
+            for metric, value in row.metrics.items()
+        ]
+        print_table(title, ["system", "variant", "metric as printed", "%", "evidence", "source"], figures)
+        return
+    lines: list[tuple[float, list[str]]] = []
+    for mine in standing.measured:
+        cells = [format_interval(mine.metrics[m]) if m in mine.metrics else "" for m in standing.metrics]
+        lines.append((mine.metrics[standing.headline].value, [mine.name, "", *cells, "measured here", ""]))
+    for row in standing.published:
+        cells = [f"{row.metrics[m]:g}" if m in row.metrics else "" for m in standing.metrics]
+        value = row.metrics.get(standing.headline, -math.inf)
+        lines.append((value, [row.system, row.variant, *cells, f"published ({row.evidence})", row.source]))
+    lines.sort(key=lambda line: -line[0] if not math.isnan(line[0]) else math.inf)
+    whose = f", the rule of {', '.join(standing.used_by)}" if standing.used_by else ""
+    title = "\n".join([f"{address}, protocol {standing.protocol}{whose}", *standing.sentences()])
+    print_table(title, ["system", "variant", *standing.metrics, "origin", "source"], [cells for _, cells in lines])
 
 
 @leaderboard.command()

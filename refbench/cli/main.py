@@ -35,10 +35,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "env": ("refbench.cli.env:env", "Build, list or remove environments for workers."),
     "weights": ("refbench.cli.weights:weights", "Add or list weights of the networks that curation uses."),
     "curate": ("refbench.cli.curate:curate", "Make a cleaned version of a split, and record every decision."),
-    "report": ("refbench.cli.report:report", "Write report.html for a run, with metrics and overlays."),
+    "report": (
+        "refbench.cli.report:report",
+        "Write an HTML report for a run or a predictions file, with metrics and overlays.",
+    ),
     "leaderboard": (
         "refbench.cli.leaderboard:leaderboard",
-        "Build the leaderboard tables, and verify scored runs.",
+        "Show published results beside your own, build the leaderboard tables, and verify scored runs.",
     ),
 }
 

@@ -197,8 +197,14 @@ class Mask:
         return pixels
 
     def to_rle(self) -> dict[str, Any]:
-        """The mask as a COCO dict for pycocotools: `size` [h, w] and `counts` as bytes."""
-        return {"size": [self.height, self.width], "counts": self.counts}
+        """The mask as a COCO dict for pycocotools and JSON: `size` [h, w] and `counts` as text.
+
+        Example:
+            >>> import json
+            >>> json.dumps(Mask.full(2, 3).to_rle())
+            '{"size": [2, 3], "counts": "06"}'
+        """
+        return {"size": [self.height, self.width], "counts": self.counts.decode("ascii")}
 
     def union(self, *others: Mask) -> Mask:
         """The union of this mask and the others, which must have the same size."""

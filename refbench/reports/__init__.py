@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from refbench.reports.comparison import compare
     from refbench.reports.diagnosis import diagnose
     from refbench.reports.gating import gate
-    from refbench.reports.leaderboard import build_tables, read_published, read_rows
+    from refbench.reports.leaderboard import build_tables, read_rows
     from refbench.reports.pages import write_report
+    from refbench.reports.published import read_published
 
 __all__ = [
     "build_tables",
@@ -30,7 +31,7 @@ __getattr__, __dir__ = lazy_face(
         "compare": "refbench.reports.comparison:compare",
         "diagnose": "refbench.reports.diagnosis:diagnose",
         "gate": "refbench.reports.gating:gate",
-        "read_published": "refbench.reports.leaderboard:read_published",
+        "read_published": "refbench.reports.published:read_published",
         "read_rows": "refbench.reports.leaderboard:read_rows",
         "write_report": "refbench.reports.pages:write_report",
     },

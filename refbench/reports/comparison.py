@@ -13,7 +13,8 @@ from refbench.errors import RunError
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH, sample_iou
-from refbench.scoring.results import Result, read_result
+from refbench.scoring.results import Result
+from refbench.scoring.sources import result_of
 from refbench.scoring.statistics.paired import (
     as_pair,
     difference_intervals,
@@ -23,6 +24,7 @@ from refbench.scoring.statistics.paired import (
     permutation_p_values,
 )
 from refbench.scoring.statistics.power import holm, smallest_detectable
+from refbench.storage.progress import Progress, silent
 
 CHANGED_SHOWN = 25
 DEFAULT_MARGIN = 0.5
@@ -81,13 +83,20 @@ class Comparison:
     changed: list[Changed]
 
 
-def read_pair(first: Path, second: Path) -> tuple[Result, Result]:
-    """Two scored folders (or scores.parquet files) of one split, with the rows of the second in the order of the first.
+def read_pair(
+    first: Path, second: Path, dataset: str | None = None, progress: Progress = silent
+) -> tuple[Result, Result]:
+    """The results of two sources of one split, with the rows of the second in the order of the first.
+
+    Args:
+        first, second: run folders, scored folders, scores.parquet files, or predictions.
+        dataset: the split of the predictions; not needed for folders that state it.
 
     Raises:
-        RunError: one is damaged or not scored, or they have different datasets, versions or samples.
+        RunError: one is damaged, or they have different datasets, versions or samples.
+        PredictionError: predictions do not match the split, or their split is not given.
     """
-    a, b = read_result(first), read_result(second)
+    a, b = result_of(first, dataset, progress), result_of(second, dataset, progress)
     for place, result in ((first, a), (second, b)):
         if result.scores is None:
             raise RunError(f"{place} has no scores.parquet, which a comparison needs; run `refbench score {place}`")
@@ -186,16 +195,24 @@ def differences(
     return out
 
 
-def compare(first: Path, second: Path, margin: float = DEFAULT_MARGIN) -> Comparison:
-    """Compare two scored runs on the same samples, under the protocol `refbench`.
+def compare(
+    first: Path,
+    second: Path,
+    margin: float = DEFAULT_MARGIN,
+    *,
+    dataset: str | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare two sources on the same samples, under the protocol `refbench`.
 
     Args:
+        first, second, dataset: see `read_pair`.
         margin: in percentage points; the equivalence test treats smaller differences as irrelevant.
 
     Raises:
-        RunError: see `read_pair`.
+        RunError, PredictionError: see `read_pair`.
     """
-    a, b = read_pair(Path(first), Path(second))
+    a, b = read_pair(Path(first), Path(second), dataset, progress)
     if a.scores is None or b.scores is None or not len(a.scores):
         raise RunError(f"{first} contains no samples, so there is nothing to compare")
     found = differences(a.scores, b.scores, list(REFBENCH.metrics), margin)

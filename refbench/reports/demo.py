@@ -12,8 +12,9 @@ from pathlib import Path
 from refbench.datasets.builders import scenes, snapshots
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import RunError
-from refbench.reports.leaderboard import Row, build_tables, read_published, read_rows
+from refbench.reports.leaderboard import Row, build_tables, read_rows
 from refbench.reports.pages import write_index, write_report
+from refbench.reports.published import read_published
 from refbench.runs.runner import default_folder, run
 from refbench.scoring.scorer import score
 from refbench.storage.files import home, project_data

@@ -19,7 +19,7 @@ from refbench.scoring.counting import count
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.scoring.scorer import open_source
+from refbench.scoring.sources import open_source
 from refbench.scoring.statistics.bootstrap import intervals
 from refbench.scoring.statistics.paired import standard_errors
 from refbench.scoring.statistics.power import smallest_detectable, standard_error_against

@@ -1,6 +1,6 @@
 """The gate: checks whether a run is worse than a baseline, with output for people and for CI.
 
-It needs only scores.parquet: no dataset, no masks, no model.
+For scored folders it needs only scores.parquet: no dataset, no masks, no model.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from refbench.errors import RunError
 from refbench.reports.comparison import Difference, aligned, check_same_dataset, differences, sample_differences
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.exact import REFBENCH
-from refbench.scoring.results import Result, read_result
+from refbench.scoring.results import Result
+from refbench.scoring.sources import result_of
 from refbench.scoring.statistics.power import SIGNIFICANCE
 from refbench.storage.escaping import markdown, xml_text
+from refbench.storage.progress import Progress, silent
 
 FEWEST_IMAGES = 6
 DEFAULT_MARGINS = {"cumulative_iou": 0.5, "mean_iou": 0.5, "mean_boundary_iou": 0.5}
@@ -49,20 +51,29 @@ class GateResult:
         return all(check.verdict == PASSED for check in self.checks)
 
 
-def gate(run: Path, baseline: Path, margins: Mapping[str, float]) -> GateResult:
+def gate(
+    run: Path,
+    baseline: Path,
+    margins: Mapping[str, float],
+    *,
+    dataset: str | None = None,
+    progress: Progress = silent,
+) -> GateResult:
     """Check that a run has no missing samples, no new failures, and no metric that is worse by more than its margin.
 
     A metric fails if it is worse by more than its margin, in percentage points, and if the difference is significant at
     5 % in a permutation test. With fewer than 6 images, the test cannot be significant, so only the margin counts.
 
     Args:
-        run, baseline: scored folders, or scores.parquet files.
+        run, baseline: scored folders, scores.parquet files, run folders, or predictions.
+        dataset: the split of the predictions; not needed for folders that state it.
         margins: the margin of each metric, by the name of the metric in the protocol `refbench`.
 
     Raises:
-        RunError: a file is damaged or not scored, or the two are not on the same dataset and split.
+        RunError: a file is damaged, or the two are not on the same dataset and split.
+        PredictionError: predictions do not match the split, or their split is not given.
     """
-    before, now = read_result(Path(baseline)), read_result(Path(run))
+    before, now = result_of(baseline, dataset, progress), result_of(run, dataset, progress)
     for place, result in ((baseline, before), (run, now)):
         if result.scores is None or not len(result.scores):
             raise RunError(f"{place} contains no scored samples; run `refbench score` again")

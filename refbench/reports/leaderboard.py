@@ -10,50 +10,23 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from refbench.errors import RefbenchError, text_of
-from refbench.plugins.loading import available
+from refbench.errors import RefbenchError
 from refbench.records import Estimate, RunInfo
+from refbench.reports.published import DATASET_OF_BENCHMARK
 from refbench.reports.recomputation import Status, Verdict, by_protocol, verify_folders
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, read_summary
 from refbench.storage.escaping import Markdown, code, csv_cell, markdown, markdown_table, plain
-from refbench.storage.files import atomic_file, check_is_file
+from refbench.storage.files import atomic_file
 from refbench.storage.progress import Progress, silent
 
-PUBLISHED_COLUMNS = (
-    "system",
-    "variant",
-    "benchmark",
-    "split",
-    "metric_id",
-    "metric_as_printed",
-    "value",
-    "protocol",
-    "protocol_note",
-    "evidence",
-    "source",
-    "note",
-)
-# For figures whose evaluator is not known.
-UNKNOWN = "unknown"
-EVIDENCE = ("primary", "secondary")
-DATASET_OF_BENCHMARK = {
-    "RefCOCO": "refcoco",
-    "RefCOCO+": "refcoco+",
-    "RefCOCOg(umd)": "refcocog-umd",
-    "RefCOCOg(google)": "refcocog-google",
-    "RefCOCO-M": "refcoco-m",
-    "gRefCOCO": "grefcoco",
-    "LVIS": "lvis",
-}
 SHORT_NAMES = {
     "cumulative_iou": "cIoU",
     "mean_iou": "mIoU",
@@ -170,51 +143,6 @@ def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
 def ranked(rows: Sequence[Row], by: str = "cumulative_iou") -> list[Row]:
     """Best first; ties are in the order of their names."""
     return sorted(rows, key=lambda r: (-r.metrics[by].value if by in r.metrics else float("inf"), r.adapter))
-
-
-def read_published(folder: Path) -> pd.DataFrame:
-    """All rows of `published/*.csv`, validated.
-
-    Raises:
-        RefbenchError: a row lacks its source, evidence, protocol or value; the message names the file and line.
-    """
-    frames = []
-    known = {*available("protocols"), UNKNOWN}
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            check_is_file(path)
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except (ValueError, OSError) as error:
-            raise RefbenchError(f"{path} is not a CSV file in UTF-8 ({text_of(error)})") from None
-        if tuple(frame.columns) != PUBLISHED_COLUMNS:
-            raise RefbenchError(f"{path}: the columns must be {', '.join(PUBLISHED_COLUMNS)}")
-        for position, row in enumerate(frame.to_dict("records")):
-            problem = _published_problem(row, known)
-            if problem:
-                raise RefbenchError(f"{path} line {position + 2}: {problem}")
-        frames.append(frame)
-    if not frames:
-        return pd.DataFrame(columns=list(PUBLISHED_COLUMNS))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _published_problem(row: Mapping[Any, Any], protocols: Collection[str]) -> str:
-    try:
-        value = float(row["value"])
-    except ValueError:
-        return f"the value {row['value']!r} is not a number"
-    # All metrics of this field are percentages; this excludes NaN, too.
-    if not 0 <= value <= 100:
-        return f"the value must be between 0 and 100 (percent), got {row['value']!r}"
-    if row["evidence"] not in EVIDENCE:
-        return f"evidence must be one of {', '.join(EVIDENCE)}, not {row['evidence']!r}"
-    if not row["source"]:
-        return "every published figure needs its source"
-    if row["protocol"] not in protocols:
-        return f"there is no protocol {row['protocol']!r}; use a name of `refbench list protocols`, or {UNKNOWN!r}"
-    if not row["protocol_note"]:
-        return "protocol_note is empty; say where the evaluator is, or why it is not known"
-    return "" if row["metric_id"] else "metric_id is empty; write 'unclear' where the source does not say"
 
 
 def build_tables(rows: Sequence[Row], published: pd.DataFrame, out: Path) -> list[Path]:

@@ -30,9 +30,11 @@ from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_ur
 from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE
 from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
-from refbench.scoring.results import Result, read_result
+from refbench.scoring.results import Result
+from refbench.scoring.sources import is_scored, name_of, predictions_of, result_of
 from refbench.scoring.statistics.power import SIGNIFICANCE
 from refbench.storage.files import atomic_file
+from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_samples
 
 SHOWN_PER_GROUP = 12
@@ -43,26 +45,41 @@ _PAGES = Environment(
 )
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` to the folder of a scored run; returns its path.
+def write_report(
+    source: Path, dataset: str | None = None, *, out: Path | None = None, progress: Progress = silent
+) -> Path:
+    """Write a report about a run or a predictions file; returns its path.
+
+    Args:
+        source: a run folder, or a file or folder of predictions. If it is not scored, it is scored under the protocol
+            `refbench`.
+        dataset: the split of the predictions, for example "refcoco/val"; not needed for a run folder.
+        out: file of the report; by default `report.html` in the run folder, and `<name>.report.html` beside a
+            predictions file.
 
     Raises:
-        RunError: the folder is not a scored run.
+        RunError: the folder contains no predictions, or is damaged.
+        PredictionError: the predictions do not match the split, or their split is not given.
     """
-    run = RunFolder(folder)
-    run.check_complete()
-    result = read_result(folder) if (folder / SCORES_FILE).is_file() else None
-    if result is None or result.scores is None or not result.summaries:
-        raise RunError(f"{folder} has no scores; run `refbench score {folder}` first")
+    run = RunFolder(source)
+    if run.is_there:
+        run.check_complete()
+    elif is_scored(source):
+        raise RunError(f"{source} contains scores without predictions; a report needs the predictions")
+    result = result_of(source, dataset, progress)
+    if result.scores is None:
+        raise RunError(f"{source} has no {SCORES_FILE}; run `refbench score {source}` again")
+    out = out or (source / "report.html" if run.is_there else source.with_name(f"{source.name}.report.html"))
     scores = result.scores
-    diagnosis = diagnose(folder)
+    # The report must not change a folder of predictions, so errors.parquet is written to run folders only.
+    diagnosis = diagnose(source, None if run.is_there else result.address, progress=progress)
     # In the order of the rows, which another program may have changed.
-    by_id = {s.sample_id: s for s in load_samples(run.info.address, scores.sample_ids())}
+    by_id = {s.sample_id: s for s in load_samples(result.address, scores.sample_ids())}
     samples = [by_id[sample_id] for sample_id in scores.sample_ids()]
     iou, boundary_iou = sample_iou(scores), sample_boundary_iou(scores)
     groups = _choose(iou, scores.no_target, scores.failed)
     chosen = {samples[row].sample_id for rows in groups.values() for row in rows}
-    predictions = _read_predictions(run, chosen)
+    predictions = _read_predictions(result, chosen)
     figures: dict[str, list[dict[str, Any]]] = {}
     for title, rows in groups.items():
         figures[title] = [
@@ -77,7 +94,8 @@ def write_report(folder: Path) -> Path:
             for row in rows
         ]
     page = _PAGES.get_template("report.html.j2").render(
-        info=run.info,
+        name=_system(result),
+        info=result.run,
         result=result,
         metrics=[
             (protocol, SHORT_NAMES.get(name, name), *map(_percent, (e.value, e.low, e.high)))
@@ -91,7 +109,7 @@ def write_report(folder: Path) -> Path:
         figures=figures,
         version=__version__,
     )
-    return _write(folder / "report.html", page)
+    return _write(out, page)
 
 
 def _percent(value: float) -> str:
@@ -110,7 +128,7 @@ def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path:
         samples = {s.sample_id: s for s in load_samples(found.address, names)} if names else {}
     except DatasetError:
         samples = {}
-    both = [_read_predictions(RunFolder(r.folder), names) for r in (found.first, found.second)] if samples else [{}, {}]
+    both = [_read_predictions(result, names) for result in (found.first, found.second)] if samples else [{}, {}]
     for change in found.changed:
         sample = samples.get(change.sample_id)
         pictures = [_overlay(sample, masks[change.sample_id]) for masks in both if sample and change.sample_id in masks]
@@ -129,7 +147,7 @@ def write_comparison(found: Comparison, slices: Sequence[SliceDifference], path:
 
 
 def _system(result: Result) -> str:
-    return result.run.adapter if result.run else str(result.folder)
+    return result.run.adapter if result.run else name_of(result.folder)
 
 
 def _forest(slices: Sequence[SliceDifference]) -> str:
@@ -181,9 +199,9 @@ def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, 
     return {title: rows for title, rows in groups.items() if rows}
 
 
-def _read_predictions(run: RunFolder, wanted: set[str]) -> dict[str, Prediction]:
-    """The predictions of the samples `wanted`; empty if the folder does not contain all predictions of a run."""
-    return {p.sample_id: p for p in run.predictions(wanted)} if run.is_there and run.is_whole else {}
+def _read_predictions(result: Result, wanted: set[str]) -> dict[str, Prediction]:
+    """The predictions of the samples `wanted`; empty if the folder contains only scores."""
+    return {p.sample_id: p for p in predictions_of(result.folder, result.address, wanted)}
 
 
 def _slice_rows(slices: Sequence[SliceScore]) -> list[tuple[str, str, int, str]]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from refbench.errors import PredictionError, RunError
+from refbench.errors import PredictionError
 from refbench.plugins.loading import available, load
 from refbench.records import Summary
 from refbench.runs.folder import RunFolder
@@ -19,6 +19,7 @@ from refbench.scoring.protocols.base import Protocol, summarise
 from refbench.scoring.protocols.explain import Walk, hybrids, walk
 from refbench.scoring.protocols.targets import OPENCV
 from refbench.scoring.results import SummaryFile, stated, write_summary
+from refbench.scoring.sources import open_source
 from refbench.scoring.statistics.bootstrap import PERCENTILE
 from refbench.storage.locks import PATIENCE_SECONDS, exclusive
 from refbench.storage.manifest import parse_address
@@ -80,14 +81,7 @@ def score(
     """
     address, answers = open_source(source, dataset)
     rules, left_out = choose_protocols(protocols, address)
-    drawings = [Drawing.of(rule) for rule in rules]
-    measures = {m.name: m for rule in rules for m in rule.measures}
-    counted = count(answers, address, drawings, list(measures.values()), progress)
-    summaries = {}
-    for done, rule in enumerate(rules):
-        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
-        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
-        progress("protocols", done + 1, len(rules))
+    counted, summaries = score_under(rules, answers, address, interval, progress)
     folder = Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:
         # Both files are of the same predictions, and what another command adds is kept.
@@ -97,6 +91,25 @@ def score(
     return Scored(
         address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing
     )
+
+
+def score_under(
+    rules: Sequence[Protocol],
+    answers: Path | RunFolder,
+    address: str,
+    interval: str = PERCENTILE,
+    progress: Progress = silent,
+) -> tuple[Counted, dict[str, Summary]]:
+    """Count an opened source once, and summarise it under each protocol; nothing is written."""
+    drawings = [Drawing.of(rule) for rule in rules]
+    measures = {m.name: m for rule in rules for m in rule.measures}
+    counted = count(answers, address, drawings, list(measures.values()), progress)
+    summaries = {}
+    for done, rule in enumerate(rules):
+        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
+        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
+        progress("protocols", done + 1, len(rules))
+    return counted, summaries
 
 
 def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: str) -> SummaryFile:
@@ -177,28 +190,3 @@ def _reason_against(rule: Any, address: str) -> str:
     if rule.target == OPENCV and find_spec("cv2") is None:
         return "draws targets with OpenCV: pip install 'refbench[opencv]'"
     return ""
-
-
-def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
-    """The split of a source, and the source itself: a run folder or a predictions file. A run must be complete and must
-    use the current build.
-
-    Raises:
-        PredictionError: the source does not exist, or its split is not given.
-        RunError: the run is on another split, not complete, or on another version of the dataset.
-    """
-    source = Path(source)
-    if not source.exists():
-        raise PredictionError(f"{source} does not exist")
-    run = RunFolder(source)
-    if not run.is_there:
-        if dataset is None:
-            raise PredictionError(
-                f"{source} is not a run folder; to read it as predictions, pass their split with --dataset "
-                "DATASET/SPLIT"
-            )
-        return dataset, source
-    if dataset is not None and dataset != run.info.address:
-        raise RunError(f"{source} is a run on {run.info.address}, not on {dataset}")
-    run.check_complete()
-    return run.info.address, run

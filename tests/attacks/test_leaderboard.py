@@ -17,7 +17,8 @@ import pytest
 
 from refbench import run, score
 from refbench.cli.main import _run
-from refbench.reports.leaderboard import build_tables, rankings, read_published, read_rows
+from refbench.reports.leaderboard import build_tables, rankings, read_rows
+from refbench.reports.published import read_published
 from refbench.reports.recomputation import Status, verify
 from refbench.runs.folder import RunFolder
 

@@ -17,7 +17,7 @@ from scoring.test_scorer import naive_metrics
 
 from refbench import load_samples, run, score
 from refbench.adapters.baselines import NoisyOracle
-from refbench.errors import RunError
+from refbench.errors import PredictionError, RunError
 from refbench.reports.comparison import compare, differences, most_changed
 from refbench.reports.pages import write_comparison, write_report
 from refbench.scoring.counts import ScoreTable, read_scores, write_scores
@@ -120,7 +120,7 @@ def test_runs_that_cannot_be_compared(embedded: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(RunError, match="so the two runs were scored on different versions of the dataset"):
         compare(a, redrawn)
-    with pytest.raises(RunError, match="has no scores"):
+    with pytest.raises(PredictionError, match="is not a run folder; to read it as predictions, pass their split"):
         compare(a, tmp_path)
 
 

@@ -15,14 +15,11 @@ from refbench.errors import RefbenchError
 from refbench.plugins.loading import available
 from refbench.plugins.table import TABLE
 from refbench.reports.leaderboard import (
-    DATASET_OF_BENCHMARK,
-    PUBLISHED_COLUMNS,
-    UNKNOWN,
     build_tables,
     published_markdown,
-    read_published,
     read_rows,
 )
+from refbench.reports.published import DATASET_OF_BENCHMARK, PUBLISHED_COLUMNS, UNKNOWN, read_published
 from refbench.reports.recomputation import Status
 from refbench.scoring.protocols.systems import SYSTEMS
 from refbench.storage.files import project_data

@@ -13,8 +13,9 @@ import pytest
 
 from refbench import load_samples, run, score
 from refbench.errors import RunError
-from refbench.reports.leaderboard import build_tables, read_published, read_rows
+from refbench.reports.leaderboard import build_tables, read_rows
 from refbench.reports.pages import write_report
+from refbench.reports.published import read_published
 from refbench.scoring.results import read_result, read_summary
 from refbench.storage.files import project_data
 

@@ -1,0 +1,124 @@
+"""What can be scored, compared and shown: a run folder, a scored folder, or a file or folder of predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from refbench.errors import MaskError, PredictionError, RunError
+from refbench.masks.mask import Mask
+from refbench.records import Prediction
+from refbench.runs.folder import RunFolder
+from refbench.scoring.counting import count
+from refbench.scoring.counts import SCORES_FILE
+from refbench.scoring.protocols.base import summarise
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.scoring.results import SUMMARY_FILE, Result, read_result
+from refbench.storage.predictions import Claims, SampleIndex
+from refbench.storage.progress import Progress, silent
+from refbench.storage.samples import load_samples
+
+
+def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
+    """The split of a source, and the source itself: a run folder or a predictions file. A run must be complete and must
+    use the current build.
+
+    Raises:
+        PredictionError: the source does not exist, or its split is not given.
+        RunError: the run is on another split, not complete, or on another version of the dataset.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise PredictionError(f"{source} does not exist")
+    run = RunFolder(source)
+    if not run.is_there:
+        if is_scored(source):
+            raise PredictionError(
+                f"{source} contains scores, but no predictions; pass the folder of the run, or the predictions"
+            )
+        if dataset is None:
+            raise PredictionError(
+                f"{source} is not a run folder; to read it as predictions, pass their split with --dataset "
+                "DATASET/SPLIT"
+            )
+        return dataset, source
+    if dataset is not None and dataset != run.info.address:
+        raise RunError(f"{source} is a run on {run.info.address}, not on {dataset}")
+    run.check_complete()
+    return run.info.address, run
+
+
+def is_scored(source: Path) -> bool:
+    """Whether a source is a folder with scores, or a scores.parquet file."""
+    if source.is_dir():
+        return (source / SCORES_FILE).is_file() or (source / SUMMARY_FILE).is_file()
+    return source.suffix == ".parquet"
+
+
+def result_of(source: Path | str, dataset: str | None = None, progress: Progress = silent) -> Result:
+    """The scores of a source. If it is not scored yet, it is scored under the protocol `refbench`, and nothing is
+    written.
+
+    Args:
+        source: a scored folder, a scores.parquet file, a run folder, or a file or folder of predictions.
+        dataset: the split of the predictions, for example "refcoco/val"; not needed for folders that state it.
+
+    Raises:
+        RunError, DatasetError: as `read_result`, or the source is of another split than `dataset`.
+        PredictionError: as `open_source`, or the predictions do not match the split.
+    """
+    source = Path(source)
+    if is_scored(source):
+        result = read_result(source)
+        if dataset is not None and result.address not in ("", dataset):
+            raise RunError(f"{source} contains scores on {result.address}, not on {dataset}")
+        # A renamed table has nothing to do with the other files of its folder.
+        return result if source.is_dir() or source.name == SCORES_FILE else dataclasses.replace(result, folder=source)
+    address, answers = open_source(source, dataset)
+    counted = count(answers, address, [], [], progress)
+    summary = summarise(REFBENCH, counted.evidence(REFBENCH))
+    return Result(
+        folder=source,
+        run=answers.info if isinstance(answers, RunFolder) else None,
+        address=address,
+        fingerprint=counted.fingerprint,
+        samples=len(counted.scores),
+        failures=summary.failures,
+        missing=counted.missing,
+        summaries={REFBENCH.name: summary},
+        scores=counted.scores,
+    )
+
+
+def name_of(source: Path) -> str:
+    """A short name for a source that states none: its file name without the ending, or the name of its folder."""
+    source = source.resolve()
+    return source.parent.name if source.name == SCORES_FILE else source.name if source.is_dir() else source.stem
+
+
+def predictions_of(source: Path | str, address: str, wanted: Collection[str] | None = None) -> Iterator[Prediction]:
+    """The predictions of a source, in its order; if `wanted` is given, only those of these samples.
+
+    Samples without a prediction do not occur. A folder that contains only scores has no predictions.
+
+    Raises:
+        RunError, PredictionError: the predictions are damaged, or do not match the split.
+    """
+    source = Path(source)
+    folder = source.parent if source.name == SCORES_FILE else source
+    run = RunFolder(folder)
+    if run.is_there or is_scored(source):
+        if run.is_there and run.is_whole:
+            yield from run.predictions(wanted)
+        return
+    samples = load_samples(address)
+    for where, row, claim in Claims(source, SampleIndex.of(samples)):
+        sample = samples[row]
+        if wanted is not None and sample.sample_id not in wanted:
+            continue
+        try:
+            mask = Mask(sample.height, sample.width, claim.counts)
+        except MaskError as error:
+            raise PredictionError(f"{where}: {error}") from None
+        yield Prediction(sample.sample_id, mask, claim.score, claim.no_target, (), claim.error)
