@@ -43,6 +43,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "refbench.cli.leaderboard:leaderboard",
         "Show published results beside your own, build the leaderboard tables, and verify scored runs.",
     ),
+    "site": ("refbench.cli.site:site", "Build web pages of the leaderboard, your runs and their samples."),
 }
 
 # Commands that load code from outside into their own process.

@@ -79,13 +79,19 @@ class Diagnosis:
 
 
 def diagnose(
-    source: Path | str, dataset: str | None = None, *, out: Path | None = None, progress: Progress = silent
+    source: Path | str,
+    dataset: str | None = None,
+    *,
+    out: Path | None = None,
+    write: bool = True,
+    progress: Progress = silent,
 ) -> Diagnosis:
     """Assign every wrong pixel of a run or a predictions file to a kind of error, and score its slices.
 
     Args:
         source, dataset: as for `score`.
         out: folder for errors.parquet, which has one row per sample; by default `source`, if it is a run folder.
+        write: if False, errors.parquet is not written.
 
     Raises:
         as `score`.
@@ -104,7 +110,7 @@ def diagnose(
     for done, part in enumerate(found):
         slices.append(_scored(part, scores, errors))
         progress("slices", done + 1, len(found))
-    folder = Path(out) if out else Path(source) if counted.is_run else None
+    folder = None if not write else Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:
         write_table(folder / ERRORS_FILE, errors_to_table(errors, scores))
     evidence = Evidence(scores)
