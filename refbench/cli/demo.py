@@ -42,7 +42,7 @@ def demo(as_json: bool) -> None:
         title = f"{address}: % [95 % interval by image], protocol refbench"
         print_table(title, ["system", *SHOWN.values(), "samples", "failures"], lines)
         click.echo()
-    remark(f"tables: {result.tables}\npage:   {result.page}\n{result.seconds:.0f} s")
+    remark(f"tables: {result.tables}\nsite:   {result.page.as_uri()}\n{result.seconds:.0f} s")
 
 
 def _as_json(result: DemoRun) -> dict[str, object]:

@@ -43,6 +43,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "refbench.cli.leaderboard:leaderboard",
         "Show published results beside your own, build the leaderboard tables, and verify scored runs.",
     ),
+    "ceiling": (
+        "refbench.cli.ceiling:ceiling",
+        "Show the score that the masks of B reach when the masks of A judge them.",
+    ),
     "site": ("refbench.cli.site:site", "Build web pages of the leaderboard, your runs and their samples."),
 }
 

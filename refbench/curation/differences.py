@@ -22,8 +22,10 @@ from refbench.records import Estimate, RunInfo, Sample
 from refbench.runs.folder import RunFolder
 from refbench.scoring.counting import count
 from refbench.scoring.counts import ScoreTable
-from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.base import Evidence, summarise, sums_of
 from refbench.scoring.protocols.exact import REFBENCH
+from refbench.scoring.statistics.bootstrap import replicates_of
+from refbench.scoring.statistics.rank_correlation import kendall_tau
 from refbench.storage.samples import load_samples
 
 # How far a mask has moved: the least IoU of each kind of change.
@@ -64,6 +66,10 @@ class Ranked:
 class Diff:
     """The differences between two versions of a split. `expressions` contains the numbers of kept, dropped, added and
     reworded expressions.
+
+    `stability` is Kendall's tau-b between the rankings of the runs by the old and by the new masks, for each metric,
+    with its 95 % interval over resamples of the images: 1 if the order stays, -1 if it is reversed. Empty for fewer
+    than two runs.
     """
 
     first: str
@@ -71,6 +77,7 @@ class Diff:
     masks: tuple[MaskChange, ...]
     expressions: Mapping[str, int]
     runs: tuple[Ranked, ...] = field(default=())
+    stability: Mapping[str, Estimate] = field(default_factory=dict)
 
     def kinds(self) -> dict[str, int]:
         """The number of masks for each kind of change."""
@@ -107,13 +114,36 @@ def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
         "added": len(new.keys() - old.keys()),
         "reworded": sum(old[k].expression != new[k].expression for k in both),
     }
-    ranked = tuple(_rescored(path, first, new) for path in runs)
+    tables = [_rescored(path, first, new) for path in runs]
+    ranked = tuple(Ranked(name, *map(_headlines, found)) for name, *found in tables)
     names = Counter(r.name for r in ranked)
     ranked = tuple(
         r if names[r.name] == 1 else dataclasses.replace(r, name=f"{r.name} ({path})")
         for r, path in zip(ranked, runs, strict=True)
     )
-    return Diff(first, second, tuple(_mask_changes(before, after)), expressions, ranked)
+    stability = rank_stability([(old, new) for _, _, old, new in tables]) if len(tables) > 1 else {}
+    return Diff(first, second, tuple(_mask_changes(before, after)), expressions, ranked, stability)
+
+
+def rank_stability(pairs: Sequence[tuple[ScoreTable, ScoreTable]]) -> dict[str, Estimate]:
+    """Kendall's tau-b between two rankings of runs, for each of HEADLINES, with its 95 % interval.
+
+    Args:
+        pairs: for each run, its counts by the old and by the new masks, on the same samples.
+
+    Returns:
+        By metric; NaN where a ranking has only ties.
+    """
+    out = {}
+    for name in HEADLINES:
+        sums = [[sums_of(REFBENCH, Evidence(table), [name]) for table in side] for side in zip(*pairs, strict=True)]
+        old, new = (np.array([float(s.values()[0]) for s in side]) for side in sums)
+        # The same resamples of the images for all runs and both versions.
+        drawn = [np.stack([replicates_of(s)[0] for s in side], axis=-1) for side in sums]
+        taus = kendall_tau(drawn[0], drawn[1])
+        low, high = np.nanpercentile(taus, [2.5, 97.5]) if not np.isnan(taus).all() else (np.nan, np.nan)
+        out[name] = Estimate(float(kendall_tau(old, new)), float(low), float(high))
+    return out
 
 
 def _key(item_id: str) -> str:
@@ -147,7 +177,8 @@ def kind_of_change(first: Mask, second: Mask, iou: float) -> str:
     return SAME if first == second else next(name for least, name in KINDS if iou >= least)
 
 
-def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
+def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> tuple[str, ScoreTable, ScoreTable, ScoreTable]:
+    """The name of a run and its counts: on the first version, on the samples that are left, and by the new masks."""
     run = RunFolder(folder)
     if run.info.address != first:
         raise RunError(f"{folder} is a run on {run.info.address}, but --run takes runs on {first}")
@@ -168,8 +199,7 @@ def _rescored(folder: Path, first: str, new: Mapping[str, Sample]) -> Ranked:
     )  # fmt: skip
     columns: dict[str, Any] = dict(PairCounts.of(counts).by_name())
     second = dataclasses.replace(left, **columns)
-    name = _run_name(run.info)
-    return Ranked(name, *(_headlines(t) for t in (whole, left, second)))
+    return _run_name(run.info), whole, left, second
 
 
 def _run_name(info: RunInfo) -> str:

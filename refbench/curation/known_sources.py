@@ -125,6 +125,19 @@ def truth_of(path: Path, images: Sequence[ImageItems]) -> dict[str, tuple[Mask, 
     return out
 
 
+def masks_of_truth(address: str, path: Path) -> dict[str, Mask]:
+    """The true mask of each sample of a split, by sample id; see `truth_of`."""
+    images = load_items(address)
+    known = truth_of(path, images)
+    return {
+        sample.sample_id: known[target.mask_id][0]
+        for image in images
+        for target in image.masks
+        if target.mask_id in known
+        for sample in target.samples
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class KnownImage:
     """An image of a known source, with its masks, the findings of the audit, the evidence from the proposals, and the

@@ -1,4 +1,4 @@
-"""The demo: two small datasets, five segmenters, a table, and pages with overlays."""
+"""The demo: two small datasets, five segmenters, tables, and a site of their results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from refbench.datasets.builders import scenes, snapshots
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.errors import RunError
 from refbench.reports.leaderboard import Row, build_tables, read_rows
-from refbench.reports.pages import write_index, write_report
 from refbench.reports.published import read_published
+from refbench.reports.site.build import build_site
 from refbench.runs.runner import default_folder, run
 from refbench.scoring.scorer import score
 from refbench.storage.files import home, project_data
@@ -30,8 +30,6 @@ SEGMENTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("noisy-oracle", {"dilate": "2", "swap": "0.1"}),
     ("tiny", {}),
 )
-# No reports for the trivial segmenters.
-SHOWN = ("noisy-oracle", "tiny")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class DemoRun:
 
 
 def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
-    """Build the datasets, run, score and rank the segmenters, and write pages; existing datasets and predictions are
+    """Build the datasets, run, score and rank the segmenters, and build a site; existing datasets and predictions are
     reused.
     """
     began = time.monotonic()
@@ -67,8 +65,6 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
                 shutil.rmtree(folder)
                 run(adapter, address, options=options, out=folder, progress=progress, log=log)
             score(folder)
-            if adapter in SHOWN:
-                write_report(folder)
     rows = {address: read_rows(places) for address, places in folders.items()}
     tables = home() / "demo" / "tables"
     build_tables(
@@ -76,8 +72,8 @@ def run_demo(progress: Progress, log: Callable[[str], None]) -> DemoRun:
         read_published(project_data("leaderboards") / "published"),
         tables,
     )
-    page = write_index(rows, home() / "demo" / "index.html")
-    return DemoRun(rows, tables, page, time.monotonic() - began)
+    site = build_site([home() / "demo" / "runs"], home() / "demo" / "site", progress=progress)
+    return DemoRun(rows, tables, site.index, time.monotonic() - began)
 
 
 def _is_built(dataset: str, version: int) -> bool:

@@ -1,12 +1,11 @@
-"""HTML pages: a report of one run with overlays, and an index that ranks several runs."""
+"""HTML pages in one file: a report of one run with overlays, and a comparison of two runs."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from refbench.errors import DatasetError, RunError
 from refbench.records import Prediction, Sample
 from refbench.reports.comparison import Comparison, SliceDifference
 from refbench.reports.diagnosis import Loss, SliceScore, diagnose
-from refbench.reports.leaderboard import SHORT_NAMES, Row, format_interval, rankings
+from refbench.reports.leaderboard import SHORT_NAMES, format_interval
 from refbench.reports.overlays import PREDICTION_RGB, TARGET_RGB, Layer, data_uri, overlay, picture_of
 from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE
@@ -166,19 +165,6 @@ def _forest(slices: Sequence[SliceDifference]) -> str:
     axes.set(xlabel="difference in mean IoU, points", ylim=(0.3, len(slices) + 0.7))
     axes.spines[["top", "right", "left"]].set_visible(False)
     return _figure_uri(figure)
-
-
-def write_index(rows: Mapping[str, Sequence[Row]], path: Path) -> Path:
-    """Write a page that ranks the runs of each split and protocol, with links to existing reports."""
-    reports = {row.folder: _link(row.folder / "report.html", path.parent) for group in rows.values() for row in group}
-    page = _PAGES.get_template("index.html.j2").render(
-        tables={address: rankings(group) for address, group in rows.items()}, reports=reports, version=__version__
-    )
-    return _write(path, page)
-
-
-def _link(report: Path, folder: Path) -> str:
-    return os.path.relpath(report, folder) if report.is_file() else ""
 
 
 def _choose(iou: NDArray[np.float64], no_target: Any, failed: Any) -> dict[str, list[int]]:

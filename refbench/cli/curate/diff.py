@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import click
@@ -52,6 +53,10 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
                 "rankings": {
                     metric: {step: found.ranking(step, metric) for step in STEPS} for metric in differences.HEADLINES
                 } if found.runs else {},
+                "kendall_tau": {
+                    metric: {k: None if math.isnan(v) else v for k, v in dataclasses.asdict(e).items()}
+                    for metric, e in found.stability.items()
+                },
             }
         )  # fmt: skip
         return
@@ -64,5 +69,8 @@ def diff(first: str, second: str, runs: tuple[Path, ...], csv: Path | None, as_j
         ordered = sorted(found.runs, key=lambda r: -getattr(r, step)["cumulative_iou"].value)
         rows = [[r.name, *estimate_cells(getattr(r, step), differences.HEADLINES)] for r in ordered]
         print_table(title, ["run", "cIoU", "mIoU", "boundary IoU"], rows)
+    if found.stability:
+        taus = [[m, f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"] for m, e in found.stability.items()]
+        print_table("how well the two rankings agree", ["metric", "Kendall's tau [95 % interval]"], taus)
     same = found.ranking("first", "cumulative_iou") == found.ranking("second", "cumulative_iou")
     remark(f"the ranking by cIoU is {'the same' if same else 'another one'} on {second}")

@@ -1,0 +1,112 @@
+"""The score that perfect masks reach on a split whose own masks are not perfect.
+
+RefCOCO's masks are coarse polygons. A model that draws exact masks is judged by them, so it cannot reach 100: its score
+is that of the exact masks. A model above this score imitates the annotators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from refbench.errors import DatasetError
+from refbench.masks.counting import count_codes
+from refbench.masks.mask import Mask
+from refbench.masks.pairs import PairCounts
+from refbench.records import Estimate
+from refbench.reports.diagnosis import facts_of
+from refbench.reports.slices import slices_of
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.exact import REFBENCH
+from refbench.storage.samples import load_samples
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingSlice:
+    """The ceiling in a slice of the split."""
+
+    dimension: str
+    label: str
+    samples: int
+    metrics: dict[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The score of the masks of one version of a split, judged by the masks of another version.
+
+    `metrics` are those of the protocol `refbench`, in percent with 95 % intervals by image. `samples` are the samples
+    of the judging version that have a mask in the other one; `left_out` is the number of those that have none.
+    """
+
+    address: str
+    samples: int
+    left_out: int
+    metrics: dict[str, Estimate]
+    slices: list[CeilingSlice]
+    scores: ScoreTable
+
+
+def ceiling(address: str, masks: Mapping[str, Mask]) -> Ceiling:
+    """The score of perfect masks on a split.
+
+    Args:
+        address: the split that judges, for example "refcoco/val".
+        masks: the perfect mask of each sample, by sample id; an empty mask means that there is no target. Samples
+            without a mask are left out.
+
+    Raises:
+        DatasetError: the split is not built, no sample has a mask, or a mask has another size than its image.
+    """
+    samples = load_samples(address)
+    judged = [s for s in samples if s.sample_id in masks]
+    if not judged:
+        raise DatasetError(f"no sample of {address} has a mask in the other version, so the two have nothing in common")
+    perfect = [masks[s.sample_id] for s in judged]
+    for sample, mask in zip(judged, perfect, strict=True):
+        if mask.size != sample.target.size:
+            raise DatasetError(
+                f"{sample.sample_id} has the size {sample.target.size}, but {mask.size} in the other version; the "
+                "images are different"
+            )
+    counts = count_codes(
+        [m.counts for m in perfect], [s.target.counts for s in judged],
+        np.array([s.height for s in judged]), np.array([s.width for s in judged]),
+    )  # fmt: skip
+    scores = ScoreTable(
+        sample_id=[s.sample_id for s in judged],
+        image_id=[s.image_id for s in judged],
+        failed=np.zeros(len(judged), bool),
+        no_target=np.array([s.no_target for s in judged], bool),
+        predicted_no_target=np.array([m.area == 0 for m in perfect], bool),
+        **PairCounts.of(counts).by_name(),
+    )
+    slices = []
+    for part in slices_of(facts_of(address, scores)):
+        rows = np.flatnonzero(part.rows)
+        slices.append(CeilingSlice(part.dimension, part.label, len(rows), _metrics(scores.take(rows))))
+    return Ceiling(address, len(judged), len(samples) - len(judged), _metrics(scores), slices, scores)
+
+
+def _metrics(scores: ScoreTable) -> dict[str, Estimate]:
+    return summarise(REFBENCH, Evidence(scores)).metrics
+
+
+def masks_of_version(address: str, other: str) -> dict[str, Mask]:
+    """The masks of another version of a split, by the sample ids of this one.
+
+    Samples are the same if they have the same annotation and expression numbers; the name of the dataset is ignored.
+
+    Raises:
+        DatasetError: one of the splits is not built.
+    """
+    targets = {_key(s.sample_id): s.target for s in load_samples(other)}
+    return {s.sample_id: targets[k] for s in load_samples(address) if (k := _key(s.sample_id)) in targets}
+
+
+def _key(sample_id: str) -> str:
+    """An id without its dataset and split."""
+    return sample_id.split("/", 2)[-1]
