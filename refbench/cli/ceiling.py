@@ -21,8 +21,8 @@ def ceiling(judge: str, perfect: str, as_json: bool) -> None:
     """Show the score that the masks of B reach when the masks of A judge them.
 
     A is a split, for example refcoco/val. B is a cleaned version of it, or a JSON file with the true masks in the
-    format of `refbench curate calibrate`. If the masks of B are perfect, this is the highest score on A that a model can reach
-    without imitating the errors of A.
+    format of `refbench curate calibrate`. If the masks of B are perfect, this is the highest score on A that a model
+    can reach without imitating the errors of A.
 
     \b
     Example:

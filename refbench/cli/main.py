@@ -24,7 +24,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "build": ("refbench.cli.build:build", "Build a dataset from its original files or from the Hugging Face hub."),
     "verify": ("refbench.cli.verify:verify", "Compare a built dataset with published counts."),
     "overlap": ("refbench.cli.overlap:overlap", "Count the images and objects that two splits share."),
-    "export": ("refbench.cli.export:export", "Export a split for other programs: hf, coco, jsonl, croissant."),
+    "export": (
+        "refbench.cli.export:export",
+        "Export a split or the results of a run for other programs: hf, coco, jsonl, croissant, hf-eval.",
+    ),
     "run": ("refbench.cli.run:run", "Run an adapter on a split. The same command resumes the run."),
     "score": ("refbench.cli.score:score", "Score a run folder or a predictions file."),
     "diagnose": ("refbench.cli.diagnose:diagnose", "Show what kinds of errors a run makes, and on which samples."),
@@ -47,6 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "refbench.cli.ceiling:ceiling",
         "Show the score that the masks of B reach when the masks of A judge them.",
     ),
+    "submit": ("refbench.cli.submit:submit", "Check a scored run, and write it as a submission to a leaderboard."),
     "site": ("refbench.cli.site:site", "Build web pages of the leaderboard, your runs and their samples."),
 }
 
