@@ -36,6 +36,12 @@ def site() -> None:
     metavar="DATASET/SPLIT=FILE",
     help="Predictions file or folder, with its split; repeatable.",
 )
+@click.option(
+    "--perfect",
+    multiple=True,
+    metavar="A=B",
+    help="Split A and its cleaned version B: the page of A shows the score that the masks of B reach; repeatable.",
+)
 @click.option("--out", type=FilePath(), required=True, help="Folder of the site; a site that is there is replaced.")
 @click.option(
     "--images",
@@ -46,7 +52,14 @@ def site() -> None:
     "none: no images.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def build(folders: tuple[Path, ...], predictions: tuple[str, ...], out: Path, images: str, as_json: bool) -> None:
+def build(
+    folders: tuple[Path, ...],
+    predictions: tuple[str, ...],
+    perfect: tuple[str, ...],
+    out: Path,
+    images: str,
+    as_json: bool,
+) -> None:
     """Build the site into a folder.
 
     The site has a leaderboard of published and measured results, a page for each run on which every sample can be
@@ -61,6 +74,7 @@ def build(folders: tuple[Path, ...], predictions: tuple[str, ...], out: Path, im
       refbench site build --out site
       refbench site build --runs ~/.refbench/runs --images link --out site
       refbench site build --predictions refcoco/val=predictions.jsonl --out site
+      refbench site build --perfect refcoco/val=refcoco-m/val --out site
     """
     pairs = []
     for text in predictions:
@@ -70,10 +84,13 @@ def build(folders: tuple[Path, ...], predictions: tuple[str, ...], out: Path, im
                 f"{text!r}: write DATASET/SPLIT=FILE, where FILE exists", param_hint="--predictions"
             )
         pairs.append((Path(path), address))
+    versions = dict(text.partition("=")[::2] for text in perfect)
+    if not all("/" in a and "/" in b for a, b in versions.items()):
+        raise click.BadParameter("write A=B, both as DATASET/SPLIT", param_hint="--perfect")
     default = home() / "runs"
     places = folders or ((default,) if default.is_dir() else ())
     with ConsoleProgress() as progress:
-        built = build_site(places, out, predictions=pairs, images=images, progress=progress)
+        built = build_site(places, out, predictions=pairs, perfect=versions, images=images, progress=progress)
     for source, reason in built.left_out.items():
         remark(f"{source} is left out: {reason}")
     if as_json:
