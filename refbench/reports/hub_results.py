@@ -17,7 +17,7 @@ import yaml
 from refbench._version import __version__
 from refbench.errors import DatasetError, RunError
 from refbench.records import Summary
-from refbench.reports.leaderboard import system_name
+from refbench.reports.names import system_name
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import Result, read_result
 from refbench.storage.files import atomic_file

@@ -17,9 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from refbench.errors import RefbenchError
-from refbench.records import Estimate, RunInfo
-from refbench.reports.published import DATASET_OF_BENCHMARK
+from refbench.records import Estimate
+from refbench.reports.names import system_name
+from refbench.reports.published import DATASET_OF_BENCHMARK, UNKNOWN
 from refbench.reports.recomputation import Status, Verdict, by_protocol, verify_folders
+from refbench.reports.standings import published_standings
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, read_summary
@@ -34,9 +36,6 @@ SHORT_NAMES = {
     "cumulative_boundary_iou": "cumulative boundary IoU",
     **{f"precision_at_0.{t}": f"P@0.{t}" for t in (5, 6, 7, 8, 9)},
 }
-
-
-MODES = {"forced": "answer forced", "generate": "answer generated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +88,6 @@ def _rows(folder: Path, verdicts: Mapping[str, Verdict]) -> list[Row]:
             )
         )  # fmt: skip
     return rows
-
-
-def system_name(info: RunInfo) -> str:
-    """The name of the adapter and what distinguishes its runs: options, mode and limit."""
-    options = ",".join(f"{k}={v}" for k, v in sorted(info.adapter_options.items()))
-    name = f"{info.adapter} ({options})" if options else info.adapter
-    # A model with a forced answer text and a model that generates the text are different systems.
-    if info.mode:
-        name += f" [{MODES.get(info.mode, info.mode)}]"
-    return name if info.limit is None else f"{name} [first {info.limit}]"
 
 
 def measured_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -242,25 +231,28 @@ def _cells(ranking: Ranking, row: Row) -> list[str]:
 
 
 def published_markdown(figures: pd.DataFrame) -> str:
-    """Results as published: one row per system and source, one column per metric."""
-    metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
-    lines = [["system", "variant", *metrics, "protocol", "evidence", "source", "note"]]
-    keys = ["system", "variant", "evidence", "source"]
-    for (system, variant, evidence, source), group in figures.groupby(keys, sort=True):
-        cells = []
-        for metric in metrics:
-            found = group[group["metric_id"] == metric]
-            cells.append(
-                "; ".join(f"{v} ({p})" for v, p in zip(found["value"], found["metric_as_printed"], strict=True))
-            )
-        notes = "; ".join(dict.fromkeys(n for n in group["note"] if n))
-        rules = ", ".join(dict.fromkeys(group["protocol"]))
-        lines.append([system, variant, *cells, rules, evidence, source, notes])
-    head = (
-        "Published, as printed (the rules behind equal names differ; no ranking across papers). `protocol` names the "
-        "rule behind a figure, or `unknown`. Score with `refbench score --protocol NAME` to compare with it.\n\n"
-    )
-    return head + markdown_table(lines)
+    """Published results of one split: a table for each protocol, best first, and one for figures whose protocol is not
+    known.
+    """
+    text = ""
+    for standing in published_standings(figures):
+        if standing.protocol == UNKNOWN:
+            text += "Published, protocol not known; these figures are not comparable with each other:\n\n"
+            lines = [["system", "variant", "metric as printed", "%", "evidence", "source", "note"]]
+            lines += [
+                [row.system, row.variant, metric, f"{value:g}", row.evidence, row.source, row.note]
+                for row in standing.published
+                for metric, value in row.metrics.items()
+            ]
+        else:
+            used = f", used by {', '.join(standing.used_by)}" if standing.used_by else ""
+            text += f"Published, protocol {code(standing.protocol)}{markdown(used)}:\n\n"
+            lines = [["system", "variant", *standing.metrics, "evidence", "source", "note"]]
+            for row in standing.published:
+                cells = [f"{row.metrics[m]:g}" if m in row.metrics else "" for m in standing.metrics]
+                lines.append([row.system, row.variant, *cells, row.evidence, row.source, row.note])
+        text += markdown_table(lines) + "\n"
+    return text.removesuffix("\n")
 
 
 def format_interval(estimate: Estimate) -> str:

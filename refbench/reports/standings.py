@@ -17,7 +17,7 @@ import pandas as pd
 from refbench.errors import DatasetError
 from refbench.plugins.loading import load
 from refbench.records import Estimate, Summary
-from refbench.reports.leaderboard import system_name
+from refbench.reports.names import system_name
 from refbench.reports.published import UNKNOWN, metric_of, published_results
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.base import Protocol
@@ -143,6 +143,20 @@ def standings_of(
             out.append(_standing(name, rules.get(name), rows, mine))
     # What is measured by our own protocol and what cannot be compared come last.
     return sorted(out, key=lambda s: (s.protocol == UNKNOWN, s.protocol == REFBENCH.name, s.protocol))
+
+
+def published_standings(figures: pd.DataFrame) -> list[Standing]:
+    """Published results of one split by protocol; those whose protocol is not known come last.
+
+    Args:
+        figures: rows of `read_published`, all of one split.
+    """
+    out = []
+    for name in sorted(figures["protocol"].unique(), key=lambda n: (n == UNKNOWN, n)):
+        rule = None if name == UNKNOWN else load("protocols", name)
+        rows = figures[figures["protocol"] == name]
+        out.append(_standing(name, rule if isinstance(rule, Protocol) else None, rows, []))
+    return out
 
 
 def _measured(source: Path, address: str, names: Sequence[str], progress: Progress) -> dict[str, MeasuredRow]:

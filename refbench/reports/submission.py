@@ -10,7 +10,8 @@ from pathlib import Path
 
 from refbench._version import __version__
 from refbench.errors import RunError
-from refbench.reports.leaderboard import format_interval, system_name
+from refbench.reports.leaderboard import format_interval
+from refbench.reports.names import system_name
 from refbench.reports.recomputation import Status, Verdict, verify
 from refbench.runs.folder import RUN_FILE, RunFolder
 from refbench.scoring.counts import SCORES_FILE

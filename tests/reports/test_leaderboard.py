@@ -53,21 +53,29 @@ def test_tables_rank_and_keep_published_figures_apart(runs: Path, tmp_path: Path
     assert before == {f: f.read_bytes() for f in files}
 
 
-def test_no_column_mixes_metrics() -> None:
+def test_every_table_of_published_figures_has_one_protocol_and_is_sorted() -> None:
     published = read_published(PUBLISHED)
     figures = published[(published["benchmark"] == "RefCOCO") & (published["split"] == "val")]
-    head, *rows = (
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in published_markdown(figures).splitlines()
-        if line.startswith("| ")
-    )
-    metrics = sorted(figures["metric_id"].unique(), key=lambda m: (m == "unclear", m))
-    assert head[2 : 2 + len(metrics)] == metrics
-    for k, metric in enumerate(metrics, start=2):
-        shown = sum(row[k].count("(") > 0 for row in rows)
-        assert shown == len(
-            figures[figures["metric_id"] == metric].drop_duplicates(["system", "variant", "evidence", "source"])
+    shown = 0
+    tables = published_markdown(figures).split("Published, ")[1:]
+    assert len(tables) == figures["protocol"].nunique()
+    for text in tables:
+        protocol = UNKNOWN if text.startswith("protocol not known") else text.split("`")[1]
+        rows = figures[figures["protocol"] == protocol]
+        head, *lines = (
+            [cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in text.splitlines()
+            if line.startswith("| ")
         )
+        first, last = (3, 4) if protocol == UNKNOWN else (2, head.index("evidence"))
+        values = [float(cell) for line in lines for cell in line[first:last] if cell]
+        assert sorted(values) == sorted(rows["value"].astype(float))
+        if protocol not in (UNKNOWN, "mlcd-seg"):
+            headline = [float(line[2]) for line in lines if line[2]]
+            assert headline == sorted(headline, reverse=True)
+        shown += len(values)
+    assert shown == len(figures)
+    assert tables[-1].startswith("protocol not known")
 
 
 def test_every_published_figure_has_source_and_evidence() -> None:
