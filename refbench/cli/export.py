@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
@@ -10,10 +11,12 @@ from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.datasets.exporters import WRITERS
 from refbench.datasets.exporters import export as export_split
+from refbench.plugins.loading import load_attribute
 from refbench.reports.hub_results import export_results, write_benchmark
 from refbench.storage.manifest import parse_address
 
 HF_EVAL = "hf-eval"
+LEDGER_NAME = "ledger.parquet"
 
 
 @click.command()
@@ -27,6 +30,10 @@ HF_EVAL = "hf-eval"
 )
 @click.option("--hub-dataset", metavar="OWNER/NAME", help="Only with --format hf-eval: the dataset on the Hub.")
 @click.option("--source-url", default="", help="Only with --format hf-eval: address of the run or its predictions.")
+@click.option("--ledger", type=FilePath(exists=True, dir_okay=False), help="Only with --format hf: ledger to include.")
+@click.option(
+    "--push", metavar="OWNER/NAME", help="Only with --format hf: upload the export to this dataset of the Hub."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the list of files as JSON.")
 def export(
     address: str,
@@ -35,6 +42,8 @@ def export(
     with_images: bool,
     hub_dataset: str | None,
     source_url: str,
+    ledger: Path | None,
+    push: str | None,
     as_json: bool,
 ) -> None:
     """Export a split or the results of a run for other programs: hf, coco, jsonl, croissant, hf-eval.
@@ -51,6 +60,7 @@ def export(
     Example:
       refbench export refcoco/val --format hf --out refcoco-val
       refbench export lvis/val-category --format coco --out lvis-coco
+      refbench export cleaned/val --format hf --ledger ledger.parquet --push OWNER/NAME --out cleaned
       refbench export RUN --format hf-eval --hub-dataset moondream/refcoco-m --out results
     """
     if form == HF_EVAL:
@@ -62,6 +72,8 @@ def export(
         else:
             print_table("", ["file", "bytes"], [[str(f), str(f.stat().st_size)] for f in files])
         return
+    if form != "hf" and (ledger is not None or push is not None):
+        raise click.UsageError("--ledger and --push are only for --format hf")
     if hub_dataset is not None or source_url:
         raise click.UsageError("--hub-dataset and --source-url are only for --format hf-eval")
     with ConsoleProgress() as progress:
@@ -69,8 +81,14 @@ def export(
     if form == "hf":
         dataset, split = parse_address(address)
         files.append(write_benchmark(out, dataset, f"{address}: referring image segmentation, by refbench", [split]))
+        if ledger is not None:
+            files.append(Path(shutil.copyfile(ledger, out / LEDGER_NAME)))
+    commit = "" if push is None else load_attribute("refbench.datasets.hub:push")(out, push, f"Add {address}")
     if as_json:
-        print_json({"dataset": address, "format": form, "files": [str(f) for f in files]})
+        pushed = {"commit": commit} if commit else {}
+        print_json({"dataset": address, "format": form, "files": [str(f) for f in files], **pushed})
         return
     print_table("", ["file", "bytes"], [[str(f), str(f.stat().st_size)] for f in files])
     remark(f"{address} is in {out}")
+    if commit:
+        click.echo(commit)

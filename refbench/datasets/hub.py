@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, with huggingface_hub, to `$REFBENCH_HOME/cache/hub`.
+"""Downloads from the Hugging Face hub, with huggingface_hub, to `$REFBENCH_HOME/cache/hub`, and uploads to it.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the proxy variables are respected. Files that are already in the cache
 of huggingface_hub are not downloaded again. huggingface_hub 2 does not keep interrupted downloads in its cache.
@@ -8,11 +8,12 @@ sha256 is checked. No other module imports huggingface_hub.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -62,6 +63,42 @@ def fetch(source: HubSource, offline: bool, progress: Progress) -> Path:
             _place(source, file, commit, path, offline)
         progress("downloads", done + 1, len(source.files))
     return root / commit
+
+
+def push(folder: Path, repo: str, message: str) -> str:
+    """Upload a folder to a dataset repository of the hub, which is created if it does not exist.
+
+    The upload is one commit, so nobody sees a part of it.
+
+    Args:
+        repo: OWNER/NAME.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        DatasetError: the hub cannot be reached or refuses the upload, or HF_HUB_OFFLINE is set.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise DatasetError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
+    # Read now: the endpoint may have been set after the import.
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    try:
+        api.create_repo(repo, repo_type="dataset", exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset", commit_message=message)
+    except HFValidationError as error:
+        raise DatasetError(f"{repo!r} is not a name of the hub ({_line(error)}); write OWNER/NAME") from None
+    except HfHubHTTPError as error:
+        raise DatasetError(
+            f"{folder} cannot be uploaded to {repo}: the hub answers {_line(error)}; log in with `hf auth login`, or "
+            "set HF_TOKEN to a token that may write"
+        ) from None
+    except Exception as error:  # noqa: BLE001 (as in _place)
+        raise DatasetError(
+            f"{folder} cannot be uploaded to {repo} ({type(error).__name__}: {_line(error)}); check the network, "
+            "HF_ENDPOINT and the proxy variables"
+        ) from None
+    return str(commit.commit_url)
 
 
 def _commit_of(source: HubSource, root: Path, offline: bool) -> str:

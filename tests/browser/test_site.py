@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from refbench import load_samples, pair_counts, run, score, write_predictions
 from refbench.errors import RunError
-from refbench.reports.site.build import build_site
+from refbench.reports.site.build import build_site, slug_of
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.exact import sample_iou
 
@@ -388,3 +388,35 @@ def test_runs_that_cannot_be_shown_say_why(embedded: Path, tmp_path: Path) -> No
     assert [row["rank"] is not None for row in entry["tables"][0]["rows"]] == [o == "verified" for o in origins]
     for page in (built.folder / "runs").glob("*-b.html"):
         assert "The samples are not shown: the folder contains no predictions" in page.read_text()
+
+
+def test_predictions_stand_under_every_rule_and_below_the_ceiling(photos: Path, tmp_path: Path) -> None:
+    samples = load_samples("refcoco/val")
+    path = tmp_path / "mine.jsonl"
+    write_predictions(path, [(s.sample_id, s.target, None) for s in samples[1:]])
+    built = build_site(
+        [], tmp_path / "site", predictions=[(path, "refcoco/val")], perfect={"refcoco+/val": "refcoco/val"}
+    )
+    entry = next(s for s in data_of(built.folder, "leaderboard")["splits"] if s["address"] == "refcoco/val")
+    for table in entry["tables"]:
+        mine = [row for row in table["rows"] if row["run"]]
+        if not table["comparable"]:
+            assert mine == []
+            continue
+        expected = score(path, "refcoco/val", protocols=[table["protocol"]]).summaries[table["protocol"]]
+        assert {m: v[0] for m, v in mine[0]["metrics"].items()} == {
+            m: round(e.value, 4) for m, e in expected.metrics.items()
+        }
+        assert mine[0]["missing"] == 1
+    assert len(entry["tables"]) > 5
+    page = (built.folder / "datasets" / "refcoco-plus-val.html").read_text()
+    assert "What models can reach" in page
+    assert "refcoco/val reach these scores" in page
+
+
+def test_names_that_differ_only_in_case_and_very_long_ones() -> None:
+    taken: set[str] = set()
+    made = [slug_of(name, taken) for name in ("LAVT", "lavt", "Lavt", "x" * 500, "x" * 501, "模型", "")]
+    assert len(set(made)) == len(made)
+    assert all(len(name) < 90 and re.fullmatch(r"[a-z0-9-]+", name) for name in made)
+    assert slug_of("refcoco+/val", set()) != slug_of("refcoco/val", set())
