@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from refbench.records import Answer, Sample
     from refbench.reports.standings import leaderboard_frame
     from refbench.runs.runner import run
+    from refbench.scoring.referring_metric import ReferringMetric
     from refbench.scoring.scorer import score
     from refbench.storage.prediction_files import write_predictions
     from refbench.storage.samples import load_samples, sample_table
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Mask",
+    "ReferringMetric",
     "Sample",
     "Segmenter",
     "__version__",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = lazy_face(
         "run": "refbench.runs.runner:run",
         "score": "refbench.scoring.scorer:score",
         "Segmenter": "refbench.adapters.base:Segmenter",
+        "ReferringMetric": "refbench.scoring.referring_metric:ReferringMetric",
         "leaderboard_frame": "refbench.reports.standings:leaderboard_frame",
         "write_predictions": "refbench.storage.prediction_files:write_predictions",
     },

@@ -17,8 +17,8 @@ from refbench.plugins.loading import load_attribute
 from refbench.plugins.table import TABLE
 
 NAMES = {
-    "Answer", "Mask", "Sample", "Segmenter", "__version__", "leaderboard_frame", "load_samples", "pair_counts", "run",
-    "sample_table", "score", "write_predictions",
+    "Answer", "Mask", "ReferringMetric", "Sample", "Segmenter", "__version__", "leaderboard_frame", "load_samples",
+    "pair_counts", "run", "sample_table", "score", "write_predictions",
 }  # fmt: skip
 FACES = ("masks", "storage", "datasets", "adapters", "runs", "scoring", "reports", "curation", "plugins")
 

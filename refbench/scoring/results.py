@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.protocols.base import Evidence, Protocol, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, intervals
-from refbench.storage.files import checked_record, read_json, write_json
+from refbench.storage.files import check_is_file, checked_record, read_json, write_json
 from refbench.storage.manifest import parse_address
 
 SUMMARY_FILE = "summary.json"
@@ -204,6 +205,9 @@ def read_result(place: Path, *, with_scores: bool = True) -> Result:
         raise RunError(
             f"{place} has no scores: it contains neither {SCORES_FILE} nor {SUMMARY_FILE}; run `refbench score`"
         )
+    if os.path.lexists(path):
+        # A pipe is not waited for, and is not taken for a missing file either.
+        check_is_file(path, RunError)
     scores = read_scores(scores_path) if with_scores and scores_path.is_file() else None
     beside = place.is_dir() or place.name == SCORES_FILE
     run = RunFolder(folder)

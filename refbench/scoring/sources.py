@@ -12,7 +12,7 @@ from refbench.records import Prediction
 from refbench.runs.folder import RunFolder
 from refbench.scoring.counting import count
 from refbench.scoring.counts import SCORES_FILE
-from refbench.scoring.protocols.base import summarise
+from refbench.scoring.protocols.base import Evidence, summarise
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, Result, read_result
 from refbench.storage.predictions import Claims, SampleIndex
@@ -73,6 +73,9 @@ def result_of(source: Path | str, dataset: str | None = None, progress: Progress
         result = read_result(source)
         if dataset is not None and result.address not in ("", dataset):
             raise RunError(f"{source} contains scores on {result.address}, not on {dataset}")
+        if result.scores is not None and not result.summaries:
+            summary = summarise(REFBENCH, Evidence(result.scores))
+            result = dataclasses.replace(result, summaries={REFBENCH.name: summary})
         # A renamed table has nothing to do with the other files of its folder.
         return result if source.is_dir() or source.name == SCORES_FILE else dataclasses.replace(result, folder=source)
     address, answers = open_source(source, dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from refbench.errors import MaskError, PredictionError
-from refbench.masks.mask import Mask
+from refbench.masks.conversion import mask_of
 from refbench.records import Prediction
 from refbench.storage.files import atomic_file
 from refbench.storage.predictions import json_line
@@ -88,23 +88,6 @@ def _predictions(rows: Iterable[tuple[str, Any, float | None]]) -> Iterable[Pred
             if not math.isfinite(score):
                 raise PredictionError(f"row {number} ({sample_id}): the score must be a finite number or None")
         try:
-            yield Prediction(sample_id, _mask_of(mask), score)
+            yield Prediction(sample_id, mask_of(mask), score)
         except MaskError as error:
             raise PredictionError(f"row {number} ({sample_id}): {error}") from None
-
-
-def _mask_of(mask: Any) -> Mask:
-    if isinstance(mask, Mask):
-        return mask
-    if isinstance(mask, Mapping):
-        return Mask.from_rle(mask)
-    if hasattr(mask, "detach"):
-        mask = mask.detach().cpu().numpy()
-    pixels = np.asarray(mask)
-    if pixels.ndim != 2:
-        raise MaskError(f"a mask must have the shape (H, W), got {pixels.shape}")
-    if pixels.dtype != np.bool_:
-        if not np.isin(pixels, (0, 1)).all():
-            raise MaskError("a mask must contain only False and True, or 0 and 1; apply a threshold first")
-        pixels = pixels != 0
-    return Mask.from_array(pixels)

@@ -50,8 +50,8 @@ def test_ranks_need_the_same_samples(tables: list[ScoreTable]) -> None:
     ("text", "year"),
     [
         ("LAVT (CVPR 2022); repo yz93/LAVT-RIS", 2022), ("CARIS (ACM MM 2023), a card", 2023),
-        ("MLLMSeg, arXiv 2508.04107; repo x", 2025), ("https://arxiv.org/abs/2111.15174", None), ("a page of 2024", None),
-        ("arXiv 9999.12345", None), ("MRES, arXiv 2312.08007 (CVPR 2024)", 2024),
+        ("MLLMSeg, arXiv 2508.04107; repo x", 2025), ("https://arxiv.org/abs/2111.15174", None),
+        ("a page of 2024", None), ("arXiv 9999.12345", None), ("MRES, arXiv 2312.08007 (CVPR 2024)", 2024),
     ],
 )  # fmt: skip
 def test_years_of_sources(text: str, year: int | None) -> None:
