@@ -66,6 +66,8 @@ def export(
     if form == HF_EVAL:
         if hub_dataset is None:
             raise click.UsageError("--format hf-eval needs --hub-dataset OWNER/NAME")
+        if ledger is not None or push is not None or with_images:
+            raise click.UsageError("--ledger, --push and --with-images are only for --format hf")
         files = export_results(Path(address), out, hub_dataset, source_url=source_url)
         if as_json:
             print_json({"run": address, "format": form, "files": [str(f) for f in files]})

@@ -39,4 +39,4 @@ def submit(run: Path, out: Path, url: str, as_json: bool) -> None:
         )
         return
     click.echo(str(made.folder))
-    remark(f"reviewers verify it with: {made.command}")
+    remark(f"reviewers verify it, in the folder of the runs, with: {made.command}")

@@ -121,6 +121,11 @@ def diff(first: str, second: str, runs: Sequence[Path] = ()) -> Diff:
         r if names[r.name] == 1 else dataclasses.replace(r, name=f"{r.name} ({path})")
         for r, path in zip(ranked, runs, strict=True)
     )
+    ids = [table.sample_ids() for _, _, table, _ in tables]
+    if any(other != ids[0] for other in ids):
+        raise RunError(
+            "the runs have different samples, so their rankings cannot be compared; pass runs on the whole split"
+        )
     stability = rank_stability([(old, new) for _, _, old, new in tables]) if len(tables) > 1 else {}
     return Diff(first, second, tuple(_mask_changes(before, after)), expressions, ranked, stability)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.errors import DatasetError
-from refbench.masks.counting import count_codes
+from refbench.masks.counting import count_codes, pair_counts
 from refbench.masks.mask import Mask
 from refbench.masks.pairs import PairCounts
-from refbench.records import Estimate
+from refbench.records import Estimate, Sample
 from refbench.reports.diagnosis import facts_of
 from refbench.reports.slices import slices_of
 from refbench.scoring.counts import ScoreTable
@@ -98,15 +98,45 @@ def _metrics(scores: ScoreTable) -> dict[str, Estimate]:
 def masks_of_version(address: str, other: str) -> dict[str, Mask]:
     """The masks of another version of a split, by the sample ids of this one.
 
-    Samples are the same if they have the same annotation and expression numbers; the name of the dataset is ignored.
+    Two samples are the same if their image and the words of their expression are the same. If there are several of this
+    kind in an image, the one with the same numbers of annotation and expression is taken, otherwise the one whose mask
+    overlaps most. Each sample of the other version is taken once.
 
     Raises:
         DatasetError: one of the splits is not built.
     """
-    targets = {_key(s.sample_id): s.target for s in load_samples(other)}
-    return {s.sample_id: targets[k] for s in load_samples(address) if (k := _key(s.sample_id)) in targets}
+    left: dict[tuple[str, str], list[Sample]] = {}
+    for sample in load_samples(other):
+        left.setdefault(_words(sample), []).append(sample)
+    out: dict[str, Mask] = {}
+    rest = []
+    for sample in load_samples(address):
+        found = left.get(_words(sample), [])
+        same = next((s for s in found if _numbers(s) == _numbers(sample)), None)
+        if same is None:
+            rest.append(sample)
+            continue
+        found.remove(same)
+        out[sample.sample_id] = same.target
+    for sample in rest:
+        fitting = [s for s in left.get(_words(sample), []) if s.no_target == sample.no_target]
+        overlaps = [_overlap(sample.target, s.target) for s in fitting]
+        if overlaps and (sample.no_target or max(overlaps) > 0):
+            best = fitting[overlaps.index(max(overlaps))]
+            left[_words(sample)].remove(best)
+            out[sample.sample_id] = best.target
+    return out
 
 
-def _key(sample_id: str) -> str:
-    """An id without its dataset and split."""
-    return sample_id.split("/", 2)[-1]
+def _words(sample: Sample) -> tuple[str, str]:
+    return sample.image_id, " ".join(sample.expression.casefold().split())
+
+
+def _numbers(sample: Sample) -> str:
+    """The id of a sample without its dataset and split."""
+    return sample.sample_id.split("/", 2)[-1]
+
+
+def _overlap(first: Mask, second: Mask) -> int:
+    """The number of pixels in both masks; 0 if they have different sizes."""
+    return int(pair_counts([first], [second])["intersection"][0]) if first.size == second.size else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,7 +172,12 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
 
 
 def facts_of(address: str, scores: ScoreTable) -> Facts:
-    """What the dataset states about each sample of a table, in the order of the table.
+    """What the dataset states about each sample of a table, in the order of the table; see `facts_of_samples`."""
+    return facts_of_samples(address, scores.sample_ids(), scores.target_area)
+
+
+def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.int64]) -> Facts:
+    """What the dataset states about samples, in the given order; `target_area` (N,) is in pixels.
 
     Raises:
         DatasetError: the split is not built, or does not have these samples.
@@ -179,7 +185,6 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
     names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
     table = split_table(address, names)
     rows = {s: k for k, s in enumerate(table["sample_id"].to_pylist())}
-    ids = scores.sample_ids()
     unknown = next((s for s in ids if s not in rows), None)
     if unknown is not None:
         raise DatasetError(
@@ -194,7 +199,7 @@ def facts_of(address: str, scores: ScoreTable) -> Facts:
         columns["category"],
         [split] * len(ids),
         columns["tags"],
-        scores.target_area,
+        target_area,
         np.array([_touches_border(mask) for mask in masks], bool),
         _look_alikes(address, columns["image_id"], columns["category"], columns["ann_ids"]),
     )

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from refbench._version import __version__
-from refbench.errors import DatasetError, RunError
+from refbench.errors import DatasetError, RefbenchError, RunError
+from refbench.plugins.loading import load
 from refbench.records import Summary
 from refbench.reports.names import system_name
 from refbench.scoring.protocols.exact import REFBENCH
@@ -58,6 +59,8 @@ def export_results(folder: Path, out: Path, hub_dataset: str, *, source_url: str
     result = read_result(folder)
     if not result.summaries:
         raise RunError(f"{folder} has no scores; run `refbench score {folder}` first")
+    if result.run is not None and result.run.limit is not None:
+        raise RunError(f"{folder} is a run on the first {result.run.limit} samples only; run the whole split")
     dataset, split = parse_address(result.address)
     results = out / RESULTS_FOLDER / f"{dataset}-{split}.yaml"
     entries = eval_results(result, hub_dataset, source_url)
@@ -69,10 +72,17 @@ def _figures(summaries: Mapping[str, Summary]) -> list[tuple[str, str, Any]]:
     """(protocol, metric, estimate): the main metrics of `refbench`, and the headline of every other protocol."""
     out = []
     for name, summary in summaries.items():
-        headline = next(iter(summary.metrics), "")
-        shown = SHOWN if name == REFBENCH.name else (headline,)
+        shown = SHOWN if name == REFBENCH.name else (headline_of(name),)
         out += [(name, m, summary.metrics[m]) for m in shown if m in summary.metrics]
     return out
+
+
+def headline_of(protocol: str) -> str:
+    """The metric of a protocol that papers quote; "" if the protocol is not installed here."""
+    try:
+        return str(load("protocols", protocol).headline)
+    except (RefbenchError, AttributeError):
+        return ""
 
 
 def eval_results(result: Result, hub_dataset: str, source_url: str = "") -> list[dict[str, Any]]:

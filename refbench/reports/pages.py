@@ -60,6 +60,7 @@ def write_report(
         RunError: the folder contains no predictions, or is damaged.
         PredictionError: the predictions do not match the split, or their split is not given.
     """
+    source = source.resolve()
     run = RunFolder(source)
     if run.is_there:
         run.check_complete()

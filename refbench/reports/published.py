@@ -38,6 +38,7 @@ DATASET_OF_BENCHMARK = {
     "RefCOCO-M": "refcoco-m",
     "gRefCOCO": "grefcoco",
     "LVIS": "lvis",
+    "ReasonSeg": "reasonseg",
 }
 # What the metrics of published results are called by the protocols, in the words of their originals.
 NAMES_OF_METRIC = {

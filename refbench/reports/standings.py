@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from refbench.errors import DatasetError
+from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import load
 from refbench.records import Estimate, Summary
 from refbench.reports.names import system_name
@@ -23,9 +23,10 @@ from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.protocols.systems import SYSTEMS
-from refbench.scoring.results import Result, read_result
-from refbench.scoring.scorer import choose_protocols, score_under
-from refbench.scoring.sources import is_scored, name_of, open_source
+from refbench.scoring.results import Result
+from refbench.scoring.scorer import applicable_protocols, score_under
+from refbench.scoring.sources import is_png_folder, is_scored, name_of, open_source, result_of
+from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
 
 
@@ -94,7 +95,11 @@ class Standing:
 
 
 def standings_of(
-    address: str, sources: Sequence[Path] = (), protocol: str | None = None, progress: Progress = silent
+    address: str,
+    sources: Sequence[Path] = (),
+    protocol: str | None = None,
+    progress: Progress = silent,
+    log: Callable[[str], None] = lambda _: None,
 ) -> list[Standing]:
     """The published results of a split by protocol, with the results of your own runs or predictions.
 
@@ -104,6 +109,7 @@ def standings_of(
         address: the split, for example "refcoco/val".
         sources: run folders, scored folders, or files or folders of predictions.
         protocol: only this protocol.
+        log: called with a sentence for each figure that cannot be computed, with the reason.
 
     Raises:
         DatasetError: there is no published result for the split, and no source is given.
@@ -128,12 +134,17 @@ def standings_of(
                 else f"choose from {', '.join(sorted(known.index))}"
             )
         )
-    wanted = [protocol] if protocol else [*dict.fromkeys(here["protocol"]), REFBENCH.name]
+    if protocol is not None and protocol != UNKNOWN:
+        protocol = str(load("protocols", protocol).name)
+    wanted = [protocol] if protocol else [*dict.fromkeys([*here["protocol"], REFBENCH.name])]
     rules = {name: rule for name in wanted if name != UNKNOWN and isinstance(rule := load("protocols", name), Protocol)}
     measured: dict[str, list[MeasuredRow]] = {name: [] for name in rules}
     for done, source in enumerate(sources):
-        for name, row in _measured(Path(source), address, list(rules), progress).items():
+        rows_of_source, left_out = _measured(Path(source), address, list(rules), progress)
+        for name, row in rows_of_source.items():
             measured[name].append(row)
+        for name, reason in left_out.items():
+            log(f"{source} has no figures under {name}: {reason}")
         progress("sources", done + 1, len(sources))
     out = []
     for name in wanted:
@@ -159,23 +170,30 @@ def published_standings(figures: pd.DataFrame) -> list[Standing]:
     return out
 
 
-def _measured(source: Path, address: str, names: Sequence[str], progress: Progress) -> dict[str, MeasuredRow]:
-    """The figures of a source under each protocol that can be applied to it."""
-    if is_scored(source) and not RunFolder(source).is_there:
-        result = read_result(source)
-        if result.address not in ("", address):
-            raise DatasetError(f"{source} contains scores on {result.address}, not on {address}")
-        stated = {name: result.summaries[name] for name in names if name in result.summaries}
-        return {name: _row(source, result, summary) for name, summary in stated.items()}
+def _measured(
+    source: Path, address: str, names: Sequence[str], progress: Progress
+) -> tuple[dict[str, MeasuredRow], dict[str, str]]:
+    """The figures of a source under each protocol that can be applied to it, and why the others are left out."""
+    if is_scored(source) and not RunFolder(source).is_there and not is_png_folder(source):
+        result = result_of(source, address)
+        if result.fingerprint and result.fingerprint != split_fingerprint(address):
+            raise RunError(f"{source} contains scores on another version of {address} than the local build")
+        row = {n: _row(source, result, result.summaries[n]) for n in names if n in result.summaries}
+        why = "it contains scores under other protocols, and no predictions"
+        return row, {n: why for n in names if n not in row}
     _, answers = open_source(source, address)
-    rules = choose_protocols(names, address)[0]
+    if isinstance(answers, RunFolder) and answers.info.limit is not None:
+        why = f"it is a run on the first {answers.info.limit} samples only"
+        return {}, dict.fromkeys(names, why)
+    rules, left_out = applicable_protocols(names, address)
     counted, summaries = score_under(rules, answers, address, progress=progress)
     name = system_name(answers.info) if isinstance(answers, RunFolder) else name_of(source)
     failures = int(counted.scores.failed.sum())
-    return {
+    rows = {
         rule: MeasuredRow(name, source, summary.metrics, summary.samples, failures, counted.missing)
         for rule, summary in summaries.items()
     }
+    return rows, left_out
 
 
 def _row(source: Path, result: Result, summary: Summary) -> MeasuredRow:

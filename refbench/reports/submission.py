@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from refbench._version import __version__
 from refbench.errors import RunError
 from refbench.reports.leaderboard import format_interval
 from refbench.reports.names import system_name
 from refbench.reports.recomputation import Status, Verdict, verify
-from refbench.runs.folder import RUN_FILE, RunFolder
+from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, read_result
 from refbench.storage.escaping import code, markdown, markdown_table
-from refbench.storage.files import path_sha256, write_json
+from refbench.storage.files import path_sha256, read_table, write_json, write_table
 
 README_FILE, LINK_FILE = "README.md", "predictions.json"
-# The answers of a model as text are of no use for scoring, and may be private.
-FILES = (RUN_FILE, SUMMARY_FILE, SCORES_FILE)
+# Texts of the model are of no use for scoring, and may be private.
+PRIVATE_COLUMNS = ("raw", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def submit(source: Path, out: Path, *, url: str = "") -> Submission:
     if result.failures == result.samples:
         raise RunError(f"{source} has failed samples only; there is nothing to rank")
     info = run.info
+    if info.limit is not None:
+        raise RunError(f"{source} is a run on the first {info.limit} samples only; run the whole split")
     name = re.sub(r"[^\w.,=+-]+", "-", system_name(info)).strip("-.")
     folder = out / name / f"{info.dataset}-{info.split}"
     if folder.exists():
@@ -68,7 +73,9 @@ def submit(source: Path, out: Path, *, url: str = "") -> Submission:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        for file in FILES:
+        # As it is read: options that look like secrets are hidden, also in files of earlier versions.
+        RunFolder(staging).write_info(info)
+        for file in (SUMMARY_FILE, SCORES_FILE):
             if (source / file).is_file():
                 shutil.copyfile(source / file, staging / file)
         predictions = source / "predictions"
@@ -78,14 +85,26 @@ def submit(source: Path, out: Path, *, url: str = "") -> Submission:
         else:
             (staging / "predictions").mkdir()
             for shard in run.shards:
-                shutil.copyfile(shard, staging / "predictions" / shard.name)
-        command = f"refbench leaderboard verify {folder}"
+                _copy_shard(shard, staging / "predictions" / shard.name)
+        # From the folder of the runs, so that it holds on every machine.
+        command = f"refbench leaderboard verify {shlex.quote(folder.relative_to(out).as_posix())}"
         (staging / README_FILE).write_text(_readme(system_name(info), source, command, url), encoding="utf-8")
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging.rename(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Submission(folder, verdicts, command)
+
+
+def _copy_shard(shard: Path, to: Path) -> None:
+    """Copy a shard of predictions without the texts of the model."""
+    table = read_table(shard)
+    for name in PRIVATE_COLUMNS:
+        if name in table.column_names:
+            place = table.column_names.index(name)
+            empty = pa.array([""] * len(table), table.schema.field(name).type)
+            table = table.set_column(place, table.schema.field(name), empty)
+    write_table(to, table)
 
 
 def _readme(name: str, source: Path, command: str, url: str) -> str:
@@ -103,7 +122,7 @@ def _readme(name: str, source: Path, command: str, url: str) -> str:
             f"Dataset fingerprint {code(result.fingerprint[:12])}. Written by refbench {__version__}.",
             "",
             markdown_table(rows),
-            f"To compute these figures again, build {markdown(result.address)} and run:",
+            f"To compute these figures again, build {markdown(result.address)} and run in the folder of the runs:",
             "",
             f"    {command}",
             "",

@@ -18,6 +18,7 @@ from refbench.plugins.loading import load
 from refbench.records import Estimate
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Every, Evidence, Protocol, summarise, value_of
+from refbench.scoring.protocols.canvases import ORIGINAL
 from refbench.scoring.protocols.targets import UNION
 
 STATE_VERSION = 1
@@ -102,10 +103,8 @@ class ReferringMetric:
                     f"sample {k} of the batch: the prediction has the size {p.size}, the target {t.size}; resize the "
                     "prediction to the size of the target"
                 )
-        canvas = self.protocol.canvas
-        pairs = [(canvas.resized(p), canvas.resized(t)) for p, t in zip(predicted, meant, strict=True)]
-        sizes = np.array([t.size for _, t in pairs], np.int64).reshape(-1, 2)
-        counts = count_codes([p.counts for p, _ in pairs], [t.counts for _, t in pairs], sizes[:, 0], sizes[:, 1])
+        sizes = np.array([t.size for t in meant], np.int64).reshape(-1, 2)
+        counts = count_codes([p.counts for p in predicted], [t.counts for t in meant], sizes[:, 0], sizes[:, 1])
         start = len(self._rows)
         for k in range(n):
             self._rows.append(
@@ -136,7 +135,7 @@ class ReferringMetric:
         return summarise(self.protocol, Evidence(self._table(self._gathered()))).metrics
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """The counts of the samples of this process, int64 (N,) each, in pixels of the canvas of the protocol."""
+        """The counts of the samples of this process, int64 (N,) each, in pixels."""
         table = np.array([row[-1] for row in self._rows], np.int64).reshape(-1, len(COUNTS))
         return PairCounts.of(table).by_name()
 
@@ -213,6 +212,7 @@ def _rule(name: str) -> Protocol:
         )
     lacks = [
         *(["polygons, to draw the targets"] if rule.target != UNION else []),
+        *(["a fixed canvas, on which it draws the targets itself"] if rule.canvas != ORIGINAL else []),
         *(["the refs of the sentences"] if not isinstance(rule.units, Every) else []),
         *([f"{', '.join(m.name for m in rule.measures)}"] if rule.measures else []),
         *([f"one of the datasets {', '.join(rule.datasets)}"] if rule.datasets else []),

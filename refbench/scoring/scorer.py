@@ -179,6 +179,18 @@ def choose_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol]
     return list(rules.values()), left_out
 
 
+def applicable_protocols(names: Iterable[str], address: str) -> tuple[list[Protocol], dict[str, str]]:
+    """As `choose_protocols`, but protocols that cannot be applied are left out, each with the reason."""
+    rules: list[Protocol] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            rules += choose_protocols([name], address)[0]
+        except PredictionError as error:
+            left_out[name] = str(error)
+    return rules, left_out
+
+
 def _reason_against(rule: Any, address: str) -> str:
     dataset, split = parse_address(address)
     if not isinstance(rule, Protocol):

@@ -33,7 +33,7 @@ def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | Ru
         raise PredictionError(f"{source} does not exist")
     run = RunFolder(source)
     if not run.is_there:
-        if is_scored(source):
+        if is_scored(source) and not is_png_folder(source):
             raise PredictionError(
                 f"{source} contains scores, but no predictions; pass the folder of the run, or the predictions"
             )
@@ -54,6 +54,11 @@ def is_scored(source: Path) -> bool:
     if source.is_dir():
         return (source / SCORES_FILE).is_file() or (source / SUMMARY_FILE).is_file()
     return source.suffix == ".parquet"
+
+
+def is_png_folder(source: Path) -> bool:
+    """Whether a source is a folder with PNG masks, which may contain scores, too."""
+    return source.is_dir() and any(source.rglob("*.png"))
 
 
 def result_of(source: Path | str, dataset: str | None = None, progress: Progress = silent) -> Result:

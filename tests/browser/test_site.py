@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser.test_pages import CHROMIUM, FLAGS
@@ -19,7 +21,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from refbench import load_samples, pair_counts, run, score, write_predictions
 from refbench.errors import RunError
+from refbench.reports.diagnosis import facts_of_samples
 from refbench.reports.site.build import build_site, slug_of
+from refbench.reports.slices import slices_of
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.exact import sample_iou
 
@@ -364,9 +368,10 @@ def test_a_folder_with_other_content_is_left_alone(embedded: Path, tmp_path: Pat
         build_site([], tmp_path / "mine")
     built = build_site([], tmp_path / "site")
     assert built.runs == 0
-    (tmp_path / "site" / "old.html").write_text("old")
+    (tmp_path / "site" / "runs").mkdir()
+    (tmp_path / "site" / "data" / "old.js").write_text("old")
     build_site([], tmp_path / "site")
-    assert not (tmp_path / "site" / "old.html").exists()
+    assert not (tmp_path / "site" / "data" / "old.js").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -420,3 +425,36 @@ def test_names_that_differ_only_in_case_and_very_long_ones() -> None:
     assert len(set(made)) == len(made)
     assert all(len(name) < 90 and re.fullmatch(r"[a-z0-9-]+", name) for name in made)
     assert slug_of("refcoco+/val", set()) != slug_of("refcoco/val", set())
+
+
+def test_limited_runs_stand_below_and_slices_are_of_all_samples(embedded: Path, tmp_path: Path) -> None:
+    for name, limit in (("a", 20), ("b", None), ("c", None)):
+        score(run("noisy-oracle", "snapshots/test", limit=limit, out=tmp_path / "runs" / name).folder)
+    built = build_site([tmp_path / "runs"], tmp_path / "site")
+    entry = next(s for s in data_of(built.folder, "leaderboard")["splits"] if s["address"] == "snapshots/test")
+    rows = entry["tables"][0]["rows"]
+    assert [row["origin"] for row in rows] == ["verified", "verified", "limited"]
+    assert [row["rank"] is None for row in rows] == [False, False, True]
+    assert len({row["system"] for row in rows}) == 3
+    split = data_of(built.folder, "splits/snapshots-test")
+    inside = [sum(bin(b).count("1") for b in base64.b64decode(s["bits"])) for s in split["slices"]]
+    facts = facts_of_samples(
+        "snapshots/test", [s.sample_id for s in load_samples("snapshots/test")],
+        np.array([s.target.area for s in load_samples("snapshots/test")]),
+    )  # fmt: skip
+    assert inside == [int(part.rows.sum()) for part in slices_of(facts)]
+
+
+def test_what_others_put_into_a_site_stays(embedded: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for _ in range(2):
+        built = build_site([], tmp_path / "link")
+        assert built.folder == tmp_path / "real"
+        (tmp_path / "real" / "CNAME").write_text("example.org")
+        (tmp_path / "real" / ".git").mkdir(exist_ok=True)
+        (tmp_path / "real" / ".git" / "HEAD").write_text("ref")
+    assert (tmp_path / "real" / "CNAME").read_text() == "example.org"
+    assert (tmp_path / "real" / ".git" / "HEAD").read_text() == "ref"
+    assert (tmp_path / "link").is_symlink()
+    assert {p.name for p in tmp_path.iterdir() if "site" not in p.name and "home" not in p.name} == {"real", "link"}

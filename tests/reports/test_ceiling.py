@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ from scipy.stats import kendalltau
 from refbench import load_samples, run
 from refbench.curation.differences import diff, rank_stability
 from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.errors import DatasetError
+from refbench.errors import DatasetError, RunError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
+from refbench.reports import ceilings
 from refbench.reports.ceilings import ceiling, masks_of_version
 from refbench.scoring.scorer import score
 from refbench.scoring.statistics.rank_correlation import kendall_tau
@@ -92,6 +94,22 @@ def test_versions_that_have_nothing_in_common(hurried: Path) -> None:
     assert same.metrics["mean_boundary_iou"].value == 100
 
 
+def test_versions_with_other_numbers_are_matched_by_image_words_and_mask(photos: Path) -> None:
+    """RefCOCO-M numbers its masks and expressions anew."""
+    samples = load_samples("refcoco/val")
+    found = masks_of_version("refcoco/val", "refcoco/val")
+    assert found == {s.sample_id: s.target for s in samples}
+    renumbered = [
+        dataclasses.replace(s, sample_id=f"refcoco-m/val/{900 + k}/{k % 3}", ref_id=str(k))
+        for k, s in enumerate(samples)
+    ]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ceilings, "load_samples", lambda a: samples if a == "refcoco/val" else renumbered[::-1])
+    matched = masks_of_version("refcoco/val", "refcoco-m/val")
+    patch.undo()
+    assert matched == found
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_kendalls_tau_is_that_of_scipy(ties: bool) -> None:
     random = np.random.default_rng(0)
@@ -116,6 +134,9 @@ def test_how_stable_a_ranking_is(hurried: Path, tmp_path: Path, refbench: Cli) -
     )
     told = json.loads(done.stdout)["kendall_tau"]
     assert {m: t["value"] for m, t in told.items()} == {m: e.value for m, e in found.stability.items()}
+    short = run("center", "scenes-hurried/val", out=tmp_path / "short", limit=20).folder
+    with pytest.raises(RunError, match="the runs have different samples"):
+        diff("scenes-hurried/val", "scenes/val", [*folders, short])
     table = score(folders[0]).scores
     # With itself, every ranking of different runs is the same.
     other = score(folders[1]).scores

@@ -127,7 +127,7 @@ def test_runs_scored_folders_and_predictions_give_the_same(embedded: Path, tmp_p
     figures = [row.metrics for row in found[0].measured]
     assert figures == [unscored.metrics] * 3
     assert {row.name for row in found[0].measured} == {"noisy-oracle (dilate=2)", "only", "p"}
-    with pytest.raises(DatasetError, match="contains scores on snapshots/test, not on scenes/val"):
+    with pytest.raises(RunError, match="contains scores on snapshots/test, not on scenes/val"):
         standings_of("scenes/val", [only_scores])
     with pytest.raises(DatasetError, match="no published results of snapshots/test; choose from"):
         standings_of("snapshots/test")
@@ -205,3 +205,32 @@ def test_a_whole_split(test_data: Path, home: Path, tmp_path: Path) -> None:
     for standing in found[:-1]:
         assert standing.measured[0].missing == len(samples) // 2
         assert standing.measured[0].samples > 0
+
+
+def test_what_has_no_figures_is_told(predictions: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("refbench.scoring.scorer.find_spec", lambda name: None)
+    found = {s.protocol: s for s in standings_of("refcoco/val", [predictions], log=said.append)}
+    # Without OpenCV the others are still there.
+    assert found["hyperseg"].measured == []
+    assert len(found["lavt-480"].measured) == 1
+    assert [text for text in said if "hyperseg" in text and "refbench[opencv]" in text]
+    monkeypatch.undo()
+    monkeypatch.setenv("REFBENCH_HOME", str(tmp_path / "home"))
+    limited = run("center", "refcoco/val", limit=5, out=tmp_path / "limited").folder
+    score(predictions, "refcoco/val", out=tmp_path / "scores")
+    said.clear()
+    found = {s.protocol: s for s in standings_of("refcoco/val", [limited, tmp_path / "scores"], log=said.append)}
+    assert found["lavt-480"].measured == []
+    assert [row.name for row in found["refbench"].measured] == ["scores"]
+    assert any("only" in text and "limited" in text for text in said)
+    assert any("no predictions" in text for text in said)
+    assert standings_of("refcoco/val", [predictions], "trimap(5)")[0].measured
+
+
+def test_a_folder_of_png_files_may_hold_scores(photos: Path, tmp_path: Path) -> None:
+    folder = write_predictions(
+        tmp_path / "png", [(s.sample_id, s.target, None) for s in load_samples("refcoco/val")], form="png"
+    )
+    first = score(folder, "refcoco/val", out=folder)
+    assert score(folder, "refcoco/val", out=folder).summaries == first.summaries

@@ -39,13 +39,17 @@ def test_a_submission_is_verified_by_its_command(scored: Path, tmp_path: Path, r
     folder = Path(made["folder"])
     assert folder == tmp_path / "board" / "noisy-oracle-dilate=2" / "snapshots-test"
     assert made["protocols"] == {"refbench": "verified", "lavt-480": "verified"}
-    checked = refbench(*made["verify"].split()[1:])
+    assert made["verify"] == "refbench leaderboard verify noisy-oracle-dilate=2/snapshots-test"
+    checked = refbench("leaderboard", "verify", tmp_path / "board" / made["verify"].split()[-1], "--strict")
     assert checked.returncode == 0
     assert checked.stdout.count("\tverified\t") == 2
     readme = (folder / "README.md").read_text()
     value = score(scored).summaries["refbench"].metrics["mean_iou"].value
     assert f"{value:.1f}" in readme
     assert made["verify"] in readme
+    table = pq.read_table(next((folder / "predictions").iterdir()))
+    assert set(table["raw"].to_pylist()) | set(table["note"].to_pylist()) == {""}
+    assert str(tmp_path) not in readme
     assert {p.name for p in folder.iterdir()} == {
         "README.md",
         "run.json",
@@ -135,12 +139,14 @@ def test_a_submission_that_was_changed_is_refused(kind: str, scored: Path, tmp_p
     assert not list((tmp_path / "other").rglob("*.json"))
 
 
-def test_predictions_can_stay_elsewhere(scored: Path, tmp_path: Path) -> None:
+def test_predictions_can_stay_elsewhere(scored: Path, tmp_path: Path, refbench: Cli) -> None:
     made = submit(scored, tmp_path / "board", url="https://example.org/p.zip")
     link = json.loads((made.folder / "predictions.json").read_text())
     assert link["sha256"] == path_sha256(scored / "predictions", "*.parquet")
     assert not (made.folder / "predictions").exists()
     assert {v.status for v in verify(made.folder)} == {Status.ELSEWHERE}
+    assert refbench("leaderboard", "verify", made.folder).returncode == 0
+    assert refbench("leaderboard", "verify", made.folder, "--strict").returncode == 1
     # The reviewer puts them there.
     shutil.copytree(scored / "predictions", made.folder / "predictions")
     assert {v.status for v in verify(made.folder)} == {Status.VERIFIED}
@@ -194,7 +200,7 @@ def test_results_for_the_hub(scored: Path, tmp_path: Path, refbench: Cli) -> Non
     assert by_task["test-refbench-mean_iou"] == round(summaries["refbench"].metrics["mean_iou"].value, 4)
     assert set(by_task) == {
         "test-refbench-cumulative_iou", "test-refbench-mean_iou", "test-refbench-mean_boundary_iou",
-        f"test-lavt-480-{next(iter(summaries['lavt-480'].metrics)).replace(' ', '_')}",
+        "test-lavt-480-overall_IoU",
     }  # fmt: skip
     card = yaml.safe_load(index.read_text())
     name, found = model_index_to_eval_results(card["model-index"])
