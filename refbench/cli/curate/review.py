@@ -70,6 +70,7 @@ def review(
     # Only this verb needs a web server: its packages are an extra.
     create_app = load_attribute("refbench.curation.review.app:create_app")
     serve = load_attribute("uvicorn:run")
+    protocol = load_attribute("refbench.curation.review.connections:BoundedProtocol")
     port = _free_port(port or _own_port(folder), must=port != 0)
     token = secrets.token_urlsafe(24)
     hosts = (f"{LOOPBACK}:{port}", f"localhost:{port}")
@@ -86,6 +87,7 @@ def review(
             app,
             host=LOOPBACK,
             port=port,
+            http=protocol,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
             access_log=False,
