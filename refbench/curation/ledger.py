@@ -160,7 +160,7 @@ def read_ledger(path: Path) -> Ledger:
     """
     if path.is_dir():
         path = path / LEDGER_FILE
-    table = read_table(path)
+    table = read_table(path, whole=True)
     about = _about(table, path)
     missing = [f.name for f in SCHEMA if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     if missing:

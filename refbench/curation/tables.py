@@ -85,7 +85,7 @@ def audited_checks(folder: Path) -> tuple[str, ...]:
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """The rows of a table with this schema."""
-    table = read_table(path)
+    table = read_table(path, whole=True)
     for field in schema:
         if field.name in _NEW_COLUMNS and field.name not in table.column_names:
             continue
