@@ -138,13 +138,13 @@ def test_downloads_and_copies(browser: Browser, site: Path) -> None:
     with page.expect_download() as download:
         page.click("#csv")
     rows = list(csv.reader(io.StringIO(Path(download.value.path()).read_text())))
-    assert rows[0][:2] == ["rank", "system"]
+    assert rows[0][:3] == ["rank", "group", "system"]
     assert len(rows) == 3
     # No cell is a formula for a spreadsheet.
     assert not [c for row in rows for c in row if re.match(r"[=+@\t]", c)]
     for button, start in (
         ("latex", "% snapshots/test, protocol refbench\n\\begin{tabular}"),
-        ("markdown", "| rank | system |"),
+        ("markdown", "| rank | group | system |"),
     ):
         page.evaluate("window.copied = ''; navigator.clipboard.writeText = async (t) => { window.copied = t; }")
         page.click(f"#{button}")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from refbench import run, score
-from refbench.reports.ranks import rank_runs
+from refbench.reports.ranks import Rank, rank_runs
 from refbench.reports.site.build import contradictions
-from refbench.reports.site.tables import size_of, year_of
+from refbench.reports.site.tables import groups_of, size_of, year_of
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of
 from refbench.scoring.protocols.exact import REFBENCH
@@ -38,6 +38,15 @@ def test_ranks_are_those_of_each_resample(tables: list[ScoreTable]) -> None:
         assert rank.at_least == np.mean([e <= rank.rank for e in each])
     # Equal runs share their rank.
     assert found[0] == found[3]
+
+
+def test_groups_end_where_intervals_of_ranks_do_not_overlap() -> None:
+    def rank(best: int, worst: int) -> Rank:
+        return Rank(best, best, worst, 1.0)
+
+    chain = {"a": rank(1, 2), "b": rank(2, 3), "c": rank(3, 3), "d": rank(4, 5), "e": rank(5, 5), "f": rank(6, 6)}
+    assert groups_of(chain) == {"a": 1, "b": 1, "c": 1, "d": 2, "e": 2, "f": 3}
+    assert groups_of({}) == {}
 
 
 def test_ranks_need_the_same_samples(tables: list[ScoreTable]) -> None:
