@@ -1,0 +1,207 @@
+"""What the site shows of a run: the figures of every sample, its slices, and its masks in parts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refbench.errors import RefbenchError
+from refbench.plugins.loading import load
+from refbench.records import Sample
+from refbench.reports.diagnosis import Diagnosis, diagnose, facts_of_samples
+from refbench.reports.names import system_name
+from refbench.reports.published import UNKNOWN, published_results
+from refbench.reports.recomputation import Status, Verdict
+from refbench.reports.slices import slices_of
+from refbench.runs.folder import RunFolder
+from refbench.scoring.counts import ScoreTable
+from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.protocols.exact import REFBENCH, sample_boundary_iou, sample_iou
+from refbench.scoring.results import Result
+from refbench.scoring.scorer import applicable_protocols, score_under
+from refbench.scoring.sources import name_of, open_source, predictions_of, result_of
+from refbench.storage.manifest import split_fingerprint
+from refbench.storage.samples import load_samples
+from refbench.storage.secrets import published
+
+# Masks are loaded in parts of so many samples, when they are looked at.
+PART_SAMPLES = 256
+# Fractions are stored as integers of this unit.
+UNIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRun:
+    """A run or a predictions file with the figures of its samples.
+
+    `slug` is its name in addresses. `verdicts` are by protocol; empty for a predictions file that is not a run.
+    `diagnosis` is None if the dataset of the run is not here in the same version, so that no sample can be shown.
+    """
+
+    slug: str
+    name: str
+    source: Path
+    result: Result
+    verdicts: dict[str, Verdict]
+    diagnosis: Diagnosis | None
+    reason: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.result.address
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it is a run on the first samples only, which cannot be compared with others."""
+        return self.result.run is not None and self.result.run.limit is not None
+
+    @property
+    def scores(self) -> ScoreTable | None:
+        """The counts of its samples, computed from its predictions or read from its folder."""
+        return self.result.scores if self.diagnosis is None else self.diagnosis.scores
+
+    @property
+    def status(self) -> str:
+        """"verified" if all its figures are, otherwise the first other status; "predictions" for a predictions file."""
+        found = [v.status for v in self.verdicts.values() if v.status is not Status.VERIFIED]
+        return str(found[0]) if found else str(Status.VERIFIED)
+
+
+def read_run(source: Path, slug: str, verdicts: dict[str, Verdict], dataset: str | None = None) -> SiteRun:
+    """A run or predictions with all that its page needs.
+
+    Raises:
+        RefbenchError: it cannot be read, or does not match its split.
+    """
+    result = result_of(source, dataset) if dataset is None else _scored_by_every_rule(source, dataset)
+    name = system_name(result.run) if result.run else name_of(source)
+    refused = next((published(v.reason) for v in verdicts.values() if v.status is Status.REFUSED), "")
+    if refused:
+        return SiteRun(slug, name, source, result, verdicts, None, refused)
+    has_predictions = dataset is not None or (RunFolder(source).is_there and RunFolder(source).is_whole)
+    if not has_predictions:
+        return SiteRun(slug, name, source, result, verdicts, None, "the folder contains no predictions")
+    try:
+        if split_fingerprint(result.address) != result.fingerprint:
+            reason = f"it was made with another version of {result.address} than the local build"
+            return SiteRun(slug, name, source, result, verdicts, None, reason)
+        diagnosis = diagnose(source, dataset, write=False)
+    except RefbenchError as error:
+        return SiteRun(slug, name, source, result, verdicts, None, published(str(error)))
+    return SiteRun(slug, name, source, result, verdicts, diagnosis)
+
+
+def _scored_by_every_rule(source: Path, address: str) -> Result:
+    """The scores of predictions under all protocols for which the split has published results."""
+    published = published_results()
+    dataset, _, split = address.partition("/")
+    here = published[(published["dataset"] == dataset) & (published["split"] == split)]
+    names = [name for name in dict.fromkeys(here["protocol"]) if name != UNKNOWN]
+    known = [n for n in names if isinstance(load("protocols", n), Protocol)]
+    rules, _ = applicable_protocols([REFBENCH.name, *known], address)
+    _, answers = open_source(source, address)
+    counted, summaries = score_under(rules, answers, address)
+    failures = int(counted.scores.failed.sum())
+    return Result(
+        source, None, address, counted.fingerprint, len(counted.scores), failures, counted.missing, summaries,
+        counted.scores,
+    )  # fmt: skip
+
+
+def sample_columns(run: SiteRun, samples: Sequence[Sample]) -> dict[str, Any]:
+    """The figures of the samples in the order of the split; null for samples that the run does not have.
+
+    `iou` and `boundary` are in units of 1 / UNIT. `kind` is the index of the kind of error, -1 if nothing is wrong.
+    """
+    if run.diagnosis is None:
+        return {}
+    scores, errors = run.diagnosis.scores, run.diagnosis.errors
+    row_of = {name: k for k, name in enumerate(scores.sample_ids())}
+    rows = [row_of.get(sample.sample_id) for sample in samples]
+    iou = np.rint(UNIT * sample_iou(scores)).astype(int).tolist()
+    boundary = np.rint(UNIT * sample_boundary_iou(scores)).astype(int).tolist()
+    kinds, failed = errors.kind.tolist(), scores.failed.tolist()
+    return {
+        "iou": [None if r is None else iou[r] for r in rows],
+        "boundary": [None if r is None else boundary[r] for r in rows],
+        "kind": [None if r is None else kinds[r] for r in rows],
+        "failed": [k for k, r in enumerate(rows) if r is not None and failed[r]],
+    }
+
+
+def prediction_parts(run: SiteRun, samples: Sequence[Sample]) -> tuple[list[list[str | None]], dict[int, str]]:
+    """The run-length codes of the predictions in parts of PART_SAMPLES samples, and the errors of failed samples.
+
+    A code is null if there is no prediction.
+    """
+    place = {sample.sample_id: k for k, sample in enumerate(samples)}
+    codes: list[str | None] = [None] * len(samples)
+    errors: dict[int, str] = {}
+    for prediction in predictions_of(run.source, run.address):
+        k = place[prediction.sample_id]
+        if prediction.error:
+            errors[k] = prediction.error[:500]
+        else:
+            codes[k] = prediction.mask.counts.decode("ascii")
+    return [codes[k : k + PART_SAMPLES] for k in range(0, len(codes), PART_SAMPLES)], errors
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSplit:
+    """A split that is shown: its samples, in the order of the dataset, and the images with their names on the site."""
+
+    slug: str
+    address: str
+    fingerprint: str
+    samples: list[Sample]
+    images: list[str]
+
+
+def read_split(address: str, slug: str) -> SiteSplit:
+    samples = load_samples(address)
+    return SiteSplit(
+        slug, address, split_fingerprint(address), samples, list(dict.fromkeys(s.image_id for s in samples))
+    )
+
+
+def split_columns(split: SiteSplit) -> dict[str, Any]:
+    """The properties of the samples of a split, and its slices as bit sets (base64, first sample in the lowest bit)."""
+    samples = split.samples
+    number = {image_id: k for k, image_id in enumerate(split.images)}
+    columns: dict[str, Any] = {
+        "address": split.address,
+        "ids": [s.sample_id.removeprefix(f"{split.address}/") for s in samples],
+        "images": split.images,
+        "image": [number[s.image_id] for s in samples],
+        "size": [[s.height, s.width] for s in samples],
+        "expression": [s.expression for s in samples],
+        "category": [s.category for s in samples],
+        "noTarget": [k for k, s in enumerate(samples) if s.no_target],
+        "part": PART_SAMPLES,
+        "unit": UNIT,
+    }
+    # Of all samples, whatever part of them a run has.
+    areas = np.array([s.target.area for s in samples], np.int64)
+    found = slices_of(facts_of_samples(split.address, [s.sample_id for s in samples], areas))
+    slices = [{"dimension": p.dimension, "label": p.label, "bits": _bits(p.rows)} for p in found]
+    return {**columns, "slices": slices}
+
+
+def target_parts(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The run-length codes of the targets in parts: the different `codes`, and which of them each sample has (`of`)."""
+    parts = []
+    for first in range(0, len(samples), PART_SAMPLES):
+        codes: dict[str, int] = {}
+        chosen = [codes.setdefault(s.target.counts.decode("ascii"), len(codes)) for s in samples[first : first + PART_SAMPLES]]
+        parts.append({"codes": list(codes), "of": chosen})
+    return parts
+
+
+def _bits(inside: NDArray[np.bool_]) -> str:
+    return base64.b64encode(np.packbits(inside, bitorder="little").tobytes()).decode("ascii")
