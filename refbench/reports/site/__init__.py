@@ -1,1 +1,1 @@
-"""The static site: leaderboard, run, comparison, dataset and system pages that work offline and from the file system."""
+"""The static site: leaderboard, run, comparison, dataset and system pages, which work without a server."""

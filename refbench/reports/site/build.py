@@ -29,7 +29,7 @@ from refbench.reports.ceilings import Ceiling, ceiling, masks_of_version
 from refbench.reports.error_kinds import KINDS, MEANING
 from refbench.reports.leaderboard import SHORT_NAMES, format_interval
 from refbench.reports.published import UNKNOWN, published_results
-from refbench.reports.recomputation import Status, by_protocol, verify_folders
+from refbench.reports.recomputation import by_protocol, verify_folders
 from refbench.reports.site import charts
 from refbench.reports.site.runs import (
     SiteRun,
@@ -415,8 +415,12 @@ def contradictions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         for metric, (value, _, _) in row["metrics"].items():
             found.setdefault((row["address"], row["protocol"], row["variant"], metric), set()).add(value)
+
+    def listed(values: Iterable[float]) -> str:
+        return ", ".join(f"{v:g}" for v in sorted(values))
+
     return [
-        f"{address}, {variant or 'no variant stated'}, {metric} ({protocol}): {', '.join(f'{v:g}' for v in sorted(values))}"
+        f"{address}, {variant or 'no variant stated'}, {metric} ({protocol}): {listed(values)}"
         for (address, protocol, variant, metric), values in found.items()
         if len(values) > 1
     ]

@@ -68,7 +68,7 @@ class SiteRun:
 
     @property
     def status(self) -> str:
-        """"verified" if all its figures are, otherwise the first other status; "predictions" for a predictions file."""
+        """ "verified" if all its figures are, otherwise the first other status; "predictions" for a predictions file."""
         found = [v.status for v in self.verdicts.values() if v.status is not Status.VERIFIED]
         return str(found[0]) if found else str(Status.VERIFIED)
 
@@ -198,7 +198,9 @@ def target_parts(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     parts = []
     for first in range(0, len(samples), PART_SAMPLES):
         codes: dict[str, int] = {}
-        chosen = [codes.setdefault(s.target.counts.decode("ascii"), len(codes)) for s in samples[first : first + PART_SAMPLES]]
+        chosen = [
+            codes.setdefault(s.target.counts.decode("ascii"), len(codes)) for s in samples[first : first + PART_SAMPLES]
+        ]
         parts.append({"codes": list(codes), "of": chosen})
     return parts
 
