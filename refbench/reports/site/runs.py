@@ -68,7 +68,7 @@ class SiteRun:
 
     @property
     def status(self) -> str:
-        """ "verified" if all its figures are, otherwise the first other status; "predictions" for a predictions file."""
+        """The status of its figures: that of the first protocol that is not verified, otherwise verified."""
         found = [v.status for v in self.verdicts.values() if v.status is not Status.VERIFIED]
         return str(found[0]) if found else str(Status.VERIFIED)
 
