@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from refbench.reports.published import UNKNOWN, read_published
 from refbench.reports.recomputation import Status, verify_folders
 from refbench.reports.standings import Standing, standings_of
 from refbench.storage.files import home, project_data
+
+TERMINAL_METRICS = 3
 
 
 @click.group()
@@ -144,22 +147,37 @@ def _print_standing(address: str, standing: Standing) -> None:
             for row in standing.published
             for metric, value in row.metrics.items()
         ]
-        print_table(title, ["system", "variant", "metric as printed", "%", "evidence", "source"], figures)
+        _print_with_sources(title, ["system", "variant", "metric as printed", "%", "evidence", "source"], figures)
         return
+    # A terminal has no room for all thresholds of precision.
+    metrics = standing.metrics[:TERMINAL_METRICS] if sys.stdout.isatty() else standing.metrics
     lines: list[tuple[float, list[str]]] = []
     for mine in standing.measured:
-        cells = [format_interval(mine.metrics[m]) if m in mine.metrics else "" for m in standing.metrics]
-        lines.append(
-            (mine.metrics[standing.headline].value, [mine.name, "", *cells, "measured here", str(mine.source)])
-        )
+        cells = [format_interval(mine.metrics[m]) if m in mine.metrics else "" for m in metrics]
+        lines.append((mine.metrics[standing.headline].value, [mine.name, "", *cells, "measured", str(mine.source)]))
     for row in standing.published:
-        cells = [f"{row.metrics[m]:g}" if m in row.metrics else "" for m in standing.metrics]
+        cells = [f"{row.metrics[m]:g}" if m in row.metrics else "" for m in metrics]
         value = row.metrics.get(standing.headline, -math.inf)
-        lines.append((value, [row.system, row.variant, *cells, f"published ({row.evidence})", row.source]))
+        lines.append((value, [row.system, row.variant, *cells, row.evidence, row.source]))
     lines.sort(key=lambda line: -line[0] if not math.isnan(line[0]) else math.inf)
     whose = f", the rule of {', '.join(standing.used_by)}" if standing.used_by else ""
     title = "\n".join([f"{address}, protocol {standing.protocol}{whose}", *standing.sentences()])
-    print_table(title, ["system", "variant", *standing.metrics, "origin", "source"], [cells for _, cells in lines])
+    columns = ["system", "variant", *metrics, "evidence", "source"]
+    _print_with_sources(title, columns, [cells for _, cells in lines])
+    if left := standing.metrics[len(metrics) :]:
+        remark(f"not shown: {', '.join(left)}; use --json")
+
+
+def _print_with_sources(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table whose last column is a source. In a terminal, long sources stand below it, by number."""
+    if not sys.stdout.isatty():
+        print_table(title, columns, rows)
+        return
+    numbers = {source: f"[{k}]" for k, source in enumerate(dict.fromkeys(row[-1] for row in rows), start=1)}
+    print_table(title, columns, [[*row[:-1], numbers[row[-1]]] for row in rows])
+    for source, number in numbers.items():
+        click.echo(f"  {number} {source}")
+    click.echo()
 
 
 @leaderboard.command()
