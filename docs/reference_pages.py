@@ -114,8 +114,8 @@ def check_qualities() -> str:
         "\n## How often they are right\n\nMeasured on masks whose true masks are known: 50 photographs of DAVIS 2016 "
         "with hurried outlines, and 236 objects in rendered scenes. A mask is faulty if it is on another object, or if "
         "its boundary IoU with the true mask is below 0.7. Precision is the share of the found masks that are faulty, "
-        "and recall is the share of the faulty masks that are found. A check whose precision is not above the share "
-        "of all masks that are faulty says nothing there. Checks that found nothing are left out. Measure your own "
+        "and recall is the share of the faulty masks that are found. A guess has the precision in the column "
+        "`faulty, all masks`; a check that is not above it is of no use there. Checks that found nothing are left out. Measure your own "
         "masks with `refbench curate audit DATASET/SPLIT --truth FILE`.\n\n"
         "| source | check | found | precision | faulty, all masks | recall |\n|---|---|--:|--:|--:|--:|\n"
     )

@@ -33,7 +33,7 @@ def list_(kind: str, name: str | None, as_json: bool) -> None:
     choices.
 
     The table of checks shows how often their findings are right, on photographs and on rendered scenes whose true masks
-    are known. A check that is right no more often than the share of faulty masks says nothing there.
+    are known. Compare a value with that of a guess, which stands above the table.
 
     With --json, the output for each protocol contains its ten choices and their sources, its metrics, and its caveats.
 
@@ -88,8 +88,8 @@ def _print_checks(as_json: bool) -> None:
         print_json({"checks": rows})
         return
     # Only a share that can be compared with that of all masks says whether a check is better than chance.
-    rates = [f"{s}: {next(q.base_rate for q in measured if q.source == s):.0%}" for s in sources]
-    remark(f"right: share of the found masks that are faulty. Of all masks, these are faulty: {', '.join(rates)}")
+    rates = [f"{next(q.base_rate for q in measured if q.source == s):.0%} on {s}" for s in sources]
+    remark(f"right: how many of the masks with a finding are faulty. A guess is right for {', '.join(rates)}")
     lines = []
     for name, summary in checks:
         cells = [by_check.get((name, source)) for source in sources]

@@ -79,8 +79,8 @@ class ReferringMetric:
                 tensors, `Mask`s or COCO run-length codes, whose sizes may differ from sample to sample. Probabilities
                 must be thresholded first.
             image_ids: the image of each sample, for intervals by image; by default, each sample has its own.
-            sample_ids: a name for each sample. A sample that comes twice, as samplers for several GPUs do to fill the
-                last batch, counts once.
+            sample_ids: a name for each sample. A sample that comes twice counts once. Samplers for several GPUs
+                repeat samples, so that every process has as many.
             no_target: whether the expression has no target; by default, whether the target mask is empty.
             predicted_no_target: whether the model says that there is no target; by default, whether the predicted mask
                 is empty.

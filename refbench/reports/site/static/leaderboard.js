@@ -107,7 +107,7 @@ function render() {
     return element("tr", { class: below ? "below" : null }, ...shown.map((c) => cell(row, c)));
   }));
   byId("empty").hidden = rows.length > 0;
-  const comparable = t.comparable ? "" : " Nobody knows how these figures were computed, so they are not comparable with each other.";
+  const comparable = t.comparable ? "" : " It is not known how these figures were computed, so they are not comparable with each other.";
   const used = t.usedBy.length ? ` Used by ${t.usedBy.join(", ")}.` : "";
   const rule = t.summary ? `Rule: ${t.summary}.` : "";
   byId("about").textContent = `${rule}${used}${comparable} ${rows.length} of ${t.rows.length} rows.`;
