@@ -53,12 +53,6 @@ class CheckQuality:
         """Share of all masks that are faulty, which is the precision of a check that guesses."""
         return self.faulty / self.masks
 
-    def __str__(self) -> str:
-        """`31% of 45 found (all: 32%)`."""
-        if self.precision is None:
-            return "-"
-        return f"{self.precision:.0%} of {self.found} (all: {self.base_rate:.0%})"
-
 
 def measure_checks(address: str, audited: Audited, truth: Path, source: str) -> list[CheckQuality]:
     """Measure every check of an audit that has findings on masks or expressions.

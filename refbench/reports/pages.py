@@ -30,7 +30,7 @@ from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import SCORES_FILE
 from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import Result
-from refbench.scoring.sources import is_scored, name_of, predictions_of, result_of
+from refbench.scoring.sources import has_predictions, name_of, predictions_of, result_of
 from refbench.scoring.statistics.power import SIGNIFICANCE
 from refbench.storage.files import atomic_file
 from refbench.storage.progress import Progress, silent
@@ -64,7 +64,7 @@ def write_report(
     run = RunFolder(source)
     if run.is_there:
         run.check_complete()
-    elif is_scored(source):
+    elif not has_predictions(source):
         raise RunError(f"{source} contains scores without predictions; a report needs the predictions")
     result = result_of(source, dataset, progress)
     if result.scores is None:

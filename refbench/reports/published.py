@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from refbench.errors import RefbenchError, text_of
-from refbench.plugins.loading import available
+from refbench.plugins.loading import available, load
 from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.protocols.exact import REFBENCH
 from refbench.storage.files import check_is_file, project_data
 
 PUBLISHED_COLUMNS = (
@@ -104,6 +105,19 @@ def published_results() -> pd.DataFrame:
     """The published results that come with refbench, with PUBLISHED_COLUMNS and the column `dataset`."""
     frame = read_published(project_data("leaderboards") / "published")
     return frame.assign(dataset=[DATASET_OF_BENCHMARK.get(b, b) for b in frame["benchmark"]])
+
+
+def published_on(address: str) -> pd.DataFrame:
+    """The published results on a split, for example "refcoco/val"; empty if there are none."""
+    dataset, _, split = address.partition("/")
+    frame = published_results()
+    return frame[(frame["dataset"] == dataset) & (frame["split"] == split)]
+
+
+def rules_on(address: str) -> dict[str, Protocol]:
+    """The protocols of the published results on a split, and `refbench`, by name."""
+    names = [name for name in dict.fromkeys([*published_on(address)["protocol"], REFBENCH.name]) if name != UNKNOWN]
+    return {name: rule for name in names if isinstance(rule := load("protocols", name), Protocol)}
 
 
 def metric_of(rule: Protocol, metric_id: str) -> str | None:

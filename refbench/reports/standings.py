@@ -18,14 +18,14 @@ from refbench.errors import DatasetError, RunError
 from refbench.plugins.loading import load
 from refbench.records import Estimate, Summary
 from refbench.reports.names import system_name
-from refbench.reports.published import UNKNOWN, metric_of, published_results
+from refbench.reports.published import UNKNOWN, metric_of, published_on, published_results, rules_on
 from refbench.runs.folder import RunFolder
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.protocols.systems import SYSTEMS
 from refbench.scoring.results import Result
-from refbench.scoring.scorer import applicable_protocols, score_under
-from refbench.scoring.sources import is_png_folder, is_scored, name_of, open_source, result_of
+from refbench.scoring.scorer import applicable_protocols
+from refbench.scoring.sources import has_predictions, is_scored, name_of, open_source, result_of, score_under
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
 
@@ -120,11 +120,10 @@ def standings_of(
         >>> found[0].headline, max(row.metrics["overall IoU"] for row in found[0].published)
         ('overall IoU', 75.82)
     """
-    published = published_results()
-    dataset, _, split = address.partition("/")
-    here = published[(published["dataset"] == dataset) & (published["split"] == split)]
+    here = published_on(address)
     if here.empty and not sources:
-        known = published.groupby("dataset")["split"].unique()
+        known = published_results().groupby("dataset")["split"].unique()
+        dataset = address.partition("/")[0]
         splits = ", ".join(sorted(known[dataset])) if dataset in known else ""
         raise DatasetError(
             f"there are no published results of {address}; "
@@ -137,7 +136,7 @@ def standings_of(
     if protocol is not None and protocol != UNKNOWN:
         protocol = str(load("protocols", protocol).name)
     wanted = [protocol] if protocol else [*dict.fromkeys([*here["protocol"], REFBENCH.name])]
-    rules = {name: rule for name in wanted if name != UNKNOWN and isinstance(rule := load("protocols", name), Protocol)}
+    rules = rules_on(address) if protocol is None else _rules_of(protocol)
     measured: dict[str, list[MeasuredRow]] = {name: [] for name in rules}
     for done, source in enumerate(sources):
         rows_of_source, left_out = _measured(Path(source), address, list(rules), progress)
@@ -156,6 +155,11 @@ def standings_of(
     return sorted(out, key=lambda s: (s.protocol == UNKNOWN, s.protocol == REFBENCH.name, s.protocol))
 
 
+def _rules_of(name: str) -> dict[str, Protocol]:
+    rule = None if name == UNKNOWN else load("protocols", name)
+    return {rule.name: rule} if isinstance(rule, Protocol) else {}
+
+
 def published_standings(figures: pd.DataFrame) -> list[Standing]:
     """Published results of one split by protocol; those whose protocol is not known come last.
 
@@ -164,9 +168,8 @@ def published_standings(figures: pd.DataFrame) -> list[Standing]:
     """
     out = []
     for name in sorted(figures["protocol"].unique(), key=lambda n: (n == UNKNOWN, n)):
-        rule = None if name == UNKNOWN else load("protocols", name)
         rows = figures[figures["protocol"] == name]
-        out.append(_standing(name, rule if isinstance(rule, Protocol) else None, rows, []))
+        out.append(_standing(name, _rules_of(name).get(name), rows, []))
     return out
 
 
@@ -174,7 +177,7 @@ def _measured(
     source: Path, address: str, names: Sequence[str], progress: Progress
 ) -> tuple[dict[str, MeasuredRow], dict[str, str]]:
     """The figures of a source under each protocol that can be applied to it, and why the others are left out."""
-    if is_scored(source) and not RunFolder(source).is_there and not is_png_folder(source):
+    if is_scored(source) and not has_predictions(source):
         result = result_of(source, address)
         if result.fingerprint and result.fingerprint != split_fingerprint(address):
             raise RunError(f"{source} contains scores on another version of {address} than the local build")

@@ -11,15 +11,13 @@ from typing import Any
 from refbench.errors import PredictionError
 from refbench.plugins.loading import available, load
 from refbench.records import Summary
-from refbench.runs.folder import RunFolder
 from refbench.scoring.counting import Counted, Drawing, count
 from refbench.scoring.counts import SCORES_FILE, ScoreTable, write_scores
-from refbench.scoring.protocols.audit import check_summary
-from refbench.scoring.protocols.base import Protocol, summarise
+from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.explain import Walk, hybrids, walk
 from refbench.scoring.protocols.targets import OPENCV
 from refbench.scoring.results import SummaryFile, stated, write_summary
-from refbench.scoring.sources import open_source
+from refbench.scoring.sources import open_source, score_under
 from refbench.scoring.statistics.bootstrap import PERCENTILE
 from refbench.storage.locks import PATIENCE_SECONDS, exclusive
 from refbench.storage.manifest import parse_address
@@ -91,25 +89,6 @@ def score(
     return Scored(
         address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing
     )
-
-
-def score_under(
-    rules: Sequence[Protocol],
-    answers: Path | RunFolder,
-    address: str,
-    interval: str = PERCENTILE,
-    progress: Progress = silent,
-) -> tuple[Counted, dict[str, Summary]]:
-    """Count an opened source once, and summarise it under each protocol; nothing is written."""
-    drawings = [Drawing.of(rule) for rule in rules]
-    measures = {m.name: m for rule in rules for m in rule.measures}
-    counted = count(answers, address, drawings, list(measures.values()), progress)
-    summaries = {}
-    for done, rule in enumerate(rules):
-        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
-        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
-        progress("protocols", done + 1, len(rules))
-    return counted, summaries
 
 
 def _summary_file(counted: Counted, summaries: Mapping[str, Summary], interval: str) -> SummaryFile:

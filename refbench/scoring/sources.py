@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from refbench.errors import MaskError, PredictionError, RunError
 from refbench.masks.mask import Mask
-from refbench.records import Prediction
+from refbench.records import Prediction, Summary
 from refbench.runs.folder import RunFolder
-from refbench.scoring.counting import count
+from refbench.scoring.counting import Counted, Drawing, count
 from refbench.scoring.counts import SCORES_FILE
-from refbench.scoring.protocols.base import Evidence, summarise
+from refbench.scoring.protocols.audit import check_summary
+from refbench.scoring.protocols.base import Evidence, Protocol, summarise
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, Result, read_result
+from refbench.scoring.statistics.bootstrap import PERCENTILE
 from refbench.storage.predictions import Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_samples
@@ -33,7 +35,7 @@ def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | Ru
         raise PredictionError(f"{source} does not exist")
     run = RunFolder(source)
     if not run.is_there:
-        if is_scored(source) and not is_png_folder(source):
+        if not has_predictions(source):
             raise PredictionError(
                 f"{source} contains scores, but no predictions; pass the folder of the run, or the predictions"
             )
@@ -56,18 +58,46 @@ def is_scored(source: Path) -> bool:
     return source.suffix == ".parquet"
 
 
-def is_png_folder(source: Path) -> bool:
-    """Whether a source is a folder with PNG masks, which may contain scores, too."""
-    return source.is_dir() and any(source.rglob("*.png"))
+def has_predictions(source: Path) -> bool:
+    """Whether a source contains predictions. A folder of PNG masks may contain scores, too."""
+    run = RunFolder(source.parent if source.name == SCORES_FILE else source)
+    if run.is_there:
+        return run.is_whole
+    return not is_scored(source) or (source.is_dir() and any(source.rglob("*.png")))
 
 
-def result_of(source: Path | str, dataset: str | None = None, progress: Progress = silent) -> Result:
-    """The scores of a source. If it is not scored yet, it is scored under the protocol `refbench`, and nothing is
-    written.
+def score_under(
+    rules: Sequence[Protocol],
+    answers: Path | RunFolder,
+    address: str,
+    interval: str = PERCENTILE,
+    progress: Progress = silent,
+) -> tuple[Counted, dict[str, Summary]]:
+    """Count an opened source once, and summarise it under each protocol; nothing is written."""
+    drawings = [Drawing.of(rule) for rule in rules]
+    measures = {m.name: m for rule in rules for m in rule.measures}
+    counted = count(answers, address, drawings, list(measures.values()), progress)
+    summaries = {}
+    for done, rule in enumerate(rules):
+        summaries[rule.name] = summarise(rule, counted.evidence(rule), interval)
+        check_summary(summaries[rule.name], f"{address}, protocol {rule.name}", rule.signed)
+        progress("protocols", done + 1, len(rules))
+    return counted, summaries
+
+
+def result_of(
+    source: Path | str,
+    dataset: str | None = None,
+    progress: Progress = silent,
+    *,
+    rules: Sequence[Protocol] = (REFBENCH,),
+) -> Result:
+    """The scores of a source. If it is not scored yet, it is scored, and nothing is written.
 
     Args:
         source: a scored folder, a scores.parquet file, a run folder, or a file or folder of predictions.
         dataset: the split of the predictions, for example "refcoco/val"; not needed for folders that state it.
+        rules: the protocols for a source that is not scored yet.
 
     Raises:
         RunError, DatasetError: as `read_result`, or the source is of another split than `dataset`.
@@ -84,17 +114,16 @@ def result_of(source: Path | str, dataset: str | None = None, progress: Progress
         # A renamed table has nothing to do with the other files of its folder.
         return result if source.is_dir() or source.name == SCORES_FILE else dataclasses.replace(result, folder=source)
     address, answers = open_source(source, dataset)
-    counted = count(answers, address, [], [], progress)
-    summary = summarise(REFBENCH, counted.evidence(REFBENCH))
+    counted, summaries = score_under(rules, answers, address, progress=progress)
     return Result(
         folder=source,
         run=answers.info if isinstance(answers, RunFolder) else None,
         address=address,
         fingerprint=counted.fingerprint,
         samples=len(counted.scores),
-        failures=summary.failures,
+        failures=int(counted.scores.failed.sum()),
         missing=counted.missing,
-        summaries={REFBENCH.name: summary},
+        summaries=summaries,
         scores=counted.scores,
     )
 
@@ -114,11 +143,11 @@ def predictions_of(source: Path | str, address: str, wanted: Collection[str] | N
         RunError, PredictionError: the predictions are damaged, or do not match the split.
     """
     source = Path(source)
-    folder = source.parent if source.name == SCORES_FILE else source
-    run = RunFolder(folder)
-    if run.is_there or is_scored(source):
-        if run.is_there and run.is_whole:
-            yield from run.predictions(wanted)
+    if not has_predictions(source):
+        return
+    run = RunFolder(source.parent if source.name == SCORES_FILE else source)
+    if run.is_there:
+        yield from run.predictions(wanted)
         return
     samples = load_samples(address)
     for where, row, claim in Claims(source, SampleIndex.of(samples)):

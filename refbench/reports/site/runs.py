@@ -12,20 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import RefbenchError
-from refbench.plugins.loading import load
 from refbench.records import Sample
 from refbench.reports.diagnosis import Diagnosis, diagnose, facts_of_samples
 from refbench.reports.names import system_name
-from refbench.reports.published import UNKNOWN, published_results
+from refbench.reports.published import rules_on
 from refbench.reports.recomputation import Status, Verdict
 from refbench.reports.slices import slices_of
-from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import ScoreTable
-from refbench.scoring.protocols.base import Protocol
-from refbench.scoring.protocols.exact import REFBENCH, sample_boundary_iou, sample_iou
+from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import Result
-from refbench.scoring.scorer import applicable_protocols, score_under
-from refbench.scoring.sources import name_of, open_source, predictions_of, result_of
+from refbench.scoring.scorer import applicable_protocols
+from refbench.scoring.sources import has_predictions, name_of, predictions_of, result_of
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.samples import load_samples
 from refbench.storage.secrets import published
@@ -79,13 +76,16 @@ def read_run(source: Path, slug: str, verdicts: dict[str, Verdict], dataset: str
     Raises:
         RefbenchError: it cannot be read, or does not match its split.
     """
-    result = result_of(source, dataset) if dataset is None else _scored_by_every_rule(source, dataset)
+    if dataset is None:
+        result = result_of(source)
+    else:
+        # Beside the published results of its split, each under its own protocol.
+        result = result_of(source, dataset, rules=applicable_protocols(rules_on(dataset), dataset)[0])
     name = system_name(result.run) if result.run else name_of(source)
     refused = next((published(v.reason) for v in verdicts.values() if v.status is Status.REFUSED), "")
     if refused:
         return SiteRun(slug, name, source, result, verdicts, None, refused)
-    has_predictions = dataset is not None or (RunFolder(source).is_there and RunFolder(source).is_whole)
-    if not has_predictions:
+    if not has_predictions(source):
         return SiteRun(slug, name, source, result, verdicts, None, "the folder contains no predictions")
     try:
         if split_fingerprint(result.address) != result.fingerprint:
@@ -95,23 +95,6 @@ def read_run(source: Path, slug: str, verdicts: dict[str, Verdict], dataset: str
     except RefbenchError as error:
         return SiteRun(slug, name, source, result, verdicts, None, published(str(error)))
     return SiteRun(slug, name, source, result, verdicts, diagnosis)
-
-
-def _scored_by_every_rule(source: Path, address: str) -> Result:
-    """The scores of predictions under all protocols for which the split has published results."""
-    published = published_results()
-    dataset, _, split = address.partition("/")
-    here = published[(published["dataset"] == dataset) & (published["split"] == split)]
-    names = [name for name in dict.fromkeys(here["protocol"]) if name != UNKNOWN]
-    known = [n for n in names if isinstance(load("protocols", n), Protocol)]
-    rules, _ = applicable_protocols([REFBENCH.name, *known], address)
-    _, answers = open_source(source, address)
-    counted, summaries = score_under(rules, answers, address)
-    failures = int(counted.scores.failed.sum())
-    return Result(
-        source, None, address, counted.fingerprint, len(counted.scores), failures, counted.missing, summaries,
-        counted.scores,
-    )  # fmt: skip
 
 
 def sample_columns(run: SiteRun, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from refbench.errors import RefbenchError
 from refbench.plugins.loading import load
 from refbench.records import Estimate
 from refbench.reports.leaderboard import SHORT_NAMES
-from refbench.reports.published import UNKNOWN, metric_of
+from refbench.reports.published import UNKNOWN
 from refbench.reports.ranks import Rank, rank_runs
 from refbench.reports.recomputation import Status, Verdict
 from refbench.reports.site.runs import SiteRun
+from refbench.reports.standings import PublishedRow, published_standings
 from refbench.scoring.protocols.base import Protocol
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.protocols.systems import SYSTEMS
@@ -82,7 +83,10 @@ def _tables(published: pd.DataFrame, runs: Sequence[SiteRun]) -> list[dict[str, 
 
 def _table(name: str, version: str, published: pd.DataFrame, runs: Sequence[SiteRun]) -> dict[str, Any]:
     rule = _rule(name)
-    rows = [*_measured_rows(name, runs), *_published_rows(rule, published)]
+    rows = [
+        *_measured_rows(name, runs),
+        *(_published_row(row) for s in published_standings(published) for row in s.published),
+    ]
     known = dict.fromkeys(m for row in rows for m in row["metrics"])
     ordered = [m for m in rule.metrics if m in known] if rule else []
     if name == REFBENCH.name:
@@ -189,35 +193,25 @@ def groups_of(ranks: Mapping[str, Rank]) -> dict[str, int]:
     return out
 
 
-def _published_rows(rule: Protocol | None, published: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for keys, group in published.groupby(["system", "variant", "evidence", "source"], sort=False):
-        system, variant, evidence, source = map(str, keys)
-        metrics: dict[str, list[float | None]] = {}
-        for row in group.to_dict("records"):
-            known = metric_of(rule, row["metric_id"]) if rule else None
-            metrics[known or str(row["metric_as_printed"])] = [float(row["value"]), None, None]
-        rows.append(
-            {
-                "system": system,
-                "variant": variant,
-                "origin": PUBLISHED,
-                "reason": "",
-                "metrics": metrics,
-                "rank": None,
-                "group": None,
-                "samples": None,
-                "failures": None,
-                "missing": None,
-                "evidence": evidence,
-                "source": source,
-                "note": "; ".join(dict.fromkeys(n for n in group["note"] if n)),
-                "year": year_of(source),
-                "size": size_of(variant),
-                "run": "",
-            }
-        )
-    return rows
+def _published_row(row: PublishedRow) -> dict[str, Any]:
+    return {
+        "system": row.system,
+        "variant": row.variant,
+        "origin": PUBLISHED,
+        "reason": "",
+        "metrics": {metric: [value, None, None] for metric, value in row.metrics.items()},
+        "rank": None,
+        "group": None,
+        "samples": None,
+        "failures": None,
+        "missing": None,
+        "evidence": row.evidence,
+        "source": row.source,
+        "note": row.note,
+        "year": year_of(row.source),
+        "size": size_of(row.variant),
+        "run": "",
+    }
 
 
 def _numbers(estimate: Estimate) -> list[float | None]:
