@@ -115,7 +115,8 @@ def check_qualities() -> str:
         "with hurried outlines, and 236 objects in rendered scenes. A mask is faulty if it is on another object, or if "
         "its boundary IoU with the true mask is below 0.7. Precision is the share of the found masks that are faulty, "
         "and recall is the share of the faulty masks that are found. A guess has the precision in the column "
-        "`faulty, all masks`; a check that is not above it is of no use there. Checks that found nothing are left out. Measure your own "
+        "`faulty, all masks`; a check that is not above it is of no use there. Checks that found nothing are left out. "
+        "Measure your own "
         "masks with `refbench curate audit DATASET/SPLIT --truth FILE`.\n\n"
         "| source | check | found | precision | faulty, all masks | recall |\n|---|---|--:|--:|--:|--:|\n"
     )
