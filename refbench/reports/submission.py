@@ -58,7 +58,10 @@ def submit(source: Path, out: Path, *, url: str = "") -> Submission:
     verdicts = verify(source)
     problem = next((v for v in verdicts if v.status is not Status.VERIFIED), None)
     if problem is not None:
-        raise RunError(f"{source}, protocol {problem.protocol or 'unknown'}: {problem.status}: {problem.reason}")
+        raise RunError(
+            f"{source}, protocol {problem.protocol or 'unknown'}: {problem.status}: {problem.reason}. Only runs "
+            "whose figures are computed again here can be submitted"
+        )
     result = read_result(source)
     if result.failures == result.samples:
         raise RunError(f"{source} has failed samples only; there is nothing to rank")

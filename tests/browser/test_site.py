@@ -163,10 +163,7 @@ def test_samples_are_three_clicks_away(browser: Browser, site: Path, embedded: P
     page.select_option("#kind", "wrong object")
     page.click(".row >> nth=0")
     page.wait_for_selector("dialog[data-ready]")
-    columns, split = (
-        data_of(site, page.get_attribute("body", "data-run") and f"runs/{page.get_attribute('body', 'data-run')}"),
-        data_of(site, "splits/scenes-val"),
-    )
+    columns, split = data_of(site, f"runs/{page.get_attribute('body', 'data-run')}"), data_of(site, "splits/scenes-val")
     wrong = [k for k, kind in enumerate(columns["kind"]) if kind >= 0 and columns["kinds"][kind] == "wrong_object"]
     first = min(wrong, key=lambda k: (columns["iou"][k], k))
     assert page.get_attribute("dialog", "data-ready") == split["ids"][first]
@@ -387,12 +384,15 @@ def test_runs_that_cannot_be_shown_say_why(embedded: Path, tmp_path: Path) -> No
     (summary / "summary.json").write_text(json.dumps(content))
     built = build_site([tmp_path / "runs"], tmp_path / "site")
     entry = next(s for s in data_of(built.folder, "leaderboard")["splits"] if s["address"] == "snapshots/test")
-    origins = [row["origin"] for row in entry["tables"][0]["rows"]]
-    assert origins[0] == "verified"
-    assert sorted(origins[1:]) + list(built.left_out.values()) != []
-    assert [row["rank"] is not None for row in entry["tables"][0]["rows"]] == [o == "verified" for o in origins]
-    for page in (built.folder / "runs").glob("*-b.html"):
-        assert "The samples are not shown: the folder contains no predictions" in page.read_text()
+    rows = entry["tables"][0]["rows"]
+    assert [(row["origin"], row["reason"]) for row in rows] == [
+        ("verified", ""), ("scored elsewhere", "it has no predictions"),
+    ]  # fmt: skip
+    assert [row["rank"] is None for row in rows] == [False, True]
+    assert list(built.left_out) == [str(summary)]
+    assert "mean_iou" in built.left_out[str(summary)]
+    (page,) = (built.folder / "runs").glob("*-b.html")
+    assert "The samples are not shown: the folder contains no predictions" in page.read_text()
 
 
 def test_predictions_stand_under_every_rule_and_below_the_ceiling(photos: Path, tmp_path: Path) -> None:
