@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.curation.checks.base import LEAKS
+from refbench.curation.edits import EDITS_FILE, edited_items, edited_rows, edits_of
 from refbench.curation.folder import Curation, check_names, load_items, open_curation
 from refbench.curation.items import ImageItems
 from refbench.curation.ledger import EXPRESSION, LEDGER_FILE, MASK, Ledger, Row, rows_of, write_ledger
@@ -39,10 +40,11 @@ class Decided:
     waiting: int
     reviewed: int
     ledger: Path
+    edits: int = 0
 
 
 def decide(folder: Path, *, progress: Progress = silent) -> Decided:
-    """Write decisions.parquet and ledger.parquet from findings, proposals and reviews.
+    """Write decisions.parquet and ledger.parquet from findings, proposals, reviews and edits.
 
     The same input gives the same files. Items that wait for a person are written to the ledger according to the setting
     `undecided` of the recipe. Every call reads the answers of reviewers again, including new ones.
@@ -122,7 +124,12 @@ def _write_ledger(
     if unknown:
         raise RunError(f"{review_path} contains an answer about {unknown[0]}, which is not in {curation.address}")
 
+    edits = edits_of(folder)
+    edited = edited_items(images, curation.address, edits, str(folder / EDITS_FILE))
+
     def final(decision: Decision, undecided: Action) -> Decision:
+        if decision.item_id in edited.masks:
+            return edited.masks[decision.item_id]
         if decision.item_id in settled:
             return settled[decision.item_id]
         if decision.action != Action.REVIEW:
@@ -134,11 +141,13 @@ def _write_ledger(
     for d in final_masks.values():
         if d.action == Action.CHANGE and d.mask is None:
             raise RunError(f"{folder}: the decision to change {d.item_id} contains no mask")
-    rows = rows_of(images, final_masks, final_expressions, _weights(folder, recipe))
+    rows = edited_rows(rows_of(images, final_masks, final_expressions, _weights(folder, recipe)), edited)
     path = folder / LEDGER_FILE
     write_ledger(path, Ledger(curation.address, curation.fingerprint, recipe.name, recipe.sha256, tuple(rows)))
-    waiting = [i for i, d in (*masks.items(), *expressions.items()) if d.action == Action.REVIEW and i not in settled]
-    return Decided(folder, _counts(rows, MASK), _counts(rows, EXPRESSION), len(waiting), len(settled), path)
+    done = {*settled, *edited.masks}
+    waiting = [i for i, d in (*masks.items(), *expressions.items()) if d.action == Action.REVIEW and i not in done]
+    counts = (_counts(rows, MASK), _counts(rows, EXPRESSION))
+    return Decided(folder, *counts, len(waiting), len(settled), path, len(edits))
 
 
 def _counts(rows: Sequence[Row], item: str) -> dict[str, int]:

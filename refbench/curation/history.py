@@ -10,7 +10,7 @@ from PIL import Image
 from refbench.curation.agreement import boundary_ious
 from refbench.curation.folder import CURATION_FILE, load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask, mask_id_of
-from refbench.curation.ledger import CHANGED, MASK, Row, read_ledger
+from refbench.curation.ledger import MASK, Row, read_ledger
 from refbench.curation.proposals import read_proposals
 from refbench.curation.recipe import MaskRules, Recipe
 from refbench.curation.review.answers import REVIEW_FILE, Answer, Reviews
@@ -125,7 +125,7 @@ def story_picture(story: Story) -> Image.Image | None:
     if story.image is None or story.target is None:
         return None
     source = story.target.mask
-    new = story.row.mask if story.row.action == CHANGED else source
+    new = story.row.mask or source
     picture = picture_of(story.image.image_path, story.image.height, story.image.width)
     box = box_around(source.union(new or source))
     before = overlay(picture, [Layer(source, TARGET_RGB, filled=True)], WHY_PX, box)

@@ -1,14 +1,10 @@
-"""The ledger, which has one row for each mask and each expression of the source split, and the code that applies it.
-
-Applying a ledger needs only the source split and the ledger: no model, images, network or random numbers.
-"""
+"""The ledger: one row for each mask and each expression of the source split, and for what was added to it."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +17,24 @@ from refbench.curation.items import ImageItems, mask_id_of
 from refbench.curation.recipe import FIGURES
 from refbench.errors import DatasetError, MaskError, summarise_problems
 from refbench.masks.mask import Mask
-from refbench.records import Action, AnnotatedObject, Cause, Decision, Sample
-from refbench.storage.files import home, read_table, write_table
-from refbench.storage.manifest import dataset_folder
+from refbench.records import Action, Cause, Decision
+from refbench.storage.files import read_table, write_table
 
 LEDGER_FILE = "ledger.parquet"
-LAYOUT = 1
+# Layout 2 has the columns of edits; a ledger without edits has layout 1.
+LAYOUT, LAYOUT_WITH_EDITS = 1, 2
 KEPT, CHANGED, DROPPED = "kept", "changed", "dropped"
+# Actions of edits, see `curation.edits`.
+REPLACED, MERGED, SPLIT, CROWD, ADDED, MOVED = "replaced", "merged", "split", "crowd", "added", "moved"
 MASK, EXPRESSION = "mask", "expression"
+ACTIONS = {
+    MASK: (KEPT, CHANGED, DROPPED, REPLACED, MERGED, SPLIT, CROWD, ADDED),
+    EXPRESSION: (KEPT, DROPPED, MOVED, ADDED),
+}
+# Rows of masks with these actions contain a mask; the others do not.
+WITH_MASK = (CHANGED, REPLACED, SPLIT, ADDED)
+# No expression can refer to such a mask after the ledger is applied.
+GONE = (DROPPED, MERGED, CROWD)
 SCORES = ("expected_boundary_iou", "probably_better", "source_iou", *FIGURES)
 SCHEMA = pa.schema(
     [
@@ -49,13 +55,19 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in SCORES),
     ]
 )
+EDIT_TEXTS = ("into", "category", "expression")
+SCHEMA_WITH_EDITS = pa.schema([*SCHEMA, *((name, pa.string()) for name in EDIT_TEXTS)])
 TEXTS = tuple(field.name for field in SCHEMA if field.type == pa.string() and field.name != "counts")
-_TAG = "curated"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The decision about one item of the source. `mask` is the new mask if the action is "changed", otherwise None."""
+    """The decision about one item of the source, or an item that was added.
+
+    `mask` is the new mask if the action is one of WITH_MASK, otherwise None. `into` is the id of the mask into which a
+    mask was merged, or to which an expression was moved or added. `category` belongs to an added mask, `expression` is
+    the text of an added expression.
+    """
 
     item: str
     item_id: str
@@ -70,6 +82,9 @@ class Row:
     time: str = ""
     mask: Mask | None = None
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    into: str = ""
+    category: str = ""
+    expression: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +155,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
     """Write a ledger; its bytes depend only on its content and on the versions of refbench and pyarrow."""
     table = _table(ledger.rows)
     about = {
-        "layout": LAYOUT,
+        "layout": LAYOUT if table.schema.equals(SCHEMA) else LAYOUT_WITH_EDITS,
         "source": ledger.address,
         "fingerprint": ledger.fingerprint,
         "recipe": ledger.recipe,
@@ -162,12 +177,13 @@ def read_ledger(path: Path) -> Ledger:
         path = path / LEDGER_FILE
     table = read_table(path, whole=True)
     about = _about(table, path)
-    missing = [f.name for f in SCHEMA if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
+    schema = SCHEMA if about["layout"] == LAYOUT else SCHEMA_WITH_EDITS
+    missing = [f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     if missing:
         raise DatasetError(
             f"{path} is not a ledger that refbench wrote: the column {missing[0]} is missing or has another type"
         )
-    table = table.select(SCHEMA.names)
+    table = table.select(schema.names)
     rows, problems = [], []
     for k, content in enumerate(table.to_pylist()):
         try:
@@ -178,6 +194,7 @@ def read_ledger(path: Path) -> Ledger:
     problems += (
         [f"{i} occurs twice" for i in sorted({i for i in ids if ids.count(i) > 1})] if len(set(ids)) < len(ids) else []
     )
+    problems += _wrong_links(rows)
     if problems:
         raise DatasetError(
             f"{path} cannot be applied because {len(problems)} of its rows are invalid.\n"
@@ -190,58 +207,66 @@ def read_ledger(path: Path) -> Ledger:
     )  # fmt: skip
 
 
-def _about(table: pa.Table, path: Path) -> dict[str, str]:
+def _wrong_links(rows: Sequence[Row]) -> list[str]:
+    """The rows whose `into` is not a mask to which expressions can refer."""
+    masks = {row.item_id: row for row in rows if row.item == MASK}
+    out = []
+    for row in rows:
+        if not row.into:
+            continue
+        target = masks.get(row.into)
+        if target is None or target.action in GONE or target.image_id != row.image_id:
+            out.append(f"{row.item_id} refers to {row.into}, which is not a remaining mask of its image")
+    return out
+
+
+def _about(table: pa.Table, path: Path) -> dict[str, Any]:
     try:
         about = json.loads((table.schema.metadata or {})[b"refbench"])
         texts = ("source", "fingerprint", "recipe", "recipe_sha256", "rows_sha256")
-        if about["layout"] != LAYOUT or not all(isinstance(about[k], str) for k in texts):
+        if about["layout"] not in (LAYOUT, LAYOUT_WITH_EDITS) or not all(isinstance(about[k], str) for k in texts):
             raise DatasetError(f"{path} was written by an incompatible version of refbench")
     except (KeyError, TypeError, ValueError):
         raise DatasetError(
             f"{path} does not name its source split, so it is not a complete ledger; if another program rewrote "
             "the file, it must preserve the metadata of the Parquet schema"
         ) from None
-    found: dict[str, str] = about
+    found: dict[str, Any] = about
     return found
 
 
 def _row(content: Mapping[str, Any]) -> Row:
-    texts = (
-        "item",
-        "item_id",
-        "image_id",
-        "action",
-        "stage",
-        "reason",
-        "refiner",
-        "weights_sha256",
-        "reviewer",
-        "time",
-    )
-    if any(content[name] is None for name in (*texts, "source_sha256")):
+    texts = (*TEXTS, *(name for name in EDIT_TEXTS if name in content))
+    if any(content[name] is None for name in texts):
         raise DatasetError("a text is missing")
     if content["item"] not in (MASK, EXPRESSION):
         raise DatasetError(f"an item must be a {MASK} or an {EXPRESSION}, got {content['item']!r}")
-    allowed = (KEPT, CHANGED, DROPPED) if content["item"] == MASK else (KEPT, DROPPED)
-    if content["action"] not in allowed:
+    item, action = content["item"], content["action"]
+    if action not in ACTIONS[item]:
+        raise DatasetError(f"the action for a {item} must be one of {', '.join(ACTIONS[item])}, got {action!r}")
+    if (action in (MERGED, MOVED) or (item, action) == (EXPRESSION, ADDED)) != bool(content.get("into")):
         raise DatasetError(
-            f"the action for a {content['item']} must be one of {', '.join(allowed)}, got {content['action']!r}"
+            f"the action is `{action}`, so `into` must {'' if not content.get('into') else 'not '}be set"
         )
+    if (item, action) == (EXPRESSION, ADDED) and not content["expression"].strip():
+        raise DatasetError("the added expression is empty")
     mask = None
-    if content["action"] == CHANGED:
+    if item == MASK and action in WITH_MASK:
         if content["height"] is None or content["width"] is None or not content["counts"]:
-            raise DatasetError("the action is `changed`, but the row contains no mask")
+            raise DatasetError(f"the action is `{action}`, but the row contains no mask")
         mask = Mask(content["height"], content["width"], content["counts"].encode("ascii", "replace"))
         if mask.area == 0:
             raise DatasetError("the new mask is empty; use the action `dropped` instead")
     return Row(
-        **{name: content[name] for name in TEXTS},
+        **{name: content[name] for name in texts},
         mask=mask,
         scores={name: content[name] for name in SCORES if content[name] is not None},
     )
 
 
 def _table(rows: Sequence[Row]) -> pa.Table:
+    schema = SCHEMA_WITH_EDITS if any(getattr(r, n) for r in rows for n in EDIT_TEXTS) else SCHEMA
+
     def of(row: Row) -> dict[str, Any]:
         mask = row.mask
         texts = {n: getattr(row, n) for n in Row.__slots__ if n not in ("mask", "scores")}
@@ -250,96 +275,11 @@ def _table(rows: Sequence[Row]) -> pa.Table:
             size = {"height": mask.height, "width": mask.width, "counts": mask.counts.decode("ascii")}
         return {**texts, **size, **{name: row.scores.get(name) for name in SCORES}}
 
-    return pa.Table.from_pylist([of(row) for row in rows], SCHEMA)
+    return pa.Table.from_pylist([of(row) for row in rows], schema)
 
 
 def _rows_sha256(table: pa.Table) -> str:
     digest = hashlib.sha256()
-    for row in table.select(SCHEMA.names).to_pylist():
+    for row in table.to_pylist():
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def apply_ledger(
-    samples: Sequence[Sample], objects: Sequence[AnnotatedObject], ledger: Ledger, dataset: str, where: str
-) -> tuple[list[Sample], list[AnnotatedObject]]:
-    """The split and the objects that result from applying a ledger to its source, under the name `dataset`.
-
-    A changed mask gets a new box and loses its polygons; its samples get the tag `curated`. In the remaining images,
-    all annotated objects are kept, because they are needed as distractors. If the new mask of an object is known, it
-    replaces the old mask.
-
-    Raises:
-        DatasetError: the ledger is for another source, because items are missing, unknown or different. `where` names
-            the ledger in the message.
-    """
-    rows = ledger.by_id()
-    _check_items(samples, rows, ledger, where)
-    kept = []
-    for sample in samples:
-        if rows[sample.sample_id].action == DROPPED:
-            continue
-        mask_row = None if sample.no_target else rows[mask_id_of(sample)]
-        if mask_row is not None and mask_row.action == DROPPED:
-            continue
-        kept.append(_moved(_changed(sample, mask_row.mask if mask_row else None), dataset))
-    images = {s.image_id for s in kept}
-    new = {s.ann_ids[0]: rows[mask_id_of(s)].mask for s in samples if not s.no_target and len(s.ann_ids) == 1}
-    left = []
-    for found in objects:
-        if found.image_id in images:
-            mask = new.get(found.ann_id)
-            left.append(
-                found if mask is None else dataclasses.replace(found, mask=mask, polygons=(), box_xywh=mask.box_xywh)
-            )
-    return kept, left
-
-
-def _changed(sample: Sample, mask: Mask | None) -> Sample:
-    if mask is None:
-        return sample
-    return dataclasses.replace(
-        sample, target=mask, polygons=(), box_xywh=mask.box_xywh, tags=tuple(dict.fromkeys((*sample.tags, _TAG)))
-    )
-
-
-def _moved(sample: Sample, dataset: str) -> Sample:
-    """Put the name of the new dataset into a sample.
-
-    An image path inside the home folder becomes relative to it, so that the home folder can be moved.
-    """
-    path = sample.image_path
-    inside = home().resolve() / "datasets"
-    if path and Path(path).resolve().is_relative_to(inside):
-        path = Path(os.path.relpath(Path(path).resolve(), dataset_folder(dataset).resolve())).as_posix()
-    rest = sample.sample_id.split("/", 1)[1]
-    return dataclasses.replace(sample, sample_id=f"{dataset}/{rest}", image_path=path)
-
-
-def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Ledger, where: str) -> None:
-    problems = []
-    expected: dict[str, str] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for sample in samples:
-        expected[sample.sample_id] = text_sha256(sample.expression)
-        if not sample.no_target and (mask_id := mask_id_of(sample)) not in expected:
-            expected[mask_id] = mask_sha256(sample.target)
-            sizes[mask_id] = sample.target.size
-    for item_id, digest in expected.items():
-        row = rows.get(item_id)
-        kind = MASK if item_id in sizes else EXPRESSION
-        if row is not None and row.item != kind:
-            problems.append(f"{item_id} is a row about a {row.item}, it is a {kind}")
-        elif row is None:
-            problems.append(f"{item_id} of the source is not in the ledger")
-        elif row.source_sha256 != digest:
-            problems.append(f"{item_id} has changed since the ledger was written")
-        elif row.mask is not None and row.mask.size != sizes[item_id]:
-            problems.append(f"{item_id}: its new mask is {row.mask.size}, the image {sizes[item_id]}")
-    problems += [f"{item_id} is not in the source" for item_id in rows if item_id not in expected]
-    if problems:
-        raise DatasetError(
-            f"{where} belongs to another build of {ledger.address}: {len(problems)} items differ.\n"
-            f"{summarise_problems(problems)}\n"
-            f"Build the version that the ledger was made for (fingerprint {ledger.fingerprint[:12]}...)."
-        )

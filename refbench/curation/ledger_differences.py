@@ -14,7 +14,7 @@ import pandas as pd
 
 from refbench.curation.agreement import boundary_iou
 from refbench.curation.folder import load_items
-from refbench.curation.ledger import CHANGED, DROPPED, MASK, read_ledger
+from refbench.curation.ledger import ADDED, GONE, MASK, WITH_MASK, read_ledger
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.storage.manifest import split_fingerprint
@@ -23,7 +23,7 @@ from refbench.storage.manifest import split_fingerprint
 @dataclass(frozen=True, slots=True)
 class MaskInBoth:
     """A mask in two ledgers, with the action in each ledger and the boundary IoU of the two results; the boundary IoU
-    is NaN if a ledger drops the mask.
+    is NaN if the mask is not in a result. Items that an edit added are left out.
     """
 
     item_id: str
@@ -49,11 +49,11 @@ class LedgerDifferences:
     def mean_boundary_iou(self) -> float:
         """Mean boundary IoU of the two results, between 0 and 1.
 
-        It includes only masks that both ledgers accept and at least one ledger changes; it is NaN if there are no such
+        It includes only masks that both results contain and at least one ledger changes; it is NaN if there are no such
         masks.
         """
         changed = [
-            m.boundary_iou for m in self.masks if CHANGED in (m.first, m.second) and not np.isnan(m.boundary_iou)
+            m.boundary_iou for m in self.masks if {m.first, m.second} & {*WITH_MASK} and not np.isnan(m.boundary_iou)
         ]
         return float(np.mean(changed)) if changed else float("nan")
 
@@ -79,7 +79,8 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
             f"{one.address} was built again after {first} was written; run `refbench curate decide` again, or "
             "build the earlier version"
         )
-    old, new = one.by_id(), two.by_id()
+    # Items that edits added are in one ledger only.
+    old, new = ({i: row for i, row in ledger.by_id().items() if row.action != ADDED} for ledger in (one, two))
     if old.keys() != new.keys():
         odd = sorted(old.keys() ^ new.keys())
         raise DatasetError(
@@ -87,7 +88,7 @@ def compare_ledgers(first: Path, second: Path) -> LedgerDifferences:
             f"{odd[0]}; do not apply either ledger, and run `refbench curate decide` again"
         )
     source = {t.mask_id: t.mask for image in load_items(one.address) for t in image.masks}
-    both = [i for i, row in old.items() if row.item == MASK and DROPPED not in (row.action, new[i].action)]
+    both = [i for i, row in old.items() if row.item == MASK and not {row.action, new[i].action} & {*GONE}]
 
     def result(row_mask: Mask | None, item_id: str) -> Mask:
         return row_mask if row_mask is not None else source[item_id]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from refbench.curation.ledger import LEDGER_FILE, Ledger, apply_ledger, read_ledger
+from refbench.curation.ledger import LEDGER_FILE, Ledger, read_ledger
+from refbench.curation.ledger_application import apply_ledger
 from refbench.datasets.builders.base import Built, source_of, staging_folder, write_dataset
 from refbench.errors import DatasetError
 from refbench.plugins.loading import available

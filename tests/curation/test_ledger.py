@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from curation.miniature_split import HEIGHT, WIDTH, image, objects_of, sample, square
 
-from refbench.curation.ledger import Ledger, apply_ledger, read_ledger, rows_of, write_ledger
+from refbench.curation.ledger import Ledger, read_ledger, rows_of, write_ledger
+from refbench.curation.ledger_application import apply_ledger
 from refbench.errors import DatasetError
 from refbench.records import Decision, Sample
 

@@ -15,6 +15,11 @@ VERBS: dict[str, tuple[str, str]] = {
         "refbench.cli.curate.reviewers:reviewers",
         "Show how long reviewers take for an item, and how far they agree.",
     ),
+    "edit": ("refbench.cli.curate.edit:edit", "Merge, split, add or replace masks, or mark them as crowds."),
+    "replacements": (
+        "refbench.cli.curate.replacements:replacements",
+        "Propose edits that replace masks by those of another annotation set.",
+    ),
     "apply": ("refbench.cli.curate.apply:apply", "Make the cleaned version of a dataset from its source and a ledger."),
     "diff": ("refbench.cli.curate.diff:diff", "Compare two versions of a split, mask by mask, and how they rank runs."),
     "why": ("refbench.cli.curate.why:why", "Show the history of one mask or expression."),

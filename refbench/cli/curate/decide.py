@@ -17,8 +17,8 @@ from refbench.curation import decisions
 def decide(folder: Path, as_json: bool) -> None:
     """Decide with the recipe what to keep, change, drop or review.
 
-    Writes the ledger. Answers from people take precedence over the recipe. The setting `undecided` of the recipe states
-    what happens to items that still need an answer.
+    Writes the ledger. Answers and edits from people take precedence over the recipe. The setting `undecided` of the
+    recipe states what happens to items that still need an answer.
 
     \b
     Example:
@@ -34,6 +34,7 @@ def decide(folder: Path, as_json: bool) -> None:
                 "expressions": dict(done.expressions),
                 "waiting": done.waiting,
                 "reviewed": done.reviewed,
+                "edits": done.edits,
                 "ledger": str(done.ledger),
             }
         )

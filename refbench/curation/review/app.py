@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from refbench.curation.agreement import boundary_ious
+from refbench.curation.edits import EDITS_FILE, edited_items, edits_of
 from refbench.curation.folder import load_items, open_curation
 from refbench.curation.items import ImageItems, TargetMask
 from refbench.curation.ledger import EXPRESSION, MASK
@@ -90,7 +91,10 @@ class ReviewData:
         self.images: dict[str, ImageItems] = {}
         self.targets: dict[str, TargetMask] = {}
         self.of_sample: dict[str, tuple[ImageItems, TargetMask | None]] = {}
-        for image in load_items(curation.address):
+        images = load_items(curation.address)
+        # What an edit says is not asked again.
+        self.masks |= edited_items(images, curation.address, edits_of(folder), str(folder / EDITS_FILE)).masks
+        for image in images:
             self.images[image.image_id] = image
             by_sample = {s.sample_id: t for t in image.masks for s in t.samples}
             self.targets |= {t.mask_id: t for t in image.masks}
