@@ -131,6 +131,7 @@ TABLE: dict[str, dict[str, str]] = {
         "watershed": "refbench.curation.refiners.classical:Watershed",
         "superpixels": "refbench.curation.refiners.classical:Superpixels",
         "isnet": "refbench.curation.refiners.isnet:IsNet",
+        "trained": "refbench.curation.refiners.trained:TrainedRefiner",
         "sam": "refbench.curation.refiners.sam:Sam",
         "sam-hq": "refbench.curation.refiners.sam:SamHq",
         "sam2": "refbench.curation.refiners.sam:Sam2",

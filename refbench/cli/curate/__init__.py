@@ -36,6 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "refbench.cli.curate.calibrate:calibrate",
         "Calibrate a recipe and measure it on masks for which the truth is known.",
     ),
+    "train-refiner": (
+        "refbench.cli.curate.train_refiner:train_refiner",
+        "Train a small network that redraws coarse masks, on accurate masks of your own.",
+    ),
 }
 
 

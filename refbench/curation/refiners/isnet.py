@@ -10,21 +10,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage.morphology import disk
 
-from refbench.curation.refiners.base import Box, Refined, Target, reach_px
+from refbench.curation.refiners.base import Box, Refined, Target
+from refbench.curation.refiners.crops import MARGINS, crop_window, reachable, refined_of, rounded
 from refbench.curation.surroundings import BoolArray, FloatArray
 from refbench.errors import DatasetError
 from refbench.storage.weights import weights_file
 
-# How much wider than the coarse mask's box the crops are, on each side.
-MARGINS = (0.25, 0.10, 0.50, 0.15, 0.35, 0.05, 0.70)
 # As the network was trained: pixels less MEAN, by SCALE.
 MEAN, SCALE = 128.0, 256.0
-# Probabilities are rounded to steps of this before they are compared with one half.
-STEP = 1 / 256
-HALF = 0.5
 
 
 class IsNet:
@@ -59,18 +53,12 @@ class IsNet:
 
     def refine_target(self, image: NDArray[np.uint8], target: Target, variants: int) -> Sequence[Refined]:
         """See `Refiner`; one answer per crop."""
-        near = _dilated(target.mask, reach_px(target.mask))
+        near = reachable(target.mask)
         return [self._of_crop(image, target, near, margin) for margin in MARGINS[:variants]]
 
     def _of_crop(self, image: NDArray[np.uint8], target: Target, near: BoolArray, margin: float) -> Refined:
-        mask = target.mask
-        window = _crop(target.box, margin, mask.shape)
-        probability = self._probability(image[window])
-        inside = (probability > HALF) & near[window]
-        whole = np.zeros(mask.shape, bool)
-        whole[window] = inside
-        sure = np.abs(probability - HALF)[inside | mask[window]]
-        return Refined(whole, float(2 * sure.mean()) if sure.size else 0.0)
+        window = crop_window(target.box, margin, target.mask.shape)
+        return refined_of(self._probability(image[window]), target.mask, near, window)
 
     def _probability(self, pixels: NDArray[np.uint8]) -> FloatArray:
         """Foreground probability of a crop, float (h, w) between 0 and 1, rounded to multiples of STEP."""
@@ -84,8 +72,7 @@ class IsNet:
                 "the first output of the network must be between 0 and 1; export the network with its sigmoid layer"
             )
         shrunk = Image.fromarray(answer.reshape(answer.shape[-2:])).resize((width, height), Image.Resampling.BILINEAR)
-        rounded: FloatArray = np.round(np.asarray(shrunk, np.float64) / STEP) * STEP
-        return rounded
+        return rounded(np.asarray(shrunk, np.float64))
 
 
 def _weights(given: str) -> tuple[Path, str]:
@@ -98,18 +85,6 @@ def _weights(given: str) -> tuple[Path, str]:
             "datasets/refcoco-m/without-weights/recipe.toml needs no weights, but accepts almost no masks on "
             "photographs"
         ) from None
-
-
-def _crop(box: Box, margin: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    left, top, width, height = box
-    return (
-        slice(max(0, round(top - margin * height)), min(shape[0], round(top + (1 + margin) * height))),
-        slice(max(0, round(left - margin * width)), min(shape[1], round(left + (1 + margin) * width))),
-    )
-
-
-def _dilated(mask: BoolArray, radius: int) -> BoolArray:
-    return np.asarray(ndimage.binary_dilation(mask, disk(radius)))
 
 
 def _session(path: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
