@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +28,14 @@ from refbench.curation.refiners.trained import (
     TrainedRefiner,
     crop_input,
     metadata_of,
+    read_refiner,
 )
 from refbench.curation.surroundings import BoolArray
 from refbench.datasets.builders.scenes_annotator import draw_outlines
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
 from refbench.masks.whole_numbers import Draws
-from refbench.storage.files import atomic_file
+from refbench.storage.files import atomic_file, file_sha256
 from refbench.storage.images import load_image
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
@@ -113,6 +115,7 @@ def train_refiner(
     side: int = 192,
     width: int = 16,
     seed: int = 0,
+    start: Path | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> TrainedOn:
@@ -127,6 +130,7 @@ def train_refiner(
         steps: number of steps of eight crops.
         side: size of the crops for the network, in pixels; a multiple of 16.
         width: number of channels of the network, a multiple of 8.
+        start: weights of an earlier training to start from; their side and width replace `side` and `width`.
 
     Raises:
         DatasetError: the side or the width is out of range; a split is not built, has no images, or has no mask that is
@@ -140,11 +144,18 @@ def train_refiner(
         raise DatasetError(f"the width must be a multiple of 8 between 8 and {WIDEST}, got {width}")
     masks = [mask for address in addresses for mask in accurate_masks(address)]
     learned, tested = _divided(masks, hold_out)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = RefinementNetwork(width)
+    if start is not None:
+        earlier, network = read_refiner(start)
+        side, width = earlier.side, earlier.width
     settings = Settings(
         side, width, {a: split_fingerprint(a) for a in addresses}, steps, seed, torch.get_num_threads(),
-        str(torch.__version__), __version__,
+        str(torch.__version__), __version__, "" if start is None else file_sha256(start),
     )  # fmt: skip
-    network, loss = _fit(learned, settings, device, progress)
+    with _deterministic():
+        loss = _fit(network.to(device), learned, settings, progress)
     content = save({n: v.contiguous() for n, v in network.cpu().state_dict().items()}, metadata_of(settings))
     with atomic_file(out) as temporary:
         temporary.write_bytes(content)
@@ -173,13 +184,21 @@ def _divided(masks: Sequence[AccurateMask], texts: Sequence[str]) -> tuple[list[
     return learned, tested
 
 
-def _fit(
-    masks: Sequence[AccurateMask], settings: Settings, device: str, progress: Progress
-) -> tuple[RefinementNetwork, float]:
-    """The trained network, and its mean loss over the last tenth of the steps."""
-    torch.manual_seed(settings.seed)
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic kernels of torch, and afterwards whatever the caller had set."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    network = RefinementNetwork(settings.width).to(device)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def _fit(network: RefinementNetwork, masks: Sequence[AccurateMask], settings: Settings, progress: Progress) -> float:
+    """Train the network; returns its mean loss over the last tenth of the steps."""
+    device = next(network.parameters()).device
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps, pct_start=0.1)
     losses = []
@@ -194,7 +213,7 @@ def _fit(
         schedule.step()
         losses.append(float(loss.detach()))
         progress("train", step + 1, settings.steps)
-    return network.eval(), float(np.mean(losses[-max(1, settings.steps // 10) :]))
+    return float(np.mean(losses[-max(1, settings.steps // 10) :]))
 
 
 Example = tuple[NDArray[np.float32], NDArray[np.float32]]

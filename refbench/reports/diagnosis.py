@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ class Diagnosis:
 
 
 def diagnose(
-    source: Path | str,
+    source: Any,
     dataset: str | None = None,
     *,
     out: Path | None = None,

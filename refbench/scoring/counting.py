@@ -24,12 +24,15 @@ from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
+from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_objects, split_table
 
 BATCH_PAIRS = 4096
+# What is counted: a predictions file or folder, a run, or predictions in memory.
+Answers = Path | RunFolder | GivenPredictions
 
 
 class Drawing(NamedTuple):
@@ -52,7 +55,7 @@ STORED = Drawing(UNION, ORIGINAL)
 class Counted:
     """The counts of a source, one table for each `Drawing` of the targets. Protocols need nothing else.
 
-    `missing` is the number of samples without a prediction. `answers` is a digest of all predictions.
+    `missing_rows`, bool (N,), marks the samples without a prediction. `answers` is a digest of all predictions.
     """
 
     address: str
@@ -65,13 +68,18 @@ class Counted:
     expressions: Sequence[str]
     several: NDArray[np.bool_]
     ignored: int
-    missing: int
+    missing_rows: NDArray[np.bool_]
     answers: str
     notes: tuple[str, ...]
 
     @property
     def scores(self) -> ScoreTable:
         return self.tables[STORED]
+
+    @property
+    def missing(self) -> int:
+        """The number of samples without a prediction."""
+        return int(self.missing_rows.sum())
 
     def evidence(self, rule: Protocol) -> Evidence:
         drawing = Drawing.of(rule)
@@ -88,13 +96,13 @@ class Counted:
 
 
 def count(
-    source: Path | RunFolder,
+    source: Answers,
     address: str,
     drawings: Iterable[Drawing],
     measures: Sequence[Measure],
     progress: Progress = silent,
 ) -> Counted:
-    """Count the masks of a run or of a predictions file in one pass."""
+    """Count the masks of a run, of a predictions file, or of predictions in memory, in one pass."""
     run = source if isinstance(source, RunFolder) else None
     limit = run.info.limit if run else None
     targets, fingerprint = of_one_build(
@@ -118,7 +126,7 @@ def count(
         targets.expressions,
         targets.one_object & (targets.polygon_numbers > 1),
         len(targets.ignored),
-        counter.missing,
+        counter.missing_rows,
         counter.answers(),
         () if given is None else given.notes(),
     )
@@ -282,7 +290,7 @@ class _Counter:
         self.counts = {drawing: np.zeros((n, len(COUNTS)), np.int64) for drawing in self.others}
         self.measured: dict[str, dict[str, NDArray[Any]]] = {m.name: {} for m in measures}
         self.failed = np.ones(n, bool)
-        self.missing = 0
+        self.missing_rows = np.zeros(len(self.failed), bool)
         self._answers = 0
         # no_target as predicted (0 or 1); 2 if there is no flag, so the mask decides; -1 if no prediction yet.
         self.flags = np.full(n, -1, np.int8)
@@ -304,8 +312,8 @@ class _Counter:
                 progress("scoring", done, n)
                 batch.clear()
         self._count_batch(batch)
-        missing = np.flatnonzero(self.flags == -1)
-        self.missing = len(missing)
+        self.missing_rows = self.flags == -1
+        missing = np.flatnonzero(self.missing_rows)
         for first in range(0, len(missing), BATCH_PAIRS):
             # A missing sample is a failure with an empty mask: its target still counts in the union.
             rows = missing[first : first + BATCH_PAIRS].tolist()

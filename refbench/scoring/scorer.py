@@ -46,7 +46,7 @@ class Scored:
 
 
 def score(
-    source: Path | str,
+    source: Any,
     dataset: str | None = None,
     *,
     protocols: Sequence[str] = ("refbench",),
@@ -54,16 +54,19 @@ def score(
     interval: str = PERCENTILE,
     progress: Progress = silent,
 ) -> Scored:
-    """Score a run folder, or a predictions file against a split.
+    """Score a run folder, or predictions against a split.
 
     Args:
-        source: a folder of `refbench run`, a .jsonl file, COCO results as .json, an .npz file, or a folder of PNG
-            files.
+        source: a folder of `refbench run`; a file or folder of predictions, that is a .jsonl file, COCO results as
+            .json, an .npz file, or a folder of PNG files; or predictions in memory. These are a mapping of sample ids
+            to masks, a DataFrame with the columns `sample_id` and `mask`, an iterable of `(sample_id, mask)` or
+            `(sample_id, mask, score)`, or one mask for each sample in the order of the split. A mask is a `Mask`, a
+            COCO run-length code, or a bool or 0/1 array or tensor (H, W).
         dataset: the split, for example "refcoco/val"; required unless the source is a run folder.
         protocols: names from `refbench list protocols`; "all" means all protocols that can be applied.
         out: folder for scores.parquet and summary.json; by default the run folder, if `source` is one. Protocols that
-            were scored earlier in this folder on the same predictions are kept in summary.json. interval: "percentile"
-            or "bca".
+            were scored earlier in this folder on the same predictions are kept in summary.json.
+        interval: "percentile" or "bca".
 
     Raises:
         PredictionError: the predictions do not match the split; the message names the file and the entry, and states

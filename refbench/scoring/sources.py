@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from refbench.errors import MaskError, PredictionError, RunError
 from refbench.masks.mask import Mask
 from refbench.records import Prediction, Summary
 from refbench.runs.folder import RunFolder
-from refbench.scoring.counting import Counted, Drawing, count
+from refbench.scoring.counting import Answers, Counted, Drawing, count
 from refbench.scoring.counts import SCORES_FILE
 from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.protocols.base import Evidence, Protocol, summarise
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.results import SUMMARY_FILE, Result, read_result
 from refbench.scoring.statistics.bootstrap import PERCENTILE
+from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.predictions import Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import load_samples
 
 
-def open_source(source: Path | str, dataset: str | None) -> tuple[str, Path | RunFolder]:
-    """The split of a source, and the source itself: a run folder or a predictions file. A run must be complete and must
-    use the current build.
+def open_source(source: Any, dataset: str | None) -> tuple[str, Answers]:
+    """The split of a source, and the source itself: a run folder, a predictions file, or predictions in memory. A run
+    must be complete and must use the current build.
 
     Raises:
         PredictionError: the source does not exist, or its split is not given.
         RunError: the run is on another split, not complete, or on another version of the dataset.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        if dataset is None:
+            raise PredictionError('the split of the predictions is not given; pass it, for example "refcoco/val"')
+        return dataset, GivenPredictions(source)
     source = Path(source)
     if not source.exists():
         raise PredictionError(f"{source} does not exist")
@@ -68,7 +75,7 @@ def has_predictions(source: Path) -> bool:
 
 def score_under(
     rules: Sequence[Protocol],
-    answers: Path | RunFolder,
+    answers: Answers,
     address: str,
     interval: str = PERCENTILE,
     progress: Progress = silent,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -79,6 +79,12 @@ class SampleIndex:
             )
 
 
+class HasEntries(Protocol):
+    """Predictions that are not in a file, see `GivenPredictions`."""
+
+    def entries(self, index: SampleIndex) -> Iterator[tuple[str, int, Claim]]: ...
+
+
 class Claims:
     """The predictions of a file or folder in any format, as `(where, row, claim)` tuples. Each sample occurs once.
 
@@ -90,7 +96,7 @@ class Claims:
             differs from an earlier prediction for the same sample.
     """
 
-    def __init__(self, path: Path, index: SampleIndex) -> None:
+    def __init__(self, path: Path | HasEntries, index: SampleIndex) -> None:
         self.path = path
         self.index = index
         self.repeated = 0
@@ -120,6 +126,8 @@ class Claims:
 
     def _entries(self) -> Iterator[tuple[str, int, Claim]]:
         path, index = self.path, self.index
+        if not isinstance(path, Path):
+            return path.entries(index)
         if path.is_dir():
             return _read_png_folder(path, index)
         if not path.exists():
@@ -131,17 +139,17 @@ class Claims:
         if start.startswith(b"\x1f\x8b"):
             raise PredictionError(f"{path} is compressed with gzip; decompress it first: gunzip -k FILE")
         # Detect the format from the content: JSON lines are often named .json, and lists .jsonl.
-        return self._coco_results() if start.startswith(b"[") else _read_json_lines(path, index)
+        return self._coco_results(path) if start.startswith(b"[") else _read_json_lines(path, index)
 
-    def _coco_results(self) -> Iterator[tuple[str, int, Claim]]:
+    def _coco_results(self, path: Path) -> Iterator[tuple[str, int, Claim]]:
         """COCO results: a list of {image_id or sample_id, segmentation, score}, where the id is a sample id.
 
         Several results for one sample are its instances, as in COCO; the one with the highest score is its mask.
         """
         # Each instance once; a dict keeps their order.
         found: dict[int, dict[tuple[float, bytes], str]] = {}
-        for position, entry in enumerate(read_json(self.path, PredictionError)):
-            where = f"{self.path} entry {position}"
+        for position, entry in enumerate(read_json(path, PredictionError)):
+            where = f"{path} entry {position}"
             if not isinstance(entry, dict) or "segmentation" not in entry:
                 raise PredictionError(f"{where}: expected an object with sample_id, segmentation and score")
             row = self.index.row(where, entry.get("sample_id", entry.get("image_id")))
@@ -154,7 +162,7 @@ class Claims:
                 mask = read_mask(segmentation, height, width)
             except MaskError as error:
                 raise PredictionError(f"{where}: {error}") from None
-            result = _score(where, entry.get("score", 1.0)), mask.counts
+            result = checked_score(where, entry.get("score", 1.0)), mask.counts
             self.repeated += result in found.get(row, ())
             found.setdefault(row, {}).setdefault(result, where)
         for row, results in found.items():
@@ -223,9 +231,9 @@ def _claim_of(where: str, entry: Any, index: SampleIndex) -> tuple[int, Claim]:
     score = entry.get("score")
     return row, Claim(
         _code(where, entry.get("counts"), size),
-        None if score is None else _score(where, score),
+        None if score is None else checked_score(where, score),
         no_target,
-        tuple((_code(where, i.get("counts"), size), _score(where, i.get("score"))) for i in instances),
+        tuple((_code(where, i.get("counts"), size), checked_score(where, i.get("score"))) for i in instances),
     )
 
 
@@ -238,7 +246,8 @@ def _code(where: str, counts: Any, size: list[int]) -> bytes:
         raise PredictionError(f"{where}: {error}") from None
 
 
-def _score(where: str, score: Any) -> float:
+def checked_score(where: str, score: Any) -> float:
+    """The score as a finite number; PredictionError otherwise."""
     try:
         value = math.nan if isinstance(score, (bool, str)) else float(score)
     except (TypeError, ValueError, OverflowError):

@@ -23,6 +23,7 @@ from refbench.curation.refiners.trained import (
 )
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
+from refbench.storage.files import file_sha256
 from refbench.storage.images import load_image
 from refbench.storage.weights import add_weights
 
@@ -68,6 +69,14 @@ def test_the_same_training_gives_the_same_file(trained: Path, tmp_path: Path) ->
     settings, _ = read_refiner(trained)
     assert (settings.side, settings.steps) == (64, 2)
     assert set(settings.trained_on) == {"scenes/val"}
+
+
+def test_a_training_can_start_from_an_earlier_one(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "next.safetensors"
+    train_refiner(["scenes/val"], out, steps=1, side=32, start=trained)
+    settings, _ = read_refiner(out)
+    assert settings.side == 64
+    assert settings.start_sha256 == file_sha256(trained)
 
 
 def test_held_out_images_are_not_trained_on(embedded: Path, tmp_path: Path) -> None:

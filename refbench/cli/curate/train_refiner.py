@@ -27,6 +27,7 @@ from refbench.plugins.loading import load_attribute
 @click.option("--side", type=int, default=192, show_default=True, help="Side of the crops in px.")
 @click.option("--width", type=int, default=16, show_default=True, help="Channels of the network.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--from", "start", type=FilePath(), help="Start from this file of an earlier training.")
 @click.option("--device", default="cpu", show_default=True, help="For example cpu or cuda:0.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def train_refiner(
@@ -37,6 +38,7 @@ def train_refiner(
     side: int,
     width: int,
     seed: int,
+    start: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -54,8 +56,8 @@ def train_refiner(
     train = load_attribute("refbench.curation.refiner_training:train_refiner")
     with ConsoleProgress() as progress:
         done = train(
-            addresses, out, hold_out=hold_out, steps=steps, side=side, width=width, seed=seed, device=device,
-            progress=progress,
+            addresses, out, hold_out=hold_out, steps=steps, side=side, width=width, seed=seed, start=start,
+            device=device, progress=progress,
         )  # fmt: skip
     if as_json:
         print_json({**dataclasses.asdict(done), "file": str(done.file)})

@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a weights file says about itself.
 
     `side` is the size in pixels to which crops are resized, `width` the number of channels of the first level. The
-    other fields tell how the network was trained.
+    other fields tell how the network was trained; `start_sha256` identifies the weights that it started from.
     """
 
     side: int
@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0
     torch: str = ""
     refbench: str = ""
+    start_sha256: str = ""
 
 
 class RefinementNetwork(nn.Module):
