@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from refbench.masks.counting import pair_counts
     from refbench.masks.mask import Mask
     from refbench.records import Answer, Sample
+    from refbench.reports.frames import protocols_frame, runs_frame, samples_frame
     from refbench.reports.standings import leaderboard_frame
     from refbench.runs.runner import run
     from refbench.scoring.referring_metric import ReferringMetric
@@ -32,8 +33,11 @@ __all__ = [
     "leaderboard_frame",
     "load_samples",
     "pair_counts",
+    "protocols_frame",
     "run",
+    "runs_frame",
     "sample_table",
+    "samples_frame",
     "score",
     "write_predictions",
 ]
@@ -51,6 +55,9 @@ __getattr__, __dir__ = lazy_face(
         "score": "refbench.scoring.scorer:score",
         "Segmenter": "refbench.adapters.base:Segmenter",
         "ReferringMetric": "refbench.scoring.referring_metric:ReferringMetric",
+        "samples_frame": "refbench.reports.frames:samples_frame",
+        "runs_frame": "refbench.reports.frames:runs_frame",
+        "protocols_frame": "refbench.reports.frames:protocols_frame",
         "leaderboard_frame": "refbench.reports.standings:leaderboard_frame",
         "write_predictions": "refbench.storage.prediction_files:write_predictions",
     },

@@ -28,7 +28,7 @@ from refbench.scoring.statistics.power import smallest_detectable, standard_erro
 from refbench.storage.files import write_table
 from refbench.storage.manifest import parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects, split_table
+from refbench.storage.samples import object_table, split_table
 
 ERRORS_FILE = "errors.parquet"
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")
@@ -214,10 +214,11 @@ def _touches_border(mask: Mask) -> bool:
 def _look_alikes(
     address: str, images: list[str], categories: list[str], ann_ids: list[list[str]]
 ) -> NDArray[np.int64] | None:
-    by_place: dict[tuple[str, str], set[str]] = {}
-    for thing in load_objects(parse_address(address)[0]):
-        by_place.setdefault((thing.image_id, thing.category), set()).add(thing.ann_id)
-    if not by_place:
+    table = object_table(parse_address(address)[0], ["image_id", "category", "ann_id"])
+    if not len(table):
         return None
+    by_place: dict[tuple[str, str], set[str]] = {}
+    for image, category, ann_id in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+        by_place.setdefault((image, category), set()).add(ann_id)
     places = zip(images, categories, ann_ids, strict=True)
     return np.array([len(by_place.get((i, c), set()) - set(a)) for i, c, a in places], np.int64)

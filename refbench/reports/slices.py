@@ -62,6 +62,20 @@ def slices_of(facts: Facts) -> list[Slice]:
 
     If a dimension has many labels, only the most frequent are used.
     """
+    out = []
+    for dimension, labels in labels_of(facts).items():
+        found = Counter(label for label in labels if label)
+        frequent = [label for label, n in found.most_common(MOST_LABELS) if n >= LEAST_SAMPLES]
+        named = np.array(labels, dtype=object)
+        if len(found) > 1:
+            # Sizes and numbers in their order, categories by their frequency.
+            order = frequent if dimension == "category" else sorted(frequent, key=_place)
+            out += [Slice(dimension, label, named == label) for label in order]
+    return [*out, *_of_tags(facts.tags)]
+
+
+def labels_of(facts: Facts) -> dict[str, list[str]]:
+    """The label of each sample in each dimension, for example `{"target size": ["small", ...], ...}`."""
     words = [WORD.findall(e.lower()) for e in facts.expressions]
     dimensions: dict[str, list[str]] = {
         "words": [_length(len(w)) for w in words],
@@ -74,16 +88,7 @@ def slices_of(facts: Facts) -> list[Slice]:
     }
     if facts.look_alikes is not None:
         dimensions["look-alikes"] = ["3+" if n > 2 else str(n) for n in facts.look_alikes.tolist()]
-    out = []
-    for dimension, labels in dimensions.items():
-        found = Counter(label for label in labels if label)
-        frequent = [label for label, n in found.most_common(MOST_LABELS) if n >= LEAST_SAMPLES]
-        named = np.array(labels, dtype=object)
-        if len(found) > 1:
-            # Sizes and numbers in their order, categories by their frequency.
-            order = frequent if dimension == "category" else sorted(frequent, key=_place)
-            out += [Slice(dimension, label, named == label) for label in order]
-    return [*out, *_of_tags(facts.tags)]
+    return dimensions
 
 
 def _of_tags(tags: Sequence[Sequence[str]]) -> Iterable[Slice]:

@@ -26,13 +26,13 @@ from refbench.storage.progress import Progress, silent
 ALL = "all"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Scored:
     """A scored split: the counts, a summary for each protocol, and the folder that contains both (None if they were not
     written).
 
     `left_out` maps each protocol that was omitted from "all" to the reason. `notes` lists irregularities in the
-    predictions. `missing` counts the failed samples without any prediction.
+    predictions. `missing_rows`, bool (N,), marks the failed samples without any prediction; `missing` counts them.
     """
 
     address: str
@@ -42,7 +42,12 @@ class Scored:
     folder: Path | None
     left_out: dict[str, str]
     notes: tuple[str, ...] = ()
-    missing: int = 0
+    missing_rows: Any = None
+
+    @property
+    def missing(self) -> int:
+        """The number of samples without any prediction."""
+        return 0 if self.missing_rows is None else int(self.missing_rows.sum())
 
 
 def score(
@@ -90,7 +95,7 @@ def score(
             write_scores(folder / SCORES_FILE, counted.scores)
             write_summary(folder, _summary_file(counted, summaries, interval))
     return Scored(
-        address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing
+        address, counted.fingerprint, counted.scores, summaries, folder, left_out, counted.notes, counted.missing_rows
     )
 
 

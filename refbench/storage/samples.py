@@ -269,6 +269,19 @@ def load_objects(dataset: str) -> list[AnnotatedObject]:
     return objects_of_file(path)
 
 
+def object_table(dataset: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of the annotated objects of a dataset, as they are stored; only these columns are read.
+
+    Raises:
+        DatasetError: as `split_table`.
+    """
+    read_manifest(dataset)
+    path = dataset_folder(dataset) / "objects.parquet"
+    table = read_table(path, list(names))
+    _check_columns(table, pa.schema([OBJECT_SCHEMA.field(n) for n in names]), path)
+    return table.select(list(names))
+
+
 def objects_of_file(path: Path) -> list[AnnotatedObject]:
     return objects_of_table(read_table(path), path)
 
