@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from refbench.masks.counting import pair_counts
     from refbench.masks.mask import Mask
     from refbench.records import Answer, Sample
+    from refbench.reports import plot
     from refbench.reports.frames import protocols_frame, runs_frame, samples_frame
+    from refbench.reports.latex import to_latex
     from refbench.reports.standings import leaderboard_frame
     from refbench.runs.runner import run
     from refbench.scoring.referring_metric import ReferringMetric
@@ -33,12 +35,14 @@ __all__ = [
     "leaderboard_frame",
     "load_samples",
     "pair_counts",
+    "plot",
     "protocols_frame",
     "run",
     "runs_frame",
     "sample_table",
     "samples_frame",
     "score",
+    "to_latex",
     "write_predictions",
 ]
 
@@ -58,6 +62,8 @@ __getattr__, __dir__ = lazy_face(
         "samples_frame": "refbench.reports.frames:samples_frame",
         "runs_frame": "refbench.reports.frames:runs_frame",
         "protocols_frame": "refbench.reports.frames:protocols_frame",
+        "plot": "refbench.reports.plot",
+        "to_latex": "refbench.reports.latex:to_latex",
         "leaderboard_frame": "refbench.reports.standings:leaderboard_frame",
         "write_predictions": "refbench.storage.prediction_files:write_predictions",
     },

@@ -121,13 +121,14 @@ def load_attribute(place: str) -> Any:
 def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
 
-    `places` maps each name to its "module:attribute".
+    `places` maps each name to its "module:attribute", or to a module.
     """
 
     def get(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = load_attribute(places[name])
+        place = places[name]
+        value = load_attribute(place) if ":" in place else importlib.import_module(place)
         setattr(sys.modules[package], name, value)
         return value
 
