@@ -32,7 +32,7 @@ DOORS = {"loading.py"}
 # What may import torch: loaded only by those who use it.
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",
-    "curation.refiners.trained", "curation.refiner_training",
+    "curation.refiners.trained", "curation.refiner_training", "datasets.collation",
     "adapters.tensor_masks", "adapters.torch_settings", "adapters.segment_anything", "adapters.grounded_sam",
     "adapters.owlv2_sam", "adapters.sam3", "adapters.box_prompts", "adapters.florence2", "adapters.paligemma",
     "adapters.qwen_vl_sam",

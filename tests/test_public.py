@@ -17,8 +17,10 @@ from refbench.plugins.loading import load_attribute
 from refbench.plugins.table import TABLE
 
 NAMES = {
-    "Answer", "Mask", "ReferringMetric", "Sample", "Segmenter", "__version__", "leaderboard_frame", "load_samples",
-    "pair_counts", "run", "sample_table", "score", "write_predictions",
+    "Answer", "Mask", "ReferringMetric", "Sample", "Segmenter", "__version__", "as_hf", "build", "collate", "compare",
+    "curate", "diagnose", "export", "leaderboard_frame", "load_samples", "overlap", "pair_counts", "plot",
+    "protocols_frame", "read_run", "read_scores", "run", "runs_frame", "sample_table", "samples_frame", "score",
+    "to_latex", "torch_dataset", "verify", "write_predictions",
 }  # fmt: skip
 FACES = ("masks", "storage", "datasets", "adapters", "runs", "scoring", "reports", "curation", "plugins")
 

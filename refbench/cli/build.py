@@ -9,16 +9,12 @@ import click
 
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.cli.paths import FilePath
+from refbench.datasets import building
 from refbench.datasets.builders import exported
-from refbench.datasets.builders.base import Sources, build_dataset
-from refbench.datasets.catalogue import HubSource, hub_source
+from refbench.datasets.building import HUB
+from refbench.datasets.catalogue import HubSource
 from refbench.datasets.verification import DIFFERS, state_of
-from refbench.errors import RefbenchError
-from refbench.plugins.loading import load, load_attribute
-from refbench.plugins.options import builder_options
 from refbench.storage.manifest import Manifest, dataset_folder
-
-HUB = "hub"
 
 
 @click.command()
@@ -76,31 +72,26 @@ def build(
       refbench build lvis --annotations lvis_v1_val.json --images coco -o negatives=true
       refbench build refcocog-umd --annotations "refer/data/refcocog/refs(umd).p" --json
     """
-    builder = load("builders", dataset)
-    photographs = None if images in (None, HUB) else Path(images or "")
-    for path in (annotations, photographs, sources):
+    for path in (annotations, None if images in (None, HUB) else Path(images or ""), sources):
         if path is not None and not path.exists():
             raise click.BadParameter(f"{path} does not exist")
     _check_origin(origin, images, annotations, downloads=sources is not None or offline or yes)
-    # Before anything is downloaded.
-    chosen = builder_options(dataset, builder, parse_options(options))
-    if origin == HUB and images is not None and hub_source(dataset, HUB, sources).files[0].path.endswith(".parquet"):
-        raise click.UsageError("the tables of the hub contain the images; remove --images")
+    if exported.is_export(annotations) and options:
+        raise click.UsageError(
+            "a dataset that is built from an export takes no -o options, because the export contains its own "
+            "builder options"
+        )
     with ConsoleProgress() as progress:
-        downloads: list[str] = []
-        if origin == HUB:
-            annotations = _fetch(hub_source(dataset, "hub", sources), offline, yes, progress, downloads)
-        if images == HUB:
-            photographs = _fetch(hub_source(dataset, "images", sources), offline, yes, progress, downloads)
-        if exported.is_export(annotations):
-            if options:
-                raise click.UsageError(
-                    "a dataset that is built from an export takes no -o options, because the export contains its own "
-                    "builder options"
-                )
-            builder, chosen = exported.build, {}
-        manifest = build_dataset(
-            dataset, builder, Sources(annotations, photographs, tuple(downloads), splits), progress, **chosen
+        manifest = building.build(
+            dataset,
+            HUB if origin == HUB else annotations,
+            images,
+            splits=splits,
+            options=parse_options(options),
+            sources=sources,
+            offline=offline,
+            ask=lambda source: _ask(source, offline, yes, progress),
+            progress=progress,
         )
     if as_json:
         print_json(manifest.to_json())
@@ -131,15 +122,9 @@ def _show(dataset: str, manifest: Manifest) -> None:
         remark(f"its counts are not the published ones: `refbench verify {dataset}` shows where")
 
 
-def _fetch(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress, downloads: list[str]) -> Path:
+def _ask(source: HubSource, offline: bool, yes: bool, progress: ConsoleProgress) -> None:
+    """Show what is downloaded, and ask if somebody is there to answer."""
     remark(f"{'from what was downloaded before' if offline else 'download'}: {source.describe()}")
     if not (offline or yes) and sys.stdin.isatty() and sys.stderr.isatty():
         progress.pause()
         click.confirm("Download what is not here yet?", abort=True, err=True)
-    fetch = load_attribute("refbench.datasets.hub:fetch")
-    found = fetch(source, offline, progress)
-    if not isinstance(found, Path):
-        raise RefbenchError("the download returned no folder")
-    # The cache keeps each commit in a folder of its name.
-    downloads.append(f"{source.repo} at commit {found.name}")
-    return found

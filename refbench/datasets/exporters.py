@@ -27,7 +27,7 @@ from refbench.storage.escaping import markdown
 from refbench.storage.files import BATCH_ROWS, atomic_file, file_sha256, project_data, write_json
 from refbench.storage.images import image_bytes
 from refbench.storage.manifest import Manifest, parse_address, read_manifest, split_fingerprint
-from refbench.storage.progress import Progress
+from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import (
     EXPORT_FILE,
     EXPORT_LAYOUT,
@@ -58,7 +58,9 @@ class _Split:
         return parse_address(self.address)[1]
 
 
-def export(address: str, form: str, out: Path, with_images: bool, progress: Progress) -> list[Path]:
+def export(
+    address: str, form: str, out: Path | str, with_images: bool = False, progress: Progress = silent
+) -> list[Path]:
     """Write the split `address` to the new folder `out`; returns the files.
 
     Args:
@@ -69,6 +71,7 @@ def export(address: str, form: str, out: Path, with_images: bool, progress: Prog
     Raises:
         DatasetError: the split is not built, `out` is not empty, or the requested images are missing.
     """
+    out = Path(out)
     if form not in WRITERS:
         raise DatasetError(f"{form!r} is not a supported format; choose from {', '.join(WRITERS)}")
     if with_images and form != "hf":

@@ -9,7 +9,7 @@ Sources are what `samples_frame` takes, or the DataFrame that it returned.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from refbench.errors import DatasetError, PredictionError, RunError
@@ -51,6 +52,7 @@ STYLE: Any = {
     "ytick.labelsize": 7,
 }
 DIMENSIONS = ("words", "target_size", "position_words", "relation_words", "at_the_border", "look_alikes")
+_SHORT = {"ciou": "cIoU", "miou": "mIoU"}
 _ARXIV = re.compile(r"arXiv[: ](\d\d)(\d\d)\.\d{4,5}")
 _DAY = re.compile(r"\b(20\d\d)-(\d\d)-\d\d\b")
 _CONFERENCE = re.compile(r"\([A-Z][A-Za-z ]+ (20\d\d)\)")
@@ -289,7 +291,7 @@ def progress(address: str, metric: str = "ciou", *, ax: Axes | None = None) -> A
     Example:
         >>> from refbench import plot
         >>> plot.progress("refcoco/val", "miou").get_ylabel()
-        'miou (%)'
+        'mIoU (%)'
     """
     table = published_on(address)
     rows = table[(table["metric_id"] == metric) & (table["evidence"] == "primary")]
@@ -309,16 +311,34 @@ def progress(address: str, metric: str = "ciou", *, ax: Axes | None = None) -> A
             colour, filled = ("0.5", "none") if protocol == UNKNOWN else (next(colours, "0.3"),) * 2
             x, y = points.T
             drawn.scatter(x, y, s=14, edgecolors=colour, facecolors=filled, label=protocol, zorder=3)
-        highest = {system: max(row[:2] for row in dated if row[2] == system) for _, _, system, _ in dated}
-        for k, (system, place) in enumerate(sorted(highest.items(), key=lambda item: item[1])):
-            # Above and below in turn, since neighbours in time are often neighbours in value.
-            offset = (3, 3 if k % 2 else -7)
-            drawn.annotate(system, place, xytext=offset, textcoords="offset points", fontsize=6)
-        drawn.set(ylabel=f"{metric} (%)", title=f"{address}, by protocol")
+        drawn.legend(fontsize=6, loc="upper left", handletextpad=0.2)
+        drawn.set(ylabel=f"{_SHORT.get(metric, metric)} (%)", title=f"{address}, by protocol")
         drawn.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        drawn.margins(x=0.2, y=0.1)
-        drawn.legend(fontsize=6)
+        drawn.margins(x=0.1, y=0.1)
+        highest = {system: max(row[:2] for row in dated if row[2] == system) for _, _, system, _ in dated}
+        _name_points(drawn, highest, [row[:2] for row in dated])
     return drawn
+
+
+def _name_points(ax: Axes, names: Mapping[str, tuple[float, float]], points: Sequence[tuple[float, float]]) -> None:
+    """Write a name next to each point, on the side where it covers the fewest other names and points."""
+    ax.get_figure(root=True).canvas.draw()  # type: ignore[union-attr]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in ax.transData.transform(points)]
+    for name, place in names.items():
+        tried: list[tuple[int, int, Any, Bbox]] = []
+        for across, up in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
+            text = ax.annotate(
+                name, place, xytext=(3 * across, 3 * up), textcoords="offset points", fontsize=6,
+                ha="left" if across > 0 else "right", va="bottom" if up > 0 else "top",
+            )  # fmt: skip
+            box = text.get_window_extent()
+            outside = not (ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1)
+            tried.append((2 * outside + sum(box.overlaps(other) for other in taken), len(tried), text, box))
+        best = min(tried, key=lambda t: t[:2])
+        for _, _, text, _ in tried:
+            if text is not best[2]:
+                text.remove()
+        taken.append(best[3])
 
 
 def overlay(sample: Sample, prediction: Any = None, *, zoom: bool = False, ax: Axes | None = None) -> Axes:

@@ -347,3 +347,22 @@ def _finite(where: str, score: float) -> float:
     if not math.isfinite(score):
         raise RunError(f"{where}: the score of an instance must be a finite number, got {score}")
     return score
+
+
+def read_run(folder: Path | str) -> RunFolder:
+    """The run in a folder, complete or not: `info` is its origin, `predictions()` are its predictions.
+
+    Raises:
+        RunError: the folder does not contain a run, or run.json is damaged.
+
+    Example:
+        >>> from refbench import read_run, run
+        >>> found = read_run(run("everything", "snapshots/test").folder)
+        >>> found.info.adapter, found.info.samples, len(list(found.predictions()))
+        ('everything', 87, 87)
+    """
+    run = RunFolder(Path(folder))
+    if not run.is_there:
+        raise RunError(f"{folder} contains no run; `refbench run` writes one, and prints its folder")
+    _ = run.info
+    return run

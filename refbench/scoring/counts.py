@@ -106,13 +106,15 @@ def write_scores(path: Path, scores: ScoreTable) -> None:
     write_table(path, scores_to_table(scores))
 
 
-def read_scores(path: Path) -> ScoreTable:
-    """Read scores.parquet.
+def read_scores(path: Path | str) -> ScoreTable:
+    """Read scores.parquet, or that of a scored folder.
 
     Raises:
         DatasetError: the file cannot be read.
         RunError: a column is missing or has another type, or the counts of a row break an identity.
     """
+    path = Path(path)
+    path = path / SCORES_FILE if path.is_dir() else path
     table = read_table(path)
     names = [f.name for f in dataclasses.fields(ScoreTable)]
     missing = [name for name in names if name not in table.column_names]

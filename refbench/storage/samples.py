@@ -209,7 +209,7 @@ def samples_of_table(table: pa.Table, path: Path) -> list[Sample]:
 def _samples_of_columns(table: pa.Table, path: Path) -> list[Sample]:
     sample_ids = _texts(table, "sample_id")
     masks = _masks(table, "target_counts", path, sample_ids)
-    absolute: dict[str, str] = {p: _image_place(p, path) for p in set(_texts(table, "image_path"))}
+    absolute: dict[str, str] = {p: image_place(p, path) for p in set(_texts(table, "image_path"))}
     return _records(
         Sample,
         {
@@ -245,7 +245,7 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
     return made
 
 
-def _image_place(image_path: str, table: Path) -> str:
+def image_place(image_path: str, table: Path) -> str:
     """The path of an image.
 
     A relative path starts at the folder of the table, and must not leave the folder of the datasets.
