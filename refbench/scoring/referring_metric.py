@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,42 @@ from refbench.scoring.protocols.canvases import ORIGINAL
 from refbench.scoring.protocols.targets import UNION
 
 STATE_VERSION = 1
+# Columns of the numbers that are kept for a sample: three flags, then the counts.
+FAILED, NO_TARGET, PREDICTED_NO_TARGET, FIRST_COUNT = 0, 1, 2, 3
+WIDTH = FIRST_COUNT + len(COUNTS)
+
+
+class _Rows:
+    """The samples of one process: numbers, int64 (N, WIDTH), in a buffer that grows, and the ids that were given.
+
+    An id that was not given is None.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = np.empty((0, WIDTH), np.int64)
+        self._used = 0
+        self.sample_ids: list[str | None] = []
+        self.image_ids: list[str | None] = []
+
+    def __len__(self) -> int:
+        return self._used
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        return self._buffer[: self._used]
+
+    def add(
+        self, numbers: NDArray[np.int64], sample_ids: Sequence[str | None], image_ids: Sequence[str | None]
+    ) -> None:
+        end = self._used + len(numbers)
+        if end > len(self._buffer):
+            larger = np.empty((max(2 * len(self._buffer), end, 64), WIDTH), np.int64)
+            larger[: self._used] = self.numbers
+            self._buffer = larger
+        self._buffer[self._used : end] = numbers
+        self._used = end
+        self.sample_ids += sample_ids
+        self.image_ids += image_ids
 
 
 class ReferringMetric:
@@ -53,7 +90,7 @@ class ReferringMetric:
 
     def __init__(self, protocol: str = "refbench") -> None:
         self.protocol = _rule(protocol)
-        self._rows: list[tuple[str | None, str, bool, bool, bool, tuple[int, ...]]] = []
+        self._rows = _Rows()
 
     def __len__(self) -> int:
         """The number of samples so far, in this process."""
@@ -105,29 +142,25 @@ class ReferringMetric:
                 )
         sizes = np.array([t.size for t in meant], np.int64).reshape(-1, 2)
         counts = count_codes([p.counts for p in predicted], [t.counts for t in meant], sizes[:, 0], sizes[:, 1])
-        start = len(self._rows)
-        for k in range(n):
-            self._rows.append(
-                (
-                    None if sample_ids is None else str(sample_ids[k]),
-                    f"#{start + k}" if image_ids is None else str(image_ids[k]),
-                    False,
-                    bool(no_target[k]) if no_target is not None else meant[k].area == 0,
-                    bool(predicted_no_target[k]) if predicted_no_target is not None else predicted[k].area == 0,
-                    tuple(int(c) for c in counts[k]),
-                )
-            )
+        numbers = np.zeros((n, WIDTH), np.int64)
+        numbers[:, FIRST_COUNT:] = counts
+        numbers[:, NO_TARGET] = [t.area == 0 for t in meant] if no_target is None else list(map(bool, no_target))
+        numbers[:, PREDICTED_NO_TARGET] = (
+            [p.area == 0 for p in predicted] if predicted_no_target is None else list(map(bool, predicted_no_target))
+        )
+        self._rows.add(numbers, _texts(sample_ids, n), _texts(image_ids, n))
 
-    def compute(self, prefix: str = "") -> dict[str, float]:
+    def compute(self, prefix: str = "", *, synchronise: bool = True) -> dict[str, float]:
         """The metrics of the protocol in percent, over all processes; NaN if the protocol leaves one undefined.
 
         Args:
             prefix: put before every name, for example "val/".
+            synchronise: whether to gather the samples of all processes of `torch.distributed`.
 
         Raises:
             PredictionError: there are no samples.
         """
-        evidence = Evidence(self._table(self._gathered()))
+        evidence = Evidence(self._table(self._gathered() if synchronise else [self._rows]))
         return {f"{prefix}{n}": value_of(self.protocol, m, evidence) for n, m in self.protocol.metrics.items()}
 
     def intervals(self) -> dict[str, Estimate]:
@@ -136,23 +169,52 @@ class ReferringMetric:
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """The counts of the samples of this process, int64 (N,) each, in pixels."""
-        table = np.array([row[-1] for row in self._rows], np.int64).reshape(-1, len(COUNTS))
-        return PairCounts.of(table).by_name()
+        return PairCounts.of(self._rows.numbers[:, FIRST_COUNT:]).by_name()
+
+    def to_array(self) -> NDArray[np.int64]:
+        """The samples of this process as numbers, int64 (N, K), for programs that exchange tensors.
+
+        The columns are a hash of the sample id and one of the image id, 0 for none, then flags and counts. Use
+        `from_array` to get a metric again; its intervals differ, because images are numbered in another order.
+        """
+        hashes = [[_hash(i) for i in ids] for ids in (self._rows.sample_ids, self._rows.image_ids)]
+        return np.column_stack([np.array(hashes, np.int64).reshape(2, -1).T, self._rows.numbers])
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.int64], protocol: str = "refbench") -> ReferringMetric:
+        """A metric with the samples of one or several `to_array`, one below the other.
+
+        Raises:
+            PredictionError: the array has another shape.
+        """
+        array = np.asarray(array, np.int64)
+        if array.ndim != 2 or array.shape[1] != WIDTH + 2:
+            raise PredictionError(f"the array must have the shape (N, {WIDTH + 2}), got {array.shape}")
+        metric = cls(protocol)
+        sample_ids, image_ids = ([str(i) if i else None for i in column.tolist()] for column in array[:, :2].T)
+        metric._rows.add(array[:, 2:], sample_ids, image_ids)
+        return metric
 
     def reset(self) -> None:
         """Forget all samples."""
-        self._rows.clear()
+        self._rows = _Rows()
 
     def merge(self, other: ReferringMetric) -> None:
         """Add the samples of another metric object with the same protocol."""
         if other.protocol.name != self.protocol.name:
             raise PredictionError(f"cannot merge {other.protocol.name} into {self.protocol.name}")
-        self._rows += other._rows
+        # Copied first, because a metric may be merged with itself.
+        self._rows.add(other._rows.numbers.copy(), list(other._rows.sample_ids), list(other._rows.image_ids))
 
     def state_dict(self) -> dict[str, Any]:
         """All samples, as plain lists that can be stored in a checkpoint or as JSON."""
-        rows = [[*row[:-1], list(row[-1])] for row in self._rows]
-        return {"version": STATE_VERSION, "protocol": self.protocol.name, "rows": rows}
+        return {
+            "version": STATE_VERSION,
+            "protocol": self.protocol.name,
+            "numbers": self._rows.numbers.tolist(),
+            "sample_ids": list(self._rows.sample_ids),
+            "image_ids": list(self._rows.image_ids),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace all samples by those of `state_dict`.
@@ -165,43 +227,66 @@ class ReferringMetric:
                 f"the state is of protocol {state.get('protocol')!r}, version {state.get('version')!r}; expected "
                 f"{self.protocol.name!r}, version {STATE_VERSION}"
             )
+        rows = _Rows()
         try:
-            self._rows = [
-                (s, str(i), bool(f), bool(n), bool(p), tuple(map(int, c))) for s, i, f, n, p, c in state["rows"]
-            ]
-        except (KeyError, TypeError, ValueError) as error:
+            numbers = np.array(state["numbers"], np.int64).reshape(-1, WIDTH)
+            if not len(numbers) == len(state["sample_ids"]) == len(state["image_ids"]):
+                raise ValueError("its columns have different lengths")
+            rows.add(numbers, _texts(state["sample_ids"], len(numbers)), _texts(state["image_ids"], len(numbers)))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PredictionError(f"the state is damaged ({error})") from None
+        self._rows = rows
 
-    def _gathered(self) -> list[Any]:
-        """The rows of all processes. A sample that occurs twice is kept once."""
-        rows: list[Any] = [(0, *row) for row in self._rows]
+    def _gathered(self) -> list[_Rows]:
+        """The samples of all processes."""
         # Not imported: a process that has not imported torch cannot be one of several.
         distributed = getattr(sys.modules.get("torch"), "distributed", None)
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            every: list[Any] = [None] * distributed.get_world_size()
-            distributed.all_gather_object(every, self._rows)
-            rows = [(rank, *row) for rank, part in enumerate(every) for row in part]
-        kept, seen = [], set()
-        for rank, sample_id, image_id, *rest in rows:
-            if sample_id is not None and sample_id in seen:
-                continue
-            seen.add(sample_id)
-            # Without ids, the first images of two processes are two images.
-            kept.append((sample_id, f"{rank}{image_id}" if image_id.startswith("#") else image_id, *rest))
-        return kept
+        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+            return [self._rows]
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, (self._rows.numbers, self._rows.sample_ids, self._rows.image_ids))
+        out = []
+        for part in every:
+            out.append(_Rows())
+            out[-1].add(*part)
+        return out
 
-    def _table(self, rows: Sequence[Any]) -> ScoreTable:
-        if not rows:
+    def _table(self, parts: Sequence[_Rows]) -> ScoreTable:
+        """The samples as a score table. A sample id that occurs twice is kept once."""
+        chosen, sample_ids, image_ids = [], [], []
+        seen: set[str] = set()
+        for number, part in enumerate(parts):
+            kept = []
+            for k, (sample_id, image_id) in enumerate(zip(part.sample_ids, part.image_ids, strict=True)):
+                if sample_id is not None:
+                    if sample_id in seen:
+                        continue
+                    seen.add(sample_id)
+                kept.append(k)
+                sample_ids.append(f"#{number}-{k}" if sample_id is None else sample_id)
+                # Without ids, every sample has an image of its own.
+                image_ids.append(f"#{number}-{k}" if image_id is None else image_id)
+            chosen.append(part.numbers[kept])
+        if not sample_ids:
             raise PredictionError("the metric has no samples; call update first")
-        counts = np.array([row[-1] for row in rows], np.int64)
+        numbers = np.concatenate(chosen)
         return ScoreTable(
-            sample_id=[row[0] if row[0] is not None else str(k) for k, row in enumerate(rows)],
-            image_id=[row[1] for row in rows],
-            failed=np.array([row[2] for row in rows], bool),
-            no_target=np.array([row[3] for row in rows], bool),
-            predicted_no_target=np.array([row[4] for row in rows], bool),
-            **PairCounts.of(counts).by_name(),
+            sample_id=sample_ids,
+            image_id=image_ids,
+            failed=numbers[:, FAILED] != 0,
+            no_target=numbers[:, NO_TARGET] != 0,
+            predicted_no_target=numbers[:, PREDICTED_NO_TARGET] != 0,
+            **PairCounts.of(numbers[:, FIRST_COUNT:]).by_name(),
         )
+
+
+def _hash(text: str | None) -> int:
+    """A hash of an id; 0 for None."""
+    return 0 if text is None else int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _texts(ids: Sequence[Any] | None, n: int) -> list[str | None]:
+    return [None] * n if ids is None else [None if i is None else str(i) for i in ids]
 
 
 def _rule(name: str) -> Protocol:
