@@ -137,6 +137,48 @@ FINE = 5.0
 
 
 @njit(nogil=True, cache=True)
+def array_changes(words, height, width):  # type: ignore[no-untyped-def]
+    """Positions, in column-major order, at which a mask changes between background and foreground, int64 (N,).
+
+    `words` is a row-major mask of 0 and 1 in bytes, read as little-endian uint64 (H, W / 8, rounded up), so eight equal
+    pixels are skipped at once. The pixel before the first is background.
+    """
+    before = np.zeros(width + 1, np.int64)
+    for scan in range(2):
+        if scan:
+            for j in range(width):
+                before[j + 1] += before[j]
+            changes = np.empty(before[width], np.int64)
+        else:
+            changes = np.empty(0, np.int64)
+        last = np.uint64(0)
+        for j in range(width):
+            shift = np.uint64(8 * (j % 8))
+            here = (words[0, j // 8] >> shift) & np.uint64(1)
+            if here != last:
+                if scan:
+                    changes[before[j]] = j * height
+                    before[j] += 1
+                else:
+                    before[j + 1] += 1
+            last = (words[height - 1, j // 8] >> shift) & np.uint64(1)
+        for i in range(1, height):
+            for k in range(words.shape[1]):
+                different = words[i, k] ^ words[i - 1, k]
+                if different == 0:
+                    continue
+                for byte in range(8):
+                    if (different >> np.uint64(8 * byte)) & np.uint64(1):
+                        j = 8 * k + byte
+                        if scan:
+                            changes[before[j]] = j * height + i
+                            before[j] += 1
+                        else:
+                            before[j + 1] += 1
+    return changes
+
+
+@njit(nogil=True, cache=True)
 def _fine_outline(corners, u, v):  # type: ignore[no-untyped-def]
     """The points of the outline of a polygon on the fine grid, vertex after vertex; returns their number.
 

@@ -17,7 +17,15 @@ from pycocotools import mask as coco_mask
 from refbench.errors import MaskError
 from refbench.masks import kernels
 from refbench.masks.polygons import check_polygon
-from refbench.masks.rle import check_size, encode, end_to_end, intervals_from_counts, intervals_of, shortened
+from refbench.masks.rle import (
+    check_size,
+    encode,
+    end_to_end,
+    intervals_from_counts,
+    intervals_of,
+    intervals_of_array,
+    shortened,
+)
 from refbench.masks.threads import in_chunks
 
 
@@ -74,8 +82,11 @@ class Mask:
                     f"a {pixels.dtype} mask must contain only 0 and 1, got values {pixels.min()}..{pixels.max()}; if "
                     "every non-zero value is foreground, pass `array > 0`"
                 )
-        code = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))
-        return _known(pixels.shape[0], pixels.shape[1], code["counts"])
+        height, width = pixels.shape
+        if pixels.flags.f_contiguous and not pixels.flags.c_contiguous:
+            code = coco_mask.encode((pixels != 0).astype(np.uint8, order="F"))
+            return _known(height, width, code["counts"])
+        return _known(height, width, encode(*intervals_of_array(pixels), height * width))
 
     @staticmethod
     def from_crop(array: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> Mask:

@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ class UnknownPlugin(RefbenchError):
 
 def available(kind: str) -> dict[str, str]:
     """The place ("module:attribute") of each built-in or installed plug-in, by name."""
+    return dict(_available(kind, tuple(sys.path)))
+
+
+@lru_cache(maxsize=32)
+def _available(kind: str, _: tuple[str, ...]) -> dict[str, str]:
+    """See `available`. Listing the installed packages takes milliseconds; `sys.path` says which packages there are."""
     found = dict(TABLE[kind])
     for point in sorted(entry_points(group=f"refbench.{kind}"), key=lambda p: p.name):
         if point.name in found:

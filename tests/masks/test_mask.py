@@ -174,3 +174,23 @@ def test_many_codes_at_once() -> None:
         Mask.from_codes([a.counts, a.counts], [12, 12], [14, 15])
     with pytest.raises(MaskError, match="height must be"):
         Mask.from_codes([a.counts], [0], [14])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arrays_of_any_layout_have_the_code_of_pycocotools(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    height, width = (int(v) for v in random.integers(1, 70, 2))
+    pixels = random.random((height, width)) < random.choice([0, 0.02, 0.5, 0.98, 1])
+    expected = coco_mask.encode(np.asfortranarray(pixels, dtype=np.uint8))["counts"]
+    layouts = [
+        pixels, np.asfortranarray(pixels), pixels.astype(np.uint8), pixels.astype(np.int64), pixels[::-1][::-1],
+        np.repeat(pixels, 2, axis=1)[:, ::2], np.asfortranarray(pixels.astype(np.uint8)),
+    ]  # fmt: skip
+    assert {Mask.from_array(layout).counts for layout in layouts} == {expected}
+
+
+def test_a_bool_with_another_byte_in_memory_is_foreground() -> None:
+    odd = np.frombuffer(bytes([0, 255, 2, 0]), np.uint8).view(np.bool_).reshape(2, 2)
+    expected = Mask.from_array(np.array([[False, True], [True, False]]))
+    assert Mask.from_array(odd) == expected
+    assert Mask.from_array(odd.T) == expected
