@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from refbench.masks.mask import Mask
+from refbench.plugins.loading import load_attribute
 
 # A count in a file that a stranger may have written, checked where it is read.
 Count = Annotated[int, Meta(ge=0, le=2**40)]
@@ -48,6 +49,14 @@ class Sample:
     box_xywh: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     tags: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        target = "no target" if self.no_target else f"{self.category}, {self.target!r}"
+        return f"Sample({self.sample_id!r}, {self.expression!r}, {target})"
+
+    def _repr_html_(self) -> str:
+        cell: str = load_attribute("refbench.reports.cells:sample_cell")(self)
+        return cell
+
     @property
     def dataset(self) -> str:
         """The dataset of the sample, for example "refcoco"."""
@@ -75,6 +84,9 @@ class AnnotatedObject:
     mask: Mask
     polygons: tuple[tuple[float, ...], ...] = ()
     box_xywh: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    def __repr__(self) -> str:
+        return f"AnnotatedObject({self.ann_id!r}, {self.category}{', crowd' if self.crowd else ''}, {self.mask!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class Mask:
     width: int
     counts: bytes
 
+    def __repr__(self) -> str:
+        return f"Mask({self.height} x {self.width}, {self.area:,} px)"
+
     def __post_init__(self) -> None:
         check_size(self.height, self.width)
         if not isinstance(self.counts, bytes):

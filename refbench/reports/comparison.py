@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import RunError
+from refbench.plugins.loading import load_attribute
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH, sample_iou
@@ -81,6 +82,15 @@ class Comparison:
     margin: float
     metrics: list[Difference]
     changed: list[Changed]
+
+    def __repr__(self) -> str:
+        names = " and ".join(r.folder.name for r in (self.first, self.second))
+        figures = ", ".join(f"{d.metric} {d.difference:+.2f} (p {d.p_value:.3f})" for d in self.metrics[:2])
+        return f"Comparison({names} on {self.address}: {figures})"
+
+    def _repr_html_(self) -> str:
+        cell: str = load_attribute("refbench.reports.cells:comparison_cell")(self)
+        return cell
 
 
 def read_pair(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
+from refbench.plugins.loading import load_attribute
 from refbench.records import Estimate
 from refbench.reports.comparison import Comparison, SliceDifference, compare_slices
 from refbench.reports.error_kinds import ERRORS, KINDS, ErrorTable, attribute, cumulative_losses, mean_losses
@@ -78,6 +79,16 @@ class Diagnosis:
     slices: list[SliceScore]
     detectable: dict[str, dict[float, float]]
     folder: Path | None
+
+    def __repr__(self) -> str:
+        worst = sorted(self.losses, key=lambda loss: -loss.mean_iou)[:3]
+        costs = ", ".join(f"{loss.kind} {loss.mean_iou:.2f}" for loss in worst)
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in self.metrics.items())
+        return f"Diagnosis({self.address}, {figures}; most mean IoU is lost by {costs})"
+
+    def _repr_html_(self) -> str:
+        cell: str = load_attribute("refbench.reports.cells:diagnosis_cell")(self)
+        return cell
 
 
 def diagnose(

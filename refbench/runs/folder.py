@@ -80,6 +80,13 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        if not self.is_there:
+            return f"RunFolder({str(self.path)!r}, no run)"
+        return (
+            f"RunFolder({str(self.path)!r}, {self.info.adapter} on {self.info.address}, {self.info.samples:,} samples)"
+        )
+
     @property
     def is_there(self) -> bool:
         """Whether the folder contains a run."""

@@ -56,6 +56,9 @@ class RunResult:
     stages: list[list[str]]
     bottleneck: str
 
+    def __repr__(self) -> str:
+        return f"RunResult({str(self.folder)!r}, {self.samples:,} samples, {self.failures:,} failed)"
+
 
 def run(
     adapter: str | Any,

@@ -41,6 +41,9 @@ class ScoreTable:
     def __len__(self) -> int:
         return len(self.failed)
 
+    def __repr__(self) -> str:
+        return f"ScoreTable({len(self):,} samples, {int(np.sum(self.failed)):,} failed)"
+
     def sample_ids(self) -> list[str]:
         """The sample ids as strings, whatever the type of the column."""
         return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.errors import PredictionError
-from refbench.plugins.loading import available, load
+from refbench.plugins.loading import available, load, load_attribute
 from refbench.records import Summary
 from refbench.scoring.counting import Counted, Drawing, count
 from refbench.scoring.counts import SCORES_FILE, ScoreTable, write_scores
@@ -43,6 +43,18 @@ class Scored:
     left_out: dict[str, str]
     notes: tuple[str, ...] = ()
     missing_rows: Any = None
+
+    def __repr__(self) -> str:
+        figures = [
+            f"{name} {(rule := load('protocols', name)).headline} {summary.metrics[rule.headline].value:.2f}"
+            for name, summary in self.summaries.items()
+        ]
+        failed = int(self.scores.failed.sum())
+        return f"Scored({self.address}, {len(self.scores):,} expressions, {failed:,} failed; {', '.join(figures)})"
+
+    def _repr_html_(self) -> str:
+        cell: str = load_attribute("refbench.reports.cells:scored_cell")(self)
+        return cell
 
     @property
     def missing(self) -> int:
