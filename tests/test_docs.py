@@ -38,7 +38,8 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
-def test_its_python_runs(page: Path, writable: Path) -> None:
+def test_its_python_runs(page: Path, writable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(writable)
     names: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), names)

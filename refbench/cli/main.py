@@ -51,6 +51,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Show the score that the masks of B reach when the masks of A judge them.",
     ),
     "submit": ("refbench.cli.submit:submit", "Check a scored run, and write it as a submission to a leaderboard."),
+    "doctor": ("refbench.cli.doctor:doctor", "Show what is installed and built here, and what is missing."),
     "site": ("refbench.cli.site:site", "Build web pages of the leaderboard, your runs and their samples."),
 }
 

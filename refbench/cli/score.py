@@ -61,6 +61,7 @@ SHOWN = Decimal("0.0001")
     show_default=True,
     help="How intervals are computed.",
 )
+@click.option("--full", is_flag=True, help="With --protocol all: print every metric, not only the headline of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def score(
     source: Path,
@@ -70,6 +71,7 @@ def score(
     explain: tuple[str, str] | None,
     out: Path | None,
     interval: str,
+    full: bool,
     as_json: bool,
 ) -> None:
     """Score a run folder or a predictions file.
@@ -109,7 +111,7 @@ def score(
     if as_json:
         print_json(_json_of(scored))
     else:
-        _show(scored)
+        _show(scored, headlines=ALL in protocols and not full)
 
 
 def _json_of(scored: Scored) -> dict[str, Any]:
@@ -137,11 +139,15 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _show(scored: Scored) -> None:
+def _show(scored: Scored, headlines: bool) -> None:
+    """Print the metrics; with `headlines`, only the one that papers quote of each protocol."""
     whole = next(iter(scored.summaries.values()))
     rows = []
     for name, summary in scored.summaries.items():
+        headline = load("protocols", name).headline
         for metric, e in summary.metrics.items():
+            if headlines and metric != headline:
+                continue
             interval = f"[{e.low:.2f}, {e.high:.2f}]"
             rows.append([name, metric, f"{e.value:.2f}", interval, str(summary.samples)])
     missing = f" ({scored.missing} of them without a prediction)" if scored.missing else ""
@@ -149,14 +155,17 @@ def _show(scored: Scored) -> None:
     print_table(title, ["protocol", "metric", "%", "95 % interval", "samples"], rows)
     for note in scored.notes:
         remark(note)
+    if headlines:
+        remark("these are the headlines; --full prints every metric and what the protocols leave out")
     said: dict[str, list[str]] = {}
     for name, summary in scored.summaries.items():
         for caveat in (*load("protocols", name).caveats, *summary.notes):
             said.setdefault(caveat, []).append(name)
-    for caveat, names in said.items():
-        remark(f"{', '.join(names)}: {caveat}")
-    for name, reason in scored.left_out.items():
-        remark(f"{name} is left out: it {reason}")
+    if not headlines:
+        for caveat, names in said.items():
+            remark(f"{', '.join(names)}: {caveat}")
+        for name, reason in scored.left_out.items():
+            remark(f"{name} is left out: it {reason}")
     if scored.folder is not None:
         remark(f"scores.parquet and summary.json are in {scored.folder}")
 

@@ -70,6 +70,13 @@ def export(
 
     Raises:
         DatasetError: the split is not built, `out` is not empty, or the requested images are missing.
+
+    Example:
+        >>> import tempfile
+        >>> from refbench import export
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print([path.name for path in export("snapshots/test", "coco", f"{folder}/out")])
+        ['test.json', 'refbench.json']
     """
     out = Path(out)
     if form not in WRITERS:

@@ -38,7 +38,7 @@ def as_hf(address: str, *, with_images: bool = True) -> Dataset:
         >>> data = as_hf("snapshots/test")
         >>> row = data[0]
         >>> len(data), row["expression"], row["image"].size == row["mask"].shape[::-1]
-        (87, 'coffee cup', True)
+        (87, 'the round mission patch', True)
     """
     table = of_one_build(parse_address(address)[0], lambda: split_table(address, _COLUMNS))
     path = split_path(address)

@@ -47,7 +47,7 @@ class TorchDataset:
         >>> data = torch_dataset("snapshots/test")
         >>> item = data[0]
         >>> len(data), item["image"].shape[:2] == item["mask"].shape, item["expression"]
-        (87, True, 'coffee cup')
+        (87, True, 'the round mission patch')
     """
 
     def __init__(

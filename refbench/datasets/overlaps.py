@@ -65,6 +65,12 @@ def overlap(a: str, b: str) -> Overlap:
 
     Raises:
         DatasetError: one of the two is not built, or they number their images differently.
+
+    Example:
+        >>> from refbench import overlap
+        >>> found = overlap("snapshots/test", "snapshots")
+        >>> found.images, found.images_a
+        (8, 8)
     """
     if Path(a).is_file():
         raise DatasetError(f"{a} is a file; pass the split first and the image list second")

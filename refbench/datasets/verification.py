@@ -64,6 +64,11 @@ def verify(dataset: str) -> Verification:
 
     Raises:
         DatasetError: the dataset is not built, or a file cannot be read at all.
+
+    Example:
+        >>> from refbench import verify
+        >>> verify("snapshots").holds
+        True
     """
     manifest = read_manifest(dataset)
     wanted = expected(dataset)

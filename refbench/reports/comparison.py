@@ -221,6 +221,13 @@ def compare(
 
     Raises:
         RunError, PredictionError: see `read_pair`.
+
+    Example:
+        >>> from refbench import compare, run
+        >>> runs = [run(name, "snapshots/test").folder for name in ("nothing", "everything")]
+        >>> found = compare(*runs)
+        >>> found.metrics[1].metric, round(found.metrics[1].difference, 2)
+        ('mean_iou', 0.76)
     """
     a, b = read_pair(Path(first), Path(second), dataset, progress)
     if a.scores is None or b.scores is None or not len(a.scores):

@@ -108,6 +108,12 @@ def diagnose(
 
     Raises:
         as `score`.
+
+    Example:
+        >>> from refbench import diagnose, run
+        >>> found = diagnose(run("everything", "snapshots/test").folder)
+        >>> max(found.losses, key=lambda loss: loss.mean_iou).kind
+        'spill'
     """
     address, answers = open_source(source, dataset)
     counted = count(answers, address, [], [ERRORS], progress)

@@ -54,7 +54,7 @@ def to_latex(
         >>> from refbench import leaderboard_frame, to_latex
         >>> table = to_latex(leaderboard_frame("refcoco/testA", protocol="lavt-480"), metrics=["overall IoU"])
         >>> [line for line in table.splitlines() if "LAVT" in line][0]
-        'LAVT & 75.8 \\\\\\\\'
+        'LAVT (Swin-B + BERT) & 75.8 \\\\\\\\'
     """
     if interval not in INTERVALS:
         raise PredictionError(f"the interval must be one of {', '.join(INTERVALS)}, got {interval!r}")

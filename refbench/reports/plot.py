@@ -4,6 +4,12 @@ Every function takes `ax` (a new figure by default) and returns the axes. The co
 vision. `save` writes vector files with text as text.
 
 Sources are what `samples_frame` takes, or the DataFrame that it returned.
+
+Example:
+    >>> from refbench import plot, run
+    >>> ax = plot.iou_histogram(run("noisy-oracle", "snapshots/test").folder)
+    >>> ax.get_xlabel()
+    'IoU (%)'
 """
 
 from __future__ import annotations

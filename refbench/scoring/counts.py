@@ -115,6 +115,12 @@ def read_scores(path: Path | str) -> ScoreTable:
     Raises:
         DatasetError: the file cannot be read.
         RunError: a column is missing or has another type, or the counts of a row break an identity.
+
+    Example:
+        >>> from refbench import read_scores, run, score
+        >>> scored = score(run("everything", "snapshots/test").folder)
+        >>> len(read_scores(scored.folder))
+        87
     """
     path = Path(path)
     path = path / SCORES_FILE if path.is_dir() else path
