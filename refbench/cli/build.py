@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import plugins
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.datasets import building
@@ -18,7 +19,7 @@ from refbench.storage.manifest import Manifest, dataset_folder
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", shell_complete=plugins("builders"))
 @click.option(
     "--annotations",
     type=FilePath(),

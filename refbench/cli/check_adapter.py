@@ -7,13 +7,14 @@ import dataclasses
 import click
 
 from refbench.adapters import contract
+from refbench.cli.completion import plugins
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.plugins.loading import load_adapter
 from refbench.runs.shard import close_adapter
 
 
 @click.command(name="check-adapter")
-@click.argument("adapter")
+@click.argument("adapter", shell_complete=plugins("adapters"))
 @click.option("--device", default="cpu", show_default=True, help="Where the model computes.")
 @click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="Set an option of the adapter; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, Points, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.errors import DatasetError
@@ -23,7 +24,12 @@ SIGNIFICANCE = 0.05
 @click.command()
 @click.argument("run_a", metavar="A", type=FilePath(exists=True))
 @click.argument("run_b", metavar="B", type=FilePath(exists=True))
-@click.option("--dataset", metavar="DATASET/SPLIT", help="Split of A and B, if one of them is a predictions file.")
+@click.option(
+    "--dataset",
+    metavar="DATASET/SPLIT",
+    shell_complete=splits,
+    help="Split of A and B, if one of them is a predictions file.",
+)
 @click.option(
     "--margin",
     type=Points(positive=True),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from refbench.cli.completion import runs, splits
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.reports import diagnosis
@@ -17,9 +18,12 @@ from refbench.reports.error_kinds import KINDS, MEANING
 
 
 @click.command()
-@click.argument("source", metavar="RUN|PREDICTIONS", type=FilePath())
+@click.argument("source", metavar="RUN|PREDICTIONS", shell_complete=runs, type=FilePath())
 @click.option(
-    "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
+    "--dataset",
+    metavar="DATASET/SPLIT",
+    shell_complete=splits,
+    help="Split of the predictions, if the source is a predictions file.",
 )
 @click.option("--out", type=FilePath(), help=f"Folder for {ERRORS_FILE}.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

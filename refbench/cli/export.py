@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.datasets.exporters import WRITERS
@@ -20,7 +21,7 @@ LEDGER_NAME = "ledger.parquet"
 
 
 @click.command()
-@click.argument("address", metavar="DATASET/SPLIT|RUN")
+@click.argument("address", metavar="DATASET/SPLIT|RUN", shell_complete=splits)
 @click.option("--format", "form", type=click.Choice([*WRITERS, HF_EVAL]), required=True, help="Format to write.")
 @click.option("--out", type=FilePath(), required=True, help="A new folder.")
 @click.option(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, Points, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.reports import gating
@@ -19,7 +20,7 @@ DEFAULT_MARGIN = 0.5
 @click.command()
 @click.argument("run", type=FilePath())
 @click.option("--baseline", type=FilePath(), required=True, help="Run or predictions to use as the baseline.")
-@click.option("--dataset", metavar="DATASET/SPLIT", help="Split of predictions files.")
+@click.option("--dataset", metavar="DATASET/SPLIT", shell_complete=splits, help="Split of predictions files.")
 @click.option(
     "--metric",
     "metrics",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.reports.leaderboard import build_tables, format_interval, read_rows
@@ -82,7 +83,7 @@ def build(out: Path | None, folders: tuple[Path, ...], as_json: bool) -> None:
 
 
 @leaderboard.command()
-@click.argument("address", metavar="DATASET/SPLIT")
+@click.argument("address", metavar="DATASET/SPLIT", shell_complete=splits)
 @click.option("--protocol", metavar="NAME", help="Only the results under this protocol.")
 @click.option(
     "--with",

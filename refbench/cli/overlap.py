@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import print_json, print_table, remark
 from refbench.datasets.overlaps import overlap as compare
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=splits)
+@click.argument("b", shell_complete=splits)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with the ids of the shared images.")
 def overlap(a: str, b: str, as_json: bool) -> None:
     """Count the images and objects that two splits share.

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import runs, splits
 from refbench.cli.output import ConsoleProgress, print_json, remark
 from refbench.cli.paths import FilePath
 from refbench.reports.pages import write_report
 
 
 @click.command()
-@click.argument("source", metavar="RUN|PREDICTIONS", type=FilePath(exists=True))
+@click.argument("source", metavar="RUN|PREDICTIONS", shell_complete=runs, type=FilePath(exists=True))
 @click.option(
-    "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
+    "--dataset",
+    metavar="DATASET/SPLIT",
+    shell_complete=splits,
+    help="Split of the predictions, if the source is a predictions file.",
 )
 @click.option(
     "--out",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import plugins, splits
 from refbench.cli.output import (
     ConsoleProgress,
     parse_options,
@@ -37,8 +38,8 @@ class BatchSize(click.ParamType[int | None]):
 
 
 @click.command()
-@click.argument("adapter")
-@click.argument("split", metavar="DATASET/SPLIT")
+@click.argument("adapter", shell_complete=plugins("adapters"))
+@click.argument("split", metavar="DATASET/SPLIT", shell_complete=splits)
 @click.option("--device", default="cpu", show_default=True, help="Device for the model, for example cuda:0.")
 @click.option(
     "--batch-size",

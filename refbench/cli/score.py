@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from refbench.cli.completion import plugins, runs, splits
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.errors import PredictionError
@@ -28,9 +29,12 @@ SHOWN = Decimal("0.0001")
 
 
 @click.command()
-@click.argument("source", metavar="RUN|PREDICTIONS", type=FilePath())
+@click.argument("source", metavar="RUN|PREDICTIONS", shell_complete=runs, type=FilePath())
 @click.option(
-    "--dataset", metavar="DATASET/SPLIT", help="Split of the predictions, if the source is a predictions file."
+    "--dataset",
+    metavar="DATASET/SPLIT",
+    shell_complete=splits,
+    help="Split of the predictions, if the source is a predictions file.",
 )
 @click.option(
     "--ground-truth",
@@ -43,6 +47,7 @@ SHOWN = Decimal("0.0001")
 @click.option(
     "--protocol",
     "protocols",
+    shell_complete=plugins("protocols"),
     multiple=True,
     metavar="NAME|all",
     help="Protocol to use for scoring; repeatable.  [default: refbench]",

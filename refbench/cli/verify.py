@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from refbench.cli.completion import built_datasets
 from refbench.cli.output import print_json, print_table, remark
 from refbench.datasets.verification import DIFFERS, OK
 from refbench.datasets.verification import verify as verify_dataset
@@ -12,7 +13,7 @@ from refbench.storage.manifest import dataset_folder
 
 
 @click.command()
-@click.argument("dataset")
+@click.argument("dataset", shell_complete=built_datasets)
 @click.option("--complete", is_flag=True, help="Also fail if a published split has not been built.")
 @click.option("--json", "as_json", is_flag=True, help="Print every comparison as JSON.")
 @click.pass_context

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import print_json, print_table
 from refbench.cli.paths import FilePath
 from refbench.curation import revision
 
 
 @click.command()
-@click.argument("address", metavar="DATASET/SPLIT")
+@click.argument("address", metavar="DATASET/SPLIT", shell_complete=splits)
 @click.argument("ledger", metavar="LEDGER", type=FilePath())
 @click.option(
     "--as", "name", default="", metavar="DATASET", help="Name of the new dataset.  [default: DATASET-curated]"

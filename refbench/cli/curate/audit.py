@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import check_quality, findings
@@ -31,7 +32,7 @@ def recipe_of(path: Path | None) -> Recipe:
 
 
 @click.command()
-@click.argument("address", metavar="DATASET/SPLIT")
+@click.argument("address", metavar="DATASET/SPLIT", shell_complete=splits)
 @click.option("--recipe", type=FilePath(), help="Recipe file.  [default: the recipe of refcoco-m]")
 @click.option("--out", type=FilePath(), help="Output folder.  [default: below $REFBENCH_HOME/curation]")
 @click.option("--check", "checks", multiple=True, metavar="NAME", help="Only this check; repeatable.")

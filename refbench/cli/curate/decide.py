@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import curations
 from refbench.cli.output import ConsoleProgress, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import decisions
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def decide(folder: Path, as_json: bool) -> None:
     """Decide with the recipe what to keep, change, drop or review.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import curations
 from refbench.cli.output import print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import decisions, edits
@@ -14,7 +15,7 @@ from refbench.curation.tables import DECISIONS_FILE
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.argument("files", metavar="FILE...", type=FilePath(), nargs=-1, required=True)
 @click.option("--reviewer", default="", help="Name of the person who made the edits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import splits
 from refbench.cli.output import ConsoleProgress, print_json, remark
 from refbench.cli.paths import FilePath
 from refbench.curation.publication import export_curated
 
 
 @click.command()
-@click.argument("address", metavar="DATASET/SPLIT")
+@click.argument("address", metavar="DATASET/SPLIT", shell_complete=splits)
 @click.option("--out", type=FilePath(), required=True, help="New folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(address: str, out: Path, as_json: bool) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import curations
 from refbench.cli.output import ConsoleProgress, parse_options, print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import proposals
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.option("--refiner", "refiners", multiple=True, metavar="NAME", help="Only this refiner; repeatable.")
 @click.option("-o", "options", multiple=True, metavar="REFINER.KEY=VALUE", help="Option of a refiner.")
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from refbench.cli.completion import curations
 from refbench.cli.output import print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import annotation_sets
@@ -14,7 +15,7 @@ from refbench.storage.files import atomic_file
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.argument("dataset", metavar="DATASET")
 @click.option("--least-iou", type=float, default=0.8, show_default=True, help="Minimum IoU of a mask and its match.")
 @click.option("--out", type=FilePath(), default="edits.jsonl", show_default=True, help="The file of edits to write.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import curations
 from refbench.cli.output import print_json, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import decisions
@@ -21,7 +22,7 @@ GRACE_SECONDS = 3
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

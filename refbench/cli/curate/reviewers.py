@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from refbench.cli.completion import curations
 from refbench.cli.output import print_json, print_table
 from refbench.cli.paths import FilePath
 from refbench.curation.folder import open_curation
@@ -15,7 +16,7 @@ from refbench.curation.review.pace import agreements, pace_of
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=FilePath())
+@click.argument("folder", metavar="DIR", shell_complete=curations, type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def reviewers(folder: Path, as_json: bool) -> None:
     """Show how long reviewers take for an item, and how far they agree.
