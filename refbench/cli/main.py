@@ -117,6 +117,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo("interrupted; completed results are saved", err=True)
         return INTERRUPTED
     except SystemExit as exit_:
+        if isinstance(exit_.__context__, BrokenPipeError):
+            # So does click where the reader of our output went away (`| head`).
+            return DONE
         click.echo(
             f"error: code outside of refbench called sys.exit({text_of(exit_)}); the command is not finished", err=True
         )

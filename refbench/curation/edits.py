@@ -109,7 +109,7 @@ def read_edits(path: Path) -> list[Edit]:
         check_is_file(path)
         if path.stat().st_size > _MOST_BYTES:
             raise DatasetError(f"{path} is larger than {_MOST_BYTES} bytes, so it is not a file of edits")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"the edits {path} cannot be read: {error}") from None
     edits, problems = [], []
@@ -148,8 +148,9 @@ def write_edits(folder: Path, edits: Sequence[Edit], reviewer: str = "") -> list
     curation = open_curation(folder)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with exclusive(folder, patience=PATIENCE_SECONDS):
+        edits = [_storable(edit) for edit in edits]
         signed = {_unsigned(edit): edit for edit in edits_of(folder)}
-        new = [signed.get(_unsigned(edit)) or _signed(edit, reviewer, now) for edit in edits]
+        new = [_repinned(signed.get(_unsigned(edit)), edit) or _signed(edit, reviewer, now) for edit in edits]
         edited = edited_items(load_items(curation.address), curation.address, new, "the edits")
         new = [_pinned(edit, edited) for edit in new]
         with atomic_file(folder / EDITS_FILE) as temporary:
@@ -157,9 +158,33 @@ def write_edits(folder: Path, edits: Sequence[Edit], reviewer: str = "") -> list
     return new
 
 
+def _storable(edit: Edit) -> Edit:
+    """The edit with its masks as text. Codes of pycocotools are bytes, which JSON cannot hold."""
+    if isinstance(edit, Split):
+        return msgspec.structs.replace(edit, parts=tuple(_text_code(part) for part in edit.parts))
+    if isinstance(edit, Add) or (isinstance(edit, Merge) and edit.mask is not None):
+        return msgspec.structs.replace(edit, mask=_text_code(edit.mask or {}))
+    return edit
+
+
+def _text_code(rle: dict[str, Any]) -> dict[str, Any]:
+    try:
+        mask = Mask.from_rle(rle)
+    except MaskError:
+        return rle  # named with all other problems
+    return {"size": [mask.height, mask.width], "counts": mask.counts.decode("ascii")}
+
+
 def _unsigned(edit: Edit) -> bytes:
     plain = msgspec.structs.replace(edit, reviewer="", time="")
     return msgspec.json.encode(msgspec.structs.replace(plain, mask_sha256="") if isinstance(plain, Replace) else plain)
+
+
+def _repinned(stored: Edit | None, edit: Edit) -> Edit | None:
+    """The stored edit, with the sha256 that the new one states: "" accepts the mask as it is now."""
+    if isinstance(stored, Replace) and isinstance(edit, Replace):
+        return msgspec.structs.replace(stored, mask_sha256=edit.mask_sha256)
+    return stored
 
 
 def _pinned(edit: Edit, edited: Edited) -> Edit:
@@ -213,6 +238,7 @@ class _Work:
         self.images = {i.image_id: i for i in images}
         self.targets = {t.mask_id: t for i in images for t in i.masks}
         self.annotations = {o.ann_id for i in images for o in i.objects}
+        self.refs = {s.ref_id for i in images for s in i.samples}
         self.shared = {a for t in self.targets.values() if len(t.ann_ids) > 1 for a in t.ann_ids}
         self.masks: dict[str, Decision] = {}
         self.changes: dict[str, dict[str, Any]] = {}
@@ -238,8 +264,8 @@ class _Work:
                 self.changes[sample.sample_id] = {"action": DROPPED, "stage": STAGE, "reason": reason}
 
     def _merge(self, edit: Merge) -> None:
-        if len(set(edit.masks)) < 2:
-            raise DatasetError("name at least two different masks")
+        if len(edit.masks) < 2 or len(set(edit.masks)) < len(edit.masks):
+            raise DatasetError("name at least two masks, and each only once")
         targets = [self._target(mask_id) for mask_id in edit.masks]
         first, *others = targets
         if {t.image_id for t in targets} != {first.image_id}:
@@ -266,7 +292,12 @@ class _Work:
                 raise DatasetError(f"{sample_id} is not an expression of {target.mask_id}")
             if not 1 <= number <= len(parts):
                 raise DatasetError(f"the part of {sample_id} must be between 1 and {len(parts)}, got {number}")
-        ids = [target.mask_id, *(f"{target.mask_id}-{k}" for k in range(2, len(parts) + 1))]
+        ids = [target.mask_id]
+        number = 2
+        while len(ids) < len(parts):
+            if not self._is_known(mask_id := f"{target.mask_id}-{number}"):
+                ids.append(mask_id)
+            number += 1
         self._change(target, edit, SPLIT, parts[0])
         for mask_id, part in zip(ids[1:], parts[1:], strict=True):
             self._new_mask(edit, mask_id, image, part, target.category, f"a part of {target.mask_id}")
@@ -282,7 +313,8 @@ class _Work:
             raise DatasetError("an expression is empty")
         mask = self._mask(edit.mask, image)
         self._additions += 1
-        mask_id = f"{self.address}/added-{self._additions}"
+        while self._is_known(mask_id := f"{self.address}/added-{self._additions}"):
+            self._additions += 1
         self._new_mask(edit, mask_id, image, mask, edit.category)
         for number, text in enumerate(edit.expressions):
             self.added.append(
@@ -321,6 +353,10 @@ class _Work:
             raise DatasetError(f"{mask_id} belongs to a target of several objects; edit its objects by another program")
         return target
 
+    def _is_known(self, mask_id: str) -> bool:
+        """Whether a mask, an object or a ref has this id already."""
+        return mask_id in self.targets or mask_id.split("/", 2)[2] in self.annotations | self.refs
+
     def _change(self, target: TargetMask, edit: Edit, action: str, mask: Mask | None, reason: str = "") -> None:
         why = _why(edit, reason)
         self.masks[target.mask_id] = Decision(
@@ -332,8 +368,6 @@ class _Work:
     def _new_mask(
         self, edit: Edit, mask_id: str, image: ImageItems, mask: Mask, category: str, reason: str = ""
     ) -> None:
-        if mask_id in self.targets or mask_id.split("/", 2)[2] in self.annotations:
-            raise DatasetError(f"{mask_id} already exists")
         why = _why(edit, reason)
         self.added.append(
             Row(

@@ -177,6 +177,8 @@ def read_ledger(path: Path) -> Ledger:
         path = path / LEDGER_FILE
     table = read_table(path, whole=True)
     about = _about(table, path)
+    if len(set(table.column_names)) < len(table.column_names):
+        raise DatasetError(f"{path} is not a ledger that refbench wrote: a column occurs twice")
     schema = SCHEMA if about["layout"] == LAYOUT else SCHEMA_WITH_EDITS
     missing = [f.name for f in schema if f.name not in table.column_names or table.schema.field(f.name).type != f.type]
     if missing:
@@ -226,7 +228,7 @@ def _about(table: pa.Table, path: Path) -> dict[str, Any]:
         texts = ("source", "fingerprint", "recipe", "recipe_sha256", "rows_sha256")
         if about["layout"] not in (LAYOUT, LAYOUT_WITH_EDITS) or not all(isinstance(about[k], str) for k in texts):
             raise DatasetError(f"{path} was written by an incompatible version of refbench")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise DatasetError(
             f"{path} does not name its source split, so it is not a complete ledger; if another program rewrote "
             "the file, it must preserve the metadata of the Parquet schema"

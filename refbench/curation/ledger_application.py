@@ -55,7 +55,7 @@ def apply_ledger(
             the ledger in the message.
     """
     rows = ledger.by_id()
-    _check_items(samples, rows, ledger, where)
+    _check_items(samples, objects, rows, ledger, where)
     targets = _targets(samples, rows)
     kept = []
     for sample in samples:
@@ -166,16 +166,25 @@ def _in_dataset(sample: Sample, dataset: str) -> Sample:
     return dataclasses.replace(sample, sample_id=f"{dataset}/{rest}", image_path=path)
 
 
-def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Ledger, where: str) -> None:
+def _check_items(
+    samples: Sequence[Sample],
+    objects: Sequence[AnnotatedObject],
+    rows: Mapping[str, Row],
+    ledger: Ledger,
+    where: str,
+) -> None:
     problems = []
     expected: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
     images: dict[str, tuple[int, int]] = {}
+    image_of: dict[str, str] = {}
     for sample in samples:
         expected[sample.sample_id] = text_sha256(sample.expression)
+        image_of[sample.sample_id] = sample.image_id
         images[sample.image_id] = (sample.height, sample.width)
         if not sample.no_target and (mask_id := mask_id_of(sample)) not in expected:
             expected[mask_id] = mask_sha256(sample.target)
+            image_of[mask_id] = sample.image_id
             sizes[mask_id] = sample.target.size
     for item_id, digest in expected.items():
         row = rows.get(item_id)
@@ -186,11 +195,14 @@ def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Led
             problems.append(f"{item_id} of the source is not in the ledger")
         elif row.action == ADDED:
             problems.append(f"{item_id} is already in the source, so it cannot be added")
+        elif row.image_id != image_of[item_id]:
+            problems.append(f"{item_id} is on the image {image_of[item_id]}, not on {row.image_id}")
         elif row.source_sha256 != digest:
             problems.append(f"{item_id} has changed since the ledger was written")
         elif row.mask is not None and row.mask.size != sizes[item_id]:
             problems.append(f"{item_id}: its new mask is {row.mask.size}, the image {sizes[item_id]}")
-    problems += _wrong_additions(rows, images, ledger.address)
+    taken = {o.ann_id for o in objects} | {s.ref_id for s in samples}
+    problems += _wrong_additions(rows, images, taken, ledger.address)
     problems += [f"{i} is not in the source" for i, row in rows.items() if i not in expected and row.action != ADDED]
     if problems:
         raise DatasetError(
@@ -200,8 +212,13 @@ def _check_items(samples: Sequence[Sample], rows: Mapping[str, Row], ledger: Led
         )
 
 
-def _wrong_additions(rows: Mapping[str, Row], images: Mapping[str, tuple[int, int]], address: str) -> list[str]:
-    """What is wrong with added rows: their ids, their images or the sizes of their masks."""
+def _wrong_additions(
+    rows: Mapping[str, Row], images: Mapping[str, tuple[int, int]], taken: set[str], address: str
+) -> list[str]:
+    """What is wrong with added rows: their ids, their images or the sizes of their masks.
+
+    `taken` are the ids of the objects and refs of the source.
+    """
     out = []
     for item_id, row in rows.items():
         if row.action != ADDED:
@@ -209,6 +226,8 @@ def _wrong_additions(rows: Mapping[str, Row], images: Mapping[str, tuple[int, in
         parts = item_id.split("/")
         if "/".join(parts[:2]) != address or len(parts) != (3 if row.item == MASK else 4) or not all(parts):
             out.append(f"{item_id} is not an id of a {row.item} in {address}")
+        elif parts[2] in taken:
+            out.append(f"{item_id}: the source has an object or a ref {parts[2]} already")
         elif row.image_id not in images:
             out.append(f"{item_id}: the image {row.image_id} is not in the source")
         elif row.mask is not None and row.mask.size != images[row.image_id]:

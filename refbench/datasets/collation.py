@@ -27,7 +27,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _joined(values: list[Any]) -> Any:
     if all(isinstance(v, bool) for v in values):
         return torch.tensor(values)
-    tensors = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
+    tensors = [torch.from_numpy(np.ascontiguousarray(v)) if isinstance(v, np.ndarray) else v for v in values]
     if all(isinstance(v, torch.Tensor) for v in tensors) and len({(v.shape, v.dtype) for v in tensors}) == 1:
         return torch.stack(tensors)
     return tensors

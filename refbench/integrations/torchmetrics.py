@@ -67,9 +67,16 @@ class ReferringMetric(Metric):
         )  # fmt: skip
         self.rows.append(torch.from_numpy(batch.to_array()).to(self.device))
 
+    def _sync_dist(self, *arguments: Any, **options: Any) -> None:
+        # A process without a batch takes part with no rows; torchmetrics would exchange a tensor of another shape.
+        if not self.rows:
+            nothing = referring_metric.ReferringMetric(self.protocol).to_array()
+            self.rows = [torch.from_numpy(nothing).to(self.device)]
+        super()._sync_dist(*arguments, **options)
+
     def compute(self) -> Tensor | dict[str, Tensor]:
         """The metric, or a dict of all, as float64 tensors in percent."""
-        if not len(self.rows):
+        if not len(self.rows) or not len(dim_zero_cat(self.rows)):
             raise PredictionError("the metric has no samples; call update first")
         rows = dim_zero_cat(self.rows).cpu().numpy()
         # torchmetrics has gathered the rows already.

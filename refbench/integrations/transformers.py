@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from refbench.errors import MaskError
 from refbench.scoring.referring_metric import ReferringMetric
+
+# What the Trainer pads logits and labels with.
+PADDING = -100
 
 
 class TrainerMetrics:
@@ -18,6 +20,9 @@ class TrainerMetrics:
     Args:
         protocol: as for `refbench.ReferringMetric`.
         threshold: a pixel is predicted if its logit is above this.
+
+    Raises (when called):
+        MaskError: a label is not 0 or 1, or the Trainer has padded images of different sizes.
 
     Example:
         >>> import numpy as np
@@ -35,14 +40,15 @@ class TrainerMetrics:
         """Add an `EvalPrediction`; returns the metrics in percent and starts anew if `compute_result`, else nothing."""
         logits, masks = predicted.predictions, predicted.label_ids
         logits = logits[0] if isinstance(logits, tuple) else logits
-        self._metric.update(logits > self._threshold, _flags(masks))
+        if bool((logits == PADDING).any()):
+            raise MaskError(
+                "the Trainer has padded images of different sizes to one batch, so their pixels cannot be told from "
+                "padding; resize all images of the evaluation to one size"
+            )
+        self._metric.update(logits > self._threshold, masks)
         if not compute_result:
             return {}
         # The Trainer has gathered the samples of all processes.
         found = self._metric.compute(synchronise=False)
         self._metric.reset()
         return found
-
-
-def _flags(masks: Any) -> Any:
-    return masks.astype(bool) if isinstance(masks, np.ndarray) else masks.bool()

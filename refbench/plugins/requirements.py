@@ -26,6 +26,9 @@ def _collect(module: str, packages: set[str], seen: set[str]) -> None:
     if module in seen:
         return
     seen.add(module)
+    if module.count("."):
+        # Importing a module imports the package around it first.
+        _collect(module.rpartition(".")[0], packages, seen)
     for name in _imports(module):
         top = name.partition(".")[0]
         if top == OWN:
@@ -58,8 +61,18 @@ def _source(module: str) -> Path:
     if module.partition(".")[0] == OWN:
         place = Path(__file__).parents[2].joinpath(*module.split("."))
         return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    spec = importlib.util.find_spec(module)
-    return Path((spec.origin if spec else None) or "")
+    top, *below = module.split(".")
+    # Only the first part is looked up: looking up a module in a package would import the package.
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return Path()
+    if not below:
+        return Path(spec.origin or "")
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder).joinpath(*below)
+        if place.is_dir() or place.with_suffix(".py").is_file():
+            return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return Path()
 
 
 @lru_cache(maxsize=512)

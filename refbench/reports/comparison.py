@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,12 +97,12 @@ class Comparison:
 
 
 def read_pair(
-    first: Path, second: Path, dataset: str | None = None, progress: Progress = silent
+    first: Any, second: Any, dataset: str | None = None, progress: Progress = silent
 ) -> tuple[Result, Result]:
     """The results of two sources of one split, with the rows of the second in the order of the first.
 
     Args:
-        first, second: run folders, scored folders, scores.parquet files, or predictions.
+        first, second: run folders, scored folders, scores.parquet files, predictions files, or predictions in memory.
         dataset: the split of the predictions; not needed for folders that state it.
 
     Raises:
@@ -107,6 +110,7 @@ def read_pair(
         PredictionError: predictions do not match the split, or their split is not given.
     """
     a, b = result_of(first, dataset, progress), result_of(second, dataset, progress)
+    first, second = (_place(given, word) for given, word in ((first, "the first"), (second, "the second")))
     for place, result in ((first, a), (second, b)):
         if result.scores is None:
             raise RunError(f"{place} has no scores.parquet, which a comparison needs; run `refbench score {place}`")
@@ -118,6 +122,11 @@ def read_pair(
             f"additional samples, for example {(missing or extra)[0]}; score both on the same samples"
         )
     return a, aligned(a, b)
+
+
+def _place(given: Any, word: str) -> str:
+    """How messages name a source."""
+    return str(given) if isinstance(given, (str, os.PathLike)) else word
 
 
 def check_same_dataset(first: Result, second: Result) -> None:
@@ -206,8 +215,8 @@ def differences(
 
 
 def compare(
-    first: Path,
-    second: Path,
+    first: Any,
+    second: Any,
     margin: float = DEFAULT_MARGIN,
     *,
     dataset: str | None = None,
@@ -229,9 +238,11 @@ def compare(
         >>> found.metrics[1].metric, round(found.metrics[1].difference, 2)
         ('mean_iou', 0.76)
     """
-    a, b = read_pair(Path(first), Path(second), dataset, progress)
+    a, b = read_pair(first, second, dataset, progress)
+    if a.folder.name == b.folder.name == "predictions":
+        a, b = (dataclasses.replace(r, folder=Path(name)) for r, name in ((a, "first"), (b, "second")))
     if a.scores is None or b.scores is None or not len(a.scores):
-        raise RunError(f"{first} contains no samples, so there is nothing to compare")
+        raise RunError(f"{a.folder} contains no samples, so there is nothing to compare")
     found = differences(a.scores, b.scores, list(REFBENCH.metrics), margin)
     images = len(set(a.scores.image_id))
     return Comparison(a, b, a.address, len(a.scores), images, margin, found, most_changed(a.scores, b.scores))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from refbench.errors import RunError
+from refbench.errors import DatasetError, RunError
 from refbench.masks.pairs import COUNTS
 from refbench.records import Summary
 from refbench.reports.diagnosis import Diagnosis, facts_of
@@ -24,6 +24,7 @@ from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import SUMMARY_FILE, read_result, read_summary
 from refbench.scoring.scorer import ALL, Scored, choose_protocols
 from refbench.scoring.sources import has_predictions, is_scored, open_source, score_under
+from refbench.storage.manifest import split_fingerprint
 from refbench.storage.samples import sample_table
 
 _ABOUT = ("image_id", "ref_id", "expression", "category", "height", "width", "tags")
@@ -57,6 +58,8 @@ def samples_frame(source: Any, dataset: str | None = None, *, errors: bool = Tru
         >>> len(frame), frame.groupby("error")["iou"].mean().round(2).to_dict()
         (87, {'false_alarm': 0.0, 'merged': 0.12, 'spill': 0.05, 'wrong_object': 0.01})
     """
+    if isinstance(source, (Diagnosis, Scored)) and source.fingerprint != split_fingerprint(source.address):
+        raise DatasetError(f"{source.address} was built again after it was scored; score the predictions again")
     if isinstance(source, Diagnosis):
         return _frame(source.address, source.scores, None, source.errors if errors else None)
     if isinstance(source, Scored):
@@ -77,7 +80,13 @@ def samples_frame(source: Any, dataset: str | None = None, *, errors: bool = Tru
 
 def _frame(address: str, scores: ScoreTable, missing: Any, errors: ErrorTable | None) -> pd.DataFrame:
     ids = scores.sample_ids()
-    about = sample_table(address).set_index("sample_id").loc[ids]
+    table = sample_table(address).set_index("sample_id")
+    unknown = next((i for i in ids if i not in table.index), None)
+    if unknown is not None:
+        raise DatasetError(
+            f"the local build of {address} has no sample {unknown!r}; build the version that the predictions are for"
+        )
+    about = table.loc[ids]
     columns: dict[str, Any] = {"sample_id": ids}
     columns |= {name: about[name].to_numpy() for name in _ABOUT}
     columns["failed"] = scores.failed

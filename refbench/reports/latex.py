@@ -13,6 +13,7 @@ from refbench.plugins.loading import load
 from refbench.reports.comparison import Comparison
 from refbench.reports.leaderboard import SHORT_NAMES
 from refbench.scoring.protocols.base import Protocol
+from refbench.scoring.scorer import Scored
 
 # How an interval is printed.
 BRACKETS, PLUS_MINUS, NONE = "brackets", "plus-minus", "none"
@@ -27,7 +28,7 @@ _MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def to_latex(
-    what: pd.DataFrame | Comparison,
+    what: pd.DataFrame | Comparison | Scored,
     *,
     metrics: Sequence[str] = (),
     interval: str = BRACKETS,
@@ -41,7 +42,8 @@ def to_latex(
     footnote states the rule of each protocol.
 
     Args:
-        what: the DataFrame of `leaderboard_frame`, `runs_frame` or `protocols_frame`, or the result of `compare`.
+        what: the DataFrame of `leaderboard_frame`, `runs_frame` or `protocols_frame`, or the result of `compare` or
+            `score`.
         metrics: the columns, in this order; by default all metrics of the table.
         interval: of measured values: "brackets" for [low, high], "plus-minus" for half its width, or "none".
         digits: decimals.
@@ -58,17 +60,29 @@ def to_latex(
     """
     if interval not in INTERVALS:
         raise PredictionError(f"the interval must be one of {', '.join(INTERVALS)}, got {interval!r}")
+    if isinstance(what, Scored):
+        what = _frame_of(what)
     if isinstance(what, Comparison):
         lines = _comparison(what, metrics, interval, digits)
     elif isinstance(what, pd.DataFrame):
         lines = _leaderboard(what, metrics, interval, digits)
     else:
-        raise PredictionError(f"a table is made of a DataFrame or a Comparison, got {type(what).__name__}")
+        raise PredictionError(f"a table is made of a DataFrame, a Comparison or a Scored, got {type(what).__name__}")
     if not caption:
         return "\n".join(lines) + "\n"
     named = [rf"\label{{{label}}}"] if label else []
     around = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(caption)}}}", *named, *lines, r"\end{table}"]
     return "\n".join(around) + "\n"
+
+
+def _frame_of(scored: Scored) -> pd.DataFrame:
+    """The figures of one scored source, in the form of `leaderboard_frame`."""
+    rows = [
+        {"protocol": name, "system": "This work", "metric": metric, "value": e.value, "low": e.low, "high": e.high}
+        for name, summary in scored.summaries.items()
+        for metric, e in summary.metrics.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def escaped(text: str) -> str:
@@ -83,6 +97,8 @@ def _leaderboard(frame: pd.DataFrame, metrics: Sequence[str], interval: str, dig
         raise PredictionError(
             f"the table has no column {missing[0]!r}; pass that of leaderboard_frame, runs_frame or protocols_frame"
         )
+    if {"dataset", "split"} <= set(frame) and len(frame[["dataset", "split"]].drop_duplicates()) > 1:
+        raise PredictionError("the table has figures of several splits, which cannot be ranked; choose the rows of one")
     shown = list(metrics) or list(dict.fromkeys(frame["metric"]))
     _check_metrics(shown, frame["metric"])
     protocols = [
@@ -151,7 +167,8 @@ def _interval(low: Any, high: Any, interval: str, digits: int) -> str:
 def _two_best(values: Sequence[float], digits: int) -> list[str]:
     """The two highest printed values of a column; nothing is marked in a column of one value."""
     printed = {f"{v:.{digits}f}": v for v in values if not math.isnan(v)}
-    return sorted(printed, key=lambda text: -printed[text])[:2] if len(values) > 1 else []
+    real = [v for v in values if not math.isnan(v)]
+    return sorted(printed, key=lambda text: -printed[text])[:2] if len(real) > 1 else []
 
 
 def _comparison(found: Comparison, metrics: Sequence[str], interval: str, digits: int) -> list[str]:

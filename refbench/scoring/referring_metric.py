@@ -64,7 +64,7 @@ class _Rows:
 class ReferringMetric:
     """The metrics of a protocol over masks that come in batches.
 
-    Only the counts of pixels are kept, eight integers for each sample, so the result is the same for every batch size,
+    Only the counts of pixels are kept, nine integers for each sample, so `compute` gives the same for every batch size,
     order and number of processes, to the last bit. If `torch.distributed` is initialised, `compute` gathers the samples
     of all processes first.
 
@@ -117,7 +117,8 @@ class ReferringMetric:
                 must be thresholded first.
             image_ids: the image of each sample, for intervals by image; by default, each sample has its own.
             sample_ids: a name for each sample. A sample that comes twice counts once. Samplers for several GPUs
-                repeat samples, so that every process has as many.
+                repeat samples, so that every process has as many. If its predictions differ, the one with the smaller
+                counts is kept, wherever it was computed.
             no_target: whether the expression has no target; by default, whether the target mask is empty.
             predicted_no_target: whether the model says that there is no target; by default, whether the predicted mask
                 is empty.
@@ -253,23 +254,28 @@ class ReferringMetric:
 
     def _table(self, parts: Sequence[_Rows]) -> ScoreTable:
         """The samples as a score table. A sample id that occurs twice is kept once."""
-        chosen, sample_ids, image_ids = [], [], []
-        seen: set[str] = set()
-        for number, part in enumerate(parts):
-            kept = []
-            for k, (sample_id, image_id) in enumerate(zip(part.sample_ids, part.image_ids, strict=True)):
-                if sample_id is not None:
-                    if sample_id in seen:
-                        continue
-                    seen.add(sample_id)
-                kept.append(k)
-                sample_ids.append(f"#{number}-{k}" if sample_id is None else sample_id)
-                # Without ids, every sample has an image of its own.
-                image_ids.append(f"#{number}-{k}" if image_id is None else image_id)
-            chosen.append(part.numbers[kept])
+        everything = np.concatenate([part.numbers for part in parts])
+        kept: list[int] = []
+        sample_ids, image_ids = [], []
+        seen: dict[str, int] = {}
+        row = -1
+        for part in parts:
+            for sample_id, image_id in zip(part.sample_ids, part.image_ids, strict=True):
+                row += 1
+                name = f"#{row}" if sample_id is None else sample_id
+                if name in seen:
+                    at = seen[name]
+                    if everything[row].tolist() < everything[kept[at]].tolist():
+                        kept[at] = row
+                    continue
+                seen[name] = len(kept)
+                kept.append(row)
+                sample_ids.append(name)
+                # Without an id of its image, a sample has an image of its own.
+                image_ids.append(name if image_id is None else image_id)
         if not sample_ids:
             raise PredictionError("the metric has no samples; call update first")
-        numbers = np.concatenate(chosen)
+        numbers = everything[kept]
         return ScoreTable(
             sample_id=sample_ids,
             image_id=image_ids,
@@ -286,7 +292,11 @@ def _hash(text: str | None) -> int:
 
 
 def _texts(ids: Sequence[Any] | None, n: int) -> list[str | None]:
-    return [None] * n if ids is None else [None if i is None else str(i) for i in ids]
+    if ids is None:
+        return [None] * n
+    # A tensor as text names its device.
+    listed = ids.tolist() if hasattr(ids, "tolist") else [i.item() if hasattr(i, "item") else i for i in ids]
+    return [None if i is None else str(i) for i in listed]
 
 
 def _rule(name: str) -> Protocol:
@@ -315,7 +325,8 @@ def _masks(given: Any, what: str) -> list[Mask]:
         given = [given]
     if isinstance(given, np.ndarray):
         if given.ndim not in (2, 3):
-            raise MaskError(f"{what} must have the shape (H, W) or (B, H, W), got {given.shape}")
+            squeeze = "; take its only channel with [:, 0]" if given.ndim == 4 and given.shape[1] == 1 else ""
+            raise MaskError(f"{what} must have the shape (H, W) or (B, H, W), got {given.shape}{squeeze}")
         given = given[None] if given.ndim == 2 else given
     if not isinstance(given, Iterable):
         raise MaskError(f"{what} must be arrays, tensors, masks or run-length codes, got {type(given).__name__}")

@@ -50,7 +50,9 @@ class Scored:
             for name, summary in self.summaries.items()
         ]
         failed = int(self.scores.failed.sum())
-        return f"Scored({self.address}, {len(self.scores):,} expressions, {failed:,} failed; {', '.join(figures)})"
+        missing = f" ({self.missing:,} of them without a prediction)" if self.missing else ""
+        about = f"{len(self.scores):,} expressions, {failed:,} failed{missing}"
+        return f"Scored({self.address}, {about}; {', '.join(figures)})"
 
     def _repr_html_(self) -> str:
         cell: str = load_attribute("refbench.reports.cells:scored_cell")(self)
@@ -66,7 +68,7 @@ def score(
     source: Any,
     dataset: str | None = None,
     *,
-    protocols: Sequence[str] = ("refbench",),
+    protocols: Sequence[str] | str = ("refbench",),
     out: Path | None = None,
     interval: str = PERCENTILE,
     progress: Progress = silent,
@@ -80,7 +82,7 @@ def score(
             `(sample_id, mask, score)`, or one mask for each sample in the order of the split. A mask is a `Mask`, a
             COCO run-length code, or a bool or 0/1 array or tensor (H, W).
         dataset: the split, for example "refcoco/val"; required unless the source is a run folder.
-        protocols: names from `refbench list protocols`; "all" means all protocols that can be applied.
+        protocols: one or more names from `refbench list protocols`; "all" means all protocols that can be applied.
         out: folder for scores.parquet and summary.json; by default the run folder, if `source` is one. Protocols that
             were scored earlier in this folder on the same predictions are kept in summary.json.
         interval: "percentile" or "bca".
@@ -98,7 +100,7 @@ def score(
         (['cris', 'refbench'], 87)
     """
     address, answers = open_source(source, dataset)
-    rules, left_out = choose_protocols(protocols, address)
+    rules, left_out = choose_protocols([protocols] if isinstance(protocols, str) else protocols, address)
     counted, summaries = score_under(rules, answers, address, interval, progress)
     folder = Path(out) if out else Path(source) if counted.is_run else None
     if folder is not None:

@@ -35,7 +35,7 @@ def open_source(source: Any, dataset: str | None) -> tuple[str, Answers]:
     """
     if not isinstance(source, (str, os.PathLike)):
         if dataset is None:
-            raise PredictionError('the split of the predictions is not given; pass it, for example "refcoco/val"')
+            raise PredictionError('the split of the predictions is not given; pass it, dataset="refcoco/val"')
         return dataset, GivenPredictions(source)
     source = Path(source)
     if not source.exists():
@@ -93,7 +93,7 @@ def score_under(
 
 
 def result_of(
-    source: Path | str,
+    source: Any,
     dataset: str | None = None,
     progress: Progress = silent,
     *,
@@ -102,7 +102,8 @@ def result_of(
     """The scores of a source. If it is not scored yet, it is scored, and nothing is written.
 
     Args:
-        source: a scored folder, a scores.parquet file, a run folder, or a file or folder of predictions.
+        source: a scored folder, a scores.parquet file, a run folder, a file or folder of predictions, or predictions in
+            memory, as for `score`.
         dataset: the split of the predictions, for example "refcoco/val"; not needed for folders that state it.
         rules: the protocols for a source that is not scored yet.
 
@@ -110,6 +111,8 @@ def result_of(
         RunError, DatasetError: as `read_result`, or the source is of another split than `dataset`.
         PredictionError: as `open_source`, or the predictions do not match the split.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        return _counted(source, Path("predictions"), dataset, progress, rules)
     source = Path(source)
     if is_scored(source):
         result = read_result(source)
@@ -120,10 +123,15 @@ def result_of(
             result = dataclasses.replace(result, summaries={REFBENCH.name: summary})
         # A renamed table has nothing to do with the other files of its folder.
         return result if source.is_dir() or source.name == SCORES_FILE else dataclasses.replace(result, folder=source)
+    return _counted(source, source, dataset, progress, rules)
+
+
+def _counted(source: Any, folder: Path, dataset: str | None, progress: Progress, rules: Sequence[Protocol]) -> Result:
+    """The result of scoring a source; `folder` names it."""
     address, answers = open_source(source, dataset)
     counted, summaries = score_under(rules, answers, address, progress=progress)
     return Result(
-        folder=source,
+        folder=folder,
         run=answers.info if isinstance(answers, RunFolder) else None,
         address=address,
         fingerprint=counted.fingerprint,

@@ -76,8 +76,9 @@ class GivenPredictions:
         elif hasattr(given, "columns") and hasattr(given, "itertuples"):
             scores = given["score"] if "score" in given.columns else [None] * len(given)
             for sample_id, mask, score in zip(given["sample_id"], given["mask"], scores, strict=True):
-                # An empty cell is NaN.
-                yield sample_id, mask, None if score is None or score != score else score
+                if not isinstance(sample_id, str):
+                    raise PredictionError(f"the column sample_id must hold texts, got {sample_id!r}")
+                yield sample_id, mask, None if score is None or _is_empty(score) else score
         else:
             for entry in given:
                 if isinstance(entry, Prediction):
@@ -86,6 +87,14 @@ class GivenPredictions:
                     yield entry[0], entry[1], entry[2] if len(entry) == 3 else None
                 else:
                     yield None, entry, None
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell of a DataFrame is NaN or NA."""
+    try:
+        return bool(cell != cell)
+    except TypeError:
+        return True  # pandas.NA has no truth value
 
 
 def _claim(where: str, row: int, given: Any, score: Any, index: SampleIndex) -> Claim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,17 @@ JSONL, PNG, PNG_NESTED = "jsonl", "png", "png-nested"
 FORMS = (JSONL, PNG, PNG_NESTED)
 
 
-def write_predictions(path: Path | str, rows: Iterable[tuple[str, Any, float | None]], *, form: str = JSONL) -> Path:
+def write_predictions(
+    path: Path | str, rows: Mapping[str, Any] | Iterable[tuple[Any, ...]], *, form: str = JSONL
+) -> Path:
     """Write masks to a file or folder that `refbench score` reads.
 
     Args:
         path: the file, or the folder if `form` is "png" or "png-nested"; an existing file is replaced, an existing
             folder must be empty.
-        rows: `(sample_id, mask, score)`. A mask is a `Mask`, a COCO run-length code, a bool or 0/1 array (H, W), or a
-            tensor of this kind on any device. `score` is a number, or None.
+        rows: `(sample_id, mask)` or `(sample_id, mask, score)`, or a mapping of sample ids to masks. A mask is a
+            `Mask`, a COCO run-length code, a bool or 0/1 array (H, W), or a tensor of this kind on any device. `score`
+            is a number, or None.
         form: "jsonl" for JSON lines, "png" for one PNG file per sample with `__` instead of `/` in its name, or
             "png-nested" for PNG files in subfolders. PNG files contain no scores.
 
@@ -68,13 +71,14 @@ def write_predictions(path: Path | str, rows: Iterable[tuple[str, Any, float | N
     return path
 
 
-def _predictions(rows: Iterable[tuple[str, Any, float | None]]) -> Iterable[Prediction]:
+def _predictions(rows: Mapping[str, Any] | Iterable[tuple[Any, ...]]) -> Iterable[Prediction]:
     seen = set()
-    for number, row in enumerate(rows):
-        try:
-            sample_id, mask, score = row
-        except (TypeError, ValueError):
-            raise PredictionError(f"row {number} must be (sample_id, mask, score), got {type(row).__name__}") from None
+    for number, row in enumerate(rows.items() if isinstance(rows, Mapping) else rows):
+        if not isinstance(row, (tuple, list)) or len(row) not in (2, 3):
+            raise PredictionError(
+                f"row {number} must be (sample_id, mask) or (sample_id, mask, score), got {type(row).__name__}"
+            )
+        sample_id, mask, score = (*row, None)[:3]
         if not isinstance(sample_id, str) or not sample_id:
             raise PredictionError(f"row {number}: the sample id must be a text, got {sample_id!r}")
         if sample_id in seen:

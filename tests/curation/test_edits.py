@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +14,17 @@ import numpy as np
 import pytest
 from curation.miniature_split import square
 from curation.test_published import HEIGHT, WIDTH, build_source
+from pycocotools import mask as coco_mask
 
 from refbench import Mask, Sample, load_samples
 from refbench.curation.annotation_sets import replacements
 from refbench.curation.decisions import decide, settle_ledger
-from refbench.curation.edits import EDITS_FILE, Crowd, Merge, read_edits, write_edits
+from refbench.curation.edits import EDITS_FILE, Add, Crowd, Merge, read_edits, write_edits
 from refbench.curation.findings import audit
 from refbench.curation.folder import default_folder, load_items
 from refbench.curation.history import story_picture, why
 from refbench.curation.ledger import LEDGER_FILE, Row, read_ledger, write_ledger
+from refbench.curation.ledger_application import apply_ledger
 from refbench.curation.ledger_differences import compare_ledgers
 from refbench.curation.recipe import parse_recipe
 from refbench.curation.review.app import ReviewData
@@ -217,25 +221,107 @@ def test_the_same_edits_give_the_same_bytes(folder: Path) -> None:
     assert not read_ledger(folder).edited
 
 
+def test_texts_and_codes_of_any_kind_are_stored(folder: Path) -> None:
+    code = coco_mask.encode(np.asfortranarray(part(3, 3, 3).to_array(), dtype=np.uint8))
+    runs = {"size": [HEIGHT, WIDTH], "counts": [0, 5, HEIGHT * WIDTH - 5]}
+    edits = [
+        Add(image="1", mask=code, category="dog", reason="pasted\u2028from a page\u0085"),
+        Add(image="1", mask=runs, category="dog"),
+    ]
+    write_edits(folder, edits)
+    write_edits(folder, edits)
+    settle_ledger(folder)
+    rows = read_ledger(folder).by_id()
+    assert rows[f"{SOURCE}/added-1"].mask == part(3, 3, 3)
+    assert rows[f"{SOURCE}/added-1"].reason == "pasted\u2028from a page\u0085"
+
+
+def test_a_curated_split_is_curated_again(folder: Path) -> None:
+    mask_id = f"{SOURCE}/2000"
+    parts = [rle(part(2, 2, 6)), rle(part(20, 20, 6))]
+    add = {"edit": "add", "image": "2", "mask": rle(part(3, 3, 3)), "category": "dog", "expressions": ["dog"]}
+    store(folder, [{"edit": "split", "mask": mask_id, "parts": parts}, add])
+    address = next_version(folder)
+    again = folder.parent / "again"
+    audit(address, KEEP_ALL, out=again)
+    decide(again)
+    rows = store(again, [{"edit": "split", "mask": f"{address}/2000", "parts": parts}, add])
+    assert rows[f"{address}/2000-3"].action == "added"
+    assert rows[f"{address}/added-2"].action == "added"
+    apply(address, again / LEDGER_FILE, "cleaned-again")
+    assert len(load_samples("cleaned-again/val")) == len(load_samples(address)) + 1
+
+
+def test_storing_a_replacement_again_accepts_the_present_mask(folder: Path, tmp_path: Path) -> None:
+    build_other_annotations(tmp_path)
+    proposed = replacements(folder, "refcoco+", 0.8)[0]
+    write_edits(folder, proposed)
+    file = folder / EDITS_FILE
+    stored = file.read_text()
+    file.write_text(re.sub('"mask_sha256":"[0-9a-f]{64}"', f'"mask_sha256":"{"0" * 64}"', stored))
+    write_edits(folder, proposed)
+    assert file.read_text() == stored
+
+
+def test_proposed_replacements_overwrite_nothing(folder: Path, tmp_path: Path, refbench: Cli) -> None:
+    build_other_annotations(tmp_path)
+    out = tmp_path / "mine.jsonl"
+    out.write_text("kept")
+    done = refbench("curate", "replacements", folder, "refcoco+", "--out", out)
+    assert done.returncode == 2
+    assert "already exists" in done.stderr
+    assert out.read_text() == "kept"
+    done = refbench("curate", "replacements", folder, "refcoco+", "--out", folder / EDITS_FILE, "--replace")
+    assert "holds the edits of the curation" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"image_id": "2"}, "is on the image 1, not on 2"),
+        ({"item_id": f"{SOURCE}/1002", "action": "added"}, "is already in the source, so it cannot be added"),
+    ],
+)
+def test_rows_about_another_image_are_refused(folder: Path, change: dict[str, str], expected: str) -> None:
+    ledger = read_ledger(folder)
+    target = ledger.by_id()[f"{SOURCE}/1000"]
+    forged = dataclasses.replace(target, mask=part(0, 0, 2) if "action" in change else None, **change)
+    rows = tuple({row.item_id: row for row in (*ledger.rows, forged)}.values())
+    samples = load_samples(SOURCE)
+    with pytest.raises(DatasetError) as caught:
+        apply_ledger(samples, load_objects("refcoco"), dataclasses.replace(ledger, rows=rows), "cleaned", "it")
+    assert expected in str(caught.value)
+
+
+def test_an_added_object_does_not_take_the_place_of_another(folder: Path) -> None:
+    ledger = read_ledger(folder)
+    objects = [*load_objects("refcoco"), dataclasses.replace(load_objects("refcoco")[0], ann_id="77")]
+    new = Row("mask", f"{SOURCE}/77", "1", "added", "edit", "", "", mask=part(0, 0, 2), category="dog")
+    forged = dataclasses.replace(ledger, rows=(*ledger.rows, new))
+    with pytest.raises(DatasetError, match="the source has an object or a ref 77 already"):
+        apply_ledger(load_samples(SOURCE), objects, forged, "cleaned", "it")
+
+
 def test_all_edits_that_do_not_fit_are_named(folder: Path) -> None:
     wrong = [
         ({"edit": "crowd", "mask": "refcoco/val/9"}, "edit 1 (crowd): refcoco/val has no mask 'refcoco/val/9'"),
-        ({"edit": "merge", "masks": [f"{SOURCE}/1000"]}, "edit 2 (merge): name at least two different masks"),
-        ({"edit": "merge", "masks": [f"{SOURCE}/1000", f"{SOURCE}/2000"]}, "edit 3 (merge): the masks"),
-        ({"edit": "split", "mask": f"{SOURCE}/1000", "parts": [rle(part(0, 0, 2))]}, "edit 4 (split): a split has"),
+        ({"edit": "merge", "masks": [f"{SOURCE}/1000"]}, "edit 2 (merge): name at least two masks, and each only once"),
+        ({"edit": "merge", "masks": [f"{SOURCE}/1000"] * 2}, "edit 3 (merge): name at least two masks"),
+        ({"edit": "merge", "masks": [f"{SOURCE}/1000", f"{SOURCE}/2000"]}, "edit 4 (merge): the masks"),
+        ({"edit": "split", "mask": f"{SOURCE}/1000", "parts": [rle(part(0, 0, 2))]}, "edit 5 (split): a split has"),
         (
             {"edit": "split", "mask": f"{SOURCE}/1000", "parts": [rle(part(0, 0, 2))] * 2, "expressions": {"x": 1}},
-            "edit 5 (split): x is not an expression of",
+            "edit 6 (split): x is not an expression of",
         ),
         (
             {"edit": "add", "image": "77", "mask": rle(part(0, 0, 2)), "category": "dog"},
-            "edit 6 (add): refcoco/val has no image '77'",
+            "edit 7 (add): refcoco/val has no image '77'",
         ),
         (
             {"edit": "add", "image": "1", "mask": rle(square(0, 0, 2, 9, 9)), "category": "dog"},
-            "edit 7 (add): the mask is (9, 9), the image (48, 64)",
+            "edit 8 (add): the mask is (9, 9), the image (48, 64)",
         ),
-        ({"edit": "replace", "mask": f"{SOURCE}/1000", "by": "lvis/1"}, "edit 8 (replace): "),
+        ({"edit": "replace", "mask": f"{SOURCE}/1000", "by": "lvis/1"}, "edit 9 (replace): "),
     ]
     with pytest.raises(DatasetError) as caught:
         store(folder, [edit for edit, _ in wrong])

@@ -11,6 +11,7 @@ import pytest
 from conftest import PROJECT
 
 from refbench import ReferringMetric, collate, torch_dataset
+from refbench.errors import MaskError
 
 torch = pytest.importorskip("torch")
 
@@ -83,7 +84,8 @@ def run_recipe(name: str, names: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_guide_has_these_recipes() -> None:
     assert list(RECIPES) == [
-        "data", "loop", "accelerate", "lightning", "trainer", "wandb", "mlflow", "tensorboard",
+        "data", "prepare", "loop", "accelerate", "lightning", "lightning_all", "trainer", "wandb", "mlflow",
+        "tensorboard",
     ]  # fmt: skip
 
 
@@ -119,6 +121,23 @@ def test_lightning(names: dict[str, Any]) -> None:
     assert 0 <= float(trainer.callback_metrics["val/miou"]) <= 100
 
 
+def test_lightning_with_all_metrics(names: dict[str, Any]) -> None:
+    lightning = pytest.importorskip("lightning")
+    run_recipe("lightning", names)
+    module = run_recipe("lightning_all", names)["WithAll"](names["model"])
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    for _ in range(2):
+        (found,) = trainer.validate(module, names["loader"], verbose=False)
+        assert found == {f"val/{name}": pytest.approx(value, abs=1e-9) for name, value in expected().items()}
+
+
+def test_prepare(names: dict[str, Any]) -> None:
+    made = run_recipe("prepare", names)["prepare"](torch_dataset("scenes/val")[0])
+    assert made["image"].shape == (3, 64, 96)
+    assert made["mask"].shape == (64, 96)
+    assert made["mask"].dtype == bool
+
+
 @pytest.mark.parametrize("batched", [True, False])
 def test_trainer(names: dict[str, Any], batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate")
@@ -134,6 +153,18 @@ def test_trainer(names: dict[str, Any], batched: bool, monkeypatch: pytest.Monke
     figures = run_recipe("trainer", names)["figures"]
     for name, value in expected().items():
         assert figures[f"eval_{name}"] == pytest.approx(value, abs=1e-9)
+
+
+def test_padded_batches_of_the_trainer_are_refused() -> None:
+    transformers = pytest.importorskip("transformers")
+    metrics = pytest.importorskip("refbench.integrations.transformers").TrainerMetrics()
+    masks = np.ones((2, 4, 4), np.int64)
+    logits = masks - 0.5
+    logits[0, 3], masks[0, 3] = -100, -100
+    with pytest.raises(MaskError, match="the Trainer has padded images of different sizes"):
+        metrics(transformers.EvalPrediction(predictions=logits, label_ids=masks))
+    with pytest.raises(MaskError, match="0 and 1"):
+        metrics(transformers.EvalPrediction(predictions=np.ones((1, 4, 4)), label_ids=np.full((1, 4, 4), 255)))
 
 
 @pytest.fixture

@@ -108,6 +108,25 @@ def _process(rank: int, world: int, place: str, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def _half(rank: int, world: int, place: str, folder: str) -> None:
+    """Only the first process has a batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=world)
+    metric = face.ReferringMetric()
+    if rank == 0:
+        metric.update(*batches(1)[0][:2])
+    Path(folder, f"half-{rank}.json").write_text(json.dumps(as_numbers(metric.compute())))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_process_without_a_batch_takes_part(tmp_path: Path) -> None:
+    whole = ReferringMetric()
+    whole.update(*batches(1)[0][:2])
+    torch.multiprocessing.spawn(_half, (2, str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert json.loads((tmp_path / f"half-{rank}.json").read_text()) == whole.compute()
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_bits(tmp_path: Path) -> None:
     whole = ReferringMetric()

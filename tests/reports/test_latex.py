@@ -87,7 +87,7 @@ def test_what_cannot_be_printed_is_named() -> None:
         to_latex(table(), interval="wide")
     with pytest.raises(PredictionError, match="has no column 'metric'"):
         to_latex(table().drop(columns="metric"))
-    with pytest.raises(PredictionError, match="a table is made of a DataFrame or a Comparison, got str"):
+    with pytest.raises(PredictionError, match="a table is made of a DataFrame, a Comparison or a Scored, got str"):
         to_latex("text")  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from refbench import Mask, Sample, load_samples, score, write_predictions
+from refbench import Mask, Sample, compare, load_samples, score, to_latex, write_predictions
 from refbench.errors import PredictionError
 from refbench.records import Instance, Prediction
 from refbench.reports.diagnosis import diagnose
@@ -44,6 +44,9 @@ FORMS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "codes": lambda m: [Mask.from_array(x).to_rle() for x in m.values()],
     "predictions": lambda m: [Prediction(i, Mask.from_array(x)) for i, x in m.items()],
     "frame": lambda m: pd.DataFrame({"sample_id": list(m), "mask": list(m.values())}),
+    "frame with gaps": lambda m: pd.DataFrame(
+        {"sample_id": list(m), "mask": list(m.values()), "score": pd.array([None] * len(m), "Float64")}
+    ),
     "frame with scores": lambda m: pd.DataFrame({"sample_id": list(m), "mask": list(m.values()), "score": 1}),
 }
 
@@ -88,6 +91,21 @@ def test_scores_are_written_where_asked(given: dict[str, np.ndarray], tmp_path: 
 def test_errors_are_diagnosed(given: dict[str, np.ndarray], tmp_path: Path) -> None:
     file = write_predictions(tmp_path / "p.jsonl", [(i, m, None) for i, m in given.items()])
     assert diagnose(given, SPLIT).losses == diagnose(file, SPLIT, write=False).losses
+
+
+def test_two_sets_of_masks_are_compared(given: dict[str, np.ndarray]) -> None:
+    whole = {s.sample_id: s.target for s in load_samples(SPLIT)}
+    found = compare(given, whole, dataset=SPLIT)
+    assert found.metrics[0].second == 100
+    assert "first and second on snapshots/test" in repr(found)
+    assert r"\textbf{100.0}" in to_latex(found)
+    assert "cIoU" in to_latex(score(given, SPLIT))
+
+
+def test_masks_are_written_as_they_are_scored(given: dict[str, np.ndarray], tmp_path: Path) -> None:
+    files = [write_predictions(tmp_path / f"{k}.jsonl", rows) for k, rows in enumerate((given, given.items()))]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert score(files[0], SPLIT).summaries == score(given, SPLIT, protocols="refbench").summaries
 
 
 @pytest.mark.parametrize(

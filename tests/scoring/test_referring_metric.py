@@ -112,6 +112,40 @@ def test_samples_that_come_twice_count_once(pairs: tuple[Path, list[Any]]) -> No
         padded.merge(ReferringMetric("cris"))
 
 
+def test_ids_of_tensors_are_their_values() -> None:
+    torch = pytest.importorskip("torch")
+    mask = np.ones((1, 2, 2), bool)
+    metric = ReferringMetric()
+    for ids in (torch.tensor([3]), [torch.tensor(3)], np.array([3]), [3], ["3"]):
+        metric.update(mask, mask, sample_ids=ids)
+    assert len(metric) == 5
+    metric.update(mask, ~mask, sample_ids=["4"])
+    assert metric.compute()["mean_iou"] == 50
+
+
+def test_repeats_that_differ_give_the_same_in_any_order() -> None:
+    full, half = np.ones((2, 2), bool), np.array([[True, True], [False, False]])
+    found = []
+    for order in ((full, half), (half, full)):
+        metric = ReferringMetric()
+        for prediction in order:
+            metric.update([prediction], [full], sample_ids=["a"])
+        found.append(metric.compute())
+    assert found[0] == found[1]
+
+
+def test_intervals_do_not_depend_on_the_order_of_named_samples() -> None:
+    random = np.random.default_rng(0)
+    masks = random.random((2, 40, 5, 5)) < 0.5
+    found = []
+    for order in (range(40), reversed(range(40))):
+        metric = ReferringMetric()
+        for k in order:
+            metric.update(masks[0, k], masks[1, k], sample_ids=[str(k)])
+        found.append(metric.intervals())
+    assert found[0] == found[1]
+
+
 def test_what_cannot_be_counted_is_refused() -> None:
     metric = ReferringMetric()
     with pytest.raises(PredictionError, match="no samples"):

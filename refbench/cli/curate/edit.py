@@ -11,6 +11,7 @@ from refbench.cli.completion import curations
 from refbench.cli.output import print_json, print_table, remark
 from refbench.cli.paths import FilePath
 from refbench.curation import decisions, edits
+from refbench.curation.folder import open_curation
 from refbench.curation.tables import DECISIONS_FILE
 
 
@@ -37,6 +38,7 @@ def edit(folder: Path, files: tuple[Path, ...], reviewer: str, as_json: bool) ->
     Example:
       refbench curate edit ~/.refbench/curation/refcoco-val edits.jsonl --reviewer anna
     """
+    open_curation(folder)
     read = [found for file in files for found in edits.read_edits(file)]
     written = edits.write_edits(folder, read, reviewer)
     decided = decisions.settle_ledger(folder) if (folder / DECISIONS_FILE).is_file() else None
