@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from refbench.errors import MaskError
 from refbench.masks import batches
 from refbench.masks.mask import Mask
 from refbench.masks.pairs import COUNTS, PairCounts
-from refbench.masks.rle import MAX_PIXELS, end_to_end, intervals_of
+from refbench.masks.rle import MAX_PIXELS, MAX_SIDE_PX, end_to_end, intervals_of
 from refbench.masks.threads import in_chunks
 
 
@@ -54,6 +54,15 @@ def pair_counts(
             f"the number of predictions must equal the number of targets, got {len(predictions)} predictions "
             f"and {len(targets)} targets"
         )
+    first, second = _columns(predictions), _columns(targets)
+    if first is not None and second is not None and np.array_equal(first.sizes, second.sizes):
+        try:
+            heights, widths = second.sizes
+            found = count_codes(first.codes, second.codes, heights, widths, boundary, threads)
+            return PairCounts.of(found).by_name()
+        except MaskError:
+            # The masks one by one give an error that names the mask.
+            pass
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
     heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
@@ -199,6 +208,43 @@ def boundary_widths_px(
 
 def _numbers(masks: Sequence[Mask], name: str) -> NDArray[np.int64]:
     return np.fromiter(map(attrgetter(name), masks), np.int64, len(masks))
+
+
+class _Columns(NamedTuple):
+    """The codes of masks, and their heights and widths, int64 (2, N)."""
+
+    codes: list[bytes]
+    sizes: NDArray[np.int64]
+
+
+def _columns(masks: Sequence[Any]) -> _Columns | None:
+    """The codes and sizes of masks in the usual forms, without a Mask for each dict; None if one has another form."""
+    codes: list[bytes] = []
+    size: Any
+    counts: Any
+    heights: list[int] = []
+    widths: list[int] = []
+    for mask in masks:
+        if type(mask) is Mask:
+            size, counts = mask.size, mask.counts
+        elif type(mask) is dict:
+            size, counts = mask.get("size"), mask.get("counts")
+            if isinstance(counts, str) and counts.isascii():
+                counts = counts.encode()
+        else:
+            return None
+        usual = isinstance(counts, bytes) and isinstance(size, (list, tuple)) and len(size) == 2
+        if not usual or type(size[0]) is not int or type(size[1]) is not int:
+            return None
+        codes.append(counts)
+        heights.append(size[0])
+        widths.append(size[1])
+    try:
+        sizes = np.array([heights, widths], np.int64)
+    except OverflowError:
+        return None
+    allowed = not sizes.size or (sizes.min() >= 1 and sizes.max() <= MAX_SIDE_PX)
+    return _Columns(codes, sizes) if allowed else None
 
 
 def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> Sequence[Mask]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from refbench import Mask, pair_counts
 from refbench.errors import MaskError
+from refbench.masks.rle import run_lengths
 
 
 def coco128_masks(test_data: Path) -> dict[int, list[Mask]]:
@@ -137,3 +139,44 @@ def test_dicts_are_taken_and_results_are_int64() -> None:
 def test_pairs_that_do_not_fit_are_named(predictions: list, targets: list, message: str) -> None:
     with pytest.raises(MaskError, match=message):
         pair_counts(predictions, targets)
+
+
+def test_dicts_of_every_form_count_like_masks() -> None:
+    random = np.random.default_rng(5)
+    masks = [Mask.from_array(random.random((20, 30)) < share) for share in random.random(60)]
+    codes = [m.counts for m in masks]
+    expected = pair_counts(masks[:30], masks[30:])
+    forms = [
+        [{"size": [20, 30], "counts": c} for c in codes],
+        [{"size": (20, 30), "counts": c.decode()} for c in codes],
+        [m.to_rle() for m in masks],
+        [{"size": [20, 30], "counts": run_lengths(m.to_array().ravel(order="F"))} for m in masks],
+        # A background run of length zero inside a foreground run: the same mask, another code.
+        [{"size": [20, 30], "counts": [0, 3, 0, 4, 593]}] * 60,
+    ]
+    for form in forms[:4]:
+        found = pair_counts(form[:30], form[30:])
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        mixed = pair_counts(masks[:30], form[30:])
+        assert all(np.array_equal(mixed[name], expected[name]) for name in expected)
+    assert pair_counts(forms[4][:1], forms[4][:1])["union"].tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"counts": "zz"}, "target of pair 1"),
+        ({"counts": "é"}, "target of pair 1"),
+        ({"counts": 5}, "target of pair 1"),
+        ({"size": [2, 3]}, "pair 1"),
+        ({"size": [2]}, "target of pair 1"),
+        ({"size": [True, 2]}, "target of pair 1"),
+        ({"size": [2**70, 2]}, "target of pair 1"),
+        ({"size": [0, 2]}, "target of pair 1"),
+        ({"size": [2.0, 2]}, "target of pair 1"),
+    ],
+)
+def test_a_wrong_dict_among_right_ones_is_named(changed: dict[str, Any], expected: str) -> None:
+    right = {"size": [2, 2], "counts": Mask.full(2, 2).counts}
+    with pytest.raises(MaskError, match=expected):
+        pair_counts([right] * 3, [right, {**right, **changed}, right])
