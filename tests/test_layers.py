@@ -33,6 +33,7 @@ DOORS = {"loading.py"}
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",
     "curation.refiners.trained", "curation.refiner_training", "datasets.collation",
+    "curation.refiners.sam3_text",
     "integrations.torchmetrics",
     "adapters.tensor_masks", "adapters.torch_settings", "adapters.segment_anything", "adapters.grounded_sam",
     "adapters.owlv2_sam", "adapters.sam3", "adapters.box_prompts", "adapters.florence2", "adapters.paligemma",

@@ -320,7 +320,8 @@ def _propose_image(refiner: Any, image: ImageItems, variants: int) -> list[Propo
     except DatasetError as error:
         return [_failed(refiner.name, t, str(error)) for t in image.masks]
     ids, masks, categories = zip(*((t.mask_id, t.mask, t.category) for t in image.masks), strict=True)
-    return ask_refiner(refiner, picture, ids, masks, variants, categories)
+    expressions = [[s.expression for s in t.samples] for t in image.masks]
+    return ask_refiner(refiner, picture, ids, masks, variants, categories, expressions)
 
 
 def _failed(refiner: str, target: TargetMask, error: str) -> Proposal:

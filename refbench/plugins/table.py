@@ -136,5 +136,6 @@ TABLE: dict[str, dict[str, str]] = {
         "sam-hq": "refbench.curation.refiners.sam:SamHq",
         "sam2": "refbench.curation.refiners.sam:Sam2",
         "sam3": "refbench.curation.refiners.sam:Sam3",
+        "sam3-text": "refbench.curation.refiners.sam3_text:Sam3Text",
     },
 }

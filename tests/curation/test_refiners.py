@@ -17,7 +17,7 @@ from transformers import (
     SamModel,
 )
 
-from benchmarks.networks import DECODER, ENCODER, PROMPTS, save_sam
+from benchmarks.networks import DECODER, ENCODER, PROMPTS, save_sam, save_sam3
 from refbench.curation import proposals as proposals_module
 from refbench.curation.findings import audit
 from refbench.curation.proposals import make_refiner, read_proposals
@@ -30,6 +30,7 @@ from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load
 from refbench.plugins.options import bind_options
+from refbench.records import Answer
 
 HEIGHT, WIDTH = 100, 120
 TRUE = square(30, 35, 40, HEIGHT, WIDTH)
@@ -148,6 +149,39 @@ def test_sam_and_its_kin_load_as_users_load_them(saved: tuple[str, Path]) -> Non
     again = propose(load("refiners", name)(weights=str(folder)), picture(), ["a"], sources[:1], 2)
     assert backwards[2:] == again == found[:2]
     assert backwards[:2] == found[2:]
+
+
+def test_sam3_by_words_takes_the_instance_that_fits_the_mask(tmp_path: Path) -> None:
+    refiner = load("refiners", "sam3-text")(weights=str(save_sam3(tmp_path / "sam3")), threshold=0.0)
+    assert len(refiner.weights_sha256) == 64
+    asked = []
+
+    def segment(images: list[Any], expressions: list[str]) -> list[Answer]:
+        asked.append(list(expressions))
+        assert len({id(image) for image in images}) == 1
+        far, near = square(0, 0, 5, HEIGHT, WIDTH).to_array(), COARSE.to_array()
+        answers = [Answer(near, instances=[(far, 0.9), (near, 0.4)]), Answer(far, instances=[(far, 0.9)])]
+        return answers[: len(images)]
+
+    refiner.network.segment = segment
+    found = propose(refiner, picture(), ["a"], [COARSE], 2, ["cup"], [["the cup", "cup"]])
+    assert asked == [["cup", "the cup"]]
+    assert (found[0].mask, found[0].confidence, found[0].error) == (COARSE, 0.4, "")
+    assert found[1].error == "it returned the empty mask"
+    without = propose(refiner, picture(), ["a"], [COARSE], 2)
+    assert all("has neither a class nor an expression" in p.error for p in without)
+
+
+def test_sam3_by_words_runs_the_network(tmp_path: Path) -> None:
+    folder = save_sam3(tmp_path / "sam3")
+    refiner = load("refiners", "sam3-text")(weights=str(folder), threshold=0.0)
+    sources = [COARSE, square(5, 5, 20, HEIGHT, WIDTH)]
+    words = {"categories": ["cup", "dog"], "expressions": [["the cup"], ["a dog"]]}
+    found = propose(refiner, picture(), ["a", "b"], sources, 2, **words)
+    assert all(p.error in ("", "it returned the empty mask", "it returned the whole image") for p in found)
+    again = load("refiners", "sam3-text")(weights=str(folder), threshold=0.0)
+    alone = propose(again, picture(), ["b"], sources[1:], 2, ["dog"], [["a dog"]])
+    assert alone == found[2:]
 
 
 @pytest.mark.slow

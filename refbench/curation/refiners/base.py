@@ -43,22 +43,23 @@ class Target:
     """The mask that a refiner is to improve.
 
     `mask` is the coarse mask, bool (H, W) and not empty, `box` its [left, top, width, height]; `category` is "" if it
-    is unknown.
+    is unknown. `expressions` are those that refer to the mask.
     """
 
     mask: BoolArray
     box: Box
     category: str = ""
+    expressions: tuple[str, ...] = ()
 
 
 class Refiner(Protocol):
     """Proposes a new mask with one method: `refine(image, mask, box)`.
 
     `image` is uint8 (H, W, 3) RGB, `mask` is the coarse mask, bool (H, W) and not empty, and `box` is its [left, top,
-    width, height]. If a refiner varies its own prompts, or needs the category, it has a method `refine_target(image,
-    target, variants)`, which returns one answer per variant. Other refiners are called again with shifted masks. All
-    masks of an image are passed consecutively with the same array, so that a network can embed it once.
-    `weights_sha256` identifies the weights.
+    width, height]. If a refiner varies its own prompts, or needs the category or the expressions, it has a method
+    `refine_target(image, target, variants)`, which returns one answer per variant. Other refiners are called again with
+    shifted masks. All masks of an image are passed consecutively with the same array, so that a network can embed it
+    once. `weights_sha256` identifies the weights.
     """
 
     name: str
@@ -73,9 +74,15 @@ def propose(
     sources: Sequence[Mask],
     variants: int,
     categories: Sequence[str] = (),
+    expressions: Sequence[Sequence[str]] = (),
 ) -> list[Proposal]:
     """Ask a refiner `variants` times for each mask of an image; errors of the refiner become failed proposals."""
     category_of = dict(zip(mask_ids, categories, strict=True)) if categories else {}
+    expressions_of = dict(zip(mask_ids, map(tuple, expressions), strict=True)) if expressions else {}
+
+    def target_of(mask_id: str, start: BoolArray, source: Mask) -> Target:
+        return Target(start, source.box_xywh, category_of.get(mask_id, ""), expressions_of.get(mask_id, ()))
+
     asked: list[tuple[str, int, Mask, BoolArray]] = []
     out = []
     for mask_id, source in zip(mask_ids, sources, strict=True):
@@ -90,9 +97,7 @@ def propose(
         answers = [
             answer
             for mask_id, _, source, start in asked[::variants]
-            for answer in _ask_target(
-                refiner, picture, Target(start, source.box_xywh, category_of.get(mask_id, "")), variants
-            )
+            for answer in _ask_target(refiner, picture, target_of(mask_id, start, source), variants)
         ]
     else:
         answers = _ask(refiner, picture, [start for *_, start in asked])
