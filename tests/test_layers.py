@@ -32,7 +32,7 @@ DOORS = {"loading.py"}
 # What may import torch: loaded only by those who use it.
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",
-    "curation.refiners.trained", "curation.refiner_training", "datasets.collation",
+    "curation.refiners.trained", "curation.refiner_training", "datasets.collation", "masks.tensor_counts",
     "curation.refiners.sam3_text",
     "integrations.torchmetrics",
     "adapters.tensor_masks", "adapters.torch_settings", "adapters.segment_anything", "adapters.grounded_sam",

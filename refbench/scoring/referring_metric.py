@@ -15,7 +15,7 @@ from refbench.masks.conversion import mask_of
 from refbench.masks.counting import count_codes
 from refbench.masks.mask import Mask
 from refbench.masks.pairs import COUNTS, PairCounts
-from refbench.plugins.loading import load
+from refbench.plugins.loading import load, load_attribute
 from refbench.records import Estimate
 from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Every, Evidence, Protocol, summarise, value_of
@@ -126,28 +126,19 @@ class ReferringMetric:
         Raises:
             MaskError: the batch sizes or the sizes of a pair differ, or a mask has other values than 0 and 1.
         """
-        predicted, meant = _masks(predictions, "predictions"), _masks(targets, "targets")
-        n = len(meant)
-        if len(predicted) != n:
-            raise MaskError(f"{len(predicted)} predictions for {n} targets; pass as many of both")
+        counts = _dense(predictions, targets) if _on_gpu(predictions, targets) else _encoded(predictions, targets)
+        n = len(counts)
         columns = {"image_ids": image_ids, "sample_ids": sample_ids, "no_target": no_target,
                    "predicted_no_target": predicted_no_target}  # fmt: skip
         for name, values in columns.items():
             if values is not None and len(values) != n:
                 raise MaskError(f"{name} has {len(values)} entries for {n} samples")
-        for k, (p, t) in enumerate(zip(predicted, meant, strict=True)):
-            if p.size != t.size:
-                raise MaskError(
-                    f"sample {k} of the batch: the prediction has the size {p.size}, the target {t.size}; resize the "
-                    "prediction to the size of the target"
-                )
-        sizes = np.array([t.size for t in meant], np.int64).reshape(-1, 2)
-        counts = count_codes([p.counts for p in predicted], [t.counts for t in meant], sizes[:, 0], sizes[:, 1])
         numbers = np.zeros((n, WIDTH), np.int64)
         numbers[:, FIRST_COUNT:] = counts
-        numbers[:, NO_TARGET] = [t.area == 0 for t in meant] if no_target is None else list(map(bool, no_target))
+        areas = PairCounts.of(counts)
+        numbers[:, NO_TARGET] = areas.target_area == 0 if no_target is None else list(map(bool, no_target))
         numbers[:, PREDICTED_NO_TARGET] = (
-            [p.area == 0 for p in predicted] if predicted_no_target is None else list(map(bool, predicted_no_target))
+            areas.prediction_area == 0 if predicted_no_target is None else list(map(bool, predicted_no_target))
         )
         self._rows.add(numbers, _texts(sample_ids, n), _texts(image_ids, n))
 
@@ -284,6 +275,34 @@ class ReferringMetric:
             predicted_no_target=numbers[:, PREDICTED_NO_TARGET] != 0,
             **PairCounts.of(numbers[:, FIRST_COUNT:]).by_name(),
         )
+
+
+def _on_gpu(predictions: Any, targets: Any) -> bool:
+    """Whether both are dense tensors of one shape on a GPU. Such masks are counted there, and not copied."""
+    tensors = all(getattr(masks, "is_cuda", False) for masks in (predictions, targets))
+    return tensors and predictions.shape == targets.shape and predictions.ndim in (2, 3)
+
+
+def _dense(predictions: Any, targets: Any) -> NDArray[np.int64]:
+    if predictions.ndim == 2:
+        predictions, targets = predictions[None], targets[None]
+    counts: NDArray[np.int64] = load_attribute("refbench.masks.tensor_counts:dense_counts")(predictions, targets)
+    return counts
+
+
+def _encoded(predictions: Any, targets: Any) -> NDArray[np.int64]:
+    """The counts of masks in any form, int64 (N, 6), columns as in COUNTS."""
+    predicted, meant = _masks(predictions, "predictions"), _masks(targets, "targets")
+    if len(predicted) != len(meant):
+        raise MaskError(f"{len(predicted)} predictions for {len(meant)} targets; pass as many of both")
+    for k, (p, t) in enumerate(zip(predicted, meant, strict=True)):
+        if p.size != t.size:
+            raise MaskError(
+                f"sample {k} of the batch: the prediction has the size {p.size}, the target {t.size}; resize the "
+                "prediction to the size of the target"
+            )
+    sizes = np.array([t.size for t in meant], np.int64).reshape(-1, 2)
+    return count_codes([p.counts for p in predicted], [t.counts for t in meant], sizes[:, 0], sizes[:, 1])
 
 
 def _hash(text: str | None) -> int:
