@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from refbench.errors import DatasetError
 from refbench.masks.mask import Mask
@@ -218,14 +219,20 @@ def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.i
         [split] * len(ids),
         columns["tags"],
         target_area,
-        np.array([_touches_border(mask) for mask in masks], bool),
+        _touch_border(masks),
         _look_alikes(address, columns["image_id"], columns["category"], columns["ann_ids"]),
     )
 
 
-def _touches_border(mask: Mask) -> bool:
-    left, top, width, height = mask.box_xywh
-    return width > 0 and (left == 0 or top == 0 or left + width == mask.width or top + height == mask.height)
+def _touch_border(masks: Sequence[Mask]) -> NDArray[np.bool_]:
+    """Whether each mask reaches the edge of its image, bool (N,)."""
+    if not masks:
+        return np.zeros(0, bool)
+    left, top, width, height = coco_mask.toBbox([mask.to_rle() for mask in masks]).T
+    sizes = np.array([mask.size for mask in masks])
+    ends = (top + height == sizes[:, 0]) | (left + width == sizes[:, 1])
+    found: NDArray[np.bool_] = (width > 0) & ((left == 0) | (top == 0) | ends)
+    return found
 
 
 def _look_alikes(
