@@ -56,5 +56,5 @@ def test_it_has_outputs_installs_itself_in_colab_and_names_no_machine(path: Path
     )
     assert 'find_spec("refbench") is None' in cells[0].source
     content = path.read_text(encoding="utf-8")
-    assert not re.search(r"/tmp/|/root/|/home/|/work/", content)
+    assert not re.search(r"/tmp/|/root/|/home/|/Users/", content)
     assert len(content) < 600_000
