@@ -10,7 +10,7 @@ COMPILE := $(BIN)/python -c "from refbench import Mask, pair_counts; pair_counts
 
 help:
 	@echo "make demo        build the embedded datasets, run five segmenters, rank them (under a minute after install)"
-	@echo "make test        the fast tests (five minutes on two cores)"
+	@echo "make test        the fast tests (seven minutes on two cores)"
 	@echo "make test-all    all tests: statistics, kills, clusters and environments too"
 	@echo "make docs        the documentation in site/, in strict mode"
 	@echo "make coverage    all tests, and which lines they ran"
