@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,13 @@ class ImageItems:
     def others(self, target: TargetMask) -> list[AnnotatedObject]:
         """The annotated objects except those of this mask and crowds."""
         return [o for o in self.objects if o.ann_id not in target.ann_ids and not o.crowd]
+
+
+def evenly(things: Sequence[Thing], most: int) -> list[Thing]:
+    """At most `most` of the things, evenly spread over all, in their order."""
+    if len(things) <= most:
+        return list(things)
+    return [things[k * len(things) // most] for k in range(most)]
 
 
 def mask_id_of(sample: Sample) -> str:

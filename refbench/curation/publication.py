@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from refbench._version import __version__
 from refbench.curation.differences import Diff, MaskChange, diff
 from refbench.curation.folder import load_items
-from refbench.curation.items import ImageItems, TargetMask
+from refbench.curation.items import ImageItems, TargetMask, evenly
 from refbench.curation.ledger import LEDGER_FILE, Ledger, read_ledger
 from refbench.datasets.builders.categories import SUPERCATEGORIES
 from refbench.errors import DatasetError
@@ -220,19 +220,12 @@ def _sheets(source: str, changes: Sequence[MaskChange], out: Path) -> list[Path]
     }
     written = []
     for name, some in groups.items():
-        cells = list(_cells(_spread(some, SHEET_CELLS), images))
+        cells = list(_cells(evenly(some, SHEET_CELLS), images))
         if cells:
             path = out / "sheets" / f"{name}.jpg"
             contact_sheet(cells, SHEET_COLUMNS, path)
             written.append(path)
     return written
-
-
-def _spread(changes: Sequence[MaskChange], most: int) -> list[MaskChange]:
-    """At most `most` changes, evenly spread over all."""
-    if len(changes) <= most:
-        return list(changes)
-    return [changes[k * len(changes) // most] for k in range(most)]
 
 
 def _cells(changes: Sequence[MaskChange], images: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from refbench._version import __version__
 from refbench.curation.agreement import boundary_iou
 from refbench.curation.folder import load_items
+from refbench.curation.items import evenly
 from refbench.curation.refiners.crops import crop_window
 from refbench.curation.refiners.trained import (
     LARGEST_SIDE,
@@ -46,12 +47,13 @@ LEAST_AREA_PX = 400
 # Crops are up to this much wider than the box, in percent of its sides.
 LEAST_MARGIN, MOST_MARGIN = 5, 70
 CROPS_PER_STEP = 8
-LEARNING_RATE = 2e-3
+# The learning rate rises over this share of the steps.
+LEARNING_RATE, RISE = 2e-3, 0.1
 # Pixels near the true outline count this much more than the others.
 OUTLINE_WEIGHT, OUTLINE_PX = 4.0, 3
 # One image in HELD_OUT is not trained on, unless the caller chooses the images.
 HELD_OUT = 5
-# More masks than this tell no more, and take long on a CPU.
+# Measuring more masks takes long on a CPU and hardly changes the mean.
 MOST_MEASURED = 200
 
 
@@ -164,7 +166,7 @@ def train_refiner(
     content = save({n: v.contiguous() for n, v in network.cpu().state_dict().items()}, metadata_of(settings))
     with atomic_file(out) as temporary:
         temporary.write_bytes(content)
-    before, after = _measure(TrainedRefiner(os.fspath(out), device), tested, seed, progress)
+    before, after = _measure(TrainedRefiner(os.fspath(out), device), evenly(tested, MOST_MEASURED), seed, progress)
     better = float(np.mean(after > before)) if len(after) else float("nan")
     before_mean, after_mean = (float(v.mean()) if len(v) else float("nan") for v in (before, after))
     return TrainedOn(out, len(learned), len(before), loss, before_mean, after_mean, better)
@@ -223,10 +225,10 @@ def _fit(network: RefinementNetwork, masks: Sequence[AccurateMask], settings: Se
 
 def _pace(step: int, steps: int) -> float:
     """The learning rate as a share of the highest one: it rises over the first tenth of the steps, then falls to 0."""
-    done, rise = step / steps, 0.1
-    return (
-        max(done, 1 / steps) / rise if done < rise < 1 else 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
-    )
+    done = (step + 1) / (steps + 1)
+    if done < RISE:
+        return done / RISE
+    return 0.5 * (1 + math.cos(math.pi * (done - RISE) / (1 - RISE)))
 
 
 Example = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -285,15 +287,9 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _measure(
-    refiner: TrainedRefiner, masks: Iterable[AccurateMask], seed: int, progress: Progress
+    refiner: TrainedRefiner, masks: Sequence[AccurateMask], seed: int, progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Boundary IoU of coarse outlines and of the answers to them with the true masks, float (N,) each."""
-    chosen = list(masks)
-    masks = (
-        [chosen[k * len(chosen) // MOST_MEASURED] for k in range(MOST_MEASURED)]
-        if len(chosen) > MOST_MEASURED
-        else chosen
-    )
     sources, answers, truths = [], [], []
     for number, accurate in enumerate(masks):
         coarse = coarse_outline(accurate.mask, seed, number, 2)

@@ -22,7 +22,7 @@ from refbench.storage.weights import weights_file
 
 # Metadata of the weights file.
 SETTINGS = "refbench_refiner"
-# A coarse mask is evidence before the network has learned anything: these are the logits of its pixels.
+# Logits of the pixels in the coarse mask, and minus those outside it, from which an untrained network starts.
 PRIOR = 2.0
 SMALLEST_SIDE, LARGEST_SIDE = 32, 1024
 # The smallest level is this much smaller than the crop.
