@@ -133,8 +133,19 @@ def cumulative_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.b
 
 def mean_losses(errors: ErrorTable, scores: ScoreTable, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Points of mean IoU that each kind costs, in percent (8,); the sum is 100 minus the metric."""
-    shares = errors.pixels[rows] / np.maximum(scores.union[rows], 1)[:, None]
-    # A crash where there is no target loses the sample without a wrong pixel.
-    shares[scores.failed[rows] & (scores.union[rows] == 0), KINDS.index("failed")] = 1.0
+    shares = loss_shares(errors.pixels[rows], scores.union[rows], scores.failed[rows])
     losses: NDArray[np.float64] = 100 * shares.sum(axis=0) / max(int(rows.sum()), 1)
     return losses
+
+
+def loss_shares(pixels: NDArray[np.int64], union: NDArray[np.int64], failed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The IoU that each kind of error costs each sample, float (N, 8) between 0 and 1.
+
+    Args:
+        pixels: wrong pixels by kind, (N, 8).
+        union, failed: of the samples, (N,).
+    """
+    shares: NDArray[np.float64] = pixels / np.maximum(union, 1)[:, None]
+    # A crash where there is no target loses the sample without a wrong pixel.
+    shares[failed & (union == 0), KINDS.index("failed")] = 1.0
+    return shares

@@ -32,11 +32,11 @@ from refbench.errors import DatasetError, PredictionError, RunError
 from refbench.masks.conversion import mask_of
 from refbench.masks.mask import Mask
 from refbench.records import Sample
-from refbench.reports.error_kinds import KINDS
+from refbench.reports.error_kinds import KINDS, loss_shares
 from refbench.reports.frames import protocols_frame, samples_frame
 from refbench.reports.overlays import box_around, picture_of
 from refbench.reports.published import UNKNOWN, published_on
-from refbench.reports.slices import LEAST_SAMPLES
+from refbench.reports.slices import LEAST_SAMPLES, label_order
 from refbench.scoring.sources import name_of
 from refbench.scoring.statistics.bootstrap import image_codes, intervals, sums_by_image
 
@@ -157,11 +157,9 @@ def errors(*sources: Any, dataset: str | None = None, names: Sequence[str] = (),
         for k, (frame, name) in enumerate(zip(frames, _names(sources, names), strict=True)):
             if "error" not in frame:
                 raise PredictionError(f"{name} has no predictions, so its errors are not known; pass the predictions")
-            shares = np.stack([frame[f"{kind}_px"] for kind in KINDS]) / np.maximum(frame["union"].to_numpy(), 1)
-            # A crash where there is no target loses the sample without a wrong pixel.
-            lost = (frame["failed"] & (frame["union"] == 0)).to_numpy()
-            shares[KINDS.index("failed"), lost] = 1.0
-            value, low, high = _means(shares, frame)
+            pixels = frame[[f"{kind}_px" for kind in KINDS]].to_numpy()
+            shares = loss_shares(pixels, frame["union"].to_numpy(), frame["failed"].to_numpy())
+            value, low, high = _means(shares.T, frame)
             places = np.arange(len(KINDS)) + (k - (len(frames) - 1) / 2) * size
             drawn.barh(
                 places, 100 * value, size, xerr=100 * _spread(value, low, high), color=COLOURS[k % len(COLOURS)],
@@ -193,7 +191,7 @@ def slices(
         (dimension, label)
         for dimension in dimensions
         if dimension in frames[0]
-        for label, n in sorted(frames[0][dimension].value_counts().items(), key=_label_order)
+        for label, n in sorted(frames[0][dimension].value_counts().items(), key=lambda item: label_order(str(item[0])))
         if n >= LEAST_SAMPLES and label
     ]
     if not found:
@@ -284,8 +282,8 @@ def protocols(source: Any, *, dataset: str | None = None, names: Sequence[str] =
 def progress(address: str, metric: str = "ciou", *, ax: Axes | None = None) -> Axes:
     """Published figures of a split over the years, with one colour per protocol.
 
-    Figures of different protocols are not comparable; hollow points have an unknown rule. Only figures that a source
-    states about its own system and whose year is known are shown: from an arXiv number, a conference or a date.
+    Figures of different protocols are not comparable. A point is hollow if the rule behind it is not known. A figure is
+    shown if its source is by the makers of the system and has an arXiv number, a conference or a date.
 
     Args:
         address: for example "refcoco/val".
@@ -438,11 +436,6 @@ def _spread(value: Any, low: Any, high: Any) -> NDArray[np.float64]:
 def _legend(ax: Axes, sources: int) -> None:
     if sources > 1:
         ax.legend()
-
-
-def _label_order(item: tuple[Any, int]) -> tuple[int, str]:
-    order = ("none", "small", "medium", "large")
-    return (order.index(item[0]) if item[0] in order else -1), str(item[0])
 
 
 def _date_of(source: str) -> float | None:

@@ -69,7 +69,7 @@ def slices_of(facts: Facts) -> list[Slice]:
         named = np.array(labels, dtype=object)
         if len(found) > 1:
             # Sizes and numbers in their order, categories by their frequency.
-            order = frequent if dimension == "category" else sorted(frequent, key=_place)
+            order = frequent if dimension == "category" else sorted(frequent, key=label_order)
             out += [Slice(dimension, label, named == label) for label in order]
     return [*out, *_of_tags(facts.tags)]
 
@@ -98,7 +98,8 @@ def _of_tags(tags: Sequence[Sequence[str]]) -> Iterable[Slice]:
             yield Slice("tag", tag, np.array([tag in row for row in tags], bool))
 
 
-def _place(label: str) -> tuple[int, str]:
+def label_order(label: str) -> tuple[int, str]:
+    """The order in which labels of a dimension are shown: sizes from small to large, others by name."""
     return (SIZES.index(label) if label in SIZES else -1), label
 
 
