@@ -1,7 +1,7 @@
-"""Edits: what a person changes about more than one mask, or that no answer on the review page can say.
+"""Edits: changes by a person that the review page does not offer, such as merging two masks.
 
-The edits of a curation are the lines of `edits.jsonl` in its folder, one JSON object per line. They win over the recipe
-and over answers on the review page.
+The edits of a curation are the lines of `edits.jsonl` in its folder, one JSON object per line. They take precedence
+over the recipe and over answers on the review page.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def edited_items(images: Sequence[ImageItems], address: str, edits: Sequence[Edi
         DatasetError: an edit names a mask, an expression, an image or an object that does not exist, a mask has another
             size than its image or is empty, or a mask is in two edits. The message lists all problems.
     """
-    work = _Work(images, address)
+    work = _Effects(images, address)
     for number, edit in enumerate(edits, start=1):
         try:
             work.add(edit)
@@ -230,15 +230,15 @@ def edited_items(images: Sequence[ImageItems], address: str, edits: Sequence[Edi
     return Edited(work.masks, work.changes, work.added)
 
 
-class _Work:
-    """Collects the effect of edits one by one."""
+class _Effects:
+    """The effects of edits, which are added one by one."""
 
     def __init__(self, images: Sequence[ImageItems], address: str) -> None:
         self.address = address
         self.images = {i.image_id: i for i in images}
         self.targets = {t.mask_id: t for i in images for t in i.masks}
-        self.annotations = {o.ann_id for i in images for o in i.objects}
-        self.refs = {s.ref_id for i in images for s in i.samples}
+        objects = {o.ann_id for i in images for o in i.objects}
+        self.taken_ids = objects | {s.ref_id for i in images for s in i.samples}
         self.shared = {a for t in self.targets.values() if len(t.ann_ids) > 1 for a in t.ann_ids}
         self.masks: dict[str, Decision] = {}
         self.changes: dict[str, dict[str, Any]] = {}
@@ -260,8 +260,7 @@ class _Work:
             target = self._target(edit.mask)
             self._change(target, edit, CROWD, None)
             for sample in target.samples:
-                reason = "its mask is marked as a crowd"
-                self.changes[sample.sample_id] = {"action": DROPPED, "stage": STAGE, "reason": reason}
+                self.changes[sample.sample_id] = {"action": DROPPED, **_why(edit, "its mask is marked as a crowd")}
 
     def _merge(self, edit: Merge) -> None:
         if len(edit.masks) < 2 or len(set(edit.masks)) < len(edit.masks):
@@ -350,12 +349,15 @@ class _Work:
         if mask_id in self.changes:
             raise DatasetError(f"{mask_id} is in an earlier edit too")
         if not several and (len(target.ann_ids) != 1 or self.shared & set(target.ann_ids)):
-            raise DatasetError(f"{mask_id} belongs to a target of several objects; edit its objects by another program")
+            raise DatasetError(
+                f"{mask_id} is part of a target of several objects, which can only be replaced; edit the annotations of "
+                "the source instead, and build it again"
+            )
         return target
 
     def _is_known(self, mask_id: str) -> bool:
         """Whether a mask, an object or a ref has this id already."""
-        return mask_id in self.targets or mask_id.split("/", 2)[2] in self.annotations | self.refs
+        return mask_id in self.targets or mask_id.split("/", 2)[2] in self.taken_ids
 
     def _change(self, target: TargetMask, edit: Edit, action: str, mask: Mask | None, reason: str = "") -> None:
         why = _why(edit, reason)

@@ -145,7 +145,8 @@ def test_a_crowd_stays_annotated_without_its_expressions(folder: Path) -> None:
     rows = store(folder, [{"edit": "crowd", "mask": mask_id}])
     assert rows[mask_id].action == "crowd"
     gone = [s.sample_id for s in samples_of(SOURCE, "3001")]
-    assert {(rows[i].action, rows[i].reason) for i in gone} == {("dropped", "its mask is marked as a crowd")}
+    expected = ("dropped", "its mask is marked as a crowd", "anna")
+    assert {(rows[i].action, rows[i].reason, rows[i].reviewer) for i in gone} == {expected}
     address = next_version(folder)
     assert not samples_of(address, "3001")
     assert {o.ann_id: o.crowd for o in load_objects("cleaned")}["3001"]

@@ -24,7 +24,8 @@ def edit(folder: Path, files: tuple[Path, ...], reviewer: str, as_json: bool) ->
     """Merge, split, add or replace masks, or mark them as crowds.
 
     Each line of a FILE is one edit, a JSON object. The edits of all FILEs become the edits of the curation and replace
-    its earlier ones. They take precedence over the recipe and over the review page. The ledger is written again.
+    its earlier ones. They take precedence over the recipe and over the review page. If the masks were decided already,
+    the ledger is written again.
 
     \b
     Lines:

@@ -92,7 +92,7 @@ class ReviewData:
         self.targets: dict[str, TargetMask] = {}
         self.of_sample: dict[str, tuple[ImageItems, TargetMask | None]] = {}
         images = load_items(curation.address)
-        # What an edit says is not asked again.
+        # Nobody is asked about a mask that an edit decides.
         self.masks |= edited_items(images, curation.address, edits_of(folder), str(folder / EDITS_FILE)).masks
         for image in images:
             self.images[image.image_id] = image
