@@ -47,7 +47,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table("", ["what", "value"], [[k, str(v)] for k, v in found["system"].items()])
+    print_table("system", ["what", "value"], [[k, str(v)] for k, v in found["system"].items()])
     print_table("packages", ["package", "version"], [[k, v or "not installed"] for k, v in found["packages"].items()])
     rows = [[dataset, ", ".join(about["splits"]) or about["error"]] for dataset, about in found["datasets"].items()]
     print_table("built datasets", ["dataset", "splits"], rows or [["none", "refbench build scenes"]])

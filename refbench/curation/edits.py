@@ -350,8 +350,8 @@ class _Effects:
             raise DatasetError(f"{mask_id} is in an earlier edit too")
         if not several and (len(target.ann_ids) != 1 or self.shared & set(target.ann_ids)):
             raise DatasetError(
-                f"{mask_id} is part of a target of several objects, which can only be replaced; edit the annotations of "
-                "the source instead, and build it again"
+                f"{mask_id} is part of a target of several objects, which can only be replaced; edit the annotations "
+                "of the source instead, and build it again"
             )
         return target
 

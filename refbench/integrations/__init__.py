@@ -1,1 +1,1 @@
-"""The metrics of refbench in the interfaces of other libraries. Each module imports the library of its name."""
+"""The metrics of refbench in the interfaces of other libraries. Only `torchmetrics` needs the library of its name."""

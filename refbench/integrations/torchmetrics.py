@@ -23,7 +23,7 @@ class ReferringMetric(Metric):
     Args:
         protocol: as for `refbench.ReferringMetric`.
         metric: the only metric that `compute` returns, for example "mean_iou"; by default, `compute` returns a dict of
-            all. `self.log` of Lightning needs a single metric, `self.log_dict` takes the dict.
+            all. In Lightning, pass an object with a single metric to `self.log`, and the dict to `self.log_dict`.
         kwargs: of `torchmetrics.Metric`, for example `sync_on_compute`.
 
     Raises:

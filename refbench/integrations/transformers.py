@@ -42,8 +42,8 @@ class TrainerMetrics:
         logits = logits[0] if isinstance(logits, tuple) else logits
         if bool((logits == PADDING).any()):
             raise MaskError(
-                "the Trainer has padded images of different sizes to one batch, so their pixels cannot be told from "
-                "padding; resize all images of the evaluation to one size"
+                "the images of the evaluation have different sizes, and the Trainer padded them; resize all images to "
+                "one size"
             )
         self._metric.update(logits > self._threshold, masks)
         if not compute_result:

@@ -161,7 +161,7 @@ def test_padded_batches_of_the_trainer_are_refused() -> None:
     masks = np.ones((2, 4, 4), np.int64)
     logits = masks - 0.5
     logits[0, 3], masks[0, 3] = -100, -100
-    with pytest.raises(MaskError, match="the Trainer has padded images of different sizes"):
+    with pytest.raises(MaskError, match="have different sizes, and the Trainer padded them"):
         metrics(transformers.EvalPrediction(predictions=logits, label_ids=masks))
     with pytest.raises(MaskError, match="0 and 1"):
         metrics(transformers.EvalPrediction(predictions=np.ones((1, 4, 4)), label_ids=np.full((1, 4, 4), 255)))

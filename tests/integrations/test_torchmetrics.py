@@ -88,6 +88,21 @@ def test_collections_and_trackers_take_it() -> None:
     assert float(tracker.best_metric()["a"]) == max(values)
 
 
+def test_torchmetrics_finds_that_one_state_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    """The check that torchmetrics has for metrics of others: both ways of `forward` must give the same values."""
+    predictions, targets, _ = batches(1)[0]
+    checks = pytest.importorskip("torchmetrics.utilities.checks")
+    checks.check_forward_full_state_property(
+        face.ReferringMetric,
+        init_args={"metric": "mean_iou"},
+        input_args={"preds": predictions, "target": targets},
+        num_update_to_compare=[3],
+        reps=1,
+    )
+    # If the values differed, it would stop before it measures this.
+    assert "Partial state for 3 steps took" in capsys.readouterr().out
+
+
 def test_unknown_metrics_are_named() -> None:
     with pytest.raises(PredictionError, match="refbench has no metric 'giou'; choose from cumulative_iou"):
         face.ReferringMetric(metric="giou")
