@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,8 @@ def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.i
         )
     chosen = table.take(pa.array([rows[s] for s in ids], pa.int64()))
     columns = {name: chosen[name].to_pylist() for name in names}
-    masks = Mask.from_codes([c.encode("ascii") for c in columns["target_counts"]], columns["height"], columns["width"])
+    targets = list(zip(columns["target_counts"], columns["height"], columns["width"], strict=True))
+    at_border = _touch_border(set(targets))
     _, split = parse_address(address)
     return Facts(
         columns["expression"],
@@ -219,20 +220,21 @@ def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.i
         [split] * len(ids),
         columns["tags"],
         target_area,
-        _touch_border(masks),
+        np.array([target in at_border for target in targets], bool),
         _look_alikes(address, columns["image_id"], columns["category"], columns["ann_ids"]),
     )
 
 
-def _touch_border(masks: Sequence[Mask]) -> NDArray[np.bool_]:
-    """Whether each mask reaches the edge of its image, bool (N,)."""
-    if not masks:
-        return np.zeros(0, bool)
+def _touch_border(targets: Collection[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
+    """Those of the masks (code, height, width) that reach the edge of their image."""
+    if not targets:
+        return set()
+    codes, heights, widths = zip(*targets, strict=True)
+    masks = Mask.from_codes([code.encode("ascii") for code in codes], heights, widths)
     left, top, width, height = coco_mask.toBbox([mask.to_rle() for mask in masks]).T
-    sizes = np.array([mask.size for mask in masks])
-    ends = (top + height == sizes[:, 0]) | (left + width == sizes[:, 1])
-    found: NDArray[np.bool_] = (width > 0) & ((left == 0) | (top == 0) | ends)
-    return found
+    ends = (top + height == np.array(heights)) | (left + width == np.array(widths))
+    touching = (width > 0) & ((left == 0) | (top == 0) | ends)
+    return {target for target, touches in zip(targets, touching.tolist(), strict=True) if touches}
 
 
 def _look_alikes(
