@@ -77,6 +77,16 @@ def save_sam_vit_huge(folder: Path) -> Path:
     return folder
 
 
+def save_sam_vit_base(folder: Path) -> Path:
+    """SAM ViT-B: 94 million weights, few enough to compute an image on the CPU too."""
+    torch.manual_seed(0)
+    network = SamModel(SamConfig())
+    smooth(network.mask_decoder)
+    network.save_pretrained(folder)
+    SamProcessor(SamImageProcessor()).save_pretrained(folder)
+    return folder
+
+
 def smooth(module: torch.nn.Module) -> None:
     """Let transposed convolutions repeat a value. Random ones make checkerboards, whose masks have a hundred times the
     runs of a real mask, and encoding them would be measured instead of the network.

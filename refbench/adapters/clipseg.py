@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
 from refbench.adapters.base import Staged
+from refbench.adapters.pixel_values import PixelValues, load_image_processor
 from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
 from refbench.adapters.torch_settings import moved, pinned, precision_of
 from refbench.records import Answer
@@ -68,9 +69,13 @@ class ClipSeg(Staged):
             self.batch_size = self.cuda_batch_size
         self.threshold = threshold
         self.processor: Any = CLIPSegProcessor.from_pretrained(model, revision=revision)
+        self.pixel_values = PixelValues(load_image_processor(model, revision), self.dtype)
         self.tokenizer = SharedTokenizer(self.processor.tokenizer)
         network = load_network(CLIPSegForImageSegmentation, model, revision, self.dtype)
         self.network: Any = network.to(self.device)
+        # The decoder reads no layer after the last of these.
+        layers = self.network.clip.vision_model.encoder.layers
+        del layers[max(self.network.extract_layers) + 1 :]
         if compile:
             self.network.clip.vision_model.compile(dynamic=True)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)
@@ -78,7 +83,7 @@ class ClipSeg(Staged):
 
     def prepare(self, image: Image.Image, expressions: Sequence[str]) -> ClipSegQuestion:
         """See the interface of adapters."""
-        pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        pixels = self.pixel_values(image)
         # An empty text has no token to pool; CLIPSeg was trained with this one for "anything".
         texts = [e.strip() or "a photo" for e in expressions]
         token_ids = self.tokenizer(texts, verbose=False)["input_ids"]
@@ -86,7 +91,7 @@ class ClipSeg(Staged):
         if any(cut):
             token_ids = self.tokenizer(texts, truncation=True, max_length=self.text_limit)["input_ids"]
         return ClipSegQuestion(
-            pinned(pixels, self.device, self.dtype),
+            pinned(pixels, self.device),
             (image.height, image.width),
             token_ids,
             [f"text cut to {self.text_limit} tokens" if c else "" for c in cut],
@@ -118,9 +123,11 @@ class ClipSeg(Staged):
         places: dict[tuple[int, int], list[int]] = {}
         for k, size in enumerate(question.size for question in batch for _ in question.token_ids):
             places.setdefault(size, []).append(k)
+        # Choosing rows copies their places to the device, which is needless if all images have one size.
+        own_of = {size: output if len(places) == 1 else output[chosen] for size, chosen in places.items()}
         heats = {
-            size: F.interpolate(output[chosen][:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
-            for size, chosen in places.items()
+            size: F.interpolate(own[:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+            for size, own in own_of.items()
         }
         masks = {k: m for size, own in places.items() for k, m in zip(own, heats[size] > self.threshold, strict=True)}
         # Copy all scores at once: copied one by one, each would wait for the device.

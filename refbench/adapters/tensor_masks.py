@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from refbench.masks.mask import Mask
 
@@ -29,9 +31,11 @@ def encode_tensors(masks: Sequence[torch.Tensor]) -> list[Mask]:
 @torch.inference_mode()
 def _encode_on_device(masks: Sequence[torch.Tensor]) -> list[Mask]:
     gap = torch.zeros(1, dtype=torch.bool, device=masks[0].device)
+    # Masks of one size are laid out together: a kernel for each mask would cost more than its work.
     pieces = [gap]
-    for mask in masks:
-        pieces += [mask.detach().t().reshape(-1), gap]
+    for _, same in itertools.groupby(masks, lambda mask: mask.shape):
+        lines = torch.stack([mask.detach() for mask in same]).transpose(1, 2).flatten(1)
+        pieces.append(F.pad(lines, (0, 1)).reshape(-1))
     line = torch.cat(pieces)
     # A change between k and k + 1 of the line: a run starts, or has ended, at pixel k counted after the first gap.
     positions = torch.nonzero(line[1:] != line[:-1]).reshape(-1)

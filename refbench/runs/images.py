@@ -20,7 +20,7 @@ from refbench.storage.images import load_image
 IMAGES_AHEAD = 24
 PIXELS_AHEAD = 2**26
 # Threads that decode; more of them wait for Python's lock.
-MOST_THREADS = 16
+MOST_THREADS = 8
 
 Picture = Image.Image | DatasetError | None
 Prepare = Callable[[Image.Image, Sequence[str]], Any]
