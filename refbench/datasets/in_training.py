@@ -128,7 +128,8 @@ def torch_dataset(
 
     Example:
         >>> from refbench import torch_dataset
-        >>> torch_dataset("snapshots/test", by="image")[0]["masks"].ndim
+        >>> first = torch_dataset("snapshots/test", by="image")[0]
+        >>> first["masks"].ndim
         3
     """
     return TorchDataset(address, transform, by=by)

@@ -102,7 +102,8 @@ def read_pair(
     """The results of two sources of one split, with the rows of the second in the order of the first.
 
     Args:
-        first, second: run folders, scored folders, scores.parquet files, predictions files, or predictions in memory.
+        first: a run folder, a scored folder, scores.parquet, a file of predictions, or predictions in memory.
+        second: likewise.
         dataset: the split of the predictions; not needed for folders that state it.
 
     Raises:
@@ -225,11 +226,14 @@ def compare(
     """Compare two sources on the same samples, under the protocol `refbench`.
 
     Args:
-        first, second, dataset: see `read_pair`.
+        first: see `read_pair`.
+        second: see `read_pair`.
+        dataset: see `read_pair`.
         margin: in percentage points; the equivalence test treats smaller differences as irrelevant.
 
     Raises:
-        RunError, PredictionError: see `read_pair`.
+        RunError: see `read_pair`.
+        PredictionError: see `read_pair`.
 
     Example:
         >>> from refbench import compare, run

@@ -103,12 +103,14 @@ def diagnose(
     """Assign every wrong pixel of a run or a predictions file to a kind of error, and score its slices.
 
     Args:
-        source, dataset: as for `score`.
+        source: as for `score`.
+        dataset: as for `score`.
         out: folder for errors.parquet, which has one row per sample; by default `source`, if it is a run folder.
         write: if False, errors.parquet is not written.
 
     Raises:
-        as `score`.
+        PredictionError: as for `score`.
+        RunError: as for `score`.
 
     Example:
         >>> from refbench import diagnose, run

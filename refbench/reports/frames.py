@@ -34,8 +34,9 @@ def samples_frame(source: Any, dataset: str | None = None, *, errors: bool = Tru
     """One row per sample of a run or of predictions: the expression, the counts, the IoU and the error.
 
     Args:
-        source, dataset: as for `score`; also what `score` or `diagnose` returned, which is faster. What `score`
-            returned, and a scored folder without predictions, have no `error`.
+        source: as for `score`; also what `score` or `diagnose` returned, which is faster. What `score` returned, and
+            a scored folder without predictions, have no `error`.
+        dataset: as for `score`.
         errors: whether to find the kind of error of each sample, which takes most of the time.
 
     Returns:
@@ -45,12 +46,13 @@ def samples_frame(source: Any, dataset: str | None = None, *, errors: bool = Tru
         * `failed`, `missing` (no prediction at all), `no_target`, `predicted_no_target`;
         * `iou` and `boundary_iou`, between 0 and 1, under the protocol `refbench`;
         * `intersection`, `union`, `prediction_area`, `target_area`, `boundary_intersection`, `boundary_union` (pixels);
-        * `error`: the kind that costs the sample most, see `refbench diagnose`, "" if nothing is wrong; and one column
-          per kind with its pixels, for example `boundary_px`;
+        * `error`: the kind that costs the sample most, see `refbench diagnose`, "" if nothing is wrong;
+        * one column per kind of error with its pixels, for example `boundary_px`;
         * one column per dimension of slices, for example `target_size` and `look_alikes`.
 
     Raises:
-        as `score`.
+        PredictionError: as for `score`.
+        RunError: as for `score`.
 
     Example:
         >>> from refbench import run, samples_frame
@@ -158,14 +160,17 @@ def protocols_frame(source: Any, dataset: str | None = None, *, interval: str = 
     """The figures of one run or of predictions under every protocol that can be applied to its split.
 
     Args:
-        source, dataset, interval: as for `score`; nothing is written.
+        source: as for `score`; nothing is written.
+        dataset: as for `score`.
+        interval: as for `score`.
 
     Returns:
         A DataFrame with one row per protocol and metric: `protocol`, `metric`, `value`, `low`, `high` (percent),
         `samples` that the protocol counts, and `headline`, which is true for the metric that papers quote.
 
     Raises:
-        as `score`.
+        PredictionError: as for `score`.
+        RunError: as for `score`.
 
     Example:
         >>> from refbench import protocols_frame, run

@@ -47,7 +47,8 @@ def to_latex(
         metrics: the columns, in this order; by default all metrics of the table.
         interval: of measured values: "brackets" for [low, high], "plus-minus" for half its width, or "none".
         digits: decimals.
-        caption, label: of the table; without a caption, the result is only the tabular with its notes.
+        caption: of the table; without a caption, the result is only the tabular with its notes.
+        label: of the table, if it has a caption.
 
     Raises:
         PredictionError: a metric or a kind of interval does not exist, or the DataFrame has other columns.
@@ -55,7 +56,7 @@ def to_latex(
     Example:
         >>> from refbench import leaderboard_frame, to_latex
         >>> table = to_latex(leaderboard_frame("refcoco/testA", protocol="lavt-480"), metrics=["overall IoU"])
-        >>> [line for line in table.splitlines() if "LAVT" in line][0]
+        >>> next(line for line in table.splitlines() if "LAVT" in line)
         'LAVT (Swin-B + BERT) & 75.8 \\\\\\\\'
     """
     if interval not in INTERVALS:

@@ -124,7 +124,9 @@ def iou_histogram(
     """The distribution of IoU over samples, with 95 % intervals over the images.
 
     Args:
-        sources, dataset, names: as for `precision_curve`.
+        sources: as for `precision_curve`.
+        dataset: as for `precision_curve`.
+        names: as for `precision_curve`.
         bins: number of bins between 0 and 100 %.
     """
     edges = np.linspace(0, 1, bins + 1)
@@ -149,7 +151,9 @@ def errors(*sources: Any, dataset: str | None = None, names: Sequence[str] = (),
     """The points of mean IoU that each kind of error costs, with 95 % intervals; see `refbench diagnose`.
 
     Args:
-        sources, dataset, names: as for `precision_curve`; sources need predictions, not only scores.
+        sources: as for `precision_curve`, but with predictions, not only scores.
+        dataset: as for `precision_curve`.
+        names: as for `precision_curve`.
     """
     frames = _frames(sources, dataset, errors=True)
     with _drawn_on(ax, rows=len(KINDS) * max(1, len(frames))) as drawn:
@@ -183,7 +187,9 @@ def slices(
     """Mean IoU in slices of the split, with 95 % intervals over the images.
 
     Args:
-        sources, dataset, names: as for `precision_curve`.
+        sources: as for `precision_curve`.
+        dataset: as for `precision_curve`.
+        names: as for `precision_curve`.
         dimensions: columns of `samples_frame`; slices of fewer than ten samples are left out.
     """
     frames = _frames(sources, dataset)
@@ -227,8 +233,10 @@ def scatter(
     """IoU of two runs, sample by sample; the title states how often which one is better.
 
     Args:
-        first, second: runs or predictions of the same samples.
-        dataset, names: as for `precision_curve`.
+        first: a run or predictions.
+        second: a run or predictions of the same samples.
+        dataset: as for `precision_curve`.
+        names: as for `precision_curve`.
 
     Raises:
         RunError: the samples differ.

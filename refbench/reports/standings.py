@@ -113,7 +113,8 @@ def standings_of(
 
     Raises:
         DatasetError: there is no published result for the split, and no source is given.
-        PredictionError, RunError: a source cannot be scored on the split.
+        PredictionError: a source cannot be scored on the split.
+        RunError: a source cannot be scored on the split.
 
     Example:
         >>> found = standings_of("refcoco/testA", protocol="lavt-480")
@@ -248,7 +249,9 @@ def leaderboard_frame(address: str, sources: Sequence[Path] = (), protocol: str 
     """The standings of a split as a DataFrame, with one row for each figure.
 
     Args:
-        address, sources, protocol: as for `standings_of`.
+        address: as for `standings_of`.
+        sources: as for `standings_of`.
+        protocol: as for `standings_of`.
 
     Returns:
         A DataFrame with the columns `protocol`, `system`, `variant`, `origin` ("published" or "measured"), `metric`,
@@ -256,7 +259,7 @@ def leaderboard_frame(address: str, sources: Sequence[Path] = (), protocol: str 
 
     Example:
         >>> frame = leaderboard_frame("refcoco/testA", protocol="lavt-480")
-        >>> float(frame[frame["metric"] == "overall IoU"]["value"].max())
+        >>> float(frame.loc[frame["metric"] == "overall IoU", "value"].max())
         75.82
     """
     rows = []

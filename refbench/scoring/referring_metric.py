@@ -112,9 +112,10 @@ class ReferringMetric:
         """Add a batch.
 
         Args:
-            predictions, targets: bool or 0/1 arrays or tensors of the shape (H, W) or (B, H, W), or lists of arrays,
+            predictions: bool or 0/1 arrays or tensors of the shape (H, W) or (B, H, W), or lists of arrays,
                 tensors, `Mask`s or COCO run-length codes, whose sizes may differ from sample to sample. Probabilities
                 must be thresholded first.
+            targets: the correct masks, in any of these forms.
             image_ids: the image of each sample, for intervals by image; by default, each sample has its own.
             sample_ids: a name for each sample. A sample that comes twice counts once. Samplers for several GPUs
                 repeat samples, so that every process has as many. If its predictions differ, the one with the smaller
