@@ -2,7 +2,7 @@
 # Tests and measurements on a CUDA device: benchmarks/gpu.sh [OUT_FOLDER [OPTION or SECTION ...]]
 #
 # Needs no network. Packages that the machine lacks can be given as wheels, for example for Python 3.12:
-#     pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels pycocotools msgspec tomlkit click
+#     pip download --no-deps --only-binary=:all: --python-version 3.12 -d wheels pycocotools msgspec tomlkit click hatchling pluggy pathspec trove-classifiers
 #     WHEELS=wheels benchmarks/gpu.sh
 # `benchmarks/gpu.sh /tmp/small --small` tries the script on a CPU with small networks.
 set -u
@@ -18,6 +18,8 @@ if [ -n "${WHEELS:-}" ]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$WHEELS"/*.whl || exit 1
     export PYTHONPATH="$site:${PYTHONPATH:-}"
 fi
+# Without its compiled kernels, refbench encodes masks slowly.
+"$python" hatch_build.py >/dev/null || exit 1
 failed=0
 "$python" -m benchmarks.gpu --out "$out" "$@" 2>"$out/errors.log" || failed=1
 if [ -z "${NO_TESTS:-}" ]; then

@@ -37,7 +37,7 @@ WITH_TORCH = (
     "integrations.torchmetrics",
     "adapters.tensor_masks", "adapters.torch_settings", "adapters.segment_anything", "adapters.grounded_sam",
     "adapters.owlv2_sam", "adapters.sam3", "adapters.box_prompts", "adapters.florence2", "adapters.paligemma",
-    "adapters.qwen_vl_sam",
+    "adapters.qwen_vl_sam", "adapters.pixel_values",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from refbench.storage.manifest import read_manifest
 from refbench.storage.weights import list_weights
 
 PACKAGES = (
-    "numpy", "pandas", "pyarrow", "numba", "pycocotools", "torch", "transformers", "onnxruntime",
+    "numpy", "pandas", "pyarrow", "pycocotools", "torch", "transformers", "onnxruntime",
     "opencv-python-headless", "datasets", "huggingface_hub", "ray", "hotcoco", "torchmetrics",
 )  # fmt: skip
 KINDS = ("adapters", "refiners", "checks")

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError
-from refbench.masks import batches
+from refbench.masks import kernels
 from refbench.masks.mask import Mask
-from refbench.masks.pairs import COUNTS, PairCounts
+from refbench.masks.pairs import COUNTS, ERROR_COLUMNS, PairCounts
 from refbench.masks.rle import MAX_PIXELS, MAX_SIDE_PX, end_to_end, intervals_of
 from refbench.masks.threads import in_chunks
 
@@ -105,7 +105,7 @@ def count_codes(
     def count(chunk: slice) -> int:
         # Only the kernel runs here; it releases the GIL, so the threads never wait for each other.
         at = slice(chunk.start, chunk.stop + 1)
-        bad: int = batches.count_pairs(
+        bad: int = kernels.count_pairs(
             codes_p, at_p[at], codes_t, at_t[at], heights[chunk], widths[chunk], bands[chunk], out[chunk]
         )
         return bad
@@ -128,8 +128,8 @@ def count_bands(
     widths: NDArray[np.int64],
     bands_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Areas around the outlines of the targets of N checked pairs: int64 (N, 4), see `batches.count_bands`."""
-    return _over_pairs(batches.count_bands, predictions, targets, heights, widths, bands_px, 4)
+    """Areas around the outlines of the targets of N checked pairs: int64 (N, 4), see `plain.batches.count_bands`."""
+    return _over_pairs(kernels.count_bands, predictions, targets, heights, widths, bands_px, 4)
 
 
 def count_outlines(
@@ -140,9 +140,9 @@ def count_outlines(
     radii_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Numbers of outline pixels and of matched outline pixels of N checked pairs: int64 (N, 4), see
-    `batches.count_outlines`.
+    `plain.batches.count_outlines`.
     """
-    return _over_pairs(batches.count_outlines, predictions, targets, heights, widths, radii_px, 4)
+    return _over_pairs(kernels.count_outlines, predictions, targets, heights, widths, radii_px, 4)
 
 
 def count_errors(
@@ -154,7 +154,7 @@ def count_errors(
     widths: NDArray[np.int64],
     bands_px: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Where the wrong pixels of N checked pairs are: int64 (N, 10), columns as in `batches.ERROR_COLUMNS`.
+    """Where the wrong pixels of N checked pairs are: int64 (N, 10), columns as in `ERROR_COLUMNS`.
 
     `others` contains, for each pair, the positions in `objects` of the non-target objects of its image.
     """
@@ -164,11 +164,11 @@ def count_errors(
     np.cumsum(np.fromiter(map(len, others), np.int64, len(others)), out=ends[1:])
     codes_p, at_p = end_to_end(predictions)
     codes_t, at_t = end_to_end(targets)
-    out = np.empty((len(predictions), len(batches.ERROR_COLUMNS)), np.int64)
+    out = np.empty((len(predictions), len(ERROR_COLUMNS)), np.int64)
 
     def work(chunk: slice) -> None:
         at = slice(chunk.start, chunk.stop + 1)
-        batches.count_errors(
+        kernels.count_errors(
             codes_p, at_p[at], codes_t, at_t[at], codes_o, at_o, flat, ends[at],
             heights[chunk], widths[chunk], bands_px[chunk], out[chunk],
         )  # fmt: skip

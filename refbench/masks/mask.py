@@ -107,7 +107,7 @@ class Mask:
             )
         most = columns * (rows // 2 + 1)
         starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
-        n = kernels.crop_intervals(array, top, left, int(height), starts, ends)
+        n = kernels.crop_intervals(np.ascontiguousarray(array), top, left, int(height), starts, ends)
         return _known(height, width, encode(starts[:n], ends[:n], int(height) * int(width)))
 
     @staticmethod
@@ -260,7 +260,7 @@ class Mask:
                 raise MaskError(f"{name} must be non-decreasing, with values in 0..{side - 1}")
         first_row = np.searchsorted(rows, np.arange(self.height + 1))
         found = intervals_of(self.counts, self.height, self.width)
-        fixed = (len(found[0]), self.height, columns, first_row, len(rows))
+        fixed = (len(found[0]), self.height, np.ascontiguousarray(columns, np.int64), first_row, len(rows))
         # A second pass where an enlarged mask has more runs than there was room for.
         room = 2 * len(found[0]) + 2 * len(columns)
         while True:
@@ -302,8 +302,7 @@ class Mask:
 
 
 def _drawn_polygon(points: NDArray[np.float64], height: int, width: int) -> Mask:
-    n, starts, ends = kernels.polygon_intervals(points, height, width)
-    return _known(height, width, encode(starts[:n], ends[:n], height * width))
+    return _known(height, width, encode(*kernels.polygon_intervals(points, height, width), height * width))
 
 
 def _known(height: int, width: int, counts: bytes) -> Mask:

@@ -9,6 +9,24 @@ from numpy.typing import NDArray
 
 COUNTS = ("intersection", "union", "prediction_area", "target_area", "boundary_intersection", "boundary_union")
 
+# A band lies along the target's outline (`plain.batches`). `deep`: the target's pixels that it encloses;
+# `deep_missing`: those of them that the prediction misses. `band_missing`: the target's pixels in the band that the
+# prediction misses; `band_extra`: its pixels in the band outside of the target. `far_*`: its pixels beyond the band, on
+# other objects or elsewhere.
+# `other_*`: the object with the highest IoU with the prediction; `joint_*`: the union of that object and the target.
+ERROR_COLUMNS = (
+    "deep",
+    "deep_missing",
+    "band_missing",
+    "band_extra",
+    "far_on_others",
+    "far_elsewhere",
+    "other_intersection",
+    "other_union",
+    "joint_intersection",
+    "joint_union",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:

@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 
 from refbench.errors import MaskError
 from refbench.masks import kernels
+from refbench.masks.code_errors import REASONS
 
 MAX_SIDE_PX = 65_535
 MAX_PIXELS = 2**28
-_REASONS = {
-    kernels.BAD_CHARACTER: "it holds a character outside '0'..'o'",
-    kernels.TRUNCATED: "it ends in the middle of a count",
-    kernels.TOO_LONG: "one of its counts is longer than 35 bits",
-    kernels.NEGATIVE: "one of its counts is negative",
-    kernels.WRONG_SUM: "its counts do not add up to height times width",
-}
 
 
 def run_lengths(flat: NDArray[np.bool_]) -> list[int]:
@@ -55,7 +49,7 @@ def intervals_of(counts: bytes, height: int, width: int) -> tuple[NDArray[np.int
     ends = np.empty(len(counts) // 2 + 1, np.int64)
     n = kernels.decode_intervals(code, int(height) * int(width), starts, ends)
     if n < 0:
-        raise MaskError(f"invalid run-length code {shortened(counts)} for {height} x {width} pixels: {_REASONS[n]}")
+        raise MaskError(f"invalid run-length code {shortened(counts)} for {height} x {width} pixels: {REASONS[n]}")
     return starts[:n], ends[:n]
 
 

@@ -77,6 +77,8 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
+    """Two results on the same samples, and what differs between them."""
+
     first: Result
     second: Result
     address: str

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refbench.masks.batches import ERROR_COLUMNS
 from refbench.masks.counting import boundary_widths_px, count_errors
+from refbench.masks.pairs import ERROR_COLUMNS
 from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable
 
 KINDS = ("failed", "missed", "wrong_object", "merged", "part", "boundary", "spill", "false_alarm")

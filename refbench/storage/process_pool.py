@@ -32,7 +32,7 @@ def map_in_processes(
         yield from map(work, jobs)
         return
     before = set(multiprocessing.active_children())
-    # Spawned, not forked: a fork would copy the locks of threads that numba or torch may hold.
+    # Spawned, not forked: a fork would copy the locks of threads that torch may hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin_child, initargs=(os.getpid(),))
     try:

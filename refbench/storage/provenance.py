@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "pyarrow", "pycocotools", "numba", "Pillow", "torch", "transformers", "safetensors")
+PACKAGES = ("numpy", "pyarrow", "pycocotools", "Pillow", "torch", "transformers", "safetensors")
 
 
 def package_versions() -> dict[str, str]:

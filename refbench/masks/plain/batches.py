@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from refbench.masks.kernels import decode_intervals, intervals_area, intervals_intersection, subtract_intervals
-from refbench.masks.morphology import dilate_intervals, erode_intervals, half_width_px, intersect_runs
+from refbench.masks.plain.morphology import dilate_intervals, erode_intervals, half_width_px, intersect_runs
+from refbench.masks.plain.runs import decode_intervals, intervals_area, intervals_intersection, subtract_intervals
 
 
-@njit(nogil=True, cache=True)
-def _most_intervals(at):  # type: ignore[no-untyped-def]
+def _most_intervals(at):
     """The largest number of intervals that any of the codes can have; code i lies between `at[i]` and `at[i + 1]`."""
     longest = np.int64(0)
     for i in range(at.shape[0] - 1):
@@ -18,8 +16,7 @@ def _most_intervals(at):  # type: ignore[no-untyped-def]
     return longest // 2 + 1
 
 
-@njit(nogil=True, cache=True)
-def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
+def count_pairs(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):
     r"""Count N pairs of masks. Returns -1, or the position of the first invalid code.
 
     The position is 2 i for the prediction of pair i, and 2 i + 1 for its target.
@@ -73,8 +70,7 @@ def count_pairs(prediction_codes, prediction_at, target_codes, target_at, height
     return -1
 
 
-@njit(nogil=True, cache=True)
-def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
+def _intervals_of(codes, at, i, size):
     """`(n, starts, ends)` of code number i.
 
     `codes` contains the concatenated codes, and `at` their start positions. All codes must have been checked.
@@ -86,8 +82,7 @@ def _intervals_of(codes, at, i, size):  # type: ignore[no-untyped-def]
     return n, starts, ends
 
 
-@njit(nogil=True, cache=True)
-def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):  # type: ignore[no-untyped-def]
+def count_bands(prediction_codes, prediction_at, target_codes, target_at, heights, widths, bands_px, out):
     """Areas of N pairs, from which the pixels in a band can be counted; the band extends d pixels to both sides of the
     outline of the target.
 
@@ -112,27 +107,7 @@ def count_bands(prediction_codes, prediction_at, target_codes, target_at, height
         out[i, 3] = intervals_intersection(starts_p, ends_p, n_p, dilated_starts, dilated_ends, k)
 
 
-# A band lies along the target's outline (`_band_widths`). `deep`: the target's pixels that it encloses;
-# `deep_missing`: those of them that the prediction misses. `band_missing`: the target's pixels in the band that the
-# prediction misses; `band_extra`: its pixels in the band outside of the target. `far_*`: its pixels beyond the band, on
-# other objects or elsewhere.
-# `other_*`: the object with the highest IoU with the prediction; `joint_*`: the union of that object and the target.
-ERROR_COLUMNS = (
-    "deep",
-    "deep_missing",
-    "band_missing",
-    "band_extra",
-    "far_on_others",
-    "far_elsewhere",
-    "other_intersection",
-    "other_union",
-    "joint_intersection",
-    "joint_union",
-)
-
-
-@njit(nogil=True, cache=True)
-def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):  # type: ignore[no-untyped-def]
+def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, objects, size):
     """`(object, intersection, union, elsewhere)` for the object with the highest IoU with the prediction.
 
     `objects` are positions in the codes; the object is -1 if the prediction overlaps none of them. The `far` intervals
@@ -162,8 +137,7 @@ def _objects_under(starts, ends, n, far_starts, far_ends, far, codes, at, object
     return best, best_both, best_union, intervals_area(far_starts, far_ends, far)
 
 
-@njit(nogil=True, cache=True)
-def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c):  # type: ignore[no-untyped-def]
+def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c):
     """The areas `|A n B|` and `|A n B n C|`."""
     starts = np.empty(n_a + n_b, np.int64)
     ends = np.empty(n_a + n_b, np.int64)
@@ -171,8 +145,7 @@ def _shared(starts_a, ends_a, n_a, starts_b, ends_b, n_b, starts_c, ends_c, n_c)
     return intervals_area(starts, ends, n), intervals_intersection(starts, ends, n, starts_c, ends_c, n_c)
 
 
-@njit(nogil=True, cache=True)
-def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-untyped-def]
+def _band_widths(starts, ends, n, height, width, band_px):
     """How far the band extends `(inwards, outwards)` from an outline.
 
     The band extends outwards by at most the half-width of the mask, and inwards by at most half of the half-width;
@@ -182,8 +155,7 @@ def _band_widths(starts, ends, n, height, width, band_px):  # type: ignore[no-un
     return min(band_px, max(1, (half + 1) // 2)), min(band_px, max(1, half))
 
 
-@njit(nogil=True, cache=True)
-def count_errors(  # type: ignore[no-untyped-def]
+def count_errors(
     prediction_codes, prediction_at, target_codes, target_at, object_codes, object_at, others, others_at,
     heights, widths, bands_px, out,
 ):  # fmt: skip
@@ -236,16 +208,14 @@ def count_errors(  # type: ignore[no-untyped-def]
             out[i, 9] = area_p + intervals_area(starts_o, ends_o, n_o) + area_t - overlap - out[i, 8]
 
 
-@njit(nogil=True, cache=True)
-def _paint(starts, ends, n, height, top, left, out):  # type: ignore[no-untyped-def]
+def _paint(starts, ends, n, height, top, left, out):
     """Set the pixels of the intervals to 1 in `out`, which is a window (h, w) of the image at `top`, `left`."""
     for i in range(n):
         for position in range(starts[i], ends[i]):
             out[position % height - top, position // height - left] = 1
 
 
-@njit(nogil=True, cache=True)
-def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-def]
+def _outline(inside, top, left, height, width, out):
     """The 1-pixel outline of davis2017 `_seg2bmap`: pixels that differ from their right, lower or diagonal neighbour.
 
     `inside` is a crop of the mask at `top`, `left` with one extra row and column. Pixels in the last row of the image
@@ -269,8 +239,7 @@ def _outline(inside, top, left, height, width, out):  # type: ignore[no-untyped-
     return count
 
 
-@njit(nogil=True, cache=True)
-def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
+def _matched(of, by, down, right):
     """Pixels of one outline that have a pixel of the other outline at one of the given offsets."""
     count = 0
     for y in range(of.shape[0]):
@@ -286,8 +255,7 @@ def _matched(of, by, down, right):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(nogil=True, cache=True)
-def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
+def _box(starts, ends, n, height, width):
     """`(top, bottom, left, right)` of intervals, both ends included.
 
     If there are no intervals, the result is an empty box: its union with another box is the other box.
@@ -306,8 +274,7 @@ def _box(starts, ends, n, height, width):  # type: ignore[no-untyped-def]
     return top, bottom, starts[0] // height, (ends[n - 1] - 1) // height
 
 
-@njit(nogil=True, cache=True)
-def _disc(radius):  # type: ignore[no-untyped-def]
+def _disc(radius):
     """Offsets `(down, right)` of the pixels of a disc, sorted by distance from the centre, because most outline pixels
     of a good mask match at one of the first offsets.
     """
@@ -327,8 +294,7 @@ def _disc(radius):  # type: ignore[no-untyped-def]
     return down[:k][order], right[:k][order]
 
 
-@njit(nogil=True, cache=True)
-def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):  # type: ignore[no-untyped-def]
+def count_outlines(prediction_codes, prediction_at, target_codes, target_at, heights, widths, radii_px, out):
     """Outline pixels of N pairs, and how many of them are within a disc around a pixel of the other outline.
 
     `out` is int64 (N, 4): number of prediction pixels, target pixels, matched prediction pixels, matched target pixels.

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from refbench.masks.kernels import complement_intervals
+from refbench.masks.plain.runs import complement_intervals
 
 
-@njit(nogil=True, cache=True)
-def _grown(array, needed):  # type: ignore[no-untyped-def]
+def _grown(array, needed):
     out = np.empty(max(needed, 2 * array.shape[0]), array.dtype)
     out[: array.shape[0]] = array
     return out
 
 
-@njit(nogil=True, cache=True)
-def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, high_out, at):  # type: ignore[no-untyped-def]
+def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, high_out, at):
     """Intersect runs `a..a_end` with runs `b..b_end`, write the result from position `at` onwards, and return its
     end.
     """
@@ -34,8 +31,7 @@ def intersect_runs(low_a, high_a, a, a_end, low_b, high_b, b, b_end, low_out, hi
     return at
 
 
-@njit(nogil=True, cache=True)
-def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):  # type: ignore[no-untyped-def]
+def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, after):
     """The vertical step of an erosion: the runs of each column, shortened by d at both ends.
 
     Also returns whether each column has at most one run. The runs of column first + c start at
@@ -84,8 +80,7 @@ def _shrunk_columns(starts, ends, n, height, d, framed, first, columns, before, 
     return column_at, lows, highs, single
 
 
-@njit(nogil=True, cache=True)
-def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
+def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_ends):
     """The horizontal step of an erosion, for masks with at most one run per column."""
     window = 2 * d + 1
     columns = column_at.shape[0] - 1
@@ -125,8 +120,7 @@ def _intersect_single(column_at, lows, highs, height, d, first, out_starts, out_
     return count, out_starts, out_ends
 
 
-@njit(nogil=True, cache=True)
-def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs):  # type: ignore[no-untyped-def]
+def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs):
     """The intersections of the last 0, 1, 2, ... columns before `end`; entry k begins at `suffix_at[k]`.
 
     Entry 0, a full column, must exist. Returns the arrays, replaced by longer ones if needed.
@@ -146,8 +140,7 @@ def _suffixes(column_at, lows, highs, end, suffix_at, suffix_lows, suffix_highs)
     return suffix_lows, suffix_highs
 
 
-@njit(nogil=True, cache=True)
-def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):  # type: ignore[no-untyped-def]
+def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends):
     """The horizontal step of an erosion, for columns with several runs.
 
     The intersection of two lists with m and k runs has fewer than m + k runs.
@@ -202,8 +195,7 @@ def _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_e
     return count, out_starts, out_ends
 
 
-@njit(nogil=True, cache=True)
-def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):  # type: ignore[no-untyped-def]
+def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, framed=False):
     """Erode by a (2d+1)x(2d+1) square; everything outside the image is background or, if `framed`, foreground.
 
     Returns `(count, out_starts, out_ends)`; the output arrays are replaced by longer ones if needed. The square is
@@ -231,8 +223,7 @@ def erode_intervals(starts, ends, n, height, width, d, out_starts, out_ends, fra
     return _intersect_lists(column_at, lows, highs, height, d, first, out_starts, out_ends)
 
 
-@njit(nogil=True, cache=True)
-def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-untyped-def]
+def dilate_intervals(starts, ends, n, height, width, d):
     """Dilate by a (2d+1)x(2d+1) square, cut at the image's borders; returns `(count, starts, ends)`.
 
     Computed as the complement of the eroded complement; that erosion treats the outside of the image as foreground.
@@ -252,8 +243,7 @@ def dilate_intervals(starts, ends, n, height, width, d):  # type: ignore[no-unty
     return count, out_starts, out_ends
 
 
-@njit(nogil=True, cache=True)
-def half_width_px(starts, ends, n, height, width, limit):  # type: ignore[no-untyped-def]
+def half_width_px(starts, ends, n, height, width, limit):
     """The largest d <= limit for which a (2d+1)x(2d+1) square fits into the mask; 0 if none does."""
     low = 0
     high = limit

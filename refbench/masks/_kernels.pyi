@@ -1,0 +1,44 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+Buffer = NDArray[Any]
+
+def decode_intervals(code: Buffer, size: int, starts: Buffer, ends: Buffer, /) -> int: ...
+def encode_intervals(starts: Buffer, ends: Buffer, n: int, size: int, out: Buffer, /) -> int: ...
+def crop_intervals(array: Buffer, top: int, left: int, height: int, starts: Buffer, ends: Buffer, /) -> int: ...
+def array_changes(words: Buffer, height: int, width: int, /) -> bytes: ...
+def polygon_intervals(corners: Buffer, height: int, width: int, /) -> tuple[bytes, bytes]: ...
+def subtract_intervals(
+    starts_a: Buffer,
+    ends_a: Buffer,
+    n_a: int,
+    starts_b: Buffer,
+    ends_b: Buffer,
+    n_b: int,
+    starts: Buffer,
+    ends: Buffer,
+    /,
+) -> int: ...
+def gather_intervals(
+    starts: Buffer, ends: Buffer, n: int, height: int, columns: Buffer, first_row: Buffer, new_height: int,
+    out_starts: Buffer, out_ends: Buffer, /,
+) -> int: ...  # fmt: skip
+def check_codes(codes: Buffer, at: Buffer, sizes: Buffer, out: Buffer, /) -> None: ...
+def count_pairs(
+    prediction_codes: Buffer, prediction_at: Buffer, target_codes: Buffer, target_at: Buffer,
+    heights: Buffer, widths: Buffer, bands_px: Buffer, out: Buffer, /,
+) -> int: ...  # fmt: skip
+def count_bands(
+    prediction_codes: Buffer, prediction_at: Buffer, target_codes: Buffer, target_at: Buffer,
+    heights: Buffer, widths: Buffer, bands_px: Buffer, out: Buffer, /,
+) -> None: ...  # fmt: skip
+def count_outlines(
+    prediction_codes: Buffer, prediction_at: Buffer, target_codes: Buffer, target_at: Buffer,
+    heights: Buffer, widths: Buffer, radii_px: Buffer, out: Buffer, /,
+) -> None: ...  # fmt: skip
+def count_errors(
+    prediction_codes: Buffer, prediction_at: Buffer, target_codes: Buffer, target_at: Buffer,
+    object_codes: Buffer, object_at: Buffer, others: Buffer, others_at: Buffer,
+    heights: Buffer, widths: Buffer, bands_px: Buffer, out: Buffer, /,
+) -> None: ...  # fmt: skip

@@ -1,0 +1,150 @@
+// Runs of pixels, of arrays and of polygons.
+
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "runs.hpp"
+
+namespace refbench {
+
+// pycocotools draws polygons on a grid that is this many times as fine as the pixels.
+constexpr double FINE = 5.0;
+
+// The runs of a bool array (rows, columns), row after row in memory, at `top`, `left` of an image with `height` rows.
+// The output needs room for one run per two pixels of each column.
+inline i64 crop(const u8* array, i64 rows, i64 columns, i64 top, i64 left, i64 height, i64* starts, i64* ends) {
+  i64 n = 0;
+  for (i64 x = 0; x < columns; ++x) {
+    const i64 at = (left + x) * height + top;
+    bool before = false;
+    for (i64 y = 0; y < rows; ++y) {
+      const bool here = array[y * columns + x] != 0;
+      if (here && !before) {
+        starts[n] = at + y;
+      } else if (before && !here) {
+        ends[n] = at + y;
+        ++n;
+      }
+      before = here;
+    }
+    if (before) {
+      ends[n] = at + rows;
+      ++n;
+    }
+  }
+  return n;
+}
+
+// Positions, in column-major order, at which a mask changes between background and foreground; the pixel before the
+// first is background. `words` is a mask of 0 and 1 in bytes, row after row, so that eight equal pixels are skipped at
+// once.
+inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_row, i64 height, i64 width) {
+  std::vector<i64> before(static_cast<std::size_t>(width) + 1, 0);
+  std::vector<i64> changes;
+  const u8* bytes = reinterpret_cast<const u8*>(words);
+  const i64 bytes_a_row = 8 * words_a_row;
+  for (int scan = 0; scan < 2; ++scan) {
+    if (scan == 1) {
+      for (i64 j = 0; j < width; ++j) before[j + 1] += before[j];
+      changes.resize(static_cast<std::size_t>(before[width]));
+    }
+    auto add = [&](i64 j, i64 i) {
+      if (scan == 1) {
+        changes[before[j]++] = j * height + i;
+      } else {
+        ++before[j + 1];
+      }
+    };
+    u8 last = 0;
+    for (i64 j = 0; j < width; ++j) {
+      if (bytes[j] != last) add(j, 0);
+      last = bytes[(height - 1) * bytes_a_row + j];
+    }
+    for (i64 i = 1; i < height; ++i) {
+      const std::uint64_t* row = words + i * words_a_row;
+      for (i64 k = 0; k < words_a_row; ++k) {
+        const std::uint64_t different = row[k] ^ row[k - words_a_row];
+        if (different == 0) continue;
+        u8 parts[8];
+        std::memcpy(parts, &different, 8);
+        for (i64 byte = 0; byte < 8; ++byte) {
+          if (parts[byte] != 0) add(8 * k + byte, i);
+        }
+      }
+    }
+  }
+  return changes;
+}
+
+inline i64 fine(double coordinate) { return static_cast<i64>(FINE * coordinate + 0.5); }
+
+// The pixels of a polygon with `count` vertices x, y in pixels. They are those of pycocotools on a processor that rounds
+// every product and sum: this file must be compiled without fused multiplication and addition.
+//
+// Source: cocoapi common/maskApi.c, rleFrPoly: the outline is drawn on a finer grid. Where it crosses the middle of a
+// pixel column, the pixels below the crossing switch between foreground and background.
+inline void polygon(const double* corners, i64 count, i64 height, i64 width, std::vector<i64>& starts,
+                    std::vector<i64>& ends) {
+  std::vector<i64> u, v;
+  for (i64 j = 0; j < count; ++j) {
+    const i64 after = (j + 1) % count;
+    i64 xs = fine(corners[2 * j]), ys = fine(corners[2 * j + 1]);
+    i64 xe = fine(corners[2 * after]), ye = fine(corners[2 * after + 1]);
+    const i64 dx = std::abs(xe - xs), dy = std::abs(ye - ys);
+    const bool flip = (dx >= dy && xs > xe) || (dx < dy && ys > ye);
+    if (flip) {
+      std::swap(xs, xe);
+      std::swap(ys, ye);
+    }
+    if (dx >= dy) {
+      const double slope = dx > 0 ? static_cast<double>(ye - ys) / static_cast<double>(dx) : 0.0;
+      for (i64 d = 0; d <= dx; ++d) {
+        const i64 t = flip ? dx - d : d;
+        const double along = slope * static_cast<double>(t);
+        u.push_back(t + xs);
+        v.push_back(static_cast<i64>(static_cast<double>(ys) + along + 0.5));
+      }
+    } else {
+      const double slope = static_cast<double>(xe - xs) / static_cast<double>(dy);
+      for (i64 d = 0; d <= dy; ++d) {
+        const i64 t = flip ? dy - d : d;
+        const double along = slope * static_cast<double>(t);
+        v.push_back(t + ys);
+        u.push_back(static_cast<i64>(static_cast<double>(xs) + along + 0.5));
+      }
+    }
+  }
+  std::vector<i64> changes;
+  for (std::size_t j = 1; j < u.size(); ++j) {
+    if (u[j] == u[j - 1]) continue;
+    const i64 left = u[j] < u[j - 1] ? u[j] : u[j] - 1;
+    const double column = (static_cast<double>(left) + 0.5) / FINE - 0.5;
+    if (std::floor(column) != column || column < 0 || column > static_cast<double>(width - 1)) continue;
+    double row = (static_cast<double>(std::min(v[j], v[j - 1])) + 0.5) / FINE - 0.5;
+    row = std::ceil(std::min(std::max(row, 0.0), static_cast<double>(height)));
+    changes.push_back(static_cast<i64>(column) * height + static_cast<i64>(row));
+  }
+  std::sort(changes.begin(), changes.end());
+  bool inside = false;
+  for (std::size_t j = 0; j < changes.size(); ++j) {
+    // Two changes at the same position cancel out.
+    if (j + 1 < changes.size() && changes[j] == changes[j + 1]) {
+      ++j;
+      continue;
+    }
+    (inside ? ends : starts).push_back(changes[j]);
+    inside = !inside;
+  }
+  if (inside) {
+    if (starts.back() < height * width) {
+      ends.push_back(height * width);
+    } else {
+      starts.pop_back();
+    }
+  }
+}
+
+}  // namespace refbench

@@ -1,0 +1,302 @@
+// The Python module refbench.masks._kernels. Arguments are C-contiguous arrays, checked for the size of their items and
+// for the length that they need; Python's lock is released while a function computes. It uses the stable interface of
+// Python, so one file serves all versions from 3.11 on.
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include "drawing.hpp"
+#include "morphology.hpp"
+#include "pairs.hpp"
+#include "runs.hpp"
+
+namespace {
+
+using namespace refbench;
+
+// Raised in C++ after an exception of Python was set.
+struct PythonError {};
+
+[[noreturn]] void fail(PyObject* kind, const char* text) {
+  PyErr_SetString(kind, text);
+  throw PythonError();
+}
+
+// An array that Python lends for the time of a call.
+class Array {
+ public:
+  explicit Array(PyObject* object, bool writable = false) {
+    const int flags = PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, &view_, flags) != 0) throw PythonError();
+  }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  ~Array() { PyBuffer_Release(&view_); }
+
+  template <class T>
+  T* of(i64 least) const {
+    if (view_.itemsize != static_cast<Py_ssize_t>(sizeof(T))) fail(PyExc_TypeError, "an array has items of another size");
+    if (items() < least) fail(PyExc_ValueError, "an array is too short");
+    return static_cast<T*>(view_.buf);
+  }
+  i64 items() const { return static_cast<i64>(view_.len / view_.itemsize); }
+  i64 side(int axis) const {
+    if (view_.ndim != 2) fail(PyExc_ValueError, "an array must have two axes");
+    return static_cast<i64>(view_.shape[axis]);
+  }
+
+ private:
+  Py_buffer view_;
+};
+
+// An array that is written to.
+class Output : public Array {
+ public:
+  explicit Output(PyObject* object) : Array(object, true) {}
+};
+
+class Released {
+ public:
+  Released() : state_(PyEval_SaveThread()) {}
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+  ~Released() { PyEval_RestoreThread(state_); }
+
+ private:
+  PyThreadState* state_;
+};
+
+i64 number(PyObject* object) {
+  const long long value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+  return static_cast<i64>(value);
+}
+
+PyObject* integer(i64 value) { return PyLong_FromLongLong(value); }
+
+PyObject* nothing() {
+  Py_INCREF(Py_None);
+  return Py_None;
+}
+
+PyObject* bytes_of(const std::vector<i64>& values) {
+  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(values.data()),
+                                   static_cast<Py_ssize_t>(values.size() * sizeof(i64)));
+}
+
+using Arguments = PyObject* const*;
+
+// A function of the module, which may throw, as Python calls it.
+template <PyObject* (*work)(Arguments), Py_ssize_t count>
+PyObject* called(PyObject*, Arguments arguments, Py_ssize_t given) {
+  try {
+    if (given != count) fail(PyExc_TypeError, "wrong number of arguments");
+    return work(arguments);
+  } catch (const PythonError&) {
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
+  }
+}
+
+template <PyObject* (*work)(Arguments), Py_ssize_t count>
+PyMethodDef method(const char* name) {
+  const auto function = reinterpret_cast<void (*)()>(&called<work, count>);
+  return {name, reinterpret_cast<PyCFunction>(function), METH_FASTCALL, nullptr};
+}
+
+View runs_of(const Array& starts, const Array& ends, i64 n) { return {starts.of<i64>(n), ends.of<i64>(n), n}; }
+
+// Codes of n masks; that they lie within the text is checked, since the positions come from Python.
+Codes codes_of(const Array& text, const Array& at, i64 n) {
+  const i64* positions = at.of<i64>(n + 1);
+  bool inside = positions[0] >= 0 && positions[n] <= text.items();
+  for (i64 i = 0; i < n; ++i) inside = inside && positions[i] <= positions[i + 1];
+  if (!inside) fail(PyExc_ValueError, "the positions of codes are not sorted, or lie outside of the text");
+  return {text.of<u8>(0), positions};
+}
+
+Sizes sizes_of(const Array& heights, const Array& widths) {
+  const i64 n = heights.items();
+  return {heights.of<i64>(n), widths.of<i64>(n), n};
+}
+
+// code, size, starts, ends
+PyObject* decode_intervals(Arguments a) {
+  const Array code(a[0]);
+  const Output starts(a[2]), ends(a[3]);
+  const i64 length = code.items(), size = number(a[1]);
+  const u8* text = code.of<u8>(0);
+  i64 *first = starts.of<i64>(length / 2 + 1), *last = ends.of<i64>(length / 2 + 1);
+  return integer(decode(text, length, size, first, last));
+}
+
+// starts, ends, n, size, out
+PyObject* encode_intervals(Arguments a) {
+  const Array starts(a[0]), ends(a[1]);
+  const Output out(a[4]);
+  const i64 n = number(a[2]);
+  return integer(encode(runs_of(starts, ends, n), number(a[3]), out.of<u8>(7 * (2 * n + 1))));
+}
+
+// array, top, left, height, starts, ends
+PyObject* crop_intervals(Arguments a) {
+  const Array array(a[0]);
+  const Output starts(a[4]), ends(a[5]);
+  const i64 rows = array.side(0), columns = array.side(1), most = columns * (rows / 2 + 1);
+  return integer(crop(array.of<u8>(0), rows, columns, number(a[1]), number(a[2]), number(a[3]), starts.of<i64>(most),
+                      ends.of<i64>(most)));
+}
+
+// words, height, width
+PyObject* changes_of_array(Arguments a) {
+  const Array words(a[0]);
+  const i64 height = number(a[1]), width = number(a[2]), words_a_row = words.side(1);
+  if (words.side(0) < height || 8 * words_a_row < width) fail(PyExc_ValueError, "the array is smaller than the mask");
+  const auto* first = words.of<std::uint64_t>(1);
+  std::vector<i64> changes;
+  {
+    Released released;
+    changes = array_changes(first, words_a_row, height, width);
+  }
+  return bytes_of(changes);
+}
+
+// corners, height, width
+PyObject* polygon_runs(Arguments a) {
+  const Array corners(a[0]);
+  const i64 height = number(a[1]), width = number(a[2]), count = corners.side(0);
+  const auto* first = corners.of<double>(2 * count);
+  std::vector<i64> starts, ends;
+  {
+    Released released;
+    polygon(first, count, height, width, starts, ends);
+  }
+  return Py_BuildValue("NN", bytes_of(starts), bytes_of(ends));
+}
+
+// starts, ends, n, starts, ends, n, out_starts, out_ends
+PyObject* subtract_intervals(Arguments a) {
+  const Array starts_a(a[0]), ends_a(a[1]), starts_b(a[3]), ends_b(a[4]);
+  const Output starts(a[6]), ends(a[7]);
+  const i64 n_a = number(a[2]), n_b = number(a[5]);
+  return integer(subtract(runs_of(starts_a, ends_a, n_a), runs_of(starts_b, ends_b, n_b), starts.of<i64>(n_a + n_b),
+                          ends.of<i64>(n_a + n_b)));
+}
+
+// starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends
+PyObject* gather_intervals(Arguments a) {
+  const Array starts(a[0]), ends(a[1]), columns(a[4]), first_row(a[5]);
+  const Output out_starts(a[7]), out_ends(a[8]);
+  const i64 n = number(a[2]), height = number(a[3]), width = columns.items();
+  const i64 room = std::min(out_starts.items(), out_ends.items());
+  return integer(gather(runs_of(starts, ends, n), height, columns.of<i64>(0), width, first_row.of<i64>(height + 1),
+                        number(a[6]), out_starts.of<i64>(0), out_ends.of<i64>(0), room));
+}
+
+// codes, at, sizes, out
+PyObject* check_many(Arguments a) {
+  const Array text(a[0]), at(a[1]), sizes(a[2]);
+  const Output out(a[3]);
+  const i64 n = sizes.items();
+  const Codes codes = codes_of(text, at, n);
+  const i64* pixels = sizes.of<i64>(n);
+  auto* states = out.of<std::int8_t>(n);
+  {
+    Released released;
+    check_codes(codes, pixels, n, states);
+  }
+  return nothing();
+}
+
+// The arguments that all functions about pairs begin with, and the two they end with: the codes of predictions and
+// targets, ..., heights, widths, a size in pixels for each pair, and the counts.
+class Pairs {
+ public:
+  Pairs(Arguments a, Arguments last, i64 columns)
+      : text_p_(a[0]), at_p_(a[1]), text_t_(a[2]), at_t_(a[3]), heights_(last[0]), widths_(last[1]), px_(last[2]),
+        out_(last[3]), sizes(sizes_of(heights_, widths_)), predictions(codes_of(text_p_, at_p_, sizes.n)),
+        targets(codes_of(text_t_, at_t_, sizes.n)), px(px_.of<i64>(sizes.n)), out(out_.of<i64>(sizes.n * columns)) {}
+
+ private:
+  Array text_p_, at_p_, text_t_, at_t_, heights_, widths_, px_;
+  Output out_;
+
+ public:
+  Sizes sizes;
+  Codes predictions, targets;
+  const i64* px;
+  i64* out;
+};
+
+PyObject* pairs_counted(Arguments a) {
+  const Pairs pairs(a, a + 4, 6);
+  i64 bad;
+  {
+    Released released;
+    bad = count_pairs(pairs.predictions, pairs.targets, pairs.sizes, pairs.px, pairs.out);
+  }
+  return integer(bad);
+}
+
+PyObject* bands_counted(Arguments a) {
+  const Pairs pairs(a, a + 4, 4);
+  {
+    Released released;
+    count_bands(pairs.predictions, pairs.targets, pairs.sizes, pairs.px, pairs.out);
+  }
+  return nothing();
+}
+
+PyObject* outlines_counted(Arguments a) {
+  const Pairs pairs(a, a + 4, 4);
+  {
+    Released released;
+    OutlineCounter().count(pairs.predictions, pairs.targets, pairs.sizes, pairs.px, pairs.out);
+  }
+  return nothing();
+}
+
+// ..., objects, their positions, others, their positions, ...
+PyObject* errors_counted(Arguments a) {
+  const Pairs pairs(a, a + 8, 10);
+  const Array text(a[4]), at(a[5]), others(a[6]), others_at(a[7]);
+  const i64 count = at.items() - 1;
+  const Objects objects{codes_of(text, at, count), others.of<i64>(0), others_at.of<i64>(pairs.sizes.n + 1)};
+  bool inside = objects.others_at[0] >= 0 && objects.others_at[pairs.sizes.n] <= others.items();
+  for (i64 i = 0; i < pairs.sizes.n; ++i) inside = inside && objects.others_at[i] <= objects.others_at[i + 1];
+  for (i64 k = 0; inside && k < others.items(); ++k) inside = objects.others[k] >= 0 && objects.others[k] < count;
+  if (!inside) fail(PyExc_ValueError, "an object does not exist");
+  {
+    Released released;
+    ErrorCounter().count(pairs.predictions, pairs.targets, objects, pairs.sizes, pairs.px, pairs.out);
+  }
+  return nothing();
+}
+
+PyMethodDef methods[] = {
+    method<decode_intervals, 4>("decode_intervals"),
+    method<encode_intervals, 5>("encode_intervals"),
+    method<crop_intervals, 6>("crop_intervals"),
+    method<changes_of_array, 3>("array_changes"),
+    method<polygon_runs, 3>("polygon_intervals"),
+    method<subtract_intervals, 8>("subtract_intervals"),
+    method<gather_intervals, 9>("gather_intervals"),
+    method<check_many, 4>("check_codes"),
+    method<pairs_counted, 8>("count_pairs"),
+    method<bands_counted, 8>("count_bands"),
+    method<outlines_counted, 8>("count_outlines"),
+    method<errors_counted, 12>("count_errors"),
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef_Slot slots[] = {{0, nullptr}};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_kernels", "Compiled kernels on run-length codes.", 0, methods, slots, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__kernels() { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,30 @@
+"""The kernels in Python: they state what the compiled ones of `native/` do, and replace them where none were built."""
+
+from __future__ import annotations
+
+from refbench.masks.plain.batches import count_bands, count_errors, count_outlines, count_pairs
+from refbench.masks.plain.runs import (
+    array_changes,
+    check_codes,
+    crop_intervals,
+    decode_intervals,
+    encode_intervals,
+    gather_intervals,
+    polygon_intervals,
+    subtract_intervals,
+)
+
+__all__ = [
+    "array_changes",
+    "check_codes",
+    "count_bands",
+    "count_errors",
+    "count_outlines",
+    "count_pairs",
+    "crop_intervals",
+    "decode_intervals",
+    "encode_intervals",
+    "gather_intervals",
+    "polygon_intervals",
+    "subtract_intervals",
+]
