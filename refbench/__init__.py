@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from refbench._version import __version__
-from refbench.plugins.loading import lazy_face
+from refbench.lazy import lazy_face
 
 if TYPE_CHECKING:
     from refbench import curation as curate

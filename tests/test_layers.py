@@ -13,7 +13,7 @@ WORKERS = PACKAGE / "adapters" / "workers"
 
 # Lowest first; rooms of one row do not import each other.
 ORDER = (
-    ("errors",),
+    ("lazy", "errors"),
     ("plugins",),
     ("masks",),
     ("records",),
@@ -28,7 +28,7 @@ ORDER = (
 ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 # The facade re-exports for type checkers; `python -m refbench` is the command line.
 EXEMPT = {"__init__", "__main__", "_version"}
-DOORS = {"loading.py"}
+DOORS = {"loading.py", "lazy.py"}
 # What may import torch: loaded only by those who use it.
 WITH_TORCH = (
     "adapters.tiny", "adapters.clipseg", "curation.refiners.sam", "curation.checks.tox",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refbench.plugins.loading import lazy_face
+from refbench.lazy import lazy_face
 
 if TYPE_CHECKING:
     from refbench.adapters.base import Segmenter

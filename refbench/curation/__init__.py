@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from refbench.plugins.loading import lazy_face
+from refbench.lazy import lazy_face
 
 if TYPE_CHECKING:
     from refbench.curation.annotation_sets import replacements

@@ -1,7 +1,7 @@
 """Finds plug-ins by name, in the table and among installed packages, and imports them.
 
-Only this module and the command table import modules by name at run time. Therefore `refbench --help` loads neither
-torch nor pandas, and a missing extra is an error only if a feature needs it.
+Only this module, `refbench.lazy` and the command table import modules by name at run time. Therefore `refbench --help`
+loads neither torch nor pandas, and a missing extra is an error only if a feature needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -123,23 +123,6 @@ def load_attribute(place: str) -> Any:
         raise RefbenchError(
             f"{place} cannot be loaded: {error}; fix or uninstall the package that provides it"
         ) from error
-
-
-def lazy_face(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
-
-    `places` maps each name to its "module:attribute", or to a module.
-    """
-
-    def get(name: str) -> Any:
-        if name not in places:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        place = places[name]
-        value = load_attribute(place) if ":" in place else importlib.import_module(place)
-        setattr(sys.modules[package], name, value)
-        return value
-
-    return get, lambda: sorted({*vars(sys.modules[package]), *places})
 
 
 def summary_of(place: str) -> str:
