@@ -7,6 +7,8 @@ intervals `[start, end)` over the column-major pixel index, sorted and disjoint,
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,6 @@ COMPILED = _found.__name__.endswith("_kernels")
 
 decode_intervals = _found.decode_intervals
 encode_intervals = _found.encode_intervals
-crop_intervals = _found.crop_intervals
 subtract_intervals = _found.subtract_intervals
 gather_intervals = _found.gather_intervals
 check_codes = _found.check_codes
@@ -29,9 +30,9 @@ count_outlines = _found.count_outlines
 count_errors = _found.count_errors
 
 
-def array_changes(words: NDArray[np.uint64], height: int, width: int) -> NDArray[np.int64]:
+def array_changes(words: NDArray[np.uint64], height: int, width: int, apart: bool = False) -> NDArray[np.int64]:
     """See `plain.runs.array_changes`."""
-    return np.frombuffer(_found.array_changes(words, height, width), np.int64)
+    return np.frombuffer(_found.array_changes(words, height, width, apart), np.int64)
 
 
 def polygon_intervals(
@@ -40,3 +41,9 @@ def polygon_intervals(
     """See `plain.runs.polygon_intervals`."""
     starts, ends = _found.polygon_intervals(corners, height, width)
     return np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)
+
+
+def resize_codes(*arguments: NDArray[Any]) -> tuple[bytes, NDArray[np.int64]]:
+    """See `plain.runs.resize_codes`."""
+    text, positions = _found.resize_codes(*arguments)
+    return text, np.frombuffer(positions, np.int64)

@@ -105,10 +105,12 @@ class Mask:
                 f"the array must be bool and fit into {height} x {width} pixels; got {array.dtype} with shape "
                 f"{array.shape} at row {top}, column {left}"
             )
-        most = columns * (rows // 2 + 1)
-        starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
-        n = kernels.crop_intervals(np.ascontiguousarray(array), top, left, int(height), starts, ends)
-        return _known(height, width, encode(starts[:n], ends[:n], int(height) * int(width)))
+        if not array.size:
+            return Mask.empty(height, width)
+        starts, ends = intervals_of_array(array, apart=True)
+        column, row = np.divmod(starts, rows)
+        first = (column + left) * int(height) + row + top
+        return _known(height, width, encode(first, first + ends - starts, int(height) * int(width)))
 
     @staticmethod
     def from_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int, width: int) -> Mask:

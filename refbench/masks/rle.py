@@ -73,9 +73,9 @@ def intervals_from_counts(counts: Any, size: int) -> tuple[NDArray[np.int64], ND
     return starts[kept], ends[kept]
 
 
-def intervals_of_array(pixels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def intervals_of_array(pixels: NDArray[Any], apart: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Starts and ends (exclusive) of the foreground runs of an array (H, W) of 0 and 1, int64 (N,) each, column by
-    column.
+    column. If `apart`, no run continues in the next column.
     """
     height, width = pixels.shape
     # Rows are read as words of eight pixels.
@@ -83,7 +83,7 @@ def intervals_of_array(pixels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray
     # A bool can have any non-zero byte in memory, for example one that was a view of other data.
     values = pixels.view(np.uint8) if pixels.dtype == np.bool_ else pixels
     np.not_equal(values, 0, out=bytes_of[:, :width].view(np.bool_))
-    changes = kernels.array_changes(bytes_of.view("<u8"), height, width)
+    changes = kernels.array_changes(bytes_of.view("<u8"), height, width, apart)
     starts, ends = changes[0::2], changes[1::2]
     if len(ends) < len(starts):
         ends = np.append(ends, height * width)

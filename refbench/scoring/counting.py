@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -23,7 +22,8 @@ from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_scores
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
-from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, drawn
+from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, Outlines, drawn_from
+from refbench.storage.columns import column_of, numbers_of
 from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint, split_path
 from refbench.storage.predictions import Claim, Claims, SampleIndex
@@ -143,9 +143,9 @@ class _Targets:
         table = split_table(address, names.split()).slice(0, limit)
         self.sample_id = table["sample_id"]
         self.image_id = table["image_id"].to_pylist()
-        self.heights = table["height"].to_numpy().astype(np.int64)
-        self.widths = table["width"].to_numpy().astype(np.int64)
-        self.no_target = table["no_target"].to_numpy()
+        self.heights = numbers_of(table["height"]).astype(np.int64)
+        self.widths = numbers_of(table["width"]).astype(np.int64)
+        self.no_target = numbers_of(table["no_target"])
         self.counts = table["target_counts"]
         self.refs = table["ref_id"].to_pylist()
         self.expressions = table["expression"].to_pylist()
@@ -154,16 +154,18 @@ class _Targets:
         self.objects = [tuple(a) or ("", r) for a, r in zip(self.ann_ids, self.refs, strict=True)]
         self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
         self.polygons = table["polygons"]
-        self.polygon_numbers = pc.list_value_length(self.polygons).to_numpy().astype(np.int64)
+        self.polygon_numbers = numbers_of(pc.list_value_length(self.polygons)).astype(np.int64)
         self.tags = table["tags"].to_pylist()
-        flat = [c.flatten().to_numpy() for c in table["box_xywh"].chunks]
+        flat = [numbers_of(c.flatten()) for c in table["box_xywh"].chunks]
         self.boxes = np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
         self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
         self._by_id: dict[str, AnnotatedObject] | None = None
         self.ignored = self._ignored()
+        self._originals: dict[tuple[str, bool], dict[int, bytes]] = {}
+        self._outlines: dict[tuple[bytes, str, tuple[str, ...], bool, bool], Outlines] = {}
 
     def codes(self, rows: Sequence[int]) -> list[bytes]:
-        return [text.encode("ascii") for text in self.counts.take(pa.array(rows, pa.int64())).to_pylist()]
+        return [text.encode("ascii") for text in self.counts.take(column_of(np.asarray(rows, np.int64))).to_pylist()]
 
     def mask(self, row: int, code: bytes) -> Mask:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
@@ -173,32 +175,56 @@ class _Targets:
 
         If the canvas of `drawing` is not the original size, all rows are returned.
         """
-        rows = np.arange(len(self.refs))
         if drawing.canvas == ORIGINAL:
+            return self._on_original(drawing.target, drawing.leaves_out_ignored)
+        rows = np.arange(len(self.refs))
+        if drawing.target == SCALED:
+            return self._drawn_one_by_one(rows, drawing)
+        # Every canvas shows the same drawing on the original.
+        other = self._on_original(drawing.target, drawing.leaves_out_ignored)
+        codes = [other.get(row, code) for row, code in enumerate(self.codes(rows.tolist()))]
+        return dict(enumerate(drawing.canvas.resized_codes(codes, self.heights, self.widths)))
+
+    def _on_original(self, target: str, leaves_out_ignored: bool) -> dict[int, bytes]:
+        if (target, leaves_out_ignored) not in self._originals:
             # Few targets have several polygons, and fewer samples have pixels to ignore. Only those polygons are read.
-            other = np.zeros(len(rows), bool)
-            if drawing.target in OF_SEVERAL_POLYGONS:
+            other = np.zeros(len(self.refs), bool)
+            if target in OF_SEVERAL_POLYGONS:
                 other |= self.polygon_numbers > 1
-            elif drawing.target != UNION:
+            elif target not in (UNION, SCALED):
                 other |= self.polygon_numbers > 0
-            other[list(self.ignored)] |= drawing.leaves_out_ignored
-            rows = np.flatnonzero(other)
+            other[list(self.ignored)] |= leaves_out_ignored
+            drawing = Drawing(target, ORIGINAL, leaves_out_ignored)
+            self._originals[target, leaves_out_ignored] = self._drawn_one_by_one(np.flatnonzero(other), drawing)
+        return self._originals[target, leaves_out_ignored]
+
+    def _drawn_one_by_one(self, rows: NDArray[np.int64], drawing: Drawing) -> dict[int, bytes]:
+        """`drawn` for some rows, from their polygons."""
         chosen = rows.tolist()
-        polygons = self.polygons.take(pa.array(rows, pa.int64())).to_pylist()
+        polygons = self.polygons.take(column_of(rows)).to_pylist()
         out: dict[int, bytes] = {}
         made: dict[tuple[bytes, str, tuple[str, ...], frozenset[int]], bytes] = {}
         for row, code, parts in zip(chosen, self.codes(chosen), polygons, strict=True):
             whole_numbers = self._whole_numbers(row) if drawing.target == SCALED else frozenset()
             key = code, self.image_id[row], self.objects[row], whole_numbers
             if key not in made:
-                mask = self.mask(row, code)
-                if drawing.leaves_out_ignored and row in self.ignored:
-                    mask = mask.without(self.ignored[row])
-                grouped = self._by_object(row, parts, drawing.target)
-                made[key] = drawn(grouped, mask, drawing.target, drawing.canvas, whole_numbers).counts
+                outlines = self._outlines_of(row, code, parts, drawing)
+                made[key] = drawn_from(outlines, drawing.target, drawing.canvas, whole_numbers).counts
             if made[key] != code or drawing.canvas != ORIGINAL:
                 out[row] = made[key]
         return out
+
+    def _outlines_of(self, row: int, code: bytes, parts: list[list[float]], drawing: Drawing) -> Outlines:
+        """The outlines of a target, which several drawings share."""
+        leaves_out = drawing.leaves_out_ignored and row in self.ignored
+        by_object = self.one_object[row] or drawing.target in BY_OBJECT
+        key = code, self.image_id[row], self.objects[row], by_object, leaves_out
+        if key not in self._outlines:
+            mask = self.mask(row, code)
+            if leaves_out:
+                mask = mask.without(self.ignored[row])
+            self._outlines[key] = Outlines(self._by_object(row, parts, drawing.target), mask)
+        return self._outlines[key]
 
     def _by_object(self, row: int, polygons: list[list[float]], target: str) -> list[Any]:
         """The polygons of a row, grouped by object; one group if the row has one object or no polygons.
@@ -294,8 +320,8 @@ class _Counter:
         self._answers = 0
         # no_target as predicted (0 or 1); 2 if there is no flag, so the mask decides; -1 if no prediction yet.
         self.flags = np.full(n, -1, np.int8)
-        # A mask is resized once, whatever the number of expressions and drawings that want it.
-        self._resized: dict[tuple[Canvas, Mask], bytes] = {}
+        # The predictions of the present batch on each canvas, which several drawings want, by the list they come from.
+        self._resized: dict[tuple[Canvas, int], list[bytes]] = {}
 
     def count(self, claims: Iterator[tuple[str, int, Claim]], progress: Progress) -> dict[Drawing, ScoreTable]:
         targets, n = self.targets, len(self.targets.heights)
@@ -395,13 +421,12 @@ class _Counter:
         widths: NDArray[np.int64],
         canvas: Canvas,
     ) -> NDArray[np.int64]:
-        masks = Mask.from_codes(predictions, heights.tolist(), widths.tolist())
-        for mask in masks:
-            if (canvas, mask) not in self._resized:
-                self._resized[canvas, mask] = canvas.resized(mask).counts
         sizes = np.array([canvas.size_of(*size) for size in zip(heights.tolist(), widths.tolist(), strict=True)])
         sides = np.ascontiguousarray(sizes.T.astype(np.int64))
-        return count_codes([self._resized[canvas, mask] for mask in masks], targets, sides[0], sides[1])
+        key = canvas, id(predictions)
+        if key not in self._resized:
+            self._resized[key] = canvas.resized_codes(predictions, heights, widths)
+        return count_codes(self._resized[key], targets, sides[0], sides[1])
 
     def _measure(
         self, rows: list[int], batch: list[tuple[str, int, Claim]], predictions: list[bytes], targets: list[bytes]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import RunError
 from refbench.masks.pairs import COUNTS
+from refbench.storage.columns import column_of, numbers_of, texts_column
 from refbench.storage.files import read_table, write_table
 
 SCORES_FILE = "scores.parquet"
@@ -102,7 +103,14 @@ class Measure:
 
 
 def scores_to_table(scores: ScoreTable) -> pa.Table:
-    return pa.table({f.name: getattr(scores, f.name) for f in dataclasses.fields(ScoreTable)})
+    columns = {f.name: getattr(scores, f.name) for f in dataclasses.fields(ScoreTable)}
+    return pa.table({name: _column(values) for name, values in columns.items()})
+
+
+def _column(values: Any) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, np.ndarray):
+        return column_of(values)
+    return values if isinstance(values, (pa.Array, pa.ChunkedArray)) else texts_column(values)
 
 
 def write_scores(path: Path, scores: ScoreTable) -> None:
@@ -141,7 +149,7 @@ def read_scores(path: Path | str) -> ScoreTable:
                 f"{path}: the column {name} was not written by refbench, because it has the type "
                 f"{column.type}{gaps}; run `refbench score` again"
             )
-        arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy()
+        arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else numbers_of(column)
     scores = ScoreTable(**arrays)
     check_scores(scores, str(path))
     return scores

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -32,13 +33,22 @@ from refbench.storage.images import MASK_FORMATS, image_size, open_image
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A prediction read from a file. `counts` is a compressed run-length code that is not checked yet."""
+    """A prediction read from a file. `counts` is a compressed run-length code that is not checked yet.
+
+    Its text, of which digests are made, is that of every dataclass, in a third of the time.
+    """
 
     counts: bytes
     score: float | None = None
     no_target: bool | None = None
     instances: tuple[tuple[bytes, float], ...] = ()
     error: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"Claim(counts={self.counts!r}, score={self.score!r}, no_target={self.no_target!r}, "
+            f"instances={self.instances!r}, error={self.error!r})"
+        )
 
 
 class SampleIndex:
@@ -202,7 +212,7 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                     continue
                 where = f"{path} line {number}"
                 try:
-                    entry = json.loads(line)
+                    entry = _json_of(line)
                 except (ValueError, RecursionError) as error:
                     raise PredictionError(
                         f"{where} is not valid JSON ({error}); expected one object per line, "
@@ -212,6 +222,14 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                 yield where, row, claim
     except OSError as error:
         raise PredictionError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _json_of(line: bytes) -> Any:
+    """As `json.loads`, which is asked itself if the faster decoder refuses a line: it accepts more, such as NaN."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(line)
 
 
 def _claim_of(where: str, entry: Any, index: SampleIndex) -> tuple[int, Claim]:

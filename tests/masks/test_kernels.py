@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,16 +101,24 @@ def test_runs(seed: int) -> None:
             [
                 module.decode_intervals(code, height * width, out[0], out[1]),
                 module.encode_intervals(*runs[0], len(runs[0][0]), height * width, written),
-                module.crop_intervals(pixels[0], 2, 3, height + 5, out[2], out[3]),
                 module.subtract_intervals(*runs[0], len(runs[0][0]), *runs[1], len(runs[1][0]), out[4], out[5]),
                 module.gather_intervals(*runs[0], len(runs[0][0]), height, columns, first_row, 13, out[6], out[7]),
-                list(module.array_changes(bytes_of.view("<u8"), height, width)) if module is plain
-                else kernels.array_changes(bytes_of.view("<u8"), height, width).tolist(),
+                [np.frombuffer(module.array_changes(bytes_of.view("<u8"), height, width, apart), np.int64).tolist()
+                 for apart in (False, True)],
+                resized(module, *end_to_end(codes), height, width, columns, first_row),
                 [list(part) for part in module.polygon_intervals(corners, height, width)],
                 out.tolist(), written.tolist(), states.tolist(),
             ]
         )  # fmt: skip
     assert found[0] == found[1]
+
+
+def resized(
+    module: Any, text: Any, at: Any, height: int, width: int, columns: Any, first_row: Any
+) -> tuple[bytes, list[int]]:
+    both = [np.full(2, value) for value in (height, width, 0, 0, 13, len(columns))]
+    code, positions = module.resize_codes(text, at, *both[:2], columns, both[2], first_row, both[3], *both[4:])
+    return code, np.frombuffer(positions, np.int64).tolist()
 
 
 def test_arguments_of_another_kind_are_refused() -> None:

@@ -11,37 +11,13 @@
 namespace refbench {
 
 // pycocotools draws polygons on a grid that is this many times as fine as the pixels.
+constexpr i64 GRID = 5;
 constexpr double FINE = 5.0;
 
-// The runs of a bool array (rows, columns), row after row in memory, at `top`, `left` of an image with `height` rows.
-// The output needs room for one run per two pixels of each column.
-inline i64 crop(const u8* array, i64 rows, i64 columns, i64 top, i64 left, i64 height, i64* starts, i64* ends) {
-  i64 n = 0;
-  for (i64 x = 0; x < columns; ++x) {
-    const i64 at = (left + x) * height + top;
-    bool before = false;
-    for (i64 y = 0; y < rows; ++y) {
-      const bool here = array[y * columns + x] != 0;
-      if (here && !before) {
-        starts[n] = at + y;
-      } else if (before && !here) {
-        ends[n] = at + y;
-        ++n;
-      }
-      before = here;
-    }
-    if (before) {
-      ends[n] = at + rows;
-      ++n;
-    }
-  }
-  return n;
-}
-
 // Positions, in column-major order, at which a mask changes between background and foreground; the pixel before the
-// first is background. `words` is a mask of 0 and 1 in bytes, row after row, so that eight equal pixels are skipped at
-// once.
-inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_row, i64 height, i64 width) {
+// first is background. If `apart`, every column ends in background. `words` is a mask of 0 and 1 in bytes, row after row,
+// so that eight equal pixels are skipped at once.
+inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_row, i64 height, i64 width, bool apart) {
   std::vector<i64> before(static_cast<std::size_t>(width) + 1, 0);
   std::vector<i64> changes;
   const u8* bytes = reinterpret_cast<const u8*>(words);
@@ -61,7 +37,7 @@ inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_ro
     u8 last = 0;
     for (i64 j = 0; j < width; ++j) {
       if (bytes[j] != last) add(j, 0);
-      last = bytes[(height - 1) * bytes_a_row + j];
+      last = apart ? 0 : bytes[(height - 1) * bytes_a_row + j];
     }
     for (i64 i = 1; i < height; ++i) {
       const std::uint64_t* row = words + i * words_a_row;
@@ -74,6 +50,9 @@ inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_ro
           if (parts[byte] != 0) add(8 * k + byte, i);
         }
       }
+    }
+    for (i64 j = 0; apart && j < width; ++j) {
+      if (bytes[(height - 1) * bytes_a_row + j] != 0) add(j, height);
     }
   }
   return changes;
@@ -88,7 +67,15 @@ inline i64 fine(double coordinate) { return static_cast<i64>(FINE * coordinate +
 // pixel column, the pixels below the crossing switch between foreground and background.
 inline void polygon(const double* corners, i64 count, i64 height, i64 width, std::vector<i64>& starts,
                     std::vector<i64>& ends) {
+  std::size_t points = 0;
+  for (i64 j = 0; j < count; ++j) {
+    const i64 after = (j + 1) % count;
+    points += static_cast<std::size_t>(std::max(std::abs(fine(corners[2 * after]) - fine(corners[2 * j])),
+                                                std::abs(fine(corners[2 * after + 1]) - fine(corners[2 * j + 1]))) + 1);
+  }
   std::vector<i64> u, v;
+  u.reserve(points);
+  v.reserve(points);
   for (i64 j = 0; j < count; ++j) {
     const i64 after = (j + 1) % count;
     i64 xs = fine(corners[2 * j]), ys = fine(corners[2 * j + 1]);
@@ -121,11 +108,13 @@ inline void polygon(const double* corners, i64 count, i64 height, i64 width, std
   for (std::size_t j = 1; j < u.size(); ++j) {
     if (u[j] == u[j - 1]) continue;
     const i64 left = u[j] < u[j - 1] ? u[j] : u[j] - 1;
-    const double column = (static_cast<double>(left) + 0.5) / FINE - 0.5;
-    if (std::floor(column) != column || column < 0 || column > static_cast<double>(width - 1)) continue;
+    // (left + 0.5) / FINE - 0.5 is the middle of a column only for these, without any rounding.
+    if (left < 0 || left % GRID != GRID / 2) continue;
+    const i64 column = left / GRID;
+    if (column > width - 1) continue;
     double row = (static_cast<double>(std::min(v[j], v[j - 1])) + 0.5) / FINE - 0.5;
     row = std::ceil(std::min(std::max(row, 0.0), static_cast<double>(height)));
-    changes.push_back(static_cast<i64>(column) * height + static_cast<i64>(row));
+    changes.push_back(column * height + static_cast<i64>(row));
   }
   std::sort(changes.begin(), changes.end());
   bool inside = false;

@@ -9,6 +9,7 @@
 #include "drawing.hpp"
 #include "morphology.hpp"
 #include "pairs.hpp"
+#include "resizing.hpp"
 #include "runs.hpp"
 
 namespace {
@@ -140,25 +141,17 @@ PyObject* encode_intervals(Arguments a) {
   return integer(encode(runs_of(starts, ends, n), number(a[3]), out.of<u8>(7 * (2 * n + 1))));
 }
 
-// array, top, left, height, starts, ends
-PyObject* crop_intervals(Arguments a) {
-  const Array array(a[0]);
-  const Output starts(a[4]), ends(a[5]);
-  const i64 rows = array.side(0), columns = array.side(1), most = columns * (rows / 2 + 1);
-  return integer(crop(array.of<u8>(0), rows, columns, number(a[1]), number(a[2]), number(a[3]), starts.of<i64>(most),
-                      ends.of<i64>(most)));
-}
-
-// words, height, width
+// words, height, width, apart
 PyObject* changes_of_array(Arguments a) {
   const Array words(a[0]);
   const i64 height = number(a[1]), width = number(a[2]), words_a_row = words.side(1);
+  const bool apart = number(a[3]) != 0;
   if (words.side(0) < height || 8 * words_a_row < width) fail(PyExc_ValueError, "the array is smaller than the mask");
   const auto* first = words.of<std::uint64_t>(1);
   std::vector<i64> changes;
   {
     Released released;
-    changes = array_changes(first, words_a_row, height, width);
+    changes = array_changes(first, words_a_row, height, width, apart);
   }
   return bytes_of(changes);
 }
@@ -275,15 +268,40 @@ PyObject* errors_counted(Arguments a) {
   return nothing();
 }
 
+// codes, at, heights, widths, columns, their positions, first rows, their positions, new heights, new widths
+PyObject* codes_resized(Arguments a) {
+  const Array text(a[0]), at(a[1]), heights(a[2]), widths(a[3]);
+  const Array columns(a[4]), columns_at(a[5]), first_rows(a[6]), first_rows_at(a[7]), new_heights(a[8]), new_widths(a[9]);
+  const Sizes sizes = sizes_of(heights, widths);
+  const Codes codes = codes_of(text, at, sizes.n);
+  const Sampling to{columns.of<i64>(0), columns_at.of<i64>(sizes.n), first_rows.of<i64>(0), first_rows_at.of<i64>(sizes.n),
+                    new_heights.of<i64>(sizes.n), new_widths.of<i64>(sizes.n)};
+  for (i64 i = 0; i < sizes.n; ++i) {
+    const bool inside = to.columns_at[i] >= 0 && to.columns_at[i] + to.widths[i] <= columns.items() &&
+                        to.first_rows_at[i] >= 0 && to.first_rows_at[i] + sizes.heights[i] + 1 <= first_rows.items();
+    if (!inside) fail(PyExc_ValueError, "the columns or rows of a mask lie outside of their list");
+  }
+  std::vector<u8> resized;
+  std::vector<i64> positions;
+  {
+    Released released;
+    resize_codes(codes, sizes, to, resized, positions);
+  }
+  return Py_BuildValue("NN",
+                       PyBytes_FromStringAndSize(reinterpret_cast<const char*>(resized.data()),
+                                                 static_cast<Py_ssize_t>(resized.size())),
+                       bytes_of(positions));
+}
+
 PyMethodDef methods[] = {
     method<decode_intervals, 4>("decode_intervals"),
     method<encode_intervals, 5>("encode_intervals"),
-    method<crop_intervals, 6>("crop_intervals"),
-    method<changes_of_array, 3>("array_changes"),
+    method<changes_of_array, 4>("array_changes"),
     method<polygon_runs, 3>("polygon_intervals"),
     method<subtract_intervals, 8>("subtract_intervals"),
     method<gather_intervals, 9>("gather_intervals"),
     method<check_many, 4>("check_codes"),
+    method<codes_resized, 10>("resize_codes"),
     method<pairs_counted, 8>("count_pairs"),
     method<bands_counted, 8>("count_bands"),
     method<outlines_counted, 8>("count_outlines"),

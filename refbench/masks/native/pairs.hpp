@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <cstring>
 #include <vector>
 
 #include "morphology.hpp"
@@ -201,11 +202,13 @@ class OutlineCounter {
       left_ = std::max<i64>(0, std::min(a.left, b.left) - 1);
       rows_ = std::max(a.bottom, b.bottom) - top_ + 1;
       columns_ = std::max(a.right, b.right) - left_ + 1;
-      out[0] = outline(p_.view(), height, width, edge_p_);
-      out[1] = outline(t_.view(), height, width, edge_t_);
       find_disc(radii_px[i]);
-      out[2] = matched(edge_p_, edge_t_);
-      out[3] = matched(edge_t_, edge_p_);
+      outline(p_.view(), height, width, map_p_, edges_p_);
+      outline(t_.view(), height, width, map_t_, edges_t_);
+      out[0] = static_cast<i64>(edges_p_.size());
+      out[1] = static_cast<i64>(edges_t_.size());
+      out[2] = matched(edges_p_, map_t_);
+      out[3] = matched(edges_t_, map_p_);
     }
   }
 
@@ -216,36 +219,66 @@ class OutlineCounter {
 
   // The outline of davis2017 _seg2bmap: pixels that differ from their right, lower or diagonal neighbour. Pixels in the
   // last row of the image are compared only to the right, those in the last column only downwards, the last not at all.
-  i64 outline(View runs, i64 height, i64 width, std::vector<u8>& edge) {
-    // One row and column more than the box.
-    const i64 pitch = columns_ + 1;
-    inside_.assign(static_cast<std::size_t>((rows_ + 1) * pitch), 0);
+  //
+  // Pixels lie column after column, as the runs do. Around the outlines is a margin as wide as the disc, so that looking
+  // for a match needs no check of borders. `edges` are the places of the outline's pixels.
+  void outline(View runs, i64 height, i64 width, std::vector<u8>& map, std::vector<i64>& edges) {
+    // Local, since bytes that are written might be any member for all that the compiler knows.
+    const i64 rows = rows_, pitch = rows_ + 1, around = rows_ + 2 * radius_;
+    inside_.assign(static_cast<std::size_t>((columns_ + 1) * pitch), 0);
     for (i64 r = 0; r < runs.n; ++r) {
-      for (i64 position = runs.starts[r]; position < runs.ends[r]; ++position) {
-        inside_[(position % height - top_) * pitch + position / height - left_] = 1;
+      i64 position = runs.starts[r];
+      i64 x = position / height;
+      while (position < runs.ends[r]) {
+        const i64 top = x * height, stop = std::min(runs.ends[r], top + height);
+        u8* first = inside_.data() + (x - left_) * pitch + position - top - top_;
+        std::memset(first, 1, static_cast<std::size_t>(stop - position));
+        position = stop;
+        ++x;
       }
     }
-    edge.assign(static_cast<std::size_t>(rows_ * columns_), 0);
-    i64 count = 0;
-    for (i64 y = 0; y < rows_; ++y) {
-      const u8* row = inside_.data() + y * pitch;
-      const bool last_row = top_ + y == height - 1;
-      for (i64 x = 0; x < columns_; ++x) {
-        const u8 here = row[x];
-        const bool last_column = left_ + x == width - 1;
-        bool differs;
-        if (last_row) {
-          differs = !last_column && here != row[x + 1];
-        } else if (last_column) {
-          differs = here != row[pitch + x];
-        } else {
-          differs = here != row[x + 1] || here != row[pitch + x] || here != row[pitch + x + 1];
-        }
-        edge[y * columns_ + x] = differs;
-        count += differs;
+    map.assign(static_cast<std::size_t>((columns_ + 2 * radius_) * around), 0);
+    edges.clear();
+    const bool to_bottom = top_ + rows == height;
+    for (i64 x = 0; x < columns_; ++x) {
+      const u8* here = inside_.data() + x * pitch;
+      const u8* right = here + pitch;
+      u8* out = map.data() + (x + radius_) * around + radius_;
+      if (left_ + x == width - 1) {
+        compare_down(here, rows, out);
+        if (to_bottom) out[rows - 1] = 0;
+      } else {
+        compare_around(here, right, rows, out);
+        if (to_bottom) out[rows - 1] = here[rows - 1] ^ right[rows - 1];
+      }
+      add_edges(out, rows, (x + radius_) * around + radius_, edges);
+    }
+  }
+
+  static void compare_down(const u8* __restrict here, i64 rows, u8* __restrict out) {
+    for (i64 y = 0; y < rows; ++y) out[y] = here[y] ^ here[y + 1];
+  }
+
+  static void compare_around(const u8* __restrict here, const u8* __restrict right, i64 rows, u8* __restrict out) {
+    for (i64 y = 0; y < rows; ++y) {
+      out[y] = (here[y] ^ right[y]) | (here[y] ^ here[y + 1]) | (here[y] ^ right[y + 1]);
+    }
+  }
+
+  // Add the places of the pixels of a column that are set; eight that are not are skipped at once.
+  static void add_edges(const u8* column, i64 rows, i64 first, std::vector<i64>& edges) {
+    i64 y = 0;
+    for (; y + 8 <= rows; y += 8) {
+      std::uint64_t eight;
+      std::memcpy(&eight, column + y, 8);
+      if (eight == 0) continue;
+      for (i64 k = y; k < y + 8; ++k) {
+        if (column[k] != 0) edges.push_back(first + k);
       }
     }
-    return count;
+    for (; y < rows; ++y) {
+      if (column[y] != 0) edges.push_back(first + y);
+    }
   }
 
   // Offsets of the pixels of a disc, nearest first, since most outline pixels of a good mask match at one of the first.
@@ -261,17 +294,15 @@ class OutlineCounter {
     std::sort(disc_.begin(), disc_.end(), [](const Offset& x, const Offset& y) { return x.distance < y.distance; });
   }
 
-  i64 matched(const std::vector<u8>& of, const std::vector<u8>& by) const {
+  i64 matched(const std::vector<i64>& edges, const std::vector<u8>& by) {
+    steps_.clear();
+    for (const Offset& offset : disc_) steps_.push_back(offset.right * (rows_ + 2 * radius_) + offset.down);
     i64 count = 0;
-    for (i64 y = 0; y < rows_; ++y) {
-      for (i64 x = 0; x < columns_; ++x) {
-        if (!of[y * columns_ + x]) continue;
-        for (const Offset& offset : disc_) {
-          const i64 v = y + offset.down, w = x + offset.right;
-          if (v >= 0 && v < rows_ && w >= 0 && w < columns_ && by[v * columns_ + w]) {
-            ++count;
-            break;
-          }
+    for (const i64 place : edges) {
+      for (const i64 step : steps_) {
+        if (by[static_cast<std::size_t>(place + step)] != 0) {
+          ++count;
+          break;
         }
       }
     }
@@ -280,7 +311,8 @@ class OutlineCounter {
 
   i64 top_ = 0, left_ = 0, rows_ = 0, columns_ = 0, radius_ = -1;
   Runs p_, t_;
-  std::vector<u8> inside_, edge_p_, edge_t_;
+  std::vector<u8> inside_, map_p_, map_t_;
+  std::vector<i64> edges_p_, edges_t_, steps_;
   std::vector<Offset> disc_;
 };
 

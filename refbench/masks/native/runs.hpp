@@ -231,6 +231,22 @@ inline i64 subtract(View a, View b, i64* starts, i64* ends) {
   return count;
 }
 
+// Join runs that touch, as a canonical code needs it.
+inline void join_touching(Runs& runs) {
+  i64 *starts = runs.starts.data(), *ends = runs.ends.data();
+  i64 count = 0;
+  for (i64 k = 0; k < runs.n; ++k) {
+    if (count > 0 && ends[count - 1] == starts[k]) {
+      ends[count - 1] = ends[k];
+    } else {
+      starts[count] = starts[k];
+      ends[count] = ends[k];
+      ++count;
+    }
+  }
+  runs.n = count;
+}
+
 // Resize by sampling: column j of the result is column columns[j] of the mask, with columns non-decreasing; for each row
 // r in 0..height, first_row[r] is the first row of the result that comes from row r or a later one. Fills the output up
 // to `room` runs, and returns the number of all; runs may touch.

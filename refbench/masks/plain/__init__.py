@@ -6,11 +6,11 @@ from refbench.masks.plain.batches import count_bands, count_errors, count_outlin
 from refbench.masks.plain.runs import (
     array_changes,
     check_codes,
-    crop_intervals,
     decode_intervals,
     encode_intervals,
     gather_intervals,
     polygon_intervals,
+    resize_codes,
     subtract_intervals,
 )
 
@@ -21,10 +21,10 @@ __all__ = [
     "count_errors",
     "count_outlines",
     "count_pairs",
-    "crop_intervals",
     "decode_intervals",
     "encode_intervals",
     "gather_intervals",
     "polygon_intervals",
+    "resize_codes",
     "subtract_intervals",
 ]

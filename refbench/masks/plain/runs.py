@@ -103,38 +103,15 @@ def encode_intervals(starts, ends, n, size, out):
     return length
 
 
-def crop_intervals(array, top, left, height, starts, ends):
-    """The intervals of a bool array (h, w) at `top`, `left` of an image with `height` rows; returns their number.
-
-    `starts` and `ends` need room for one interval per two pixels of each column.
-    """
-    n = 0
-    for x in range(array.shape[1]):
-        at = (left + x) * height + top
-        before = False
-        for y in range(array.shape[0]):
-            here = array[y, x]
-            if here and not before:
-                starts[n] = at + y
-            elif before and not here:
-                ends[n] = at + y
-                n += 1
-            before = here
-        if before:
-            ends[n] = at + array.shape[0]
-            n += 1
-    return n
-
-
 # pycocotools draws polygons on a grid that is this many times as fine as the pixels.
 FINE = 5.0
 
 
-def array_changes(words, height, width):
+def array_changes(words, height, width, apart):
     """Positions, in column-major order, at which a mask changes between background and foreground, int64 (N,).
 
     `words` is a row-major mask of 0 and 1 in bytes, read as little-endian uint64 (H, W / 8, rounded up), so eight equal
-    pixels are skipped at once. The pixel before the first is background.
+    pixels are skipped at once. The pixel before the first is background. If `apart`, every column ends in background.
     """
     before = np.zeros(width + 1, np.int64)
     for scan in range(2):
@@ -154,7 +131,7 @@ def array_changes(words, height, width):
                     before[j] += 1
                 else:
                     before[j + 1] += 1
-            last = (words[height - 1, j // 8] >> shift) & np.uint64(1)
+            last = (words[height - 1, j // 8] >> shift) & np.uint64(1) if not apart else np.uint64(0)
         for i in range(1, height):
             for k in range(words.shape[1]):
                 different = words[i, k] ^ words[i - 1, k]
@@ -168,6 +145,13 @@ def array_changes(words, height, width):
                             before[j] += 1
                         else:
                             before[j + 1] += 1
+        for j in range(width if apart else 0):
+            if (words[height - 1, j // 8] >> np.uint64(8 * (j % 8))) & np.uint64(1):
+                if scan:
+                    changes[before[j]] = (j + 1) * height
+                    before[j] += 1
+                else:
+                    before[j + 1] += 1
     return changes
 
 
@@ -384,3 +368,37 @@ def gather_intervals(starts, ends, n, height, columns, first_row, new_height, ou
                 found += 1
             k += 1
     return found
+
+
+def resize_codes(codes, at, heights, widths, columns, columns_at, first_rows, first_rows_at, new_heights, new_widths):
+    """The codes of N masks resized by sampling, as `(text, at)`: code i is `text[at[i]:at[i + 1]]`.
+
+    See `gather_intervals`: the columns of mask i begin at `columns_at[i]` of all columns, its first rows at
+    `first_rows_at[i]`. All codes must have been checked.
+    """
+    text = bytearray()
+    positions = [0]
+    for i in range(heights.shape[0]):
+        height, new_height, new_width = heights[i], new_heights[i], new_widths[i]
+        code = codes[at[i] : at[i + 1]]
+        starts = np.empty(code.shape[0] // 2 + 1, np.int64)
+        ends = np.empty(code.shape[0] // 2 + 1, np.int64)
+        n = decode_intervals(code, height * widths[i], starts, ends)
+        own_columns = columns[columns_at[i] : columns_at[i] + new_width]
+        own_rows = first_rows[first_rows_at[i] : first_rows_at[i] + height + 1]
+        room = 0
+        while True:
+            out_starts = np.empty(room, np.int64)
+            out_ends = np.empty(room, np.int64)
+            found = gather_intervals(starts, ends, n, height, own_columns, own_rows, new_height, out_starts, out_ends)
+            if found <= room:
+                break
+            room = found
+        # Runs that touch are joined.
+        first = np.flatnonzero(np.append(True, out_starts[1:found] != out_ends[: found - 1])[:found])
+        last = np.append(first[1:] - 1, found - 1)[: len(first)]
+        out = np.empty(7 * (2 * len(first) + 1), np.uint8)
+        length = encode_intervals(out_starts[first], out_ends[last], len(first), new_height * new_width, out)
+        text += out[:length].tobytes()
+        positions.append(len(text))
+    return bytes(text), np.array(positions, np.int64)

@@ -246,7 +246,14 @@ def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         whole = _boxes_of(batch.predictions, batch.heights, batch.widths).astype(np.float32)
         columns = np.zeros((len(whole), 3), np.int64)
-        for k, meant in enumerate(batch.boxes_of_objects):
+        one = np.array(
+            [len(m) == 1 and not i for m, i in zip(batch.boxes_of_objects, batch.instances, strict=True)], bool
+        )
+        columns[one] = _of_one(
+            whole[one], [batch.boxes_of_objects[k] for k in np.flatnonzero(one).tolist()], generalised
+        )
+        for k in np.flatnonzero(~one).tolist():
+            meant = batch.boxes_of_objects[k]
             if batch.instances[k]:
                 codes = [c for c, s in zip(batch.instances[k], batch.scores[k], strict=True) if s >= GREC_SCORE]
                 n = np.full(len(codes), 1, np.int64)
@@ -254,18 +261,37 @@ def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int
             else:
                 found = whole[k : k + 1]
             found = found[(found[:, 2:] > found[:, :2]).all(axis=1)]
-            given = np.concatenate([meant[:, :2], meant[:, :2] + meant[:, 2:]], axis=1).astype(np.float32)
+            given = _corners(meant)
             columns[k] = len(found), len(given), _greedy(_overlaps(found, given, generalised))
         return dict(zip(("found", "meant", "matched"), columns.T, strict=True))
 
     return count
 
 
+def _corners(boxes: FloatArray) -> NDArray[np.float32]:
+    """Boxes (left, top, width, height) as (left, top, right, bottom)."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)
+
+
+def _of_one(found: NDArray[np.float32], meant: Sequence[FloatArray], generalised: bool) -> NDArray[np.int64]:
+    """What `_matched` counts, (N, 3), for N samples with one box each, which is most of them."""
+    if not len(found):
+        return np.zeros((0, 3), np.int64)
+    given = _corners(np.concatenate(meant))
+    there = (found[:, 2:] > found[:, :2]).all(axis=1)
+    overlap = _float32_overlap(found, given, generalised)
+    return np.stack([there, np.ones(len(found), bool), there & (overlap >= GREC_OVERLAP)], axis=1).astype(np.int64)
+
+
 def _overlaps(found: NDArray[np.float32], given: NDArray[np.float32], generalised: bool) -> NDArray[np.float32]:
     """IoU, or generalised IoU, of every box in `found` with every box in `given`, (N, M); in float32, as in the
     original.
     """
-    a, b = found[:, None], given[None]
+    return _float32_overlap(found[:, None], given[None], generalised)
+
+
+def _float32_overlap(a: NDArray[np.float32], b: NDArray[np.float32], generalised: bool) -> NDArray[np.float32]:
+    """`_overlaps` of boxes whose axes, but for the last, fit together."""
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     both = sides[..., 0] * sides[..., 1]
     areas = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b)]

@@ -10,7 +10,7 @@ here as a map from new to old rows or columns, so that masks are resized as run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.masks.mask import Mask
-
-Places = NDArray[np.int64]
+from refbench.masks.resizing import Places, resize_codes
 
 
 @lru_cache(maxsize=4096)
@@ -89,6 +88,14 @@ class Canvas:
         if self.side is None:
             return mask
         return mask.taken(self.nearest(mask.height, height), self.nearest(mask.width, width))
+
+    def resized_codes(
+        self, codes: Sequence[bytes], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> list[bytes]:
+        """The codes of N checked masks on this canvas; see `resized`."""
+        if self.side is None:
+            return list(codes)
+        return resize_codes(codes, heights, widths, self.size_of, self.nearest)
 
 
 ORIGINAL = Canvas("original size")

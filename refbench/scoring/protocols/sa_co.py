@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
+from refbench.plugins.loading import load_attribute
 from refbench.scoring.protocols.average_precision import DetectionProtocol, Evaluation, repeated_detections
 from refbench.scoring.protocols.coco_files import Annotations, Image, Results, fields_of
 from refbench.storage.coco_rows import Key, shown
@@ -128,7 +128,9 @@ def _outcomes(counted: Sequence[Key], truth: Annotations, found: Sequence[Sequen
 
 def _outcome(overlaps: Floats) -> _Outcome:
     """The one-to-one matching of detections (rows) with instances (columns) that maximises the sum of their IoU."""
-    scores = overlaps[linear_sum_assignment(-overlaps)]
+    # Importing SciPy's optimisers takes half a second, and few splits need them.
+    assign = load_attribute("scipy.optimize:linear_sum_assignment")
+    scores = overlaps[assign(-overlaps)]
     matched = (scores[None, :] >= THRESHOLDS[:, None]).sum(axis=1)
     return _Outcome(overlaps.shape[1], overlaps.shape[0], matched)
 

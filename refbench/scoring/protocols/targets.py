@@ -22,6 +22,7 @@ are resized.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,57 +48,81 @@ def drawn(
     canvas: Canvas = ORIGINAL,
     whole_numbers: Collection[int] = (),
 ) -> Mask:
-    """The target on `canvas`, as the rule `target` rasterises it.
+    """The target on `canvas`, as the rule `target` rasterises it; see `drawn_from`.
 
     Args:
         objects: the polygons of each target object.
         mask: the stored target. If the polygons do not describe this mask because of holes, crowds or redrawn masks,
-            the mask is used unchanged, or resized if there is a canvas. whole_numbers: indices, over all objects, of
-            the polygons that have integer coordinates in the annotation file.
+            the mask is used unchanged, or resized if there is a canvas.
+        whole_numbers: indices, over all objects, of the polygons that have integer coordinates in the annotation file.
     """
-    if target == SCALED and canvas.side is not None and _tell(objects, mask):
-        return _scaled(objects, mask, canvas.size_of(*mask.size), whole_numbers)
-    return canvas.resized(_on_original(objects, mask, target))
+    return drawn_from(Outlines(objects, mask), target, canvas, whole_numbers)
 
 
-def _scaled(objects: Sequence[Polygons], mask: Mask, size: tuple[int, int], whole_numbers: Collection[int]) -> Mask:
+class Outlines:
+    """The polygons of each target object and the stored mask; what several rules need of them is computed once."""
+
+    def __init__(self, objects: Sequence[Polygons], mask: Mask) -> None:
+        self.objects = objects
+        self.mask = mask
+
+    @cached_property
+    def polygons(self) -> list[Sequence[float]]:
+        """The polygons of all objects."""
+        return [p for one in self.objects for p in one]
+
+    @cached_property
+    def parts(self) -> list[list[Mask]]:
+        """Each polygon of each object as a mask."""
+        return [[Mask.from_polygons([p], *self.mask.size) for p in one] for one in self.objects]
+
+    @cached_property
+    def describe_mask(self) -> bool:
+        """Whether the union of the polygons is the stored mask, which has no holes then, and is no crowd."""
+        parts = [part for one in self.parts for part in one]
+        return bool(parts) and parts[0].union(*parts[1:]) == self.mask
+
+    @cached_property
+    def overlap(self) -> bool:
+        """Whether two polygons of one object share a pixel."""
+        unions = [one[0].union(*one[1:]) for one in self.parts if one]
+        return sum(union.area for union in unions) != sum(part.area for one in self.parts for part in one)
+
+
+def drawn_from(outlines: Outlines, target: str, canvas: Canvas, whole_numbers: Collection[int]) -> Mask:
+    """`drawn` for outlines that are drawn under several rules."""
+    if target == SCALED and canvas.side is not None and outlines.describe_mask:
+        return _scaled(outlines, canvas.size_of(*outlines.mask.size), whole_numbers)
+    return canvas.resized(_on_original(outlines, target))
+
+
+def _scaled(outlines: Outlines, size: tuple[int, int], whole_numbers: Collection[int]) -> Mask:
     height, width = size
-    scale = np.array([width / mask.width, height / mask.height])
+    scale = np.array([width / outlines.mask.width, height / outlines.mask.height])
     moved = []
-    for k, polygon in enumerate(p for polygons in objects for p in polygons):
+    for k, polygon in enumerate(outlines.polygons):
         corners = np.reshape(polygon, (-1, 2)) * scale
         moved.append((np.trunc(corners) if k in whole_numbers else corners).ravel().tolist())
     return Mask.from_polygons(moved, height, width)
 
 
-def _on_original(objects: Sequence[Polygons], mask: Mask, target: str) -> Mask:
-    if target in (UNION, SCALED) or not _tell(objects, mask):
+def _on_original(outlines: Outlines, target: str) -> Mask:
+    mask = outlines.mask
+    if target in (UNION, SCALED) or not outlines.describe_mask:
         return mask
     if target == OPENCV:
-        return _filled_by_opencv([p for polygons in objects for p in polygons], mask)
-    if target == HOLE and len(objects) > 1:
+        return _filled_by_opencv(outlines.polygons, mask)
+    if target == HOLE and len(outlines.objects) > 1:
         # These loaders do not support targets of several objects.
         return mask
-    layers = [_layers(polygons, mask.size) for polygons in objects if polygons]
-    values: NDArray[np.uint8] = np.bitwise_or.reduce(layers)
-    if values.max() < 2:
+    if not outlines.overlap:
         return mask
+    # How many polygons of an object contain each pixel.
+    layers = [sum((m.to_array() for m in one), np.zeros(mask.size, np.uint8)) for one in outlines.parts if one]
+    values: NDArray[np.uint8] = np.bitwise_or.reduce(layers)
     if target == RLE_CORRUPT:
         return Mask.from_rle(coco_mask.encode(np.asfortranarray(values)))
     return Mask.from_array(values == 1)
-
-
-def _layers(polygons: Polygons, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """How many polygons of an object contain each pixel, uint8 (H, W)."""
-    layers = np.zeros(size, np.uint8)
-    for polygon in polygons:
-        layers += Mask.from_polygons([polygon], *size).to_array()
-    return layers
-
-
-def _tell(objects: Sequence[Polygons], mask: Mask) -> bool:
-    polygons = [p for one in objects for p in one]
-    return bool(polygons) and Mask.from_polygons(polygons, *mask.size) == mask
 
 
 def _filled_by_opencv(polygons: Polygons, mask: Mask) -> Mask:
