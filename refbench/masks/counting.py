@@ -94,6 +94,7 @@ def count_codes(
     if not 0 < boundary <= 1:
         raise MaskError(f"boundary must be in (0, 1] (a share of the image diagonal), got {boundary}")
     n = len(predictions)
+    heights, widths = _contiguous(heights, widths)
     if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
         raise MaskError(f"height and width must be at least 1 px, and the image may have at most {MAX_PIXELS} pixels")
     bands = boundary_widths_px(heights, widths, boundary)
@@ -158,6 +159,7 @@ def count_errors(
 
     `others` contains, for each pair, the positions in `objects` of the non-target objects of its image.
     """
+    heights, widths, bands_px = _contiguous(heights, widths, bands_px)
     codes_o, at_o = end_to_end(objects)
     flat = np.fromiter((o for row in others for o in row), np.int64)
     ends = np.zeros(len(others) + 1, np.int64)
@@ -186,6 +188,7 @@ def _over_pairs(
     sizes_px: NDArray[np.int64],
     columns: int,
 ) -> NDArray[np.int64]:
+    heights, widths, sizes_px = _contiguous(heights, widths, sizes_px)
     codes_p, at_p = end_to_end(predictions)
     codes_t, at_t = end_to_end(targets)
     out = np.empty((len(predictions), columns), np.int64)
@@ -196,6 +199,11 @@ def _over_pairs(
 
     in_chunks(work, len(predictions), None)
     return out
+
+
+def _contiguous(*arrays: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The arrays as the kernels read them."""
+    return [np.ascontiguousarray(array, np.int64) for array in arrays]
 
 
 def boundary_widths_px(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError, PredictionError
+from refbench.lazy import Later
 from refbench.masks.counting import count_codes
 from refbench.masks.mask import Mask
 from refbench.masks.pairs import COUNTS, PairCounts
@@ -23,12 +26,12 @@ from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, Outlines, drawn_from
-from refbench.storage.columns import column_of, numbers_of
+from refbench.storage.columns import TextColumn, numbers_of
 from refbench.storage.given_predictions import GivenPredictions
-from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint, split_path
+from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_objects, split_table
+from refbench.storage.samples import SplitFile, load_objects
 
 BATCH_PAIRS = 4096
 # What is counted: a predictions file or folder, a run, or predictions in memory.
@@ -63,11 +66,7 @@ class Counted:
     is_run: bool
     tables: Mapping[Drawing, ScoreTable]
     measured: Measured
-    refs: Sequence[str]
-    objects: Sequence[tuple[str, ...]]
-    expressions: Sequence[str]
-    several: NDArray[np.bool_]
-    ignored: int
+    targets: _Targets
     missing_rows: NDArray[np.bool_]
     answers: str
     notes: tuple[str, ...]
@@ -75,6 +74,11 @@ class Counted:
     @property
     def scores(self) -> ScoreTable:
         return self.tables[STORED]
+
+    @property
+    def ignored(self) -> int:
+        """The number of samples with pixels that the dataset marks as ignored."""
+        return len(self.targets.ignored)
 
     @property
     def missing(self) -> int:
@@ -85,12 +89,12 @@ class Counted:
         drawing = Drawing.of(rule)
         return Evidence(
             self.tables[drawing if self.ignored else drawing._replace(leaves_out_ignored=True)],
-            self.refs,
-            self.objects,
+            Later(lambda: self.targets.refs),
+            Later(lambda: self.targets.objects),
             self.measured,
             parse_address(self.address)[0],
-            self.expressions,
-            self.several,
+            Later(lambda: self.targets.expressions),
+            Later(lambda: (self.targets.one_object & (self.targets.polygon_numbers > 1)).tolist()),
             self.ignored,
         )
 
@@ -121,11 +125,7 @@ def count(
         run is not None,
         tables,
         counter.measured,
-        targets.refs,
-        targets.objects,
-        targets.expressions,
-        targets.one_object & (targets.polygon_numbers > 1),
-        len(targets.ignored),
+        targets,
         counter.missing_rows,
         counter.answers(),
         () if given is None else given.notes(),
@@ -133,39 +133,74 @@ def count(
 
 
 class _Targets:
-    """The columns of a split that scoring needs; masks stay Arrow strings until their batch is counted."""
+    """The targets of a split. What only some protocols need is read when it is asked for, and masks for each batch."""
 
     def __init__(self, address: str, limit: int | None) -> None:
-        self.path = split_path(address)
-        names = (
-            "sample_id image_id height width target_counts no_target ref_id ann_ids box_xywh expression polygons tags"
-        )
-        table = split_table(address, names.split()).slice(0, limit)
-        self.sample_id = table["sample_id"]
-        self.image_id = table["image_id"].to_pylist()
+        self._file = SplitFile(address)
+        self.path = self._file.path
+        table = self._file.table("sample_id image_id height width no_target tags".split()).slice(0, limit)
+        self.samples = len(table)
+        self.sample_id = TextColumn(table["sample_id"])
+        self.image_id = TextColumn(table["image_id"])
         self.heights = numbers_of(table["height"]).astype(np.int64)
         self.widths = numbers_of(table["width"]).astype(np.int64)
         self.no_target = numbers_of(table["no_target"])
-        self.counts = table["target_counts"]
-        self.refs = table["ref_id"].to_pylist()
-        self.expressions = table["expression"].to_pylist()
-        # A ref without annotations gets a key of its own: two refs without a target do not mean the same object.
-        self.ann_ids = table["ann_ids"].to_pylist()
-        self.objects = [tuple(a) or ("", r) for a, r in zip(self.ann_ids, self.refs, strict=True)]
-        self.one_object = np.array([len(a) == 1 for a in self.ann_ids], bool)
-        self.polygons = table["polygons"]
-        self.polygon_numbers = numbers_of(pc.list_value_length(self.polygons)).astype(np.int64)
-        self.tags = table["tags"].to_pylist()
-        flat = [numbers_of(c.flatten()) for c in table["box_xywh"].chunks]
-        self.boxes = np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
-        self.index = SampleIndex(self.sample_id.to_pylist(), self.heights, self.widths)
-        self._by_id: dict[str, AnnotatedObject] | None = None
+        self._tags = table["tags"]
+        self.index = SampleIndex(self.sample_id, self.heights, self.widths)
         self.ignored = self._ignored()
         self._originals: dict[tuple[str, bool], dict[int, bytes]] = {}
         self._outlines: dict[tuple[bytes, str, tuple[str, ...], bool, bool], Outlines] = {}
 
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self._file.table([name])[name].slice(0, self.samples)
+
+    @cached_property
+    def tags(self) -> list[list[str]]:
+        """The tags of each sample."""
+        return list(self._tags.to_pylist())
+
+    @cached_property
+    def refs(self) -> TextColumn:
+        """The ref of each sample."""
+        return TextColumn(self._column("ref_id"))
+
+    @cached_property
+    def expressions(self) -> TextColumn:
+        """The expression of each sample."""
+        return TextColumn(self._column("expression"))
+
+    @cached_property
+    def ann_ids(self) -> list[list[str]]:
+        """The ids of the target objects of each sample."""
+        return list(self._column("ann_ids").to_pylist())
+
+    @cached_property
+    def objects(self) -> list[tuple[str, ...]]:
+        """A key for the target of each sample: equal keys mean the same objects."""
+        # A ref without annotations gets a key of its own: two refs without a target do not mean the same object.
+        return [tuple(a) or ("", r) for a, r in zip(self.ann_ids, self.refs, strict=True)]
+
+    @cached_property
+    def one_object(self) -> NDArray[np.bool_]:
+        """Whether a target is one object."""
+        return np.array([len(a) == 1 for a in self.ann_ids], bool)
+
+    @cached_property
+    def polygon_numbers(self) -> NDArray[np.int64]:
+        """The number of polygons of each target."""
+        parts = [numbers_of(pc.list_value_length(part)) for part in self._file.parts("polygons")]
+        return np.concatenate([*parts, np.empty(0, np.int64)])[: self.samples].astype(np.int64)
+
+    @cached_property
+    def boxes(self) -> NDArray[np.float64]:
+        """The annotated box of each sample, [left, top, width, height], float64 (N, 4)."""
+        flat = [numbers_of(chunk.flatten()) for chunk in self._column("box_xywh").chunks]
+        return np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
+
     def codes(self, rows: Sequence[int]) -> list[bytes]:
-        return [text.encode("ascii") for text in self.counts.take(column_of(np.asarray(rows, np.int64))).to_pylist()]
+        """The codes of the stored masks in these rows."""
+        found = self._file.rows("target_counts", np.asarray(rows, np.int64))
+        return [text.encode("ascii") for text in found.to_pylist()]
 
     def mask(self, row: int, code: bytes) -> Mask:
         return Mask(int(self.heights[row]), int(self.widths[row]), code)
@@ -177,7 +212,7 @@ class _Targets:
         """
         if drawing.canvas == ORIGINAL:
             return self._on_original(drawing.target, drawing.leaves_out_ignored)
-        rows = np.arange(len(self.refs))
+        rows = np.arange(self.samples)
         if drawing.target == SCALED:
             return self._drawn_one_by_one(rows, drawing)
         # Every canvas shows the same drawing on the original.
@@ -188,7 +223,7 @@ class _Targets:
     def _on_original(self, target: str, leaves_out_ignored: bool) -> dict[int, bytes]:
         if (target, leaves_out_ignored) not in self._originals:
             # Few targets have several polygons, and fewer samples have pixels to ignore. Only those polygons are read.
-            other = np.zeros(len(self.refs), bool)
+            other = np.zeros(self.samples, bool)
             if target in OF_SEVERAL_POLYGONS:
                 other |= self.polygon_numbers > 1
             elif target not in (UNION, SCALED):
@@ -201,7 +236,7 @@ class _Targets:
     def _drawn_one_by_one(self, rows: NDArray[np.int64], drawing: Drawing) -> dict[int, bytes]:
         """`drawn` for some rows, from their polygons."""
         chosen = rows.tolist()
-        polygons = self.polygons.take(column_of(rows)).to_pylist()
+        polygons = self._file.rows("polygons", rows).to_pylist()
         out: dict[int, bytes] = {}
         made: dict[tuple[bytes, str, tuple[str, ...], frozenset[int]], bytes] = {}
         for row, code, parts in zip(chosen, self.codes(chosen), polygons, strict=True):
@@ -237,7 +272,7 @@ class _Targets:
         if target not in BY_OBJECT:
             # Two groups mark a target of several objects; which polygon belongs to which object does not matter here.
             return [polygons, []]
-        found = [self.objects_by_id().get(a) for a in self.ann_ids[row]]
+        found = [self.objects_by_id.get(a) for a in self.ann_ids[row]]
         grouped = [list(o.polygons) for o in found if o is not None]
         flat = [list(p) for one in grouped for p in one]
         return grouped if flat == polygons else [[]]
@@ -254,11 +289,11 @@ class _Targets:
 
     def _ignored(self) -> dict[int, Mask]:
         """The pixels that the dataset marks as ignored, by row, except those that belong to the target."""
-        rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
-        if not rows:
+        if not pc.any(pc.equal(pc.list_flatten(self._tags), IGNORED_TAG)).as_py():
             return {}
+        rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         by_image: dict[str, list[Mask]] = {}
-        for o in self.objects_by_id().values():
+        for o in self.objects_by_id.values():
             if o.crowd and o.category == IGNORED_CATEGORY:
                 by_image.setdefault(o.image_id, []).append(o.mask)
         out = {}
@@ -268,11 +303,10 @@ class _Targets:
             out[row] = Mask.empty(*target.size).union(*parts).without(target)
         return out
 
+    @cached_property
     def objects_by_id(self) -> dict[str, AnnotatedObject]:
         """The annotated objects of the dataset."""
-        if self._by_id is None:
-            self._by_id = {o.ann_id: o for o in load_objects(self.path.parent.name)}
-        return self._by_id
+        return {o.ann_id: o for o in load_objects(self.path.parent.name)}
 
     def boxes_of_objects(self, rows: Sequence[int]) -> list[NDArray[np.float64]]:
         """The annotated boxes of the target objects of each row, [left, top, width, height], float64 (n, 4)."""
@@ -282,7 +316,7 @@ class _Targets:
             if len(ids) == 1:
                 found = [tuple(self.boxes[row])]
             else:
-                found = [o.box_xywh for a in ids if (o := self.objects_by_id().get(a)) is not None]
+                found = [o.box_xywh for a in ids if (o := self.objects_by_id.get(a)) is not None]
             out.append(np.array(found, np.float64).reshape(-1, 4))
         return out
 
@@ -292,7 +326,7 @@ class _Targets:
         Distractors are the annotated objects in the image that are not the target. Objects with an empty mask are
         excluded.
         """
-        objects = [o for o in self.objects_by_id().values() if o.mask.area]
+        objects = [o for o in self.objects_by_id.values() if o.mask.area]
         by_image: dict[str, list[int]] = {}
         for k, thing in enumerate(objects):
             by_image.setdefault(thing.image_id, []).append(k)

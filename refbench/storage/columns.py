@@ -5,11 +5,12 @@ The conversions of pyarrow import pandas, which takes a third of a second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 DTYPES = {
@@ -57,3 +58,55 @@ def texts_column(texts: Sequence[str]) -> pa.Array:
         raise OverflowError("the texts of a column have more than 2 GiB")
     buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+class TextColumn(Sequence[str]):
+    """A column of texts without gaps that stays in Arrow: a Python list of short texts takes four times the memory.
+
+    It is meant to be read in order; some rows at a time become Python texts.
+    """
+
+    BLOCK = 4096
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.column = column
+        self._first = 0
+        self._block: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[k] for k in range(*place.indices(len(self)))]
+        row = place + len(self) if place < 0 else place
+        if not 0 <= row < len(self):
+            raise IndexError(place)
+        if not self._first <= row < self._first + len(self._block):
+            self._first = row - row % self.BLOCK
+            self._block = self.column.slice(self._first, self.BLOCK).to_pylist()
+        return self._block[row - self._first]
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), self.BLOCK):
+            yield from self.column.slice(first, self.BLOCK).to_pylist()
+
+    def to_pylist(self) -> list[str]:
+        """All texts."""
+        texts: list[str] = self.column.to_pylist()
+        return texts
+
+    def numbered(self) -> tuple[NDArray[np.int64], int]:
+        """The number of each text among the different ones in sorted order, int64 (N,), and how many these are."""
+        encoded = self.column.combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.unify_dictionaries().combine_chunks()
+        # UTF-8 sorts as code points do, in which Python compares texts.
+        order = numbers_of(pc.sort_indices(encoded.dictionary)).astype(np.int64)
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return place[numbers_of(encoded.indices)], len(order)

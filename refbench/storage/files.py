@@ -226,9 +226,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, whole: bool 
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
     except (OSError, UnicodeError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"{path} is not a readable Parquet file ({error}); build the dataset or run the model again"
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> DatasetError:
+    """The error for a Parquet file that cannot be read."""
+    return DatasetError(f"{path} is not a readable Parquet file ({error}); build the dataset or run the model again")
 
 
 @contextmanager

@@ -54,9 +54,11 @@ class Claim:
 class SampleIndex:
     """Looks up the row and the size of a sample by its id."""
 
-    def __init__(self, sample_ids: list[str], heights: Any, widths: Any) -> None:
-        self.rows: Mapping[str, int] = {s: k for k, s in enumerate(sample_ids)}
+    def __init__(self, sample_ids: Sequence[str], heights: Any, widths: Any) -> None:
         self.sample_ids = sample_ids
+        # Most predictions come in the order of the split. A dictionary is made for the first that does not.
+        self._next = 0
+        self._rows: Mapping[str, int] | None = None
         self.heights = heights
         self.widths = widths
 
@@ -70,13 +72,18 @@ class SampleIndex:
         )
 
     def row(self, where: str, sample_id: Any) -> int:
-        row = self.rows.get(sample_id) if isinstance(sample_id, str) else None
-        if row is None:
+        row = self._next
+        if row >= len(self.sample_ids) or self.sample_ids[row] != sample_id:
+            if self._rows is None:
+                self._rows = {s: k for k, s in enumerate(self.sample_ids)}
+            row = self._rows.get(sample_id, -1) if isinstance(sample_id, str) else -1
+        if row < 0:
             example = self.sample_ids[0] if self.sample_ids else "none"
             raise PredictionError(
                 f"{where}: the sample {sample_id!r} is not in this split (the first sample of the split is "
                 f"{example!r}); score against the split for which the predictions were made"
             )
+        self._next = row + 1
         return row
 
     def check_size(self, where: str, row: int, height: Any, width: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
@@ -21,7 +23,8 @@ from refbench.records import AnnotatedObject, Sample
 if TYPE_CHECKING:
     # Not imported at run time: most commands do not need pandas.
     from pandas import DataFrame
-from refbench.storage.files import Row, read_table, without_garbage_collection
+from refbench.storage.columns import column_of
+from refbench.storage.files import Row, read_table, unreadable, without_garbage_collection
 from refbench.storage.manifest import (
     dataset_folder,
     of_one_build,
@@ -184,6 +187,70 @@ def _split_table(address: str, names: Sequence[str]) -> pa.Table:
     table = read_table(path, table_names(names))
     _check_columns(table, pa.schema([SAMPLE_SCHEMA.field(n) for n in table_names(names)]), path)
     return table.select(list(names))
+
+
+class SplitFile:
+    """The file of a built split, from which columns and rows are read when they are needed.
+
+    It stays the file of one build, even if the dataset is built again.
+
+    Raises:
+        DatasetError: as `split_table`, here and in every method.
+    """
+
+    # Rows that lie in more row groups than this are taken from whole columns, which are kept.
+    MOST_GROUPS = 4
+
+    def __init__(self, address: str) -> None:
+        self.path = split_path(address)
+        try:
+            self._file = pq.ParquetFile(self.path)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.path, error) from None
+        sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._groups: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
+        self._whole: dict[str, pa.ChunkedArray] = {}
+
+    def table(self, names: Sequence[str]) -> pa.Table:
+        """Whole columns."""
+        return self._checked(names, lambda: self._file.read(columns=list(names)))
+
+    def rows(self, name: str, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+        """The values of a column in some rows, in this order. Neighbouring rows are cheap."""
+        groups = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
+        if len(groups) > self.MOST_GROUPS:
+            if name not in self._whole:
+                self._whole[name] = self.table([name])[name]
+            return self._whole[name].take(column_of(rows))
+        chunks = [chunk for k in groups.tolist() for chunk in self._group(k, name).chunks]
+        # Where each row is in the groups that were read.
+        sizes = np.diff(self._starts)[groups]
+        before = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        place = np.searchsorted(groups, np.searchsorted(self._starts, rows, side="right") - 1)
+        at = rows - self._starts[groups][place] + before[place]
+        return pa.chunked_array(chunks, SAMPLE_SCHEMA.field(name).type).take(column_of(at))
+
+    def parts(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """A column in parts, with one part in memory."""
+        for k in range(len(self._starts) - 1):
+            yield self._group(k, name)
+
+    def _group(self, k: int, name: str) -> pa.ChunkedArray:
+        if (k, name) not in self._groups:
+            read = lambda: self._file.read_row_group(k, columns=[name])  # noqa: E731
+            self._groups[k, name] = self._checked([name], read)[name]
+            if len(self._groups) > 2 * self.MOST_GROUPS:
+                self._groups.popitem(last=False)
+        return self._groups[k, name]
+
+    def _checked(self, names: Sequence[str], read: Callable[[], pa.Table]) -> pa.Table:
+        try:
+            table = read()
+        except (OSError, UnicodeError, pa.ArrowException) as error:
+            raise unreadable(self.path, error) from None
+        _check_columns(table, pa.schema([SAMPLE_SCHEMA.field(n) for n in names]), self.path)
+        return table.select(list(names))
 
 
 def table_names(names: Sequence[str]) -> list[str]:

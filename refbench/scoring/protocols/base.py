@@ -48,7 +48,7 @@ class Evidence:
     measured: Measured = field(default_factory=dict)
     dataset: str = ""
     expressions: Sequence[str] = ()
-    several: BoolArray | None = None
+    several: Sequence[bool] = ()
     ignored: int = 0
 
     def counts(self, which: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

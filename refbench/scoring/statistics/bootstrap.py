@@ -20,6 +20,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from refbench.storage.columns import TextColumn
+
 FloatArray = NDArray[np.float64]
 
 REPLICATES = 2000
@@ -42,6 +44,8 @@ def image_codes(image_ids: Sequence[str]) -> tuple[NDArray[np.int64], int]:
     """Number the images in the order of their names. Returns the number of each sample's image, int64 (N,), and the
     number of images.
     """
+    if isinstance(image_ids, TextColumn):
+        return image_ids.numbered()
     codes = {image: k for k, image in enumerate(sorted(set(image_ids)))}
     return np.fromiter(map(codes.__getitem__, image_ids), np.int64, len(image_ids)), len(codes)
 
