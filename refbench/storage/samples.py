@@ -23,7 +23,7 @@ from refbench.records import AnnotatedObject, Sample
 if TYPE_CHECKING:
     # Not imported at run time: most commands do not need pandas.
     from pandas import DataFrame
-from refbench.storage.columns import column_of
+from refbench.storage.columns import all_different, column_of
 from refbench.storage.files import Row, read_table, unreadable, without_garbage_collection
 from refbench.storage.manifest import (
     dataset_folder,
@@ -395,7 +395,7 @@ def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
             raise DatasetError(f"{path}: the column {field.name} has codes outside ASCII; build the dataset again")
     with readable(path):
         for key in KEYS & set(schema.names):
-            if pc.count_distinct(table[key]).as_py() != len(table):
+            if not all_different(table[key]):
                 ids = table[key].to_pylist()
                 twice = next(name for name, count in Counter(ids).items() if count > 1)
                 raise DatasetError(f"{path}: {key} {twice!r} occurs twice; build the dataset again")

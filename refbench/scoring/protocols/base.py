@@ -22,7 +22,7 @@ from refbench.records import Estimate, Summary
 from refbench.scoring.counts import Measure, Measured, ScoreTable
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
 from refbench.scoring.protocols.targets import UNION
-from refbench.scoring.statistics.bootstrap import PERCENTILE, ImageSums, image_codes, intervals, sums_by_image
+from refbench.scoring.statistics.bootstrap import PERCENTILE, ImageSums, image_codes, intervals, sums_of_terms
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -491,10 +491,10 @@ def _when_empty(protocol: Protocol, scores: ScoreTable) -> float:
 def sums_of(protocol: Protocol, evidence: Evidence, metrics: Sequence[str] | None = None) -> ImageSums:
     """The terms of the metrics of a protocol, summed by image, as needed for the statistics."""
     chosen = [protocol.metrics[name] for name in (metrics or protocol.metrics)]
-    terms = [protocol.terms(metric, evidence) for metric in chosen]
     images, count = image_codes(evidence.scores.image_id)
-    tops, bottoms = np.stack([t for t, _ in terms]), np.stack([b for _, b in terms])
-    return sums_by_image(tops, bottoms, images, count, _when_empty(protocol, evidence.scores))
+    # One metric at a time: all terms of a large split would take more memory than its counts.
+    terms = (protocol.terms(metric, evidence) for metric in chosen)
+    return sums_of_terms(terms, images, count, _when_empty(protocol, evidence.scores))
 
 
 def summarise(protocol: Protocol, evidence: Evidence, interval: str = PERCENTILE) -> Summary:

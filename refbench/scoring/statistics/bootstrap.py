@@ -12,7 +12,7 @@ as an IoU, are scaled by a power of two and rounded once, to about 1e-9 of their
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -92,22 +92,33 @@ def sums_by_image(
     numerators: FloatArray, denominators: FloatArray, images: NDArray[np.int64], image_count: int, when_empty: float
 ) -> ImageSums:
     """Sum M metrics (M, N) by image; `images` (N,) contains the number of the image of each sample."""
-    top, scale_top = _integers(numerators, images, image_count)
-    bottom, scale_bottom = _integers(denominators, images, image_count)
+    return sums_of_terms(zip(numerators, denominators, strict=True), images, image_count, when_empty)
+
+
+def sums_of_terms(
+    terms: Iterable[tuple[FloatArray, FloatArray]], images: NDArray[np.int64], image_count: int, when_empty: float
+) -> ImageSums:
+    """`sums_by_image` for metrics that come one by one, each as its numerators and denominators (N,)."""
+    tops, bottoms = [], []
+    for numerators, denominators in terms:
+        tops.append(_integers(numerators, images, image_count))
+        bottoms.append(_integers(denominators, images, image_count))
+    (top, scale_top), (bottom, scale_bottom) = (
+        (np.array([sums for sums, _ in part]).reshape(-1, image_count), np.array([scale for _, scale in part]))
+        for part in (tops, bottoms)
+    )
     return ImageSums(top, bottom, scale_top, scale_bottom, when_empty)
 
 
-def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) -> tuple[FloatArray, FloatArray]:
-    sums = np.empty((len(terms), image_count))
-    scales = np.empty(len(terms))
-    for k, row in enumerate(terms):
-        # The largest possible sum of a resample: the image with the largest sum is drawn every time.
-        largest = float(np.bincount(images, np.abs(row), image_count).max(initial=0.0)) * image_count
-        bits = EXACT_BITS - 1 - math.frexp(largest)[1] if math.isfinite(largest) else 0
-        # ldexp is exact, so integers remain what they are.
-        scales[k] = math.ldexp(1.0, min(max(bits, 0), FINEST_BITS))
-        sums[k] = np.bincount(images, np.rint(row * scales[k]), image_count)
-    return sums, scales
+def _integers(terms: FloatArray, images: NDArray[np.int64], image_count: int) -> tuple[FloatArray, float]:
+    """The sums of each image, and the factor by which the terms were scaled to integers."""
+    # The largest possible sum of a resample: the image with the largest sum is drawn every time.
+    largest = float(np.bincount(images, np.abs(terms), image_count).max(initial=0.0)) * image_count
+    bits = EXACT_BITS - 1 - math.frexp(largest)[1] if math.isfinite(largest) else 0
+    # ldexp is exact, so integers remain what they are.
+    scale = math.ldexp(1.0, min(max(bits, 0), FINEST_BITS))
+    sums = np.bincount(images, np.rint(terms * scale), image_count).astype(np.float64)
+    return sums, scale
 
 
 def draws(image_count: int, replicates: int = REPLICATES, seed: int = SEED) -> Iterator[FloatArray]:
