@@ -24,6 +24,8 @@ encode_intervals = _found.encode_intervals
 subtract_intervals = _found.subtract_intervals
 gather_intervals = _found.gather_intervals
 check_codes = _found.check_codes
+code_of_polygons = _found.code_of_polygons
+area_of_code = _found.area_of_code
 count_pairs = _found.count_pairs
 count_bands = _found.count_bands
 count_outlines = _found.count_outlines
@@ -33,14 +35,6 @@ count_errors = _found.count_errors
 def array_changes(words: NDArray[np.uint64], height: int, width: int, apart: bool = False) -> NDArray[np.int64]:
     """See `plain.runs.array_changes`."""
     return np.frombuffer(_found.array_changes(words, height, width, apart), np.int64)
-
-
-def polygon_intervals(
-    corners: NDArray[np.float64], height: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """See `plain.runs.polygon_intervals`."""
-    starts, ends = _found.polygon_intervals(corners, height, width)
-    return np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)
 
 
 def resize_codes(*arguments: NDArray[Any]) -> tuple[bytes, NDArray[np.int64]]:

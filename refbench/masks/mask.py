@@ -148,8 +148,9 @@ class Mask:
         checked = [check_polygon(p, k) for k, p in enumerate(polygons)]
         if not checked:
             return Mask.empty(height, width)
-        parts = [_drawn_polygon(points, int(height), int(width)) for points in checked]
-        return parts[0].union(*parts[1:])
+        corners = np.concatenate(checked) if len(checked) > 1 else np.ascontiguousarray(checked[0])
+        counts = np.array([len(points) for points in checked], np.int64)
+        return _known(height, width, kernels.code_of_polygons(corners, counts, int(height), int(width)))
 
     @staticmethod
     def from_rle(rle: Mapping[str, Any]) -> Mask:
@@ -199,7 +200,7 @@ class Mask:
     @property
     def area(self) -> int:
         """Number of foreground pixels."""
-        return int(coco_mask.area(self.to_rle()))
+        return int(kernels.area_of_code(self.counts, self.height * self.width))
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
@@ -301,10 +302,6 @@ class Mask:
             except MaskError as error:
                 raise MaskError(f"mask {rows.index(key)}: {error}") from None
         return [made[row] for row in rows]
-
-
-def _drawn_polygon(points: NDArray[np.float64], height: int, width: int) -> Mask:
-    return _known(height, width, encode(*kernels.polygon_intervals(points, height, width), height * width))
 
 
 def _known(height: int, width: int, counts: bytes) -> Mask:

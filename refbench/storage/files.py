@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import gc
 import hashlib
@@ -131,8 +132,13 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
             raise wanted(f"{path} is compressed with gzip; decompress it first: gunzip -c FILE > FILE.json")
-        # utf-8-sig: editors on Windows begin a file with a byte order mark, which is no part of it.
-        return json.loads(content.decode("utf-8-sig"))
+        # Editors on Windows begin a file with a byte order mark, which is no part of it.
+        content = content.removeprefix(codecs.BOM_UTF8)
+        try:
+            # In half of the time and memory, but stricter: the other reader has the last word, and the error.
+            return msgspec.json.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise wanted(f"{path} does not exist") from None
     except OSError as error:

@@ -83,7 +83,7 @@ def test_runs(seed: int) -> None:
     pixels = [drawn(random, height, width) for _ in range(2)]
     codes = [Mask.from_array(p).counts for p in pixels]
     runs = [intervals_of(code, height, width) for code in codes]
-    corners = random.random((random.integers(3, 9), 2)) * 60 - 10
+    corners = random.random((random.integers(6, 12), 2)) * 60 - 10
     columns = np.sort(random.integers(0, width, 11))
     first_row = np.searchsorted(np.sort(random.integers(0, height, 13)), np.arange(height + 1))
     bytes_of = np.zeros((height, -(-width // 8) * 8), np.uint8)
@@ -106,7 +106,8 @@ def test_runs(seed: int) -> None:
                 [np.frombuffer(module.array_changes(bytes_of.view("<u8"), height, width, apart), np.int64).tolist()
                  for apart in (False, True)],
                 resized(module, *end_to_end(codes), height, width, columns, first_row),
-                [list(part) for part in module.polygon_intervals(corners, height, width)],
+                module.code_of_polygons(corners, np.array([3, len(corners) - 3]), height, width),
+                [module.area_of_code(one, height * width) for one in codes],
                 out.tolist(), written.tolist(), states.tolist(),
             ]
         )  # fmt: skip

@@ -156,17 +156,45 @@ PyObject* changes_of_array(Arguments a) {
   return bytes_of(changes);
 }
 
-// corners, height, width
-PyObject* polygon_runs(Arguments a) {
-  const Array corners(a[0]);
-  const i64 height = number(a[1]), width = number(a[2]), count = corners.side(0);
-  const auto* first = corners.of<double>(2 * count);
-  std::vector<i64> starts, ends;
+// corners, the number of corners of each polygon, height, width
+PyObject* code_of_polygons(Arguments a) {
+  const Array corners(a[0]), counts(a[1]);
+  const i64 height = number(a[2]), width = number(a[3]), polygons = counts.items();
+  const i64* corner_counts = counts.of<i64>(0);
+  i64 all = 0;
+  for (i64 k = 0; k < polygons; ++k) {
+    if (corner_counts[k] < 1) fail(PyExc_ValueError, "a polygon has no corners");
+    all += corner_counts[k];
+  }
+  const double* next = corners.of<double>(2 * all);
+  Buffer<u8> text;
+  i64 length;
   {
     Released released;
-    polygon(first, count, height, width, starts, ends);
+    Runs sum, more;
+    for (i64 k = 0; k < polygons; ++k) {
+      std::vector<i64> starts, ends;
+      polygon(next, corner_counts[k], height, width, starts, ends);
+      next += 2 * corner_counts[k];
+      const View part{starts.data(), ends.data(), static_cast<i64>(starts.size())};
+      more.room_for(sum.n + part.n);
+      more.n = unite(sum.view(), part, more.starts.data(), more.ends.data());
+      sum.room_for(more.n);
+      std::copy_n(more.starts.data(), more.n, sum.starts.data());
+      std::copy_n(more.ends.data(), more.n, sum.ends.data());
+      sum.n = more.n;
+    }
+    length = encode(sum.view(), height * width, text.room_for(7 * (2 * sum.n + 1)));
   }
-  return Py_BuildValue("NN", bytes_of(starts), bytes_of(ends));
+  return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(text.data()), static_cast<Py_ssize_t>(length));
+}
+
+// code, size
+PyObject* area_of_code(Arguments a) {
+  const Array code(a[0]);
+  Runs runs;
+  decode(code.of<u8>(0), code.items(), number(a[1]), runs);
+  return integer(area(runs.view()));
 }
 
 // starts, ends, n, starts, ends, n, out_starts, out_ends
@@ -297,7 +325,8 @@ PyMethodDef methods[] = {
     method<decode_intervals, 4>("decode_intervals"),
     method<encode_intervals, 5>("encode_intervals"),
     method<changes_of_array, 4>("array_changes"),
-    method<polygon_runs, 3>("polygon_intervals"),
+    method<code_of_polygons, 4>("code_of_polygons"),
+    method<area_of_code, 2>("area_of_code"),
     method<subtract_intervals, 8>("subtract_intervals"),
     method<gather_intervals, 9>("gather_intervals"),
     method<check_many, 4>("check_codes"),

@@ -187,6 +187,24 @@ inline i64 intersect(View a, View b, i64* starts, i64* ends, i64 at) {
   return at;
 }
 
+// The pixels in a or b; the output needs room for a.n + b.n runs. Returns their number; none of them touch.
+inline i64 unite(View a, View b, i64* starts, i64* ends) {
+  i64 count = 0, i = 0, j = 0;
+  while (i < a.n || j < b.n) {
+    const bool first = j == b.n || (i < a.n && a.starts[i] <= b.starts[j]);
+    const i64 start = first ? a.starts[i] : b.starts[j], end = first ? a.ends[i] : b.ends[j];
+    (first ? i : j) += 1;
+    if (count > 0 && start <= ends[count - 1]) {
+      ends[count - 1] = std::max(ends[count - 1], end);
+    } else {
+      starts[count] = start;
+      ends[count] = end;
+      ++count;
+    }
+  }
+  return count;
+}
+
 // The pixels in none of the runs.
 inline void complement(View runs, i64 size, Runs& out) {
   out.room_for(runs.n + 1);

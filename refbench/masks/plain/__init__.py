@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from refbench.masks.plain.batches import count_bands, count_errors, count_outlines, count_pairs
 from refbench.masks.plain.runs import (
+    area_of_code,
     array_changes,
     check_codes,
+    code_of_polygons,
     decode_intervals,
     encode_intervals,
     gather_intervals,
-    polygon_intervals,
     resize_codes,
     subtract_intervals,
 )
 
 __all__ = [
+    "area_of_code",
     "array_changes",
     "check_codes",
+    "code_of_polygons",
     "count_bands",
     "count_errors",
     "count_outlines",
@@ -24,7 +27,6 @@ __all__ = [
     "decode_intervals",
     "encode_intervals",
     "gather_intervals",
-    "polygon_intervals",
     "resize_codes",
     "subtract_intervals",
 ]

@@ -402,3 +402,34 @@ def resize_codes(codes, at, heights, widths, columns, columns_at, first_rows, fi
         text += out[:length].tobytes()
         positions.append(len(text))
     return bytes(text), np.array(positions, np.int64)
+
+
+def code_of_polygons(corners, counts, height, width):
+    """The code of the union of polygons, whose vertices, float64 (K, 2), follow each other.
+
+    `counts` are the numbers of vertices, int64.
+    """
+    starts = ends = np.empty(0, np.int64)
+    size = height * width
+    first = 0
+    for count in counts.tolist():
+        other_starts, other_ends = polygon_intervals(corners[first : first + count], height, width)
+        k = len(other_starts)
+        first += count
+        # Not in a, and not in b: the union is the rest.
+        rest_starts, rest_ends = np.empty(len(starts) + 1, np.int64), np.empty(len(starts) + 1, np.int64)
+        n = complement_intervals(starts, ends, len(starts), size, rest_starts, rest_ends)
+        out_starts, out_ends = np.empty(n + k, np.int64), np.empty(n + k, np.int64)
+        n = subtract_intervals(rest_starts, rest_ends, n, other_starts, other_ends, k, out_starts, out_ends)
+        starts, ends = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
+        m = complement_intervals(out_starts, out_ends, n, size, starts, ends)
+        starts, ends = starts[:m], ends[:m]
+    out = np.empty(7 * (2 * len(starts) + 1), np.uint8)
+    return out[: encode_intervals(starts, ends, len(starts), size, out)].tobytes()
+
+
+def area_of_code(code, size):
+    """The number of foreground pixels of a checked code."""
+    characters = np.frombuffer(code, np.uint8)
+    starts, ends = (np.empty(len(code) // 2 + 1, np.int64) for _ in range(2))
+    return int(intervals_area(starts, ends, decode_intervals(characters, size, starts, ends)))
