@@ -14,9 +14,8 @@ from types import TracebackType
 from typing import Any
 
 import click
-from rich.console import Console, JustifyMethod
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from refbench.plugins.loading import load_attribute
 
 PLAIN_SECONDS = 10.0
 
@@ -78,13 +77,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         for line in [columns, *rows]:
             click.echo("\t".join(line))
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for k, column in enumerate(columns):
-        justify: JustifyMethod = "right" if rows and all(FIGURE.fullmatch(row[k]) for row in rows) else "left"
-        table.add_column(column, overflow="fold", justify=justify)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    figures = [bool(rows) and all(FIGURE.fullmatch(row[k]) for row in rows) for k in range(len(columns))]
+    load_attribute("refbench.cli.terminal:draw_table")(title, columns, rows, figures)
 
 
 def remark(message: str) -> None:
@@ -115,21 +109,14 @@ class ConsoleProgress:
     """Progress on stderr: a bar with rate and remaining time in a terminal, occasional lines otherwise."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
         self._began: dict[str, tuple[float, int]] = {}
         self._said = 0.0
 
     def __enter__(self) -> ConsoleProgress:
         if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = load_attribute("refbench.cli.terminal:progress_bar")()
             self._bar.start()
         return self
 

@@ -289,7 +289,7 @@ class _Targets:
 
     def _ignored(self) -> dict[int, Mask]:
         """The pixels that the dataset marks as ignored, by row, except those that belong to the target."""
-        if not pc.any(pc.equal(pc.list_flatten(self._tags), IGNORED_TAG)).as_py():
+        if IGNORED_TAG not in pc.unique(pc.list_flatten(self._tags)).to_pylist():
             return {}
         rows = [k for k, tags in enumerate(self.tags) if IGNORED_TAG in tags]
         by_image: dict[str, list[Mask]] = {}
