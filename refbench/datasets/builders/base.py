@@ -197,7 +197,7 @@ def questions_fingerprint(samples: Iterable[Sample]) -> str:
 
     Two copies of a split that differ only in their ref ids or their rasterisation have the same value.
     """
-    lines = sorted(_TEXT.encode([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
+    lines = sorted(_words_text([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
     return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
 
 
@@ -211,12 +211,21 @@ def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
 _TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
 
 
-def _polygons_text(polygons: Polygons) -> str:
-    """The polygons as `_TEXT` encodes them, by an encoder that is eight times as fast. It writes very large and very
-    small numbers in another way, and no text for what is no number.
+def _numbers_text(numbers: Any) -> str:
+    """Nested lists of finite numbers as `_TEXT` encodes them, by an encoder that is eight times as fast. It writes very
+    large and very small numbers in another way.
     """
-    text = msgspec.json.encode(polygons).decode("ascii")
-    return _TEXT.encode(polygons) if "e" in text or "0.0000" in text or "null" in text else text
+    text = msgspec.json.encode(numbers).decode("ascii")
+    return _TEXT.encode(numbers) if "e" in text or "0.0000" in text or "null" in text else text
+
+
+def _words_text(values: Any) -> str:
+    """The same for texts and integers. The faster encoder writes what is not printable ASCII in another way."""
+    try:
+        text = msgspec.json.encode(values)
+    except UnicodeEncodeError:
+        return _TEXT.encode(values)
+    return text.decode("ascii") if text.isascii() and b"\x7f" not in text else _TEXT.encode(values)
 
 
 class _Lines:
@@ -234,8 +243,10 @@ class _Lines:
     def add(self, before: list[Any], polygons: Polygons, after: list[Any]) -> None:
         if polygons is not self._polygons or after != self._after:
             self._polygons, self._after = polygons, after
-            self._text = f"{_polygons_text(polygons)},{_TEXT.encode(after)[1:]}\n"
-        self._digest.update(f"{_TEXT.encode(before)[:-1]},{self._text}".encode("ascii"))
+            box, *tags = after
+            texts = [_numbers_text(polygons), _numbers_text(box), *map(_words_text, tags)]
+            self._text = f"{','.join(texts)}]\n"
+        self._digest.update(f"{_words_text(before)[:-1]},{self._text}".encode("ascii"))
 
     def sha256(self) -> str:
         return self._digest.hexdigest()
