@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import build, curation, kernels, metric, models, run, score, start, statistics
+from benchmarks import build, curation, kernels, metric, models, run, scale, score, start, statistics
 from refbench.masks.threads import available_cores
 from refbench.storage.provenance import git_state, package_versions
 
@@ -20,6 +20,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "kernels": kernels.measure,
     "start": start.measure,
     "score": score.measure,
+    "scale": scale.measure,
     "metric": metric.measure,
     "statistics": statistics.measure,
     "build": build.measure,

@@ -23,13 +23,11 @@ WHOLE_NUMBERS_TAG = "integer-polygons"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One expression about one image, with its target mask.
+class Question:
+    """One expression about one image, without its answer: what a model is asked.
 
     `sample_id` is `<dataset>/<split>/<ref>/<sentence>`. `image_path` is absolute after loading, or "" if the dataset
-    was built without images. `polygons` are the source polygons of the target (all parts of all objects), because some
-    protocols rasterise them differently; empty if the source has none. `box_xywh` is [left, top, width, height] in
-    pixels.
+    was built without images.
     """
 
     sample_id: str
@@ -38,6 +36,32 @@ class Sample:
     height: int
     width: int
     expression: str
+
+    @property
+    def dataset(self) -> str:
+        """The dataset of the sample, for example "refcoco"."""
+        return self.sample_id.split("/", 1)[0]
+
+    @property
+    def split(self) -> str:
+        """The split of the sample, for example "testA"."""
+        return self.sample_id.split("/", 2)[1]
+
+    @property
+    def address(self) -> str:
+        """Dataset and split, for example "refcoco/testA"."""
+        return f"{self.dataset}/{self.split}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample(Question):
+    """One expression about one image, with its target mask.
+
+    The first fields are those of a `Question`. `polygons` are the source polygons of the target (all parts of all
+    objects), because some protocols rasterise them differently; empty if the source has none. `box_xywh` is [left, top,
+    width, height] in pixels.
+    """
+
     raw_expression: str
     ref_id: str
     sent_id: str
@@ -56,21 +80,6 @@ class Sample:
     def _repr_html_(self) -> str:
         cell: str = load_attribute("refbench.reports.cells:sample_cell")(self)
         return cell
-
-    @property
-    def dataset(self) -> str:
-        """The dataset of the sample, for example "refcoco"."""
-        return self.sample_id.split("/", 1)[0]
-
-    @property
-    def split(self) -> str:
-        """The split of the sample, for example "testA"."""
-        return self.sample_id.split("/", 2)[1]
-
-    @property
-    def address(self) -> str:
-        """Dataset and split, for example "refcoco/testA"."""
-        return f"{self.dataset}/{self.split}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from PIL import Image
 from refbench.errors import AdapterError, MaskError, storable
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_attribute
-from refbench.records import Answer, Instance, Prediction, Sample
+from refbench.records import Answer, Instance, Prediction, Question
 
 DEFAULT_BATCH_SIZE = 8
 
@@ -182,7 +182,7 @@ def has_contract(adapter: Any) -> bool:
     return isinstance(name, str) and bool(name) and methods
 
 
-def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> list[Prediction]:
+def ask(adapter: Any, samples: Sequence[Question], images: Sequence[Image.Image | None]) -> list[Prediction]:
     """Pass a batch to an adapter and check its answer.
 
     Raises:
@@ -191,7 +191,7 @@ def ask(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | 
     return to_predictions(samples, answers_of(adapter, samples, images))
 
 
-def answers_of(adapter: Any, samples: Sequence[Sample], images: Sequence[Image.Image | None]) -> Sequence[Any]:
+def answers_of(adapter: Any, samples: Sequence[Question], images: Sequence[Image.Image | None]) -> Sequence[Any]:
     """The answers of the adapter for a batch; raises AdapterError unless it is a list with one answer per sample."""
     if hasattr(adapter, "segment_samples"):
         answers = adapter.segment_samples(list(samples), list(images))
@@ -211,7 +211,7 @@ def counted(answers: Any, expected: int, method: str = "segment") -> Sequence[An
     return cast(Sequence[Any], answers)
 
 
-def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Prediction]:
+def to_predictions(samples: Sequence[Question], answers: Sequence[Any]) -> list[Prediction]:
     """Check answers against their samples and encode them. Tensors on a device are encoded on that device, all in one
     pass.
 
@@ -242,7 +242,7 @@ def to_predictions(samples: Sequence[Sample], answers: Sequence[Any]) -> list[Pr
     return out
 
 
-def _encode_tensors(samples: Sequence[Sample], answers: Sequence[Answer]) -> dict[int, Mask]:
+def _encode_tensors(samples: Sequence[Question], answers: Sequence[Answer]) -> dict[int, Mask]:
     """Encode the tensors that are on a device; each mask is stored under the id of its tensor."""
     tensors = {}
     for sample, answer in zip(samples, answers, strict=True):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from refbench.errors import DatasetError, MaskError, PredictionError, RunError
 from refbench.masks.mask import Mask
-from refbench.records import Prediction, RunInfo, Sample
+from refbench.records import Prediction, Question, RunInfo
 from refbench.runs.timings import TIMINGS_SCHEMA, ShardTiming
 from refbench.storage.files import check_is_file, read_record, read_table, write_json, write_table
 from refbench.storage.manifest import read_manifest, split_fingerprint
@@ -224,7 +224,7 @@ class RunFolder:
                 f"it and {AGAIN}"
             )
 
-    def tally(self, number: int, shard: Sequence[Sample]) -> ShardTally:
+    def tally(self, number: int, shard: Sequence[Question]) -> ShardTally:
         """Failures and notes of an existing shard, which must have exactly the samples `shard`, in this order.
 
         Raises:

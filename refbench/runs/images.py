@@ -13,7 +13,7 @@ from PIL import Image
 
 from refbench.errors import DatasetError
 from refbench.masks.threads import available_cores
-from refbench.records import Sample
+from refbench.records import Question
 from refbench.runs.plan import area_px, by_image
 from refbench.storage.images import load_image
 
@@ -26,7 +26,7 @@ Picture = Image.Image | DatasetError | None
 Prepare = Callable[[Image.Image, Sequence[str]], Any]
 
 
-def decode(sample: Sample) -> Image.Image | DatasetError:
+def decode(sample: Question) -> Image.Image | DatasetError:
     """The image of a sample, or the error if it cannot be read."""
     try:
         return load_image(sample.image_path, sample.height, sample.width)
@@ -44,18 +44,18 @@ class Pictures:
 
     def __init__(self) -> None:
         self._pool = thread_pool()
-        self._waiting: deque[Sample] = deque()
+        self._waiting: deque[Question] = deque()
         self._expected: set[str] = set()
         self._decoding: dict[str, tuple[Future[Image.Image | DatasetError], int]] = {}
         self._current: tuple[str, Picture] = ("", None)
 
-    def expect(self, samples: Sequence[Sample]) -> None:
+    def expect(self, samples: Sequence[Question]) -> None:
         for sample in {s.image_id: s for s in samples}.values():
             if sample.image_id not in self._expected:
                 self._expected.add(sample.image_id)
                 self._waiting.append(sample)
 
-    def of(self, sample: Sample) -> Picture:
+    def of(self, sample: Question) -> Picture:
         """The image of an expected sample; consecutive samples of an image get the same Python object."""
         if self._current[0] != sample.image_id:
             self._fill()
@@ -91,7 +91,7 @@ class PreparedPart:
     `prepare_seconds` are the seconds spent in a thread.
     """
 
-    samples: list[Sample]
+    samples: list[Question]
     picture: Image.Image | DatasetError
     prepared: Any
     failed: bool
@@ -113,20 +113,20 @@ class Preparation:
         self._ahead = max(IMAGES_AHEAD, ahead)
         self._pool = thread_pool(initializer)
         self._announced: set[int] = set()
-        self._waiting: deque[list[Sample]] = deque()
-        self._started: deque[tuple[list[Sample], Future[PreparedPart]]] = deque()
+        self._waiting: deque[list[Question]] = deque()
+        self._started: deque[tuple[list[Question], Future[PreparedPart]]] = deque()
         self._held_px = 0
         # The image that was started last: if the next part is about it too, it must get the same object.
         self._last: tuple[str, Future[PreparedPart]] | None = None
 
-    def expect(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
+    def expect(self, shard: int, batches: Sequence[Sequence[Question]]) -> None:
         """Announce the batches of a shard. They come after all batches that were announced before."""
         if shard not in self._announced:
             self._announced.add(shard)
             self._waiting.extend(part for batch in batches for part in by_image(batch))
             self._fill()
 
-    def begin(self, shard: int, batches: Sequence[Sequence[Sample]]) -> None:
+    def begin(self, shard: int, batches: Sequence[Sequence[Question]]) -> None:
         """Start with the batches of this shard. Batches that were announced to come before them are dropped."""
         first = self._started[0][0] if self._started else self._waiting[0] if self._waiting else None
         if first is None or first[0] is not batches[0][0]:
@@ -144,7 +144,7 @@ class Preparation:
         self._held_px = 0
         self._last = None
 
-    def of(self, batch: Sequence[Sample]) -> Iterator[PreparedPart]:
+    def of(self, batch: Sequence[Question]) -> Iterator[PreparedPart]:
         """The parts of the next batch, each as soon as it is ready."""
         for _ in by_image(batch):
             if not self._started:
@@ -168,7 +168,7 @@ class Preparation:
         self._started.append((part, future))
         self._held_px += area_px(part[0])
 
-    def _prepared(self, part: list[Sample], before: Future[PreparedPart] | None) -> PreparedPart:
+    def _prepared(self, part: list[Question], before: Future[PreparedPart] | None) -> PreparedPart:
         began = time.perf_counter()
         # If the part before is about this image, it was started earlier, so that waiting for it ends.
         picture = decode(part[0]) if before is None else before.result().picture

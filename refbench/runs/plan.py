@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refbench.records import Sample
+from refbench.records import Question
 from refbench.runs.timings import ShardTiming
 from refbench.storage.sharding import cut
 
@@ -93,19 +93,19 @@ class ShardReport:
     usage: dict[str, float] = field(default_factory=dict)
 
 
-def area_px(sample: Sample) -> int:
+def area_px(sample: Question) -> int:
     """The number of pixels of the image of a sample."""
     return sample.height * sample.width
 
 
-def by_image(samples: Sequence[Sample]) -> list[list[Sample]]:
+def by_image(samples: Sequence[Question]) -> list[list[Question]]:
     """The samples in order, cut where the image changes."""
     return [list(group) for _, group in itertools.groupby(samples, key=lambda sample: sample.image_id)]
 
 
-def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
+def plan_shards(samples: Sequence[Question]) -> list[list[Question]]:
     """Whole images in order of first appearance; every shard except the last has at least SHARD_SAMPLES expressions."""
-    by_image: dict[str, list[Sample]] = {}
+    by_image: dict[str, list[Question]] = {}
     for sample in samples:
         by_image.setdefault(sample.image_id, []).append(sample)
     groups = list(by_image.values())
@@ -114,8 +114,8 @@ def plan_shards(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def plan_batches(
-    shard: Sequence[Sample], size: int, pixels: int | None = None, whole_images: bool = False
-) -> list[list[Sample]]:
+    shard: Sequence[Question], size: int, pixels: int | None = None, whole_images: bool = False
+) -> list[list[Question]]:
     """A shard in order, in batches of at most `size` expressions and, if given, `pixels` pixels of images.
 
     An image counts once for each of its expressions. A batch has at least one expression. With `whole_images`, an image
@@ -124,7 +124,7 @@ def plan_batches(
     """
     if whole_images:
         return _whole_images(shard, size, pixels)
-    batches: list[list[Sample]] = []
+    batches: list[list[Question]] = []
     held = 0
     for sample in shard:
         area = area_px(sample)
@@ -136,8 +136,8 @@ def plan_batches(
     return batches
 
 
-def _whole_images(shard: Sequence[Sample], size: int, pixels: int | None) -> list[list[Sample]]:
-    batches: list[list[Sample]] = []
+def _whole_images(shard: Sequence[Question], size: int, pixels: int | None) -> list[list[Question]]:
+    batches: list[list[Question]] = []
     held = 0
     for group in by_image(shard):
         for part in plan_batches(group, size, pixels):

@@ -17,7 +17,7 @@ from typing import Any
 from refbench._version import __version__
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
 from refbench.plugins.loading import load_attribute
-from refbench.records import RunInfo, Sample
+from refbench.records import Question, RunInfo
 from refbench.runs.folder import RunFolder
 from refbench.runs.in_process import InProcess
 from refbench.runs.plan import AUTO_PIXELS, Facts, Job, plan_shards
@@ -29,7 +29,7 @@ from refbench.storage.locks import exclusive
 from refbench.storage.manifest import parse_address
 from refbench.storage.progress import Progress, silent
 from refbench.storage.provenance import git_state, now
-from refbench.storage.samples import load_split
+from refbench.storage.samples import load_questions
 from refbench.storage.secrets import published_arguments, published_options
 
 LONGEST_NAME = 120
@@ -106,7 +106,7 @@ def run(
         >>> result.samples, result.failures
         (87, 0)
     """
-    samples, fingerprint = load_split(address)
+    samples, fingerprint = load_questions(address)
     samples = samples[:limit]
     if not samples:
         raise DatasetError(f"{address} holds no samples")
@@ -198,7 +198,7 @@ def _compute(
     scheduler: Scheduler,
     folder: RunFolder,
     info: RunInfo,
-    shards: Sequence[Sequence[Sample]],
+    shards: Sequence[Sequence[Question]],
     max_failures: int,
     progress: Progress,
 ) -> RunResult:

@@ -24,7 +24,7 @@ from refbench.adapters.base import AdapterExtras, answers_of, counted, has_contr
 from refbench.errors import AdapterError, DatasetError, RefbenchError, RunStopped, no_exit, storable, text_of
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter, load_attribute
-from refbench.records import Prediction, Sample
+from refbench.records import Prediction, Question
 from refbench.runs.folder import Journal, RunFolder
 from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart
 from refbench.runs.plan import (
@@ -41,7 +41,7 @@ from refbench.runs.timings import StageClock
 from refbench.storage.files import write_table
 from refbench.storage.predictions import predictions_table
 from refbench.storage.provenance import code_sha256, device_name, package_versions
-from refbench.storage.samples import load_split
+from refbench.storage.samples import load_questions, load_split
 from refbench.storage.secrets import published, published_options, secret_values
 
 # Folders whose traceback lines do not help to find a fault in an adapter: refbench and Python's library.
@@ -58,7 +58,7 @@ Step = Callable[[int], None]
 class _InFlight:
     """A batch whose forward pass is queued on the device, or failed. `mark` is its place in the queue."""
 
-    batch: list[Sample]
+    batch: list[Question]
     parts: list[PreparedPart]
     output: Any = None
     mark: Any = None
@@ -82,13 +82,9 @@ class ShardRunner:
     def __init__(self, job: Job, journal: bool = False) -> None:
         self.job = job
         self._journal = journal
-        samples, fingerprint = load_split(job.address)
-        if job.fingerprint not in ("", fingerprint):
-            raise DatasetError(f"{job.address} was built again since the run began; run the same command again")
-        samples = samples[: job.limit]
+        samples = self._of_this_build(*load_questions(job.address))
         if not samples:
             raise DatasetError(f"{job.address} holds no samples")
-        self.shards = plan_shards(samples)
         if job.deterministic:
             # Set before anything computes: cuBLAS reads it once, and an adapter may import torch later.
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -114,6 +110,10 @@ class ShardRunner:
             raise DatasetError(
                 f"{job.address} was built without images; run `refbench build {dataset} ... --images FOLDER`"
             )
+        if hasattr(self.adapter, "segment_samples"):
+            # It may need the whole samples, for example their classes.
+            samples = self._of_this_build(*load_split(job.address))
+        self.shards = plan_shards(samples)
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
         # Some adapters open the images themselves, in another process; decoding them here would be wasted work.
         decode = self.facts.needs_images and not self.extras.opens_images
@@ -133,6 +133,12 @@ class ShardRunner:
         self._batch_failed = False
         self._said: list[str] = []
         self._utilisation: Any = _for_torch("Utilisation", job.device)
+
+    def _of_this_build(self, samples: Sequence[Question], fingerprint: str) -> Sequence[Question]:
+        """The samples that the run is about."""
+        if self.job.fingerprint not in ("", fingerprint):
+            raise DatasetError(f"{self.job.address} was built again since the run began; run the same command again")
+        return samples[: self.job.limit]
 
     def close(self, log: Callable[[str], None]) -> None:
         for threads in (self._pictures, self._preparation, self._utilisation):
@@ -206,7 +212,7 @@ class ShardRunner:
             usage=usage,
         )
 
-    def _plan(self, shard: int) -> list[list[Sample]]:
+    def _plan(self, shard: int) -> list[list[Question]]:
         return plan_batches(self.shards[shard], self.facts.batch_size, self._pixels, whole_images=self._staged)
 
     def _in_turn(self, task: Task, following: int | None, clock: StageClock) -> Iterator[list[Prediction]]:
@@ -255,9 +261,9 @@ class ShardRunner:
             yield (landed := self._land(flights.popleft(), task, done, clock))
             done += len(landed)
 
-    def _pieces(self, batch: list[Sample]) -> Iterator[list[Sample]]:
+    def _pieces(self, batch: list[Question]) -> Iterator[list[Question]]:
         """The batch, or parts of it with whole images if memory has run out for batches of this size."""
-        piece: list[Sample] = []
+        piece: list[Question] = []
         for group in by_image(batch):
             if piece and len(piece) + len(group) > self._most:
                 yield piece
@@ -265,7 +271,7 @@ class ShardRunner:
             piece = piece + group
         yield piece
 
-    def _launch(self, preparation: Preparation, batch: list[Sample], clock: StageClock) -> _InFlight:
+    def _launch(self, preparation: Preparation, batch: list[Question], clock: StageClock) -> _InFlight:
         """Queue the forward pass of a batch; if it fails, the batch is computed again in turn when it lands."""
         parts = []
         waiting = time.perf_counter()
@@ -343,7 +349,7 @@ class ShardRunner:
         self._said.append(f"out of memory with {expressions} expressions; going on with {self._most} at a time")
         _for_torch("empty_cache")
 
-    def _predict(self, batch: Sequence[Sample], task: Task, done: int, clock: StageClock) -> list[Prediction]:
+    def _predict(self, batch: Sequence[Question], task: Task, done: int, clock: StageClock) -> list[Prediction]:
         if self._journal:
             self._write_down(task, batch, done)
         with clock.stage("pictures"):
@@ -351,7 +357,7 @@ class ShardRunner:
         return self._predict_pictures(batch, pictures, task, clock)
 
     def _predict_pictures(
-        self, batch: Sequence[Sample], pictures: Sequence[Picture], task: Task, clock: StageClock
+        self, batch: Sequence[Question], pictures: Sequence[Picture], task: Task, clock: StageClock
     ) -> list[Prediction]:
         crashed = AdapterError("the adapter's process died on this sample, and again when it ran alone")
         spoiled: dict[int, Exception] = {k: p for k, p in enumerate(pictures) if isinstance(p, DatasetError)}
@@ -360,7 +366,7 @@ class ShardRunner:
         answered = iter(self._ask(ready, clock) if ready else [])
         return [_failed(s, spoiled[k], self._secrets) if k in spoiled else next(answered) for k, s in enumerate(batch)]
 
-    def _ask(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
+    def _ask(self, batch: Sequence[tuple[Question, Any]], clock: StageClock) -> list[Prediction]:
         """Predict in pieces that fit into memory: halve them if memory runs out, and split a piece if a sample
         fails.
         """
@@ -369,7 +375,7 @@ class ShardRunner:
             predictions += self._ask_piece(rest, clock)
         return predictions
 
-    def _ask_piece(self, batch: Sequence[tuple[Sample, Any]], clock: StageClock) -> list[Prediction]:
+    def _ask_piece(self, batch: Sequence[tuple[Question, Any]], clock: StageClock) -> list[Prediction]:
         try:
             samples = [s for s, _ in batch]
             with no_exit(self._owner):
@@ -429,7 +435,7 @@ class ShardRunner:
         except Exception as error:  # noqa: BLE001 (as above)
             return [f"the adapter cannot report its remarks: {_told(error, self._secrets)}"]
 
-    def _write_down(self, task: Task, batch: Sequence[Sample], done: int) -> None:
+    def _write_down(self, task: Task, batch: Sequence[Question], done: int) -> None:
         RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))
 
 
@@ -470,7 +476,7 @@ def _settings_of(adapter: Any) -> dict[str, str]:
     return {k: storable(v) for k, v in sorted(found.items()) if isinstance(v, plain) and not k.startswith("_")}
 
 
-def _parts(batch: list[Sample], task: Task) -> Iterator[list[Sample]]:
+def _parts(batch: list[Question], task: Task) -> Iterator[list[Question]]:
     """The batch as a whole, or sample by sample if a process crashed on it."""
     if any(s.sample_id in task.singly for s in batch):
         yield from ([s] for s in batch)
@@ -484,7 +490,7 @@ def _own_images(pictures: Sequence[Any]) -> list[Any]:
     return [copies[id(p)] for p in pictures]
 
 
-def _failed(sample: Sample, error: Exception, secrets: Collection[str]) -> Prediction:
+def _failed(sample: Question, error: Exception, secrets: Collection[str]) -> Prediction:
     text = _told(error, secrets)[:500] or "failed"
     return Prediction(sample.sample_id, Mask.empty(sample.height, sample.width), error=text)
 

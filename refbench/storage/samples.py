@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections import Counter, OrderedDict, deque
@@ -18,12 +19,12 @@ from numpy.typing import NDArray
 
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
-from refbench.records import AnnotatedObject, Sample
+from refbench.records import AnnotatedObject, Question, Sample
 
 if TYPE_CHECKING:
     # Not imported at run time: most commands do not need pandas.
     from pandas import DataFrame
-from refbench.storage.columns import all_different, column_of
+from refbench.storage.columns import all_different, column_of, numbers_of
 from refbench.storage.files import Row, read_table, unreadable, without_garbage_collection
 from refbench.storage.manifest import (
     dataset_folder,
@@ -133,6 +134,35 @@ def load_samples(address: str, sample_ids: Iterable[str] | None = None) -> list[
 def load_split(address: str) -> tuple[list[Sample], str]:
     """The samples of a built split and its fingerprint, both of the same build; see `load_samples`."""
     return of_one_build(parse_address(address)[0], lambda: (load_samples(address), split_fingerprint(address)))
+
+
+def load_questions(address: str) -> tuple[list[Question], str]:
+    """The questions of a built split, in order, and its fingerprint, both of the same build. Masks and polygons are not
+    read, which takes a fifth of the time and memory of `load_split`.
+    """
+    names = [f.name for f in dataclasses.fields(Question)]
+    return of_one_build(
+        parse_address(address)[0],
+        lambda: (_questions(_split_table(address, names), split_path(address)), split_fingerprint(address)),
+    )
+
+
+@without_garbage_collection()
+def _questions(table: pa.Table, path: Path) -> list[Question]:
+    with readable(path):
+        places = _texts(table, "image_path")
+        absolute: dict[str, str] = {p: image_place(p, path) for p in set(places)}
+        return _records(
+            Question,
+            {
+                "sample_id": _texts(table, "sample_id"),
+                "image_id": _texts(table, "image_id"),
+                "image_path": [absolute[p] for p in places],
+                "height": numbers_of(table["height"]).tolist(),
+                "width": numbers_of(table["width"]).tolist(),
+                "expression": _texts(table, "expression"),
+            },
+        )
 
 
 def _load_samples(address: str, wanted: set[str] | None) -> list[Sample]:
@@ -307,8 +337,8 @@ def _records(kind: type[Row], columns: Mapping[str, Sequence[Any]]) -> list[Row]
     This is three times as fast as calling the constructor.
     """
     made: list[Row] = [kind.__new__(kind) for _ in next(iter(columns.values()))]
-    for name in kind.__slots__:  # type: ignore[attr-defined]
-        deque(map(getattr(kind, name).__set__, made, columns[name]), maxlen=0)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        deque(map(getattr(kind, field.name).__set__, made, columns[field.name]), maxlen=0)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -145,7 +146,7 @@ def _with_images(
 
 
 def _moved(sample: Sample, path: str) -> Sample:
-    return Sample(**{name: getattr(sample, name) for name in Sample.__slots__ if name != "image_path"}, image_path=path)
+    return dataclasses.replace(sample, image_path=path)
 
 
 def _samples(table: pa.Table, path: Path) -> list[Sample]:
