@@ -138,7 +138,9 @@ class _Targets:
     def __init__(self, address: str, limit: int | None) -> None:
         self._file = SplitFile(address)
         self.path = self._file.path
-        table = self._file.table("sample_id image_id height width no_target tags".split()).slice(0, limit)
+        # The annotations are only checked here: few protocols need them.
+        names = "sample_id image_id height width no_target tags ann_ids".split()
+        table = self._file.table(names).slice(0, limit)
         self.samples = len(table)
         self.sample_id = TextColumn(table["sample_id"])
         self.image_id = TextColumn(table["image_id"])

@@ -8,6 +8,7 @@ import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 from refbench.storage.columns import all_different, column_of, numbers_of
 from refbench.storage.files import Row, read_table, unreadable, without_garbage_collection
 from refbench.storage.manifest import (
+    build_of,
     dataset_folder,
     of_one_build,
     parse_address,
@@ -140,11 +142,20 @@ def load_questions(address: str) -> tuple[list[Question], str]:
     """The questions of a built split, in order, and its fingerprint, both of the same build. Masks and polygons are not
     read, which takes a fifth of the time and memory of `load_split`.
     """
+    dataset = parse_address(address)[0]
+
+    def read() -> tuple[list[Question], str]:
+        file = split_path(address).stat()
+        return _questions_of_build(address, build_of(dataset), (file.st_ino, file.st_size, file.st_mtime_ns))
+
+    return of_one_build(dataset, read)
+
+
+@lru_cache(maxsize=1)
+def _questions_of_build(address: str, *_: Any) -> tuple[list[Question], str]:
+    """A run asks twice: for its plan, and where it computes."""
     names = [f.name for f in dataclasses.fields(Question)]
-    return of_one_build(
-        parse_address(address)[0],
-        lambda: (_questions(_split_table(address, names), split_path(address)), split_fingerprint(address)),
-    )
+    return _questions(_split_table(address, names), split_path(address)), split_fingerprint(address)
 
 
 @without_garbage_collection()
@@ -237,6 +248,8 @@ class SplitFile:
             self._file = pq.ParquetFile(self.path)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(self.path, error) from None
+        # Also of the columns that may never be read: a file without them was not written by refbench.
+        _check_types(self._file.schema_arrow, SAMPLE_SCHEMA, self.path)
         sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._groups: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
@@ -415,10 +428,15 @@ def readable(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path} is damaged ({error}); build the dataset again") from None
 
 
-def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
-    for field in schema:
-        if field.name not in table.column_names or table.schema.field(field.name).type != field.type:
+def _check_types(found: pa.Schema, wanted: pa.Schema, path: Path) -> None:
+    for field in wanted:
+        if field.name not in found.names or found.field(field.name).type != field.type:
             raise DatasetError(f"{path} has no column {field.name} of type {field.type}; build the dataset again")
+
+
+def _check_columns(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    _check_types(table.schema, schema, path)
+    for field in schema:
         if table[field.name].null_count:
             raise DatasetError(f"{path}: the column {field.name} has missing values; build the dataset again")
         if field.name in CODES and not pc.all(pc.string_is_ascii(table[field.name]), min_count=0).as_py():
