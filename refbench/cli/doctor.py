@@ -16,6 +16,7 @@ import click
 from refbench._version import __version__
 from refbench.cli.output import print_json, print_table, remark
 from refbench.errors import RefbenchError
+from refbench.masks import kernels
 from refbench.masks.threads import available_cores
 from refbench.plugins.loading import available
 from refbench.plugins.requirements import missing_packages
@@ -71,12 +72,15 @@ def _findings() -> dict[str, Any]:
         problems.append(f"{root} cannot be written; set REFBENCH_HOME to another folder")
     if free < 2:
         problems.append(f"only {free:.1f} GB are free on the disk of {place}")
+    if not kernels.COMPILED:
+        problems.append("the kernels are not compiled: install a C++ compiler, then install refbench again")
     versions = {name: _version(name) for name in PACKAGES}
     found: dict[str, Any] = {
         "system": {
             "refbench": __version__,
             "Python": f"{platform.python_version()} ({sys.executable})",
             "platform": f"{platform.system()} {platform.release()}, {platform.machine()}",
+            "kernels": "compiled" if kernels.COMPILED else "in Python, slow",
             "processor cores": available_cores(),
             "memory (GB)": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
             "GPUs": ", ".join(_gpus()) or "none",
