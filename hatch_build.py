@@ -67,7 +67,7 @@ class KernelsHook(BuildHookInterface[Any]):
             return
         try:
             built = compile_kernels()
-        except (CCompilerError, ExecError, PlatformError) as error:
+        except (CCompilerError, ExecError, PlatformError, OSError) as error:
             if os.environ.get("REFBENCH_KERNELS") == "required":
                 raise
             self.app.display_warning(f"the kernels were not compiled, refbench will be slow: {error}")

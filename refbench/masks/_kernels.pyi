@@ -47,3 +47,5 @@ def count_errors(
     object_codes: Buffer, object_at: Buffer, others: Buffer, others_at: Buffer,
     heights: Buffer, widths: Buffer, bands_px: Buffer, out: Buffer, /,
 ) -> None: ...  # fmt: skip
+
+INTERFACE: int

@@ -18,6 +18,10 @@ except ImportError:
     import refbench.masks.plain as _found  # type: ignore[no-redef]
 
 COMPILED = _found.__name__.endswith("_kernels")
+# Of the functions of the compiled module, see `native/module.cpp`.
+INTERFACE = 1
+if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
+    raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")
 
 decode_intervals = _found.decode_intervals
 encode_intervals = _found.encode_intervals

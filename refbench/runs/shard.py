@@ -82,7 +82,8 @@ class ShardRunner:
     def __init__(self, job: Job, journal: bool = False) -> None:
         self.job = job
         self._journal = journal
-        samples = self._of_this_build(*load_questions(job.address))
+        questions, self._fingerprint = load_questions(job.address)
+        samples = self._of_this_build(questions, job.fingerprint or self._fingerprint)
         if not samples:
             raise DatasetError(f"{job.address} holds no samples")
         if job.deterministic:
@@ -136,7 +137,7 @@ class ShardRunner:
 
     def _of_this_build(self, samples: Sequence[Question], fingerprint: str) -> Sequence[Question]:
         """The samples that the run is about."""
-        if self.job.fingerprint not in ("", fingerprint):
+        if self._fingerprint != fingerprint:
             raise DatasetError(f"{self.job.address} was built again since the run began; run the same command again")
         return samples[: self.job.limit]
 

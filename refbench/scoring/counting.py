@@ -31,7 +31,7 @@ from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
 from refbench.storage.predictions import Claim, Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import SplitFile, load_objects
+from refbench.storage.samples import SplitFile, load_objects, readable
 
 BATCH_PAIRS = 4096
 # What is counted: a predictions file or folder, a run, or predictions in memory.
@@ -196,7 +196,8 @@ class _Targets:
     @cached_property
     def boxes(self) -> NDArray[np.float64]:
         """The annotated box of each sample, [left, top, width, height], float64 (N, 4)."""
-        flat = [numbers_of(chunk.flatten()) for chunk in self._column("box_xywh").chunks]
+        with readable(self.path):
+            flat = [numbers_of(chunk.flatten()) for chunk in self._column("box_xywh").chunks]
         return np.concatenate([*flat, np.empty(0)]).reshape(-1, 4)
 
     def codes(self, rows: Sequence[int]) -> list[bytes]:
@@ -221,6 +222,12 @@ class _Targets:
         other = self._on_original(drawing.target, drawing.leaves_out_ignored)
         codes = [other.get(row, code) for row, code in enumerate(self.codes(rows.tolist()))]
         return dict(enumerate(drawing.canvas.resized_codes(codes, self.heights, self.widths)))
+
+    def forget_drawings(self) -> None:
+        """Free what only drawing needs."""
+        self._outlines.clear()
+        self._originals.clear()
+        self._file.forget("polygons")
 
     def _on_original(self, target: str, leaves_out_ignored: bool) -> dict[int, bytes]:
         if (target, leaves_out_ignored) not in self._originals:
@@ -346,6 +353,7 @@ class _Counter:
         n = len(targets.heights)
         self.targets = targets
         self.others = {drawing: targets.drawn(drawing) for drawing in (STORED, *drawings)}
+        targets.forget_drawings()
         self.measures = measures
         self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
         self.needs_boxes = any(m.needs_boxes for m in measures)

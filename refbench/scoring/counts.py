@@ -58,7 +58,10 @@ class ScoreTable:
         taken: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             column = self.sample_ids() if f.name == "sample_id" else getattr(self, f.name)
-            taken[f.name] = column[rows] if isinstance(column, np.ndarray) else [column[k] for k in rows.tolist()]
+            if isinstance(column, TextColumn):
+                taken[f.name] = column.take(rows)
+            else:
+                taken[f.name] = column[rows] if isinstance(column, np.ndarray) else [column[k] for k in rows.tolist()]
         return ScoreTable(**taken)
 
 

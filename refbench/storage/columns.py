@@ -33,6 +33,8 @@ def _dtype(kind: pa.DataType) -> Any:
 def _numbers_of_chunk(chunk: pa.Array) -> NDArray[Any]:
     if not len(chunk):
         return np.empty(0, _dtype(chunk.type))
+    if chunk.null_count:
+        raise ValueError("a number is missing")
     place = slice(chunk.offset, chunk.offset + len(chunk))
     if pa.types.is_boolean(chunk.type):
         return np.unpackbits(np.frombuffer(chunk.buffers()[1], np.uint8), bitorder="little")[place].view(np.bool_)
@@ -105,8 +107,8 @@ class TextColumn(Sequence[str]):
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self.column = column
-        self._first = 0
-        self._block: list[str] = []
+        # The first row of the block that was read last, and its texts.
+        self._read: tuple[int, list[str]] = (0, [])
 
     def __len__(self) -> int:
         return len(self.column)
@@ -121,10 +123,12 @@ class TextColumn(Sequence[str]):
         row = place + len(self) if place < 0 else place
         if not 0 <= row < len(self):
             raise IndexError(place)
-        if not self._first <= row < self._first + len(self._block):
-            self._first = row - row % self.BLOCK
-            self._block = self.column.slice(self._first, self.BLOCK).to_pylist()
-        return self._block[row - self._first]
+        first, block = self._read
+        if not first <= row < first + len(block):
+            first = row - row % self.BLOCK
+            block = self.column.slice(first, self.BLOCK).to_pylist()
+            self._read = first, block
+        return block[row - first]
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), self.BLOCK):
@@ -133,6 +137,11 @@ class TextColumn(Sequence[str]):
     def to_pylist(self) -> list[str]:
         """All texts."""
         texts: list[str] = self.column.to_pylist()
+        return texts
+
+    def take(self, rows: NDArray[np.int64]) -> list[str]:
+        """The texts in these rows, in this order."""
+        texts: list[str] = self.column.take(column_of(np.asarray(rows, np.int64))).to_pylist()
         return texts
 
     def numbered(self) -> tuple[NDArray[np.int64], int]:

@@ -72,9 +72,9 @@ class SampleIndex:
 
     def row(self, where: str, sample_id: Any) -> int:
         row = self._next
-        if row >= len(self.sample_ids) or self.sample_ids[row] != sample_id:
-            if self._rows is None:
-                self._rows = {s: k for k, s in enumerate(self.sample_ids)}
+        if self._rows is None and (row >= len(self.sample_ids) or self.sample_ids[row] != sample_id):
+            self._rows = {s: k for k, s in enumerate(self.sample_ids)}
+        if self._rows is not None:
             row = self._rows.get(sample_id, -1) if isinstance(sample_id, str) else -1
         if row < 0:
             example = self.sample_ids[0] if self.sample_ids else "none"
@@ -122,7 +122,8 @@ class Claims:
         given_by = np.zeros(len(self.index.sample_ids), np.int64)
         said = np.zeros(len(self.index.sample_ids), np.int64)
         for number, (where, row, claim) in enumerate(self._entries(), start=1):
-            digest = hash(claim)
+            # Of its text: -1.0 and -2.0 have the same hash.
+            digest = hash(repr(claim))
             if not given_by[row]:
                 given_by[row], said[row] = number, digest
                 yield where, row, claim
@@ -230,7 +231,7 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
                 where = f"{beginning}{number}"
                 try:
                     usual = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     pass
                 else:
                     if usual.score is usual.no_target is usual.instances is None and usual.counts.isascii():

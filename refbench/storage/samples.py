@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
+from refbench.masks.rle import MAX_SIDE_PX, check_size
 from refbench.records import AnnotatedObject, Question, Sample
 
 if TYPE_CHECKING:
@@ -145,8 +146,9 @@ def load_questions(address: str) -> tuple[list[Question], str]:
     dataset = parse_address(address)[0]
 
     def read() -> tuple[list[Question], str]:
-        file = split_path(address).stat()
-        return _questions_of_build(address, build_of(dataset), (file.st_ino, file.st_size, file.st_mtime_ns))
+        path = split_path(address).absolute()
+        file = path.stat()
+        return _questions_of_build(address, build_of(dataset), path, (file.st_ino, file.st_size, file.st_mtime_ns))
 
     return of_one_build(dataset, read)
 
@@ -155,12 +157,16 @@ def load_questions(address: str) -> tuple[list[Question], str]:
 def _questions_of_build(address: str, *_: Any) -> tuple[list[Question], str]:
     """A run asks twice: for its plan, and where it computes."""
     names = [f.name for f in dataclasses.fields(Question)]
-    return _questions(_split_table(address, names), split_path(address)), split_fingerprint(address)
+    file = SplitFile(address)
+    return _questions(file.table(names), file.path), split_fingerprint(address)
 
 
 @without_garbage_collection()
 def _questions(table: pa.Table, path: Path) -> list[Question]:
     with readable(path):
+        heights, widths = (numbers_of(table[side]).tolist() for side in ("height", "width"))
+        if heights and not 1 <= min(*heights, *widths) <= max(*heights, *widths) <= MAX_SIDE_PX:
+            _name_wrong_size(_texts(table, "sample_id"), heights, widths, path)
         places = _texts(table, "image_path")
         absolute: dict[str, str] = {p: image_place(p, path) for p in set(places)}
         return _records(
@@ -169,11 +175,19 @@ def _questions(table: pa.Table, path: Path) -> list[Question]:
                 "sample_id": _texts(table, "sample_id"),
                 "image_id": _texts(table, "image_id"),
                 "image_path": [absolute[p] for p in places],
-                "height": numbers_of(table["height"]).tolist(),
-                "width": numbers_of(table["width"]).tolist(),
+                "height": heights,
+                "width": widths,
                 "expression": _texts(table, "expression"),
             },
         )
+
+
+def _name_wrong_size(names: Sequence[str], heights: Sequence[int], widths: Sequence[int], path: Path) -> None:
+    for name, height, width in zip(names, heights, widths, strict=True):
+        try:
+            check_size(height, width)
+        except MaskError as error:
+            raise DatasetError(f"{path}, {name}: {error}; build the dataset again") from None
 
 
 def _load_samples(address: str, wanted: set[str] | None) -> list[Sample]:
@@ -278,6 +292,12 @@ class SplitFile:
         """A column in parts, with one part in memory."""
         for k in range(len(self._starts) - 1):
             yield self._group(k, name)
+
+    def forget(self, name: str) -> None:
+        """Free what was kept of a column; it can be read again."""
+        self._whole.pop(name, None)
+        for key in [key for key in self._groups if key[1] == name]:
+            del self._groups[key]
 
     def _group(self, k: int, name: str) -> pa.ChunkedArray:
         if (k, name) not in self._groups:

@@ -136,6 +136,10 @@ def test_arguments_of_another_kind_are_refused() -> None:
             kernels.count_pairs(*good[:place], wrong, *good[place + 1 :])
     with pytest.raises(ValueError, match="contiguous"):
         kernels.count_pairs(*good[:7], np.zeros((len(COUNTS), len(batch.px)), np.int64).T)
+    with pytest.raises(ValueError, match="too short"):
+        kernels.code_of_polygons(np.zeros((3, 2)), np.array([2**62, 2**62]), 4, 4)
+    with pytest.raises(ValueError, match="negative"):
+        kernels.code_of_polygons(np.zeros((3, 2)), np.array([3]), -4, 4)
     with pytest.raises(TypeError, match="number of arguments"):
         kernels.count_pairs(*good[:7])
 

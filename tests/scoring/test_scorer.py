@@ -203,6 +203,7 @@ def test_wrong_lines_are_named(embedded: Path, tmp_path: Path, changes: dict[str
         ("5\n", "line 1: expected an object with sample_id"),
         ("[5]\n", "entry 0: expected an object with sample_id"),
         ("[" * 100_000, "is nested too deeply to be an annotation file"),
+        ('{"sample_id": "x", "size": ' + "[" * 50_000 + "\n", "is not valid JSON"),
         ("[1,\n", "is not valid JSON"),
         ("\x1f\x8b\x08", "is compressed with gzip;"),
         ("\x00\xff", "is not valid JSON"),
@@ -212,6 +213,23 @@ def test_files_that_are_no_predictions(embedded: Path, tmp_path: Path, text: str
     (tmp_path / "p.jsonl").write_text(text, encoding="latin1")
     with pytest.raises(PredictionError, match=message):
         score(tmp_path / "p.jsonl", "scenes/val")
+
+
+def test_scores_that_hash_alike_are_different(embedded: Path, tmp_path: Path) -> None:
+    sample = load_samples("scenes/val")[0]
+    (tmp_path / "p.jsonl").write_text("\n".join(line_for(sample, score=score) for score in (-1.0, -2.0)))
+    with pytest.raises(PredictionError, match="already has a different prediction"):
+        score(tmp_path / "p.jsonl", "scenes/val")
+
+
+def test_the_order_of_the_lines_does_not_matter(embedded: Path, tmp_path: Path) -> None:
+    lines = [line_for(s) for s in load_samples("scenes/val")]
+    found = []
+    for order in (range(len(lines)), np.random.default_rng(0).permutation(len(lines))):
+        (tmp_path / "p.jsonl").write_text("\n".join(lines[k] for k in order))
+        scored = score(tmp_path / "p.jsonl", "scenes/val")
+        found.append((scored.scores.sums(), scored.summaries["refbench"].metrics))
+    assert found[0] == found[1]
 
 
 def test_given_twice_is_an_error_and_missing_a_failure(embedded: Path, tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def test_numbers(values: list[int], skipped: int) -> None:
         assert numbers_of(parts).tolist() == [*array[skipped:], *array[:skipped]]
 
 
+def test_missing_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        numbers_of(pa.array([1.0, None]))
+
+
 def test_rows_of_a_split(embedded_home: Path, home: Path) -> None:
     shutil.copytree(embedded_home / "datasets" / "snapshots", home / "datasets" / "snapshots")
     path = split_path("snapshots/test")

@@ -6,6 +6,8 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <exception>
+
 #include "drawing.hpp"
 #include "morphology.hpp"
 #include "pairs.hpp"
@@ -30,6 +32,10 @@ class Array {
   explicit Array(PyObject* object, bool writable = false) {
     const int flags = PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object, &view_, flags) != 0) throw PythonError();
+    if (view_.itemsize < 1) {
+      PyBuffer_Release(&view_);
+      fail(PyExc_TypeError, "an array has items without a size");
+    }
   }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
@@ -68,9 +74,11 @@ class Released {
   PyThreadState* state_;
 };
 
+// A size, a number of things or a position: never negative, and small enough to be multiplied.
 i64 number(PyObject* object) {
   const long long value = PyLong_AsLongLong(object);
   if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError();
+  if (value < 0 || value > (1LL << 48)) fail(PyExc_ValueError, "a number is negative or too large");
   return static_cast<i64>(value);
 }
 
@@ -98,6 +106,9 @@ PyObject* called(PyObject*, Arguments arguments, Py_ssize_t given) {
     return nullptr;
   } catch (const std::bad_alloc&) {
     return PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
   }
 }
 
@@ -146,7 +157,7 @@ PyObject* changes_of_array(Arguments a) {
   const Array words(a[0]);
   const i64 height = number(a[1]), width = number(a[2]), words_a_row = words.side(1);
   const bool apart = number(a[3]) != 0;
-  if (words.side(0) < height || 8 * words_a_row < width) fail(PyExc_ValueError, "the array is smaller than the mask");
+  if (height < 1 || width < 1 || words.side(0) < height || 8 * words_a_row < width) fail(PyExc_ValueError, "the array is smaller than the mask");
   const auto* first = words.of<std::uint64_t>(1);
   std::vector<i64> changes;
   {
@@ -164,6 +175,7 @@ PyObject* code_of_polygons(Arguments a) {
   i64 all = 0;
   for (i64 k = 0; k < polygons; ++k) {
     if (corner_counts[k] < 1) fail(PyExc_ValueError, "a polygon has no corners");
+    if (corner_counts[k] > corners.items() / 2 - all) fail(PyExc_ValueError, "an array is too short");
     all += corner_counts[k];
   }
   const double* next = corners.of<double>(2 * all);
@@ -283,6 +295,7 @@ PyObject* outlines_counted(Arguments a) {
 PyObject* errors_counted(Arguments a) {
   const Pairs pairs(a, a + 8, 10);
   const Array text(a[4]), at(a[5]), others(a[6]), others_at(a[7]);
+  if (at.items() < 1) fail(PyExc_ValueError, "an array is too short");
   const i64 count = at.items() - 1;
   const Objects objects{codes_of(text, at, count), others.of<i64>(0), others_at.of<i64>(pairs.sizes.n + 1)};
   bool inside = objects.others_at[0] >= 0 && objects.others_at[pairs.sizes.n] <= others.items();
@@ -338,7 +351,12 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef_Slot slots[] = {{0, nullptr}};
+// Raised with every change of a function; refbench.masks.kernels refuses a module of another number.
+constexpr long INTERFACE = 1;
+
+int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void*>(&add_interface)}, {0, nullptr}};
 
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_kernels", "Compiled kernels on run-length codes.", 0, methods, slots, nullptr, nullptr, nullptr,
