@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_the_chosen_rows_are_loaded_alone(whole: str) -> None:
 
 def test_records_are_like_those_of_the_constructor(whole: str) -> None:
     sample = load_samples(whole)[0]
-    again = Sample(**{name: getattr(sample, name) for name in Sample.__slots__})
+    again = Sample(**{f.name: getattr(sample, f.name) for f in dataclasses.fields(Sample)})
     assert sample == again
     assert hash(sample) == hash(again)
     with pytest.raises(AttributeError):
