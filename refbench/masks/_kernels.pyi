@@ -20,10 +20,6 @@ def subtract_intervals(
     ends: Buffer,
     /,
 ) -> int: ...
-def gather_intervals(
-    starts: Buffer, ends: Buffer, n: int, height: int, columns: Buffer, first_row: Buffer, new_height: int,
-    out_starts: Buffer, out_ends: Buffer, /,
-) -> int: ...  # fmt: skip
 def resize_codes(
     codes: Buffer, at: Buffer, heights: Buffer, widths: Buffer,
     columns: Buffer, columns_at: Buffer, first_rows: Buffer, first_rows_at: Buffer,

@@ -7,6 +7,7 @@ intervals `[start, end)` over the column-major pixel index, sorted and disjoint,
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,25 @@ from numpy.typing import NDArray
 
 try:
     import refbench.masks._kernels as _found
-except ImportError:
+except ModuleNotFoundError:
     import refbench.masks.plain as _found  # type: ignore[no-redef]
+
+    warnings.warn(
+        "the kernels of refbench are not compiled, so that masks are counted very slowly; install a C++ compiler, then "
+        "install refbench again",
+        RuntimeWarning,
+        stacklevel=1,
+    )
 
 COMPILED = _found.__name__.endswith("_kernels")
 # Of the functions of the compiled module, see `native/module.cpp`.
-INTERFACE = 1
+INTERFACE = 2
 if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
     raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")
 
 decode_intervals = _found.decode_intervals
 encode_intervals = _found.encode_intervals
 subtract_intervals = _found.subtract_intervals
-gather_intervals = _found.gather_intervals
 check_codes = _found.check_codes
 code_of_polygons = _found.code_of_polygons
 area_of_code = _found.area_of_code

@@ -247,32 +247,6 @@ class Mask:
         n = kernels.subtract_intervals(*ours, len(ours[0]), *theirs, len(theirs[0]), starts, ends)
         return _known(self.height, self.width, encode(starts[:n], ends[:n], self.height * self.width))
 
-    def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Mask:
-        """The mask resized by sampling: pixel (i, j) of the result is pixel (rows[i], columns[j]) of this mask.
-
-        Args:
-            rows: int64 (h,), the source row of each row of the result, non-decreasing.
-            columns: int64 (w,), the source column of each column of the result, non-decreasing.
-
-        Raises:
-            MaskError: an index is out of range or decreases, or the new size is not allowed.
-        """
-        check_size(len(rows), len(columns))
-        for name, places, side in (("rows", rows, self.height), ("columns", columns, self.width)):
-            if places[0] < 0 or places[-1] >= side or (np.diff(places) < 0).any():
-                raise MaskError(f"{name} must be non-decreasing, with values in 0..{side - 1}")
-        first_row = np.searchsorted(rows, np.arange(self.height + 1))
-        found = intervals_of(self.counts, self.height, self.width)
-        fixed = (len(found[0]), self.height, np.ascontiguousarray(columns, np.int64), first_row, len(rows))
-        # A second pass where an enlarged mask has more runs than there was room for.
-        room = 2 * len(found[0]) + 2 * len(columns)
-        while True:
-            starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
-            n = kernels.gather_intervals(found[0], found[1], *fixed, starts, ends)
-            if n <= room:
-                return _known(len(rows), len(columns), encode(starts[:n], ends[:n], len(rows) * len(columns)))
-            room = n
-
     @staticmethod
     def from_codes(codes: Sequence[bytes], heights: Sequence[int], widths: Sequence[int]) -> list[Mask]:
         """The masks of N compressed codes, checked in a single call; equal masks share one object.

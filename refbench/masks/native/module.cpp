@@ -218,16 +218,6 @@ PyObject* subtract_intervals(Arguments a) {
                           ends.of<i64>(n_a + n_b)));
 }
 
-// starts, ends, n, height, columns, first_row, new_height, out_starts, out_ends
-PyObject* gather_intervals(Arguments a) {
-  const Array starts(a[0]), ends(a[1]), columns(a[4]), first_row(a[5]);
-  const Output out_starts(a[7]), out_ends(a[8]);
-  const i64 n = number(a[2]), height = number(a[3]), width = columns.items();
-  const i64 room = std::min(out_starts.items(), out_ends.items());
-  return integer(gather(runs_of(starts, ends, n), height, columns.of<i64>(0), width, first_row.of<i64>(height + 1),
-                        number(a[6]), out_starts.of<i64>(0), out_ends.of<i64>(0), room));
-}
-
 // codes, at, sizes, out
 PyObject* check_many(Arguments a) {
   const Array text(a[0]), at(a[1]), sizes(a[2]);
@@ -341,7 +331,6 @@ PyMethodDef methods[] = {
     method<code_of_polygons, 4>("code_of_polygons"),
     method<area_of_code, 2>("area_of_code"),
     method<subtract_intervals, 8>("subtract_intervals"),
-    method<gather_intervals, 9>("gather_intervals"),
     method<check_many, 4>("check_codes"),
     method<codes_resized, 10>("resize_codes"),
     method<pairs_counted, 8>("count_pairs"),
@@ -352,7 +341,7 @@ PyMethodDef methods[] = {
 };
 
 // Raised with every change of a function; refbench.masks.kernels refuses a module of another number.
-constexpr long INTERFACE = 1;
+constexpr long INTERFACE = 2;
 
 int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }
 

@@ -10,7 +10,6 @@ from refbench.masks.plain.runs import (
     code_of_polygons,
     decode_intervals,
     encode_intervals,
-    gather_intervals,
     resize_codes,
     subtract_intervals,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "count_pairs",
     "decode_intervals",
     "encode_intervals",
-    "gather_intervals",
     "resize_codes",
     "subtract_intervals",
 ]

@@ -84,10 +84,8 @@ class Canvas:
 
     def resized(self, mask: Mask) -> Mask:
         """The mask on this canvas."""
-        height, width = self.size_of(*mask.size)
-        if self.side is None:
-            return mask
-        return mask.taken(self.nearest(mask.height, height), self.nearest(mask.width, width))
+        height, width = (np.array([side], np.int64) for side in mask.size)
+        return Mask(*self.size_of(*mask.size), self.resized_codes([mask.counts], height, width)[0])
 
     def resized_codes(
         self, codes: Sequence[bytes], heights: NDArray[np.int64], widths: NDArray[np.int64]
