@@ -25,7 +25,7 @@ from refbench.runs.folder import RunFolder
 from refbench.scoring.counts import Batch, Measure, Measured, ScoreTable, check_scores
 from refbench.scoring.protocols.base import Evidence, Protocol
 from refbench.scoring.protocols.canvases import ORIGINAL, Canvas
-from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, Outlines, drawn_from
+from refbench.scoring.protocols.targets import BY_OBJECT, OF_SEVERAL_POLYGONS, SCALED, UNION, Outlines, drawn
 from refbench.storage.columns import TextColumn, numbers_of
 from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
@@ -253,7 +253,7 @@ class _Targets:
             key = code, self.image_id[row], self.objects[row], whole_numbers
             if key not in made:
                 outlines = self._outlines_of(row, code, parts, drawing)
-                made[key] = drawn_from(outlines, drawing.target, drawing.canvas, whole_numbers).counts
+                made[key] = drawn(outlines, drawing.target, drawing.canvas, whole_numbers).counts
             if made[key] != code or drawing.canvas != ORIGINAL:
                 out[row] = made[key]
         return out

@@ -48,7 +48,7 @@ from refbench.records import Prediction
 from refbench.scoring.counting import Drawing, count
 from refbench.scoring.protocols.base import Evidence, summarise
 from refbench.scoring.protocols.canvases import SQUARE_480
-from refbench.scoring.protocols.targets import HOLE, OR_HOLE, RLE_CORRUPT, drawn
+from refbench.scoring.protocols.targets import HOLE, OR_HOLE, RLE_CORRUPT, Outlines, drawn
 from refbench.storage.predictions import json_line
 from refbench.storage.progress import silent
 
@@ -627,10 +627,10 @@ def test_targets_of_real_annotations(test_data: Path) -> None:
         mask = Mask.from_polygons(row["segmentation"], *size)
         layers = coco_mask.decode(coco_mask.frPyObjects(row["segmentation"], *size)).sum(axis=2)
         several += len(row["segmentation"]) > 1
-        ones = drawn([row["segmentation"]], mask, HOLE)
+        ones = drawn(Outlines([row["segmentation"]], mask), HOLE)
         assert np.array_equal(ones.to_array(), layers == 1)
-        assert drawn([row["segmentation"]], mask, OR_HOLE) == ones
-        corrupt = drawn([row["segmentation"]], mask, RLE_CORRUPT)
+        assert drawn(Outlines([row["segmentation"]], mask), OR_HOLE) == ones
+        corrupt = drawn(Outlines([row["segmentation"]], mask), RLE_CORRUPT)
         assert (corrupt != mask) == bool(layers.max() > 1) == (ones != mask)
         changed += ones != mask
     # Few have several polygons, fewer overlap: these rules matter for few samples, and are exact all the same.
@@ -641,7 +641,7 @@ def test_targets_of_real_annotations(test_data: Path) -> None:
 def test_a_mask_that_its_polygons_do_not_tell_stays() -> None:
     polygons = [rectangle(5, 5, 25, 25), rectangle(15, 15, 35, 35)]
     redone = Mask.from_array(filled(5, 5, 30, 30))
-    assert drawn([polygons], redone, HOLE) == redone
+    assert drawn(Outlines([polygons], redone), HOLE) == redone
 
 
 def test_a_crash_is_worth_no_point_under_any_rule(home: Path, tmp_path: Path) -> None:

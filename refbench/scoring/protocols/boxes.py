@@ -246,12 +246,11 @@ def _matched(generalised: bool) -> Callable[[Batch], Mapping[str, NDArray[np.int
     def count(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
         whole = _boxes_of(batch.predictions, batch.heights, batch.widths).astype(np.float32)
         columns = np.zeros((len(whole), 3), np.int64)
-        one = np.array(
-            [len(m) == 1 and not i for m, i in zip(batch.boxes_of_objects, batch.instances, strict=True)], bool
-        )
-        columns[one] = _of_one(
-            whole[one], [batch.boxes_of_objects[k] for k in np.flatnonzero(one).tolist()], generalised
-        )
+        # Most samples have one box each, and are counted together.
+        pairs = zip(batch.boxes_of_objects, batch.instances, strict=True)
+        one = np.array([len(meant) == 1 and not instances for meant, instances in pairs], bool)
+        alone = [meant for meant, is_one in zip(batch.boxes_of_objects, one, strict=True) if is_one]
+        columns[one] = _of_one(whole[one], alone, generalised)
         for k in np.flatnonzero(~one).tolist():
             meant = batch.boxes_of_objects[k]
             if batch.instances[k]:
@@ -274,7 +273,7 @@ def _corners(boxes: FloatArray) -> NDArray[np.float32]:
 
 
 def _of_one(found: NDArray[np.float32], meant: Sequence[FloatArray], generalised: bool) -> NDArray[np.int64]:
-    """What `_matched` counts, (N, 3), for N samples with one box each, which is most of them."""
+    """What `_matched` counts, (N, 3), for N samples with one box each."""
     if not len(found):
         return np.zeros((0, 3), np.int64)
     given = _corners(np.concatenate(meant))

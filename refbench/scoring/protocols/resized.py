@@ -195,7 +195,7 @@ class CrowdIfSeveral:
 
     def judge(self, evidence: Evidence, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> Judgement:
         scores = evidence.scores
-        several = np.array(list(evidence.several) or np.zeros(len(scores), bool), bool)
+        several = np.fromiter(evidence.several, bool) if len(evidence.several) else np.zeros(len(scores), bool)
         below = np.where(several, scores.prediction_area, union)
         return Judgement(intersection, below, below == 0, np.zeros(len(scores)))
 

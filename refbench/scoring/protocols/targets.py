@@ -41,24 +41,6 @@ BY_OBJECT = (OR_HOLE, RLE_CORRUPT)
 Polygons = Sequence[Sequence[float]]
 
 
-def drawn(
-    objects: Sequence[Polygons],
-    mask: Mask,
-    target: str,
-    canvas: Canvas = ORIGINAL,
-    whole_numbers: Collection[int] = (),
-) -> Mask:
-    """The target on `canvas`, as the rule `target` rasterises it; see `drawn_from`.
-
-    Args:
-        objects: the polygons of each target object.
-        mask: the stored target. If the polygons do not describe this mask because of holes, crowds or redrawn masks,
-            the mask is used unchanged, or resized if there is a canvas.
-        whole_numbers: indices, over all objects, of the polygons that have integer coordinates in the annotation file.
-    """
-    return drawn_from(Outlines(objects, mask), target, canvas, whole_numbers)
-
-
 class Outlines:
     """The polygons of each target object and the stored mask; what several rules need of them is computed once."""
 
@@ -89,8 +71,14 @@ class Outlines:
         return sum(union.area for union in unions) != sum(part.area for one in self.parts for part in one)
 
 
-def drawn_from(outlines: Outlines, target: str, canvas: Canvas, whole_numbers: Collection[int]) -> Mask:
-    """`drawn` for outlines that are drawn under several rules."""
+def drawn(outlines: Outlines, target: str, canvas: Canvas = ORIGINAL, whole_numbers: Collection[int] = ()) -> Mask:
+    """The target on `canvas`, as the rule `target` rasterises it.
+
+    If the polygons do not describe the stored mask because of holes, crowds or redrawn masks, the stored mask is used,
+    resized if there is a canvas.
+
+    `whole_numbers` are indices, over all objects, of the polygons that have integer coordinates in the annotation file.
+    """
     if target == SCALED and canvas.side is not None and outlines.describe_mask:
         return _scaled(outlines, canvas.size_of(*outlines.mask.size), whole_numbers)
     return canvas.resized(_on_original(outlines, target))
