@@ -212,11 +212,11 @@ def json_line(prediction: Prediction) -> str:
 
 
 class _Line(msgspec.Struct):
-    """A line of predictions in the usual form, which is checked like any other."""
+    """A line of a predictions file. The values are checked by `_claim_of`, whose messages name them."""
 
-    sample_id: str
-    size: list[Any]
-    counts: str
+    sample_id: Any
+    size: Any = None
+    counts: Any = None
     score: Any = None
     no_target: Any = None
     instances: Any = None
@@ -230,57 +230,45 @@ def _read_json_lines(path: Path, index: SampleIndex) -> Iterator[tuple[str, int,
             for number, line in enumerate(file, start=1):
                 where = f"{beginning}{number}"
                 try:
-                    usual = decode(line)
+                    entry = decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    pass
-                else:
-                    if usual.score is usual.no_target is usual.instances is None and usual.counts.isascii():
-                        row = index.row(where, usual.sample_id)
-                        if len(usual.size) == 2:
-                            index.check_size(where, row, *usual.size)
-                            yield where, row, Claim(usual.counts.encode("ascii"))
-                            continue
-                if not line.strip():
-                    continue
-                try:
-                    entry = _json_of(line)
-                except (ValueError, RecursionError) as error:
-                    raise PredictionError(
-                        f"{where} is not valid JSON ({error}); expected one object per line, "
-                        '{"sample_id": ..., "size": [h, w], "counts": ...}, or one list of COCO results'
-                    ) from None
+                    if not line.strip():
+                        continue
+                    entry = _line_of(where, line)
                 row, claim = _claim_of(where, entry, index)
                 yield where, row, claim
     except OSError as error:
         raise PredictionError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _json_of(line: bytes) -> Any:
-    """As `json.loads`, which is asked itself if the faster decoder refuses a line: it accepts more, such as NaN."""
+def _line_of(where: str, line: bytes) -> _Line:
+    """A line that msgspec refuses. Python's reader has the last word, since it accepts more, such as NaN."""
     try:
-        return msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return json.loads(line)
-
-
-def _claim_of(where: str, entry: Any, index: SampleIndex) -> tuple[int, Claim]:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PredictionError(
+            f"{where} is not valid JSON ({error}); expected one object per line, "
+            '{"sample_id": ..., "size": [h, w], "counts": ...}, or one list of COCO results'
+        ) from None
     if not isinstance(entry, dict) or "sample_id" not in entry:
         raise PredictionError(f"{where}: expected an object with sample_id, size and counts")
-    row = index.row(where, entry["sample_id"])
-    size = entry.get("size")
+    return _Line(**{name: entry.get(name) for name in _Line.__struct_fields__})
+
+
+def _claim_of(where: str, line: _Line, index: SampleIndex) -> tuple[int, Claim]:
+    row = index.row(where, line.sample_id)
+    size, no_target = line.size, line.no_target
     if not isinstance(size, list) or len(size) != 2:
         raise PredictionError(f"{where}: size must be [height, width], got {size!r}")
     index.check_size(where, row, *size)
-    no_target = entry.get("no_target")
     if no_target is not None and not isinstance(no_target, bool):
         raise PredictionError(f"{where}: no_target must be true or false, got {no_target!r}")
-    instances = entry.get("instances") or []
+    instances = line.instances or []
     if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
         raise PredictionError(f"{where}: instances must be a list of objects with counts and score")
-    score = entry.get("score")
     return row, Claim(
-        _code(where, entry.get("counts"), size),
-        None if score is None else checked_score(where, score),
+        _code(where, line.counts, size),
+        None if line.score is None else checked_score(where, line.score),
         no_target,
         tuple((_code(where, i.get("counts"), size), checked_score(where, i.get("score"))) for i in instances),
     )
