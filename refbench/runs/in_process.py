@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from refbench.records import Question
 from refbench.runs.plan import Job, Task
 from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import ShardRunner
@@ -15,14 +16,15 @@ class InProcess:
 
     size = 1
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, questions: Sequence[Question]) -> None:
         self._job = job
+        self._questions = questions
         self._runner: ShardRunner | None = None
         self._tasks: deque[Task] = deque()
         self._announced = False
 
     def start(self, worker: int) -> None:
-        self._runner = ShardRunner(self._job)
+        self._runner = ShardRunner(self._job, self._questions)
 
     def send(self, worker: int, task: Task) -> None:
         self._tasks.append(task)

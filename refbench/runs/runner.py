@@ -128,7 +128,7 @@ def run(
         if out is not None:
             # Before the model is loaded, which may take minutes.
             stack.enter_context(exclusive(out))
-        pool = _worker_pool(job, engine, workers, ray_address)
+        pool = _worker_pool(job, samples, engine, workers, ray_address)
         stack.callback(pool.stop, log)
         scheduler = Scheduler(pool, log)
         facts = scheduler.start_workers()
@@ -177,7 +177,9 @@ def _info(job: Job, facts: Facts, deterministic: bool) -> RunInfo:
     )
 
 
-def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -> WorkerPool:
+def _worker_pool(
+    job: Job, questions: Sequence[Question], engine: str, workers: int, ray_address: str | None
+) -> WorkerPool:
     if engine not in ENGINES:
         raise RunError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
     if workers < 1:
@@ -185,7 +187,7 @@ def _worker_pool(job: Job, engine: str, workers: int, ray_address: str | None) -
     if engine == "ray":
         pool: WorkerPool = load_attribute("refbench.runs.ray_actors:RayActors")(job, workers, ray_address)
         return pool
-    return InProcess(job) if workers == 1 else Processes(job, workers)
+    return InProcess(job, questions) if workers == 1 else Processes(job, workers)
 
 
 def _absolute(adapter: Any) -> Any:

@@ -73,17 +73,21 @@ class _InFlight:
 class ShardRunner:
     """An adapter and the plan of a run. Call `close` at the end, so that the adapter can free its model or process.
 
+    Args:
+        job: what is computed.
+        questions: those of the job, if they have been loaded already.
+        journal: whether to write down which samples are being computed, so that a crash tells on which it happened.
+
     Raises:
         AdapterError: the adapter cannot be loaded, has no `name`, or has none of `segment`, `segment_samples` and the
             three stages.
         DatasetError: the split is not built, or has no images although the adapter needs them.
     """
 
-    def __init__(self, job: Job, journal: bool = False) -> None:
+    def __init__(self, job: Job, questions: Sequence[Question] | None = None, journal: bool = False) -> None:
         self.job = job
         self._journal = journal
-        questions, self._fingerprint = load_questions(job.address)
-        samples = self._of_this_build(questions, job.fingerprint or self._fingerprint)
+        samples = self._of_this_build(*load_questions(job.address)) if questions is None else questions
         if not samples:
             raise DatasetError(f"{job.address} holds no samples")
         if job.deterministic:
@@ -101,6 +105,7 @@ class ShardRunner:
             with no_exit(self._owner):
                 self.extras = AdapterExtras.of(self.adapter)
                 self.facts = _facts(self.adapter, self.extras, job)
+                takes_samples = hasattr(self.adapter, "segment_samples")
         except RefbenchError:
             raise
         except Exception as error:
@@ -111,8 +116,8 @@ class ShardRunner:
             raise DatasetError(
                 f"{job.address} was built without images; run `refbench build {dataset} ... --images FOLDER`"
             )
-        if hasattr(self.adapter, "segment_samples"):
-            # It may need the whole samples, for example their classes.
+        if takes_samples:
+            # It may need more than the questions, for example the classes.
             samples = self._of_this_build(*load_split(job.address))
         self.shards = plan_shards(samples)
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
@@ -137,7 +142,7 @@ class ShardRunner:
 
     def _of_this_build(self, samples: Sequence[Question], fingerprint: str) -> Sequence[Question]:
         """The samples that the run is about."""
-        if self._fingerprint != fingerprint:
+        if self.job.fingerprint not in ("", fingerprint):
             raise DatasetError(f"{self.job.address} was built again since the run began; run the same command again")
         return samples[: self.job.limit]
 

@@ -133,22 +133,22 @@ def of_one_build(dataset: str, read: Callable[[], Value]) -> Value:
         DatasetError: the dataset is built again all the time. Exceptions of `read` are raised here.
     """
     for _ in range(TRIES):
-        before = build_of(dataset)
+        before = _build(dataset)
         try:
             value = read()
         except DatasetError:
             # A file of another build than the manifest may be missing, or may not match.
-            if build_of(dataset) == before is not None:
+            if _build(dataset) == before is not None:
                 raise
-            if before is None and build_of(dataset) is None:
+            if before is None and _build(dataset) is None:
                 raise
             continue
-        if build_of(dataset) == before:
+        if _build(dataset) == before:
             return value
     raise DatasetError(f"{dataset} is being built again; wait until it is finished")
 
 
-def build_of(dataset: str) -> tuple[int, int, int] | None:
+def _build(dataset: str) -> tuple[int, int, int] | None:
     """Identifies the folder that holds a dataset now; None if there is none."""
     try:
         found = (dataset_folder(dataset) / MANIFEST_FILE).stat()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import DatasetError, MaskError
 from refbench.masks.mask import Mask
-from refbench.masks.rle import MAX_SIDE_PX, check_size
+from refbench.masks.rle import MAX_PIXELS, MAX_SIDE_PX, check_size
 from refbench.records import AnnotatedObject, Question, Sample
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 from refbench.storage.columns import all_different, column_of, numbers_of
 from refbench.storage.files import Row, read_table, unreadable, without_garbage_collection
 from refbench.storage.manifest import (
-    build_of,
     dataset_folder,
     of_one_build,
     parse_address,
@@ -143,30 +141,20 @@ def load_questions(address: str) -> tuple[list[Question], str]:
     """The questions of a built split, in order, and its fingerprint, both of the same build. Masks and polygons are not
     read, which takes a fifth of the time and memory of `load_split`.
     """
-    dataset = parse_address(address)[0]
+    names = [f.name for f in dataclasses.fields(Question)]
 
     def read() -> tuple[list[Question], str]:
-        path = split_path(address).absolute()
-        file = path.stat()
-        return _questions_of_build(address, build_of(dataset), path, (file.st_ino, file.st_size, file.st_mtime_ns))
+        file = SplitFile(address)
+        return _questions(file.table(names), file.path), split_fingerprint(address)
 
-    return of_one_build(dataset, read)
-
-
-@lru_cache(maxsize=1)
-def _questions_of_build(address: str, *_: Any) -> tuple[list[Question], str]:
-    """A run asks twice: for its plan, and where it computes."""
-    names = [f.name for f in dataclasses.fields(Question)]
-    file = SplitFile(address)
-    return _questions(file.table(names), file.path), split_fingerprint(address)
+    return of_one_build(parse_address(address)[0], read)
 
 
 @without_garbage_collection()
 def _questions(table: pa.Table, path: Path) -> list[Question]:
     with readable(path):
-        heights, widths = (numbers_of(table[side]).tolist() for side in ("height", "width"))
-        if heights and not 1 <= min(*heights, *widths) <= max(*heights, *widths) <= MAX_SIDE_PX:
-            _name_wrong_size(_texts(table, "sample_id"), heights, widths, path)
+        sizes = np.stack([numbers_of(table[side]) for side in ("height", "width")]).astype(np.int64)
+        _check_sizes(sizes, table, path)
         places = _texts(table, "image_path")
         absolute: dict[str, str] = {p: image_place(p, path) for p in set(places)}
         return _records(
@@ -175,19 +163,21 @@ def _questions(table: pa.Table, path: Path) -> list[Question]:
                 "sample_id": _texts(table, "sample_id"),
                 "image_id": _texts(table, "image_id"),
                 "image_path": [absolute[p] for p in places],
-                "height": heights,
-                "width": widths,
+                "height": sizes[0].tolist(),
+                "width": sizes[1].tolist(),
                 "expression": _texts(table, "expression"),
             },
         )
 
 
-def _name_wrong_size(names: Sequence[str], heights: Sequence[int], widths: Sequence[int], path: Path) -> None:
-    for name, height, width in zip(names, heights, widths, strict=True):
+def _check_sizes(sizes: NDArray[np.int64], table: pa.Table, path: Path) -> None:
+    """Raise DatasetError unless heights and widths, int64 (2, N), are allowed for masks."""
+    wrong = (sizes < 1).any(axis=0) | (sizes > MAX_SIDE_PX).any(axis=0) | (sizes.prod(axis=0) > MAX_PIXELS)
+    for row in np.flatnonzero(wrong).tolist():
         try:
-            check_size(height, width)
+            check_size(*sizes[:, row].tolist())
         except MaskError as error:
-            raise DatasetError(f"{path}, {name}: {error}; build the dataset again") from None
+            raise DatasetError(f"{path}, {table['sample_id'][row]}: {error}; build the dataset again") from None
 
 
 def _load_samples(address: str, wanted: set[str] | None) -> list[Sample]:
@@ -266,7 +256,8 @@ class SplitFile:
         _check_types(self._file.schema_arrow, SAMPLE_SCHEMA, self.path)
         sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._groups: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
+        # The groups that were read last, in this order.
+        self._groups: dict[tuple[int, str], pa.ChunkedArray] = {}
         self._whole: dict[str, pa.ChunkedArray] = {}
 
     def table(self, names: Sequence[str]) -> pa.Table:
@@ -304,7 +295,7 @@ class SplitFile:
             read = lambda: self._file.read_row_group(k, columns=[name])  # noqa: E731
             self._groups[k, name] = self._checked([name], read)[name]
             if len(self._groups) > 2 * self.MOST_GROUPS:
-                self._groups.popitem(last=False)
+                del self._groups[next(iter(self._groups))]
         return self._groups[k, name]
 
     def _checked(self, names: Sequence[str], read: Callable[[], pa.Table]) -> pa.Table:
