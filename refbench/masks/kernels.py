@@ -26,7 +26,7 @@ except ModuleNotFoundError:
     )
 
 COMPILED = _found.__name__.endswith("_kernels")
-# Of the functions of the compiled module, see `native/module.cpp`.
+# The compiled module must have this number, see `native/module.cpp`.
 INTERFACE = 2
 if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
     raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")

@@ -122,7 +122,7 @@ class Claims:
         given_by = np.zeros(len(self.index.sample_ids), np.int64)
         said = np.zeros(len(self.index.sample_ids), np.int64)
         for number, (where, row, claim) in enumerate(self._entries(), start=1):
-            # Of its text: -1.0 and -2.0 have the same hash.
+            # Its text is hashed, because the numbers -1.0 and -2.0 have the same hash.
             digest = hash(repr(claim))
             if not given_by[row]:
                 given_by[row], said[row] = number, digest

@@ -252,7 +252,7 @@ class SplitFile:
             self._file = pq.ParquetFile(self.path)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(self.path, error) from None
-        # Also of the columns that may never be read: a file without them was not written by refbench.
+        # Even of columns that may not be read: a file without them was not written by refbench.
         _check_types(self._file.schema_arrow, SAMPLE_SCHEMA, self.path)
         sizes = [self._file.metadata.row_group(k).num_rows for k in range(self._file.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -340,7 +340,7 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-// Raised with every change of a function; refbench.masks.kernels refuses a module of another number.
+// Increase it with every change of a function: refbench.masks.kernels refuses a compiled module with another number.
 constexpr long INTERFACE = 2;
 
 int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }

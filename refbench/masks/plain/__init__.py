@@ -1,4 +1,4 @@
-"""The kernels in Python: they state what the compiled ones of `native/` do, and replace them where none were built."""
+"""The kernels in Python. They state what those in `native/` do, and are used if the latter were not compiled."""
 
 from __future__ import annotations
 
