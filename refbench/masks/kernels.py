@@ -27,7 +27,7 @@ except ModuleNotFoundError:
 
 COMPILED = _found.__name__.endswith("_kernels")
 # The compiled module must have this number, see `native/module.cpp`.
-INTERFACE = 2
+INTERFACE = 3
 if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
     raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")
 
@@ -43,9 +43,9 @@ count_outlines = _found.count_outlines
 count_errors = _found.count_errors
 
 
-def array_changes(words: NDArray[np.uint64], height: int, width: int, apart: bool = False) -> NDArray[np.int64]:
+def array_changes(pixels: NDArray[np.uint8], apart: bool = False) -> NDArray[np.int64]:
     """See `plain.runs.array_changes`."""
-    return np.frombuffer(_found.array_changes(words, height, width, apart), np.int64)
+    return np.frombuffer(_found.array_changes(pixels, apart), np.int64)
 
 
 def resize_codes(*arguments: NDArray[Any]) -> tuple[bytes, NDArray[np.int64]]:

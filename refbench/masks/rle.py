@@ -78,12 +78,8 @@ def intervals_of_array(pixels: NDArray[Any], apart: bool = False) -> tuple[NDArr
     column. If `apart`, no run continues in the next column.
     """
     height, width = pixels.shape
-    # Rows are read as words of eight pixels.
-    bytes_of = np.zeros((height, -(-width // 8) * 8), np.uint8)
-    # A bool can have any non-zero byte in memory, for example one that was a view of other data.
-    values = pixels.view(np.uint8) if pixels.dtype == np.bool_ else pixels
-    np.not_equal(values, 0, out=bytes_of[:, :width].view(np.bool_))
-    changes = kernels.array_changes(bytes_of.view("<u8"), height, width, apart)
+    pixels = np.ascontiguousarray(pixels if pixels.dtype.itemsize == 1 else pixels != 0)
+    changes = kernels.array_changes(pixels.view(np.uint8), apart)
     starts, ends = changes[0::2], changes[1::2]
     if len(ends) < len(starts):
         ends = np.append(ends, height * width)

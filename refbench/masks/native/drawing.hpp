@@ -14,47 +14,63 @@ namespace refbench {
 constexpr i64 GRID = 5;
 constexpr double FINE = 5.0;
 
-// Positions, in column-major order, at which a mask changes between background and foreground; the pixel before the
-// first is background. If `apart`, every column ends in background. `words` is a mask of 0 and 1 in bytes, row after row,
-// so that eight equal pixels are skipped at once.
-inline std::vector<i64> array_changes(const std::uint64_t* words, i64 words_a_row, i64 height, i64 width, bool apart) {
-  std::vector<i64> before(static_cast<std::size_t>(width) + 1, 0);
-  std::vector<i64> changes;
-  const u8* bytes = reinterpret_cast<const u8*>(words);
-  const i64 bytes_a_row = 8 * words_a_row;
-  for (int scan = 0; scan < 2; ++scan) {
-    if (scan == 1) {
-      for (i64 j = 0; j < width; ++j) before[j + 1] += before[j];
-      changes.resize(static_cast<std::size_t>(before[width]));
-    }
-    auto add = [&](i64 j, i64 i) {
-      if (scan == 1) {
-        changes[before[j]++] = j * height + i;
-      } else {
-        ++before[j + 1];
-      }
-    };
-    u8 last = 0;
-    for (i64 j = 0; j < width; ++j) {
-      if (bytes[j] != last) add(j, 0);
-      last = apart ? 0 : bytes[(height - 1) * bytes_a_row + j];
-    }
-    for (i64 i = 1; i < height; ++i) {
-      const std::uint64_t* row = words + i * words_a_row;
-      for (i64 k = 0; k < words_a_row; ++k) {
-        const std::uint64_t different = row[k] ^ row[k - words_a_row];
+inline std::uint64_t word_at(const u8* bytes) {
+  std::uint64_t word;
+  std::memcpy(&word, bytes, 8);
+  return word;
+}
+
+// The highest bit of each byte that is not zero.
+inline std::uint64_t foreground(std::uint64_t word) {
+  constexpr std::uint64_t LOW = 0x7F7F7F7F7F7F7F7FULL;
+  return (((word & LOW) + LOW) | word) & ~LOW;
+}
+
+// Positions, in column-major order, at which a mask of bytes (height, width), row after row, changes between background
+// and foreground, which is any byte but zero; the pixel before the first is background. If `apart`, every column ends in
+// background.
+//
+// The rows are compared 32 bytes at a time, since most are equal; then the changes are sorted by their columns.
+inline std::vector<i64> array_changes(const u8* pixels, i64 height, i64 width, bool apart) {
+  std::vector<i64> at(static_cast<std::size_t>(width) + 1, 0);
+  std::vector<i64> rows, columns;
+  const u8* bottom = pixels + (height - 1) * width;
+  const auto starts = [&](i64 j) { return (pixels[j] != 0) != (!apart && j > 0 && bottom[j - 1] != 0); };
+  const auto add = [&](i64 i, i64 j) {
+    rows.push_back(i);
+    columns.push_back(j);
+    ++at[j + 1];
+  };
+  for (i64 i = 1; i < height; ++i) {
+    const u8* here = pixels + i * width;
+    const u8* above = here - width;
+    i64 j = 0;
+    for (; j + 32 <= width; j += 32) {
+      std::uint64_t any = 0;
+      for (i64 k = j; k < j + 32; k += 8) any |= word_at(here + k) ^ word_at(above + k);
+      if (any == 0) continue;
+      for (i64 k = j; k < j + 32; k += 8) {
+        const std::uint64_t different = foreground(word_at(here + k)) ^ foreground(word_at(above + k));
         if (different == 0) continue;
         u8 parts[8];
         std::memcpy(parts, &different, 8);
         for (i64 byte = 0; byte < 8; ++byte) {
-          if (parts[byte] != 0) add(8 * k + byte, i);
+          if (parts[byte] != 0) add(i, k + byte);
         }
       }
     }
-    for (i64 j = 0; apart && j < width; ++j) {
-      if (bytes[(height - 1) * bytes_a_row + j] != 0) add(j, height);
+    for (; j < width; ++j) {
+      if ((here[j] != 0) != (above[j] != 0)) add(i, j);
     }
   }
+  for (i64 j = 0; j < width; ++j) at[j + 1] += at[j] + starts(j) + (apart && bottom[j] != 0);
+  std::vector<i64> changes(static_cast<std::size_t>(at[width]));
+  for (i64 j = 0; j < width; ++j) {
+    if (apart && bottom[j] != 0) changes[at[j + 1] - 1] = (j + 1) * height;
+    if (starts(j)) changes[at[j]++] = j * height;
+  }
+  // Rows come in their order, so each column is sorted.
+  for (std::size_t k = 0; k < rows.size(); ++k) changes[at[columns[k]]++] = columns[k] * height + rows[k];
   return changes;
 }
 

@@ -152,17 +152,17 @@ PyObject* encode_intervals(Arguments a) {
   return integer(encode(runs_of(starts, ends, n), number(a[3]), out.of<u8>(7 * (2 * n + 1))));
 }
 
-// words, height, width, apart
+// pixels, apart
 PyObject* changes_of_array(Arguments a) {
-  const Array words(a[0]);
-  const i64 height = number(a[1]), width = number(a[2]), words_a_row = words.side(1);
-  const bool apart = number(a[3]) != 0;
-  if (height < 1 || width < 1 || words.side(0) < height || 8 * words_a_row < width) fail(PyExc_ValueError, "the array is smaller than the mask");
-  const auto* first = words.of<std::uint64_t>(1);
+  const Array pixels(a[0]);
+  const i64 height = pixels.side(0), width = pixels.side(1);
+  const bool apart = number(a[1]) != 0;
+  if (height < 1 || width < 1) fail(PyExc_ValueError, "an array has no pixels");
+  const u8* first = pixels.of<u8>(height * width);
   std::vector<i64> changes;
   {
     Released released;
-    changes = array_changes(first, words_a_row, height, width, apart);
+    changes = array_changes(first, height, width, apart);
   }
   return bytes_of(changes);
 }
@@ -327,7 +327,7 @@ PyObject* codes_resized(Arguments a) {
 PyMethodDef methods[] = {
     method<decode_intervals, 4>("decode_intervals"),
     method<encode_intervals, 5>("encode_intervals"),
-    method<changes_of_array, 4>("array_changes"),
+    method<changes_of_array, 2>("array_changes"),
     method<code_of_polygons, 4>("code_of_polygons"),
     method<area_of_code, 2>("area_of_code"),
     method<subtract_intervals, 8>("subtract_intervals"),
@@ -341,7 +341,7 @@ PyMethodDef methods[] = {
 };
 
 // Increase it with every change of a function: refbench.masks.kernels refuses a compiled module with another number.
-constexpr long INTERFACE = 2;
+constexpr long INTERFACE = 3;
 
 int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }
 

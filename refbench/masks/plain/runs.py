@@ -107,52 +107,18 @@ def encode_intervals(starts, ends, n, size, out):
 FINE = 5.0
 
 
-def array_changes(words, height, width, apart):
-    """Positions, in column-major order, at which a mask changes between background and foreground, int64 (N,).
+def array_changes(pixels, apart):
+    """Positions, in column-major order, at which a mask (H, W) changes between background and foreground, int64 (N,).
 
-    `words` is a row-major mask of 0 and 1 in bytes, read as little-endian uint64 (H, W / 8, rounded up), so eight equal
-    pixels are skipped at once. The pixel before the first is background. If `apart`, every column ends in background.
+    Every value but zero is foreground. The pixel before the first is background. If `apart`, every column ends in
+    background.
     """
-    before = np.zeros(width + 1, np.int64)
-    for scan in range(2):
-        if scan:
-            for j in range(width):
-                before[j + 1] += before[j]
-            changes = np.empty(before[width], np.int64)
-        else:
-            changes = np.empty(0, np.int64)
-        last = np.uint64(0)
-        for j in range(width):
-            shift = np.uint64(8 * (j % 8))
-            here = (words[0, j // 8] >> shift) & np.uint64(1)
-            if here != last:
-                if scan:
-                    changes[before[j]] = j * height
-                    before[j] += 1
-                else:
-                    before[j + 1] += 1
-            last = (words[height - 1, j // 8] >> shift) & np.uint64(1) if not apart else np.uint64(0)
-        for i in range(1, height):
-            for k in range(words.shape[1]):
-                different = words[i, k] ^ words[i - 1, k]
-                if different == 0:
-                    continue
-                for byte in range(8):
-                    if (different >> np.uint64(8 * byte)) & np.uint64(1):
-                        j = 8 * k + byte
-                        if scan:
-                            changes[before[j]] = j * height + i
-                            before[j] += 1
-                        else:
-                            before[j + 1] += 1
-        for j in range(width if apart else 0):
-            if (words[height - 1, j // 8] >> np.uint64(8 * (j % 8))) & np.uint64(1):
-                if scan:
-                    changes[before[j]] = (j + 1) * height
-                    before[j] += 1
-                else:
-                    before[j + 1] += 1
-    return changes
+    columns = np.ascontiguousarray((pixels != 0).T)
+    if apart:
+        edges = np.diff(columns.astype(np.int8), axis=1, prepend=0, append=0) != 0
+        column, row = np.nonzero(edges)
+        return column * len(pixels) + row
+    return np.flatnonzero(np.diff(columns.reshape(-1).astype(np.int8), prepend=0))
 
 
 def _fine_outline(corners, u, v):
