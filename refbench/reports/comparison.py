@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH, sample_iou
 from refbench.scoring.results import Result
 from refbench.scoring.sources import result_of
+from refbench.scoring.statistics.bootstrap import image_codes
 from refbench.scoring.statistics.paired import (
     as_pair,
     difference_intervals,
@@ -28,6 +30,7 @@ from refbench.scoring.statistics.paired import (
     permutation_p_values,
 )
 from refbench.scoring.statistics.power import holm, smallest_detectable
+from refbench.storage.columns import as_texts
 from refbench.storage.progress import Progress, silent
 
 CHANGED_SHOWN = 25
@@ -149,9 +152,9 @@ def check_same_dataset(first: Result, second: Result) -> None:
 
 def sample_differences(first: Result, second: Result) -> tuple[list[str], list[str]]:
     """The ids of the samples that are only in the first run, and of those that are only in the second."""
-    ours, theirs = (r.scores.sample_ids() if r.scores else [] for r in (first, second))
-    known, given = set(ours), set(theirs)
-    return [s for s in ours if s not in given], [s for s in theirs if s not in known]
+    ours, theirs = (as_texts(r.scores.sample_id if r.scores else []) for r in (first, second))
+    only_ours, only_theirs = (a.take(np.flatnonzero(a.rows_in(b) < 0)) for a, b in ((ours, theirs), (theirs, ours)))
+    return list(only_ours), list(only_theirs)
 
 
 def aligned(first: Result, second: Result) -> Result:
@@ -164,8 +167,8 @@ def aligned(first: Result, second: Result) -> Result:
         raise RunError(
             f"scores.parquet is missing in {first.folder} or {second.folder}; run `refbench score` on that folder"
         )
-    rows = {s: k for k, s in enumerate(second.scores.sample_ids())}
-    taken = second.scores.take(np.array([rows[s] for s in first.scores.sample_ids()], np.int64))
+    rows = as_texts(first.scores.sample_id).rows_in(as_texts(second.scores.sample_id))
+    taken = second.scores.take(rows)
     same = (taken.target_area == first.scores.target_area) & (taken.no_target == first.scores.no_target)
     if not same.all():
         row = int(np.argmin(same))
@@ -174,7 +177,7 @@ def aligned(first: Result, second: Result) -> Result:
             f"but {taken.target_area[row]} pixels in {second.folder}, so the two runs were scored on different "
             "versions of the dataset; score both runs on the same version"
         )
-    if list(taken.image_id) != list(first.scores.image_id):
+    if not as_texts(taken.image_id).equals(as_texts(first.scores.image_id)):
         pairs = zip(taken.sample_id, taken.image_id, first.scores.image_id, strict=True)
         sample, there, here = next(p for p in pairs if p[1] != p[2])
         raise RunError(
@@ -250,19 +253,22 @@ def compare(
     if a.scores is None or b.scores is None or not len(a.scores):
         raise RunError(f"{a.folder} contains no samples, so there is nothing to compare")
     found = differences(a.scores, b.scores, list(REFBENCH.metrics), margin)
-    images = len(set(a.scores.image_id))
+    _, images = image_codes(a.scores.image_id)
     return Comparison(a, b, a.address, len(a.scores), images, margin, found, most_changed(a.scores, b.scores))
 
 
 def most_changed(first: ScoreTable, second: ScoreTable, shown: int = CHANGED_SHOWN) -> list[Changed]:
     """The samples whose IoU changed most, the largest change first; ties are in the order of their ids."""
     before, after = 100 * sample_iou(first), 100 * sample_iou(second)
-    changes = [
-        Changed(s, float(x), float(y), float(y - x))
-        for s, x, y in zip(first.sample_ids(), before, after, strict=True)
-        if x != y
-    ]
-    return sorted(changes, key=lambda c: (-abs(c.difference), c.sample_id))[:shown]
+    size = np.abs(after - before)
+    rows = np.flatnonzero(size)
+    if len(rows) > shown:
+        rows = rows[size[rows] >= np.partition(size[rows], -shown)[-shown]]
+    changes = (
+        Changed(first.sample_id[k], float(before[k]), float(after[k]), float(after[k] - before[k]))
+        for k in rows.tolist()
+    )
+    return heapq.nsmallest(shown, changes, key=lambda c: (-abs(c.difference), c.sample_id))
 
 
 def compare_slices(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,17 @@ from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.sources import open_source
-from refbench.scoring.statistics.bootstrap import intervals
+from refbench.scoring.statistics.bootstrap import image_codes, intervals
 from refbench.scoring.statistics.paired import standard_errors
 from refbench.scoring.statistics.power import smallest_detectable, standard_error_against
+from refbench.storage.columns import TextColumn, as_texts
 from refbench.storage.files import write_table
-from refbench.storage.manifest import parse_address, split_fingerprint
+from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import object_table, split_table
+from refbench.storage.samples import SplitFile, object_table
 
 ERRORS_FILE = "errors.parquet"
+BLOCK_ROWS = 20_000
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")
 # Assumed correlations between the image scores of two systems: two systems of one family, and two systems that have
 # only the images in common.
@@ -152,7 +154,7 @@ def diagnose(
 def errors_to_table(errors: ErrorTable, scores: ScoreTable) -> pa.Table:
     """One row per sample: its kind of error, and its wrong pixels by kind."""
     pixels = {f"{kind}_px": errors.pixels[:, k] for k, kind in enumerate(KINDS)}
-    return pa.table({"sample_id": scores.sample_id, "kind": errors.names(), **pixels})
+    return pa.table({"sample_id": as_texts(scores.sample_id).column, "kind": errors.names(), **pixels})
 
 
 def _scored(part: Slice, scores: ScoreTable, errors: ErrorTable) -> SliceScore:
@@ -164,7 +166,7 @@ def _scored(part: Slice, scores: ScoreTable, errors: ErrorTable) -> SliceScore:
         for k, name in enumerate(SHOWN_METRICS)
     }
     losses = dict(zip(KINDS, mean_losses(errors, scores, part.rows).tolist(), strict=True))
-    return SliceScore(part.dimension, part.label, len(here), len(set(here.image_id)), metrics, losses)
+    return SliceScore(part.dimension, part.label, len(here), image_codes(here.image_id)[1], metrics, losses)
 
 
 def _detectable(evidence: Evidence) -> dict[str, dict[float, float]]:
@@ -194,7 +196,7 @@ def slice_differences(found: Comparison) -> list[SliceDifference]:
 
 def facts_of(address: str, scores: ScoreTable) -> Facts:
     """What the dataset states about each sample of a table, in the order of the table; see `facts_of_samples`."""
-    return facts_of_samples(address, scores.sample_ids(), scores.target_area)
+    return facts_of_samples(address, scores.sample_id, scores.target_area)
 
 
 def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.int64]) -> Facts:
@@ -203,28 +205,57 @@ def facts_of_samples(address: str, ids: Sequence[str], target_area: NDArray[np.i
     Raises:
         DatasetError: the split is not built, or does not have these samples.
     """
-    names = "sample_id expression category tags height width target_counts image_id ann_ids".split()
-    table = split_table(address, names)
-    rows = {s: k for k, s in enumerate(table["sample_id"].to_pylist())}
-    unknown = next((s for s in ids if s not in rows), None)
-    if unknown is not None:
+    dataset, split = parse_address(address)
+    return of_one_build(dataset, lambda: _facts(address, split, as_texts(ids), target_area))
+
+
+def _facts(address: str, split: str, ids: TextColumn, target_area: NDArray[np.int64]) -> Facts:
+    file = SplitFile(address)
+    rows = ids.rows_in(TextColumn(file.table(["sample_id"])["sample_id"]))
+    if (rows < 0).any():
         raise DatasetError(
-            f"the local build of {address} has no sample {unknown!r}; build the version that the run used"
+            f"the local build of {address} has no sample {ids[int(np.argmax(rows < 0))]!r}; build the version that "
+            "the run used"
         )
-    chosen = table.take(pa.array([rows[s] for s in ids], pa.int64()))
-    columns = {name: chosen[name].to_pylist() for name in names}
-    targets = list(zip(columns["target_counts"], columns["height"], columns["width"], strict=True))
-    at_border = _touch_border(set(targets))
-    _, split = parse_address(address)
-    return Facts(
-        columns["expression"],
-        columns["category"],
-        [split] * len(ids),
-        columns["tags"],
-        target_area,
-        np.array([target in at_border for target in targets], bool),
-        _look_alikes(address, columns["image_id"], columns["category"], columns["ann_ids"]),
+    # Masks and lists are read for some rows at a time.
+    blocks = [rows[k : k + BLOCK_ROWS] for k in range(0, len(rows), BLOCK_ROWS)]
+    images, categories, expressions = (
+        TextColumn(file.rows(name, rows)) for name in ("image_id", "category", "expression")
     )
+    return Facts(
+        expressions,
+        categories,
+        split,
+        _tagged(file, blocks),
+        target_area,
+        np.concatenate([np.zeros(0, bool), *(_at_border(file, block) for block in blocks)]),
+        _look_alikes(address, images, categories, (a for block in blocks for a in _values(file, "ann_ids", block))),
+    )
+
+
+def _values(file: SplitFile, name: str, rows: NDArray[np.int64]) -> list[Any]:
+    values: list[Any] = file.rows(name, rows).to_pylist()
+    return values
+
+
+def _tagged(file: SplitFile, blocks: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
+    blocks = list(blocks)
+    samples = sum(map(len, blocks))
+    tagged: dict[str, NDArray[np.bool_]] = {}
+    first = 0
+    for block in blocks:
+        for row, tags in enumerate(_values(file, "tags", block), first):
+            for tag in tags:
+                tagged.setdefault(tag, np.zeros(samples, bool))[row] = True
+        first += len(block)
+    return tagged
+
+
+def _at_border(file: SplitFile, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the targets of these rows reach the edge of their image, bool (N,)."""
+    targets = list(zip(*(_values(file, name, rows) for name in ("target_counts", "height", "width")), strict=True))
+    touching = _touch_border(set(targets))
+    return np.array([target in touching for target in targets], bool)
 
 
 def _touch_border(targets: Collection[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
@@ -240,13 +271,13 @@ def _touch_border(targets: Collection[tuple[str, int, int]]) -> set[tuple[str, i
 
 
 def _look_alikes(
-    address: str, images: list[str], categories: list[str], ann_ids: list[list[str]]
+    address: str, images: Iterable[str], categories: Iterable[str], ann_ids: Iterable[list[str]]
 ) -> NDArray[np.int64] | None:
     table = object_table(parse_address(address)[0], ["image_id", "category", "ann_id"])
     if not len(table):
         return None
     by_place: dict[tuple[str, str], set[str]] = {}
-    for image, category, ann_id in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+    for image, category, ann_id in zip(*(TextColumn(table[name]) for name in table.column_names), strict=True):
         by_place.setdefault((image, category), set()).add(ann_id)
     places = zip(images, categories, ann_ids, strict=True)
-    return np.array([len(by_place.get((i, c), set()) - set(a)) for i, c, a in places], np.int64)
+    return np.fromiter((len(by_place.get((i, c), set()).difference(a)) for i, c, a in places), np.int64)

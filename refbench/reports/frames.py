@@ -101,7 +101,7 @@ def _frame(address: str, scores: ScoreTable, missing: Any, errors: ErrorTable | 
         columns |= {f"{kind}_px": errors.pixels[:, k] for k, kind in enumerate(KINDS)}
     labels = labels_of(facts_of(address, scores))
     columns |= {
-        name.replace(" ", "_").replace("-", "_"): values for name, values in labels.items() if name != "category"
+        name.replace(" ", "_").replace("-", "_"): found.texts() for name, found in labels.items() if name != "category"
     }
     return pd.DataFrame(columns)
 

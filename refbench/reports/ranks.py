@@ -11,6 +11,7 @@ from refbench.scoring.counts import ScoreTable
 from refbench.scoring.protocols.base import Evidence, sums_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.statistics.bootstrap import replicates_of
+from refbench.storage.columns import as_texts
 
 CONFIDENCE = 0.95
 
@@ -40,8 +41,9 @@ def rank_runs(tables: Sequence[ScoreTable], metric: str) -> list[Rank]:
     """
     if not tables:
         return []
-    ids = sorted(tables[0].sample_ids())
-    if any(sorted(table.sample_ids()) != ids for table in tables):
+    ids = as_texts(tables[0].sample_id)
+    others = (as_texts(table.sample_id) for table in tables[1:])
+    if any(len(other) != len(ids) or (other.rows_in(ids) < 0).any() for other in others):
         raise ValueError("the runs have different samples, so they cannot be ranked")
     sums = [sums_of(REFBENCH, Evidence(table), [metric]) for table in tables]
     values = np.array([float(s.values()[0]) for s in sums])

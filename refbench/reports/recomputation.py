@@ -26,6 +26,7 @@ from refbench.scoring.protocols.base import Protocol, summarise
 from refbench.scoring.results import SLACK_PERCENT, SUMMARY_FILE, StatedProtocol, SummaryFile, read_result, read_summary
 from refbench.scoring.scorer import choose_protocols
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE
+from refbench.storage.columns import as_texts
 from refbench.storage.manifest import split_fingerprint
 from refbench.storage.progress import Progress, silent
 
@@ -183,14 +184,16 @@ def _difference_in_counts(folder: Path, content: SummaryFile, counted: Counted) 
 
 def _first_other_row(stated: ScoreTable, now: ScoreTable) -> str | None:
     """The first sample whose row differs; the order of the rows does not matter."""
-    place = {name: k for k, name in enumerate(stated.sample_ids())}
-    ids = now.sample_ids()
-    missing = next((name for name in ids if name not in place), None)
-    if missing is not None:
-        return missing
-    ordered = stated.take(np.array([place[name] for name in ids], np.int64))
-    for field in dataclasses.fields(ScoreTable)[1:]:
-        different = np.asarray(getattr(ordered, field.name)) != np.asarray(getattr(now, field.name))
+    ids = as_texts(now.sample_id)
+    rows = ids.rows_in(as_texts(stated.sample_id))
+    if (rows < 0).any():
+        return ids[int(np.argmax(rows < 0))]
+    ordered = stated.take(rows)
+    images = as_texts(ordered.image_id)
+    if not images.equals(as_texts(now.image_id)):
+        return next(i for i, one, other in zip(ids, images, now.image_id, strict=True) if one != other)
+    for field in dataclasses.fields(ScoreTable)[2:]:
+        different = getattr(ordered, field.name) != getattr(now, field.name)
         if different.any():
             return ids[int(np.argmax(different))]
     return None

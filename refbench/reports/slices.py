@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from refbench.storage.columns import as_texts
 
 WORD = re.compile(r"[a-z0-9']+")
 POSITION_WORDS = frozenset(
@@ -23,10 +25,14 @@ RELATION_WORDS = frozenset(
     "carrying riding touching facing against around inside outside beyond across along among opposite".split()
 )
 RELATION_PAIRS = frozenset([("next", "to"), ("close", "to"), ("in", "front"), ("on", "top"), ("sitting", "on")])
-LENGTHS = ((1, "1"), (2, "2"), (4, "3-4"), (7, "5-7"))
-# COCO's classes of area, in pixels.
-SMALL_PX, MEDIUM_PX = 32**2, 96**2
+# The most words of each class of length but the last.
+MOST_WORDS = (1, 2, 4, 7)
+LENGTHS = ("1", "2", "3-4", "5-7", "8+")
+# COCO's classes of area, and the least pixels of each class but the first.
 SIZES = ("none", "small", "medium", "large")
+LEAST_AREAS_PX = (1, 32**2, 96**2)
+NO_YES = ("no", "yes")
+LOOK_ALIKES = ("0", "1", "2", "3+")
 # Of dimensions with many labels the most frequent are shown.
 MOST_LABELS = 20
 LEAST_SAMPLES = 10
@@ -36,16 +42,29 @@ LEAST_SAMPLES = 10
 class Facts:
     """Properties of the samples of a split; each sequence has one entry per sample.
 
-    `look_alikes` counts the other objects of the target's category in the image; None if the objects are not known.
+    `tagged` states for each tag which samples have it, bool (N,). `look_alikes` counts the other objects of the
+    target's category in the image; None if the objects are not known.
     """
 
     expressions: Sequence[str]
     categories: Sequence[str]
-    splits: Sequence[str]
-    tags: Sequence[Sequence[str]]
+    split: str
+    tagged: Mapping[str, NDArray[np.bool_]]
     target_area: NDArray[np.int64]
     at_border: NDArray[np.bool_]
     look_alikes: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The label of each sample in one dimension: `names[code]`, with `codes` int64 (N,)."""
+
+    names: Sequence[str]
+    codes: NDArray[np.int64]
+
+    def texts(self) -> NDArray[np.object_]:
+        """The labels, (N,)."""
+        return np.array(self.names, dtype=object)[self.codes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +83,47 @@ def slices_of(facts: Facts) -> list[Slice]:
     """
     out = []
     for dimension, labels in labels_of(facts).items():
-        found = Counter(label for label in labels if label)
-        frequent = [label for label, n in found.most_common(MOST_LABELS) if n >= LEAST_SAMPLES]
-        named = np.array(labels, dtype=object)
+        samples = np.bincount(labels.codes, minlength=len(labels.names)).tolist()
+        found = {label: k for k, label in enumerate(labels.names) if label and samples[k]}
+        ranked = sorted(found, key=lambda label: -samples[found[label]])
+        frequent = [label for label in ranked[:MOST_LABELS] if samples[found[label]] >= LEAST_SAMPLES]
         if len(found) > 1:
             # Sizes and numbers in their order, categories by their frequency.
             order = frequent if dimension == "category" else sorted(frequent, key=label_order)
-            out += [Slice(dimension, label, named == label) for label in order]
-    return [*out, *_of_tags(facts.tags)]
+            out += [Slice(dimension, label, labels.codes == found[label]) for label in order]
+    return [*out, *_of_tags(facts.tagged)]
 
 
-def labels_of(facts: Facts) -> dict[str, list[str]]:
-    """The label of each sample in each dimension, for example `{"target size": ["small", ...], ...}`."""
-    words = [WORD.findall(e.lower()) for e in facts.expressions]
-    dimensions: dict[str, list[str]] = {
-        "words": [_length(len(w)) for w in words],
-        "target size": [_size(int(a)) for a in facts.target_area],
-        "position words": [_yes(any(x in POSITION_WORDS for x in w)) for w in words],
-        "relation words": [_yes(_relates(w)) for w in words],
-        "at the border": [_yes(bool(b)) for b in facts.at_border],
-        "split": list(facts.splits),
-        "category": list(facts.categories),
+def labels_of(facts: Facts) -> dict[str, Labels]:
+    """The label of each sample in each dimension, for example "small" in the dimension "target size"."""
+    words = np.fromiter(itertools.chain.from_iterable(_of_words(facts.expressions)), np.int64).reshape(-1, 3)
+    categories, first = as_texts(facts.categories).numbered_by_first()
+    dimensions = {
+        "words": Labels(LENGTHS, words[:, 0]),
+        "target size": Labels(SIZES, np.searchsorted(LEAST_AREAS_PX, facts.target_area, side="right")),
+        "position words": Labels(NO_YES, words[:, 1]),
+        "relation words": Labels(NO_YES, words[:, 2]),
+        "at the border": Labels(NO_YES, facts.at_border.astype(np.int64)),
+        "split": Labels([facts.split], np.zeros(len(words), np.int64)),
+        "category": Labels(first, categories),
     }
     if facts.look_alikes is not None:
-        dimensions["look-alikes"] = ["3+" if n > 2 else str(n) for n in facts.look_alikes.tolist()]
+        dimensions["look-alikes"] = Labels(LOOK_ALIKES, np.minimum(facts.look_alikes, len(LOOK_ALIKES) - 1))
     return dimensions
 
 
-def _of_tags(tags: Sequence[Sequence[str]]) -> Iterable[Slice]:
-    found = Counter(tag for row in tags for tag in row)
-    for tag, n in sorted(found.items()):
-        if LEAST_SAMPLES <= n < len(tags):
-            yield Slice("tag", tag, np.array([tag in row for row in tags], bool))
+def _of_words(expressions: Iterable[str]) -> Iterator[tuple[int, bool, bool]]:
+    """Of each expression: the place of its length in LENGTHS, and whether it has words of position and of relation."""
+    for expression in expressions:
+        words = WORD.findall(expression.lower())
+        length = bisect.bisect_left(MOST_WORDS, len(words))
+        yield length, not POSITION_WORDS.isdisjoint(words), _relates(words)
+
+
+def _of_tags(tagged: Mapping[str, NDArray[np.bool_]]) -> Iterable[Slice]:
+    for tag, rows in sorted(tagged.items()):
+        if LEAST_SAMPLES <= int(rows.sum()) < len(rows):
+            yield Slice("tag", tag, rows)
 
 
 def label_order(label: str) -> tuple[int, str]:
@@ -103,20 +131,6 @@ def label_order(label: str) -> tuple[int, str]:
     return (SIZES.index(label) if label in SIZES else -1), label
 
 
-def _length(words: int) -> str:
-    return next((label for most, label in LENGTHS if words <= most), "8+")
-
-
-def _size(area: int) -> str:
-    if area == 0:
-        return "none"
-    return "small" if area < SMALL_PX else "medium" if area < MEDIUM_PX else "large"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
 def _relates(words: Sequence[str]) -> bool:
     pairs = itertools.pairwise(words)
-    return any(w in RELATION_WORDS for w in words) or any(pair in RELATION_PAIRS for pair in pairs)
+    return not RELATION_WORDS.isdisjoint(words) or any(pair in RELATION_PAIRS for pair in pairs)

@@ -329,21 +329,27 @@ class _Targets:
             out.append(np.array(found, np.float64).reshape(-1, 4))
         return out
 
-    def objects_around(self) -> tuple[list[bytes], list[list[int]]]:
-        """The codes of the objects of the dataset, and for each row the positions of the distractors.
+    @cached_property
+    def objects_with_masks(self) -> list[AnnotatedObject]:
+        """The annotated objects of the dataset whose masks are not empty."""
+        return [o for o in self.objects_by_id.values() if o.mask.area]
 
-        Distractors are the annotated objects in the image that are not the target. Objects with an empty mask are
-        excluded.
-        """
-        objects = [o for o in self.objects_by_id.values() if o.mask.area]
+    @cached_property
+    def _objects_on(self) -> dict[str, list[int]]:
+        """The positions in `objects_with_masks` of the objects on each image."""
         by_image: dict[str, list[int]] = {}
-        for k, thing in enumerate(objects):
+        for k, thing in enumerate(self.objects_with_masks):
             by_image.setdefault(thing.image_id, []).append(k)
-        others = [
-            [k for k in by_image.get(image, []) if objects[k].ann_id not in meant]
-            for image, meant in zip(self.image_id, map(set, self.ann_ids), strict=True)
+        return by_image
+
+    def distractors(self, rows: Sequence[int]) -> list[list[int]]:
+        """For each row, the positions in `objects_with_masks` of the objects on its image that are not its target."""
+        objects = self.objects_with_masks
+        meant = self._file.rows("ann_ids", np.array(rows, np.int64)).to_pylist()
+        return [
+            [k for k in self._objects_on.get(self.image_id[row], []) if objects[k].ann_id not in ids]
+            for row, ids in zip(rows, meant, strict=True)
         ]
-        return [o.mask.counts for o in objects], others
 
 
 class _Counter:
@@ -355,7 +361,8 @@ class _Counter:
         self.others = {drawing: targets.drawn(drawing) for drawing in (STORED, *drawings)}
         targets.forget_drawings()
         self.measures = measures
-        self.objects = targets.objects_around() if any(m.needs_objects for m in measures) else ((), ())
+        self.needs_objects = any(m.needs_objects for m in measures)
+        self.objects = [o.mask.counts for o in targets.objects_with_masks] if self.needs_objects else []
         self.needs_boxes = any(m.needs_boxes for m in measures)
         self.counts = {drawing: np.zeros((n, len(COUNTS)), np.int64) for drawing in self.others}
         self.measured: dict[str, dict[str, NDArray[Any]]] = {m.name: {} for m in measures}
@@ -475,7 +482,6 @@ class _Counter:
     def _measure(
         self, rows: list[int], batch: list[tuple[str, int, Claim]], predictions: list[bytes], targets: list[bytes]
     ) -> None:
-        objects, others = self.objects
         pairs = Batch(
             predictions,
             targets,
@@ -483,8 +489,8 @@ class _Counter:
             self.targets.widths[rows],
             self.targets.boxes[rows],
             [[code for code, _ in claim.instances] for _, _, claim in batch],
-            objects,
-            [others[row] for row in rows] if others else (),
+            self.objects,
+            self.targets.distractors(rows) if self.needs_objects else (),
             [[score for _, score in claim.instances] for _, _, claim in batch],
             self.targets.boxes_of_objects(rows) if self.needs_boxes else (),
         )

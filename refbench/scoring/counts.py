@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refbench.errors import RunError
 from refbench.masks.pairs import COUNTS
-from refbench.storage.columns import TextColumn, column_of, numbers_of, texts_column
+from refbench.storage.columns import TextColumn, as_texts, column_of, numbers_of
 from refbench.storage.files import read_table, write_table
 
 SCORES_FILE = "scores.parquet"
@@ -27,8 +27,8 @@ SCORES_FILE = "scores.parquet"
 class ScoreTable:
     """The columns of scores.parquet, each an array of shape (N,), in the order of samples; counts are in pixels."""
 
-    sample_id: Any
-    image_id: Any
+    sample_id: Sequence[str]
+    image_id: Sequence[str]
     failed: NDArray[np.bool_]
     no_target: NDArray[np.bool_]
     predicted_no_target: NDArray[np.bool_]
@@ -46,8 +46,8 @@ class ScoreTable:
         return f"ScoreTable({len(self):,} samples, {int(np.sum(self.failed)):,} failed)"
 
     def sample_ids(self) -> list[str]:
-        """The sample ids as strings, whatever the type of the column."""
-        return self.sample_id if isinstance(self.sample_id, list) else list(self.sample_id.to_pylist())
+        """The sample ids as a list of strings."""
+        return list(self.sample_id)
 
     def sums(self) -> dict[str, int]:
         """The total of each count over all samples, in pixels."""
@@ -57,11 +57,8 @@ class ScoreTable:
         """The rows at these positions, in this order."""
         taken: dict[str, Any] = {}
         for f in dataclasses.fields(self):
-            column = self.sample_ids() if f.name == "sample_id" else getattr(self, f.name)
-            if isinstance(column, TextColumn):
-                taken[f.name] = column.take(rows)
-            else:
-                taken[f.name] = column[rows] if isinstance(column, np.ndarray) else [column[k] for k in rows.tolist()]
+            column = getattr(self, f.name)
+            taken[f.name] = column[rows] if isinstance(column, np.ndarray) else as_texts(column).take(rows)
         return ScoreTable(**taken)
 
 
@@ -111,9 +108,7 @@ def scores_to_table(scores: ScoreTable) -> pa.Table:
 
 
 def _column(values: Any) -> pa.Array | pa.ChunkedArray:
-    if isinstance(values, np.ndarray):
-        return column_of(values)
-    return values.column if isinstance(values, TextColumn) else texts_column(values)
+    return column_of(values) if isinstance(values, np.ndarray) else as_texts(values).column
 
 
 def write_scores(path: Path, scores: ScoreTable) -> None:
@@ -152,9 +147,13 @@ def read_scores(path: Path | str) -> ScoreTable:
                 f"{path}: the column {name} was not written by refbench, because it has the type "
                 f"{column.type}{gaps}; run `refbench score` again"
             )
-        arrays[name] = column.to_pylist() if pa.types.is_string(column.type) else numbers_of(column)
+        arrays[name] = TextColumn(column) if pa.types.is_string(column.type) else numbers_of(column)
     scores = ScoreTable(**arrays)
     check_scores(scores, str(path))
+    row = as_texts(scores.sample_id).first_repeated()
+    if row is not None:
+        name = scores.sample_id[row]
+        raise RunError(f"{path}, row {row}: the sample {name} occurs twice; run `refbench score` again")
     return scores
 
 
@@ -189,11 +188,3 @@ def check_scores(scores: ScoreTable, where: str, pixels: NDArray[np.int64] | Non
                 f"{where}, row {row} ({s.sample_id[row]}) contains impossible counts; expected: {identity}. The "
                 "file was damaged or edited; run `refbench score` again"
             )
-    if isinstance(s.sample_id, TextColumn):
-        # The column of a split, whose ids were checked when it was read.
-        return
-    given = s.sample_ids()
-    if len(set(given)) != len(given):
-        seen: set[str] = set()
-        row = next(k for k, name in enumerate(given) if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RunError(f"{where}, row {row}: the sample {given[row]} occurs twice; run `refbench score` again")

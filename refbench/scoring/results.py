@@ -20,6 +20,7 @@ from refbench.scoring.protocols.audit import check_summary
 from refbench.scoring.protocols.base import Evidence, Protocol, sums_of, value_of
 from refbench.scoring.protocols.exact import REFBENCH
 from refbench.scoring.statistics.bootstrap import BCA, PERCENTILE, intervals
+from refbench.storage.columns import as_texts
 from refbench.storage.files import check_is_file, checked_record, read_json, write_json
 from refbench.storage.manifest import parse_address
 
@@ -316,5 +317,14 @@ def _address_in(scores: ScoreTable | None) -> str:
     """The split that all sample ids share (`<dataset>/<split>/...`); "" if there are no ids or they belong to several
     splits.
     """
-    found = {"/".join(s.split("/")[:2]) for s in scores.sample_ids()} if scores is not None else set()
+    if scores is None or not len(scores):
+        return ""
+    first = _split_in(scores.sample_id[0])
+    if as_texts(scores.sample_id).all_start_with(f"{first}/"):
+        return first
+    found = set(map(_split_in, scores.sample_id))
     return found.pop() if len(found) == 1 else ""
+
+
+def _split_in(sample_id: str) -> str:
+    return "/".join(sample_id.split("/")[:2])

@@ -139,18 +139,55 @@ class TextColumn(Sequence[str]):
         texts: list[str] = self.column.to_pylist()
         return texts
 
-    def take(self, rows: NDArray[np.int64]) -> list[str]:
+    def take(self, rows: NDArray[np.int64]) -> TextColumn:
         """The texts in these rows, in this order."""
-        texts: list[str] = self.column.take(column_of(np.asarray(rows, np.int64))).to_pylist()
-        return texts
+        return TextColumn(self.column.take(column_of(np.asarray(rows, np.int64))))
 
-    def numbered(self) -> tuple[NDArray[np.int64], int]:
-        """The number of each text among the different ones in sorted order, int64 (N,), and how many these are."""
+    def equals(self, other: TextColumn) -> bool:
+        """Whether both have the same texts in the same order."""
+        return bool(self.column.equals(other.column))
+
+    def numbered_by_first(self) -> tuple[NDArray[np.int64], list[str]]:
+        """The number of each text among the different ones in the order of their first rows, int64 (N,), and these."""
+        encoded = self._encoded()
+        return numbers_of(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
+
+    def _encoded(self) -> pa.DictionaryArray:
         encoded = self.column.combine_chunks().dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.unify_dictionaries().combine_chunks()
+        return encoded
+
+    def all_start_with(self, start: str) -> bool:
+        """Whether every text starts with these characters."""
+        return bool(pc.all(pc.starts_with(self.column, start), min_count=0).as_py())
+
+    def rows_in(self, other: TextColumn) -> NDArray[np.int64]:
+        """The row of each text in another column, whose texts are all different; -1 if it is not there; int64 (N,)."""
+        if self.equals(other):
+            return np.arange(len(self))
+        found = pc.fill_null(pc.index_in(self.column, value_set=other.column), -1)
+        return numbers_of(found).astype(np.int64)
+
+    def first_repeated(self) -> int | None:
+        """The first row whose text occurs in an earlier row; None if all texts are different."""
+        if all_different(self.column):
+            return None
+        codes, _ = self.numbered()
+        first = np.full(len(codes), len(codes), np.int64)
+        np.minimum.at(first, codes, np.arange(len(codes)))
+        return int(np.argmax(first[codes] < np.arange(len(codes))))
+
+    def numbered(self) -> tuple[NDArray[np.int64], int]:
+        """The number of each text among the different ones in sorted order, int64 (N,), and how many these are."""
+        encoded = self._encoded()
         # UTF-8 sorts as code points do, in which Python compares texts.
         order = numbers_of(pc.sort_indices(encoded.dictionary)).astype(np.int64)
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         return place[numbers_of(encoded.indices)], len(order)
+
+
+def as_texts(values: Sequence[str]) -> TextColumn:
+    """The texts as a column in Arrow; at most 2 GiB of UTF-8 unless they are one already."""
+    return values if isinstance(values, TextColumn) else TextColumn(pa.chunked_array([texts_column(values)]))

@@ -137,8 +137,8 @@ def facts(**changes: object) -> Facts:
     base: dict[str, object] = {
         "expressions": ["man"] * 12 + ["the woman to the left of the tall man in front of a car"] * 12,
         "categories": ["person"] * n,
-        "splits": ["val"] * n,
-        "tags": [("a",), ()] * 12,
+        "split": "val",
+        "tagged": {"a": np.arange(n) % 2 == 0},
         "target_area": np.array([100] * 11 + [5000] * 13),
         "at_border": np.zeros(n, bool),
         "look_alikes": np.array([0] * 10 + [1] * 10 + [4] * 4),

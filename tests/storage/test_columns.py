@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refbench.errors import DatasetError
-from refbench.storage.columns import TextColumn, all_different, column_of, numbers_of, texts_column
+from refbench.storage.columns import TextColumn, all_different, as_texts, column_of, numbers_of, texts_column
 from refbench.storage.manifest import split_path
 from refbench.storage.samples import SplitFile, load_questions, load_samples
 
@@ -34,6 +34,21 @@ def test_texts(given_texts: list[str], skipped: int, chunk: int) -> None:
     order = sorted(set(kept))
     assert (numbers.tolist(), count) == ([order.index(text) for text in kept], len(order))
     assert all_different(column) == (len(set(kept)) == len(kept))
+    by_first, found = read.numbered_by_first()
+    assert ([found[k] for k in by_first.tolist()], found) == (kept, list(dict.fromkeys(kept)))
+    repeated = [k for k, text in enumerate(kept) if text in kept[:k]]
+    assert read.first_repeated() == (repeated[0] if repeated else None)
+    assert list(read.take(np.arange(len(kept))[::-1])) == kept[::-1]
+    assert read.all_start_with("a") == all(text.startswith("a") for text in kept)
+
+
+@settings(deadline=None)
+@given(texts, texts)
+def test_rows_of_texts_in_another_column(first: list[str], second: list[str]) -> None:
+    second = list(dict.fromkeys(second))
+    rows = as_texts(first).rows_in(as_texts(second))
+    assert rows.tolist() == [second.index(text) if text in second else -1 for text in first]
+    assert as_texts(first).equals(as_texts(second)) == (first == second)
 
 
 @settings(deadline=None)
