@@ -25,6 +25,7 @@ def resize_codes(
     columns: Buffer, columns_at: Buffer, first_rows: Buffer, first_rows_at: Buffer,
     new_heights: Buffer, new_widths: Buffer, /,
 ) -> tuple[bytes, bytes]: ...  # fmt: skip
+def read_masks(masks: list[Any], kind: type, /) -> tuple[bytes, bytes, bytes, bytes] | None: ...
 def check_codes(codes: Buffer, at: Buffer, sizes: Buffer, out: Buffer, /) -> None: ...
 def count_pairs(
     prediction_codes: Buffer, prediction_at: Buffer, target_codes: Buffer, target_at: Buffer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +54,19 @@ def pair_counts(
             f"the number of predictions must equal the number of targets, got {len(predictions)} predictions "
             f"and {len(targets)} targets"
         )
-    first, second = _columns(predictions), _columns(targets)
-    if first is not None and second is not None and np.array_equal(first.sizes, second.sizes):
-        try:
-            heights, widths = second.sizes
-            found = count_codes(first.codes, second.codes, heights, widths, boundary, threads)
-            return PairCounts.of(found).by_name()
-        except MaskError:
-            # The masks one by one give an error that names the mask.
-            pass
+    _check_boundary(boundary)
+    n = len(targets)
+    given_p, given_t = list(predictions), list(targets)
+    out = np.empty((n, len(COUNTS)), np.int64)
+
+    def count(chunk: slice) -> bool:
+        # While one thread reads masks, which needs the GIL, others count.
+        first, second = kernels.read_masks(given_p[chunk], Mask), kernels.read_masks(given_t[chunk], Mask)
+        return first is not None and second is not None and _counted(first, second, boundary, out[chunk])
+
+    if all(counted for _, counted in in_chunks(count, n, threads)):
+        return PairCounts.of(out).by_name()
+    # The masks one by one: in unusual forms, or for an error that names the mask.
     predictions = _as_masks(predictions, "prediction")
     targets = _as_masks(targets, "target")
     heights, widths = _numbers(targets, "height"), _numbers(targets, "width")
@@ -91,8 +95,7 @@ def count_codes(
     Raises:
         MaskError: a size is out of range, or a code is invalid (the message names the pair).
     """
-    if not 0 < boundary <= 1:
-        raise MaskError(f"boundary must be in (0, 1] (a share of the image diagonal), got {boundary}")
+    _check_boundary(boundary)
     n = len(predictions)
     heights, widths = _contiguous(heights, widths)
     if n and (heights.min() < 1 or widths.min() < 1 or int((heights * widths).max()) > MAX_PIXELS):
@@ -120,6 +123,23 @@ def count_codes(
             except MaskError as error:
                 raise MaskError(f"{'target' if is_target else 'prediction'} of pair {pair}: {error}") from None
     return out
+
+
+def _check_boundary(boundary: float) -> None:
+    if not 0 < boundary <= 1:
+        raise MaskError(f"boundary must be in (0, 1] (a share of the image diagonal), got {boundary}")
+
+
+def _counted(first: kernels.Codes, second: kernels.Codes, boundary: float, out: NDArray[np.int64]) -> bool:
+    """Count pairs into `out` (N, 6). Returns whether their sizes are equal and allowed, and all codes are valid."""
+    heights, widths = second.heights, second.widths
+    if not (np.array_equal(first.heights, heights) and np.array_equal(first.widths, widths)):
+        return False
+    if max(heights.max(), widths.max()) > MAX_SIDE_PX or (heights * widths).max() > MAX_PIXELS:
+        return False
+    bands = boundary_widths_px(heights, widths, boundary)
+    bad: int = kernels.count_pairs(first.text, first.at, second.text, second.at, heights, widths, bands, out)
+    return bad < 0
 
 
 def count_bands(
@@ -216,43 +236,6 @@ def boundary_widths_px(
 
 def _numbers(masks: Sequence[Mask], name: str) -> NDArray[np.int64]:
     return np.fromiter(map(attrgetter(name), masks), np.int64, len(masks))
-
-
-class _Columns(NamedTuple):
-    """The codes of masks, and their heights and widths, int64 (2, N)."""
-
-    codes: list[bytes]
-    sizes: NDArray[np.int64]
-
-
-def _columns(masks: Sequence[Any]) -> _Columns | None:
-    """The codes and sizes of masks in the usual forms, without a Mask for each dict; None if one has another form."""
-    codes: list[bytes] = []
-    size: Any
-    counts: Any
-    heights: list[int] = []
-    widths: list[int] = []
-    for mask in masks:
-        if type(mask) is Mask:
-            size, counts = mask.size, mask.counts
-        elif type(mask) is dict:
-            size, counts = mask.get("size"), mask.get("counts")
-            if isinstance(counts, str) and counts.isascii():
-                counts = counts.encode()
-        else:
-            return None
-        usual = isinstance(counts, bytes) and isinstance(size, (list, tuple)) and len(size) == 2
-        if not usual or type(size[0]) is not int or type(size[1]) is not int:
-            return None
-        codes.append(counts)
-        heights.append(size[0])
-        widths.append(size[1])
-    try:
-        sizes = np.array([heights, widths], np.int64)
-    except OverflowError:
-        return None
-    allowed = not sizes.size or (sizes.min() >= 1 and sizes.max() <= MAX_SIDE_PX)
-    return _Columns(codes, sizes) if allowed else None
 
 
 def _as_masks(masks: Sequence[Mask | Mapping[str, Any]], role: str) -> Sequence[Mask]:

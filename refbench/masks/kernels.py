@@ -8,7 +8,7 @@ intervals `[start, end)` over the column-major pixel index, sorted and disjoint,
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ except ModuleNotFoundError:
 
 COMPILED = _found.__name__.endswith("_kernels")
 # The compiled module must have this number, see `native/module.cpp`.
-INTERFACE = 3
+INTERFACE = 4
 if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
     raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")
 
@@ -52,3 +52,21 @@ def resize_codes(*arguments: NDArray[Any]) -> tuple[bytes, NDArray[np.int64]]:
     """See `plain.runs.resize_codes`."""
     text, positions = _found.resize_codes(*arguments)
     return text, np.frombuffer(positions, np.int64)
+
+
+class Codes(NamedTuple):
+    """The codes of N masks one after the other: code k is `text[at[k] : at[k + 1]]`."""
+
+    text: NDArray[np.uint8]
+    at: NDArray[np.int64]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+
+
+def read_masks(masks: list[Any], kind: type) -> Codes | None:
+    """See `plain.runs.read_masks`."""
+    found = _found.read_masks(masks, kind)
+    if found is None:
+        return None
+    text, *numbers = found
+    return Codes(np.frombuffer(text, np.uint8), *(np.frombuffer(part, np.int64) for part in numbers))

@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
-CHUNK_PAIRS = 128
+LEAST_CHUNK, CHUNKS_A_THREAD = 128, 4
 
 
 def in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> list[tuple[slice, Result]]:
     """Run `work` on slices of 0..n in threads; this is faster only if `work` releases the GIL."""
-    chunks = [slice(k, min(k + CHUNK_PAIRS, n)) for k in range(0, n, CHUNK_PAIRS)]
-    workers = min(threads or available_cores(), len(chunks))
+    most = threads or available_cores()
+    # To hand out a chunk costs as much as to count ten pairs; enough chunks, so that threads end together.
+    step = max(LEAST_CHUNK, -(-n // (CHUNKS_A_THREAD * most)))
+    chunks = [slice(k, min(k + step, n)) for k in range(0, n, step)]
+    workers = min(most, len(chunks))
     if workers <= 1:
         return [(c, work(c)) for c in chunks]
     with ThreadPoolExecutor(workers) as pool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ from refbench.masks.rle import end_to_end, intervals_of
 
 PROJECT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not kernels.COMPILED, reason="refbench was installed without a compiler")
+
+
+USUAL_FORMS: list[Callable[[Mask], Any]] = [
+    lambda mask: mask,
+    Mask.to_rle,
+    lambda mask: {"size": mask.size, "counts": mask.counts.decode(), "id": 7},
+    lambda mask: {"counts": mask.counts, "size": list(mask.size)},
+]
 
 
 def drawn(random: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
@@ -74,6 +84,35 @@ def test_counts_of_errors(seed: int) -> None:
         sizes = (batch.heights, batch.widths, batch.px)
         module.count_errors(*batch.codes, *objects, batch.others, batch.others_at, *sizes, out)
     assert found[0].tolist() == found[1].tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_in_lists(seed: int) -> None:
+    masks = Batch(seed).masks[0]
+    given = [form(mask) for mask, form in zip(masks, itertools.cycle(USUAL_FORMS), strict=False)]
+    for module in (kernels._found, plain):
+        text, *numbers = module.read_masks(given, Mask)
+        at, heights, widths = (np.frombuffer(part, np.int64).tolist() for part in numbers)
+        codes = [text[a:b] for a, b in itertools.pairwise(at)]
+        assert list(zip(heights, widths, codes, strict=True)) == [(m.height, m.width, m.counts) for m in masks]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None, 7, {}, {"size": [2, 3]}, {"counts": b"6"}, {"size": [2], "counts": b"6"},
+        {"size": [2, 0], "counts": b"6"}, {"size": [2, -3], "counts": b"6"},
+        {"size": [2, 2**70], "counts": b"6"}, {"size": [2, True], "counts": b"6"},
+        {"size": [2, 3.0], "counts": b"6"}, {"size": "23", "counts": b"6"}, {"size": [2, 3], "counts": [6]},
+        {"size": [2, 3], "counts": "\udc80"}, {"size": [2, 3], "counts": None},
+    ],
+)  # fmt: skip
+def test_masks_in_other_forms_are_left_to_others(odd: object) -> None:
+    usual = {"size": [2, 3], "counts": b"6"}
+    for module in (kernels._found, plain):
+        assert module.read_masks([usual, odd], Mask) is None
+        assert module.read_masks([usual], Mask)[0] == b"6"
+        assert module.read_masks([], Mask)[0] == b""
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -6,6 +6,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <cstring>
 #include <exception>
 
 #include "drawing.hpp"
@@ -324,6 +325,100 @@ PyObject* codes_resized(Arguments a) {
                        bytes_of(positions));
 }
 
+// A reference to a Python object that is given back.
+class Owned {
+ public:
+  explicit Owned(PyObject* object) : object_(object) {}
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() { Py_XDECREF(object_); }
+  PyObject* get() const { return object_; }
+
+ private:
+  PyObject* object_;
+};
+
+// The codes of masks one after the other, and what else is known of them.
+class MaskReader {
+ public:
+  // Masks are of type `kind` (height, width, counts), or COCO dicts. Returns whether it has one of the usual forms.
+  bool add(PyObject* mask, PyObject* kind) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(mask)) == kind) {
+      const Owned height(attribute(mask, height_)), width(attribute(mask, width_)), counts(attribute(mask, counts_));
+      return add_side(height.get(), heights) && add_side(width.get(), widths) && add_code(counts.get());
+    }
+    if (!PyDict_CheckExact(mask)) return false;
+    PyObject* size = PyDict_GetItemWithError(mask, size_.get());
+    PyObject* counts = PyDict_GetItemWithError(mask, counts_.get());
+    if (PyErr_Occurred() != nullptr) throw PythonError();
+    if (size == nullptr || counts == nullptr) return false;
+    if (PyList_CheckExact(size) && PyList_Size(size) == 2) {
+      return add_side(PyList_GetItem(size, 0), heights) && add_side(PyList_GetItem(size, 1), widths) && add_code(counts);
+    }
+    if (PyTuple_CheckExact(size) && PyTuple_Size(size) == 2) {
+      return add_side(PyTuple_GetItem(size, 0), heights) && add_side(PyTuple_GetItem(size, 1), widths) && add_code(counts);
+    }
+    return false;
+  }
+
+  Buffer<u8> text;
+  std::vector<i64> at{0}, heights, widths;
+
+ private:
+  static PyObject* attribute(PyObject* object, const Owned& name) {
+    PyObject* found = PyObject_GetAttr(object, name.get());
+    if (found == nullptr) throw PythonError();
+    return found;
+  }
+
+  static bool add_side(PyObject* side, std::vector<i64>& sides) {
+    if (!PyLong_CheckExact(side)) return false;
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(side, &overflow);
+    if (overflow != 0 || value < 1 || value >= (1LL << 31)) return false;
+    sides.push_back(static_cast<i64>(value));
+    return true;
+  }
+
+  bool add_code(PyObject* code) {
+    Py_ssize_t length = 0;
+    const char* first = nullptr;
+    if (PyBytes_CheckExact(code)) {
+      length = PyBytes_Size(code);
+      first = PyBytes_AsString(code);
+    } else if (PyUnicode_CheckExact(code)) {
+      first = PyUnicode_AsUTF8AndSize(code, &length);
+      if (first == nullptr) {
+        // Half of a surrogate pair.
+        PyErr_Clear();
+        return false;
+      }
+    } else {
+      return false;
+    }
+    std::memcpy(text.room_for(at.back() + length) + at.back(), first, static_cast<std::size_t>(length));
+    at.push_back(at.back() + length);
+    return true;
+  }
+
+  const Owned height_{PyUnicode_InternFromString("height")}, width_{PyUnicode_InternFromString("width")},
+      counts_{PyUnicode_InternFromString("counts")}, size_{PyUnicode_InternFromString("size")};
+};
+
+// masks, the type of a mask
+PyObject* masks_read(Arguments a) {
+  if (!PyList_Check(a[0])) fail(PyExc_TypeError, "masks must be a list");
+  MaskReader reader;
+  // Its length is asked again, since another type may change the list when its attributes are read.
+  for (Py_ssize_t k = 0; k < PyList_Size(a[0]); ++k) {
+    if (!reader.add(PyList_GetItem(a[0], k), a[1])) return nothing();
+  }
+  return Py_BuildValue("NNNN",
+                       PyBytes_FromStringAndSize(reinterpret_cast<const char*>(reader.text.room_for(1)),
+                                                 static_cast<Py_ssize_t>(reader.at.back())),
+                       bytes_of(reader.at), bytes_of(reader.heights), bytes_of(reader.widths));
+}
+
 PyMethodDef methods[] = {
     method<decode_intervals, 4>("decode_intervals"),
     method<encode_intervals, 5>("encode_intervals"),
@@ -332,6 +427,7 @@ PyMethodDef methods[] = {
     method<area_of_code, 2>("area_of_code"),
     method<subtract_intervals, 8>("subtract_intervals"),
     method<check_many, 4>("check_codes"),
+    method<masks_read, 2>("read_masks"),
     method<codes_resized, 10>("resize_codes"),
     method<pairs_counted, 8>("count_pairs"),
     method<bands_counted, 8>("count_bands"),
@@ -341,7 +437,7 @@ PyMethodDef methods[] = {
 };
 
 // Increase it with every change of a function: refbench.masks.kernels refuses a compiled module with another number.
-constexpr long INTERFACE = 3;
+constexpr long INTERFACE = 4;
 
 int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }
 

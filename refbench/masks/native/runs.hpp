@@ -170,6 +170,12 @@ inline i64 intersection(View a, View b) {
 
 // Write the pixels of both a and b from position `at` of the output on; returns the end of what was written.
 inline i64 intersect(View a, View b, i64* starts, i64* ends, i64 at) {
+  if (a.n == 1 && b.n == 1) {
+    // The columns of most masks.
+    starts[at] = std::max(a.starts[0], b.starts[0]);
+    ends[at] = std::min(a.ends[0], b.ends[0]);
+    return at + (ends[at] > starts[at]);
+  }
   i64 i = 0, j = 0;
   while (i < a.n && j < b.n) {
     const i64 end_a = a.ends[i], end_b = b.ends[j];

@@ -10,6 +10,7 @@ from refbench.masks.plain.runs import (
     code_of_polygons,
     decode_intervals,
     encode_intervals,
+    read_masks,
     resize_codes,
     subtract_intervals,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "count_pairs",
     "decode_intervals",
     "encode_intervals",
+    "read_masks",
     "resize_codes",
     "subtract_intervals",
 ]

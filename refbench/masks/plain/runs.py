@@ -6,6 +6,8 @@ a function returns a negative code instead of raising an exception; `refbench.ma
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from refbench.masks.code_errors import BAD_CHARACTER, NEGATIVE, TOO_LONG, TRUNCATED, WRONG_SUM
@@ -399,3 +401,34 @@ def area_of_code(code, size):
     characters = np.frombuffer(code, np.uint8)
     starts, ends = (np.empty(len(code) // 2 + 1, np.int64) for _ in range(2))
     return int(intervals_area(starts, ends, decode_intervals(characters, size, starts, ends)))
+
+
+def read_masks(masks, kind):
+    """The codes of a list of masks one after the other, where each begins, and their heights and widths (int64).
+
+    A mask is of the type `kind`, which has height, width and counts, or a COCO dict. None if one has another form, for
+    example an uncompressed code.
+    """
+    codes, heights, widths = [], [], []
+    size: Any
+    for mask in masks:
+        if type(mask) is kind:
+            size, counts = [mask.height, mask.width], mask.counts
+        elif type(mask) is dict:
+            size, counts = mask.get("size"), mask.get("counts")
+        else:
+            return None
+        if type(counts) is str:
+            try:
+                counts = counts.encode()
+            except UnicodeEncodeError:
+                return None
+        if type(counts) is not bytes or type(size) not in (list, tuple) or len(size) != 2:
+            return None
+        if not all(type(side) is int and 1 <= side < 2**31 for side in size):
+            return None
+        codes.append(counts)
+        heights.append(size[0])
+        widths.append(size[1])
+    at = np.cumsum([0, *map(len, codes)], dtype=np.int64)
+    return b"".join(codes), at.tobytes(), np.array(heights, np.int64).tobytes(), np.array(widths, np.int64).tobytes()
