@@ -27,7 +27,7 @@ except ModuleNotFoundError:
 
 COMPILED = _found.__name__.endswith("_kernels")
 # The compiled module must have this number, see `native/module.cpp`.
-INTERFACE = 4
+INTERFACE = 5
 if COMPILED and getattr(_found, "INTERFACE", 0) != INTERFACE:
     raise ImportError(f"{_found.__file__} is of an older refbench; run `python hatch_build.py` in its clone")
 
@@ -70,3 +70,12 @@ def read_masks(masks: list[Any], kind: type) -> Codes | None:
         return None
     text, *numbers = found
     return Codes(np.frombuffer(text, np.uint8), *(np.frombuffer(part, np.int64) for part in numbers))
+
+
+def read_polygons(polygons: list[Any], most: float) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """See `plain.runs.read_polygons`."""
+    found = _found.read_polygons(polygons, most)
+    if found is None:
+        return None
+    corners, counts = found
+    return np.frombuffer(corners, np.float64).reshape(-1, 2), np.frombuffer(counts, np.int64)

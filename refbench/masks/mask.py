@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from refbench.errors import MaskError
 from refbench.masks import kernels
-from refbench.masks.polygons import check_polygon
+from refbench.masks.polygons import read_polygons
 from refbench.masks.rle import (
     check_size,
     encode,
@@ -145,11 +145,9 @@ class Mask:
                 number, or an outline far outside any possible image.
         """
         check_size(height, width)
-        checked = [check_polygon(p, k) for k, p in enumerate(polygons)]
-        if not checked:
+        if not len(polygons):
             return Mask.empty(height, width)
-        corners = np.concatenate(checked) if len(checked) > 1 else np.ascontiguousarray(checked[0])
-        counts = np.array([len(points) for points in checked], np.int64)
+        corners, counts = read_polygons(polygons)
         return _known(height, width, kernels.code_of_polygons(corners, counts, int(height), int(width)))
 
     @staticmethod

@@ -1,19 +1,35 @@
-"""Validates polygons from annotation files."""
+"""Reads and validates polygons from annotation files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import MaskError
+from refbench.masks import kernels
 
 MAX_OUTLINE_PX = 1_000_000.0
 
 
-def check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
+def read_polygons(polygons: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The vertices of polygons one after the other, float64 (K, 2), and how many each has, int64 (N,).
+
+    Raises:
+        MaskError: as `Mask.from_polygons`.
+    """
+    found = kernels.read_polygons(list(polygons), MAX_OUTLINE_PX)
+    if found is not None:
+        return found
+    # In unusual forms, for example arrays, or wrong.
+    checked = [_check_polygon(p, k) for k, p in enumerate(polygons)]
+    return np.concatenate(checked), np.array([len(points) for points in checked], np.int64)
+
+
+def _check_polygon(polygon: Any, index: int) -> NDArray[np.float64]:
     """The vertices of a polygon, float64 (K, 2)."""
     try:
         points = np.asarray(polygon, dtype=np.float64)

@@ -115,6 +115,27 @@ def test_masks_in_other_forms_are_left_to_others(odd: object) -> None:
         assert module.read_masks([], Mask)[0] == b""
 
 
+POLYGON = (0, 0.5, 3, 0, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None, 7, [], "012345", POLYGON[:4], (*POLYGON, 1), {0: 1}, np.array(POLYGON), [[0, 0], [3, 0], [3, 4]],
+        (*POLYGON[:5], None), (*POLYGON[:5], "4"), (*POLYGON[:5], True), (*POLYGON[:5], float("nan")),
+        (*POLYGON[:5], float("inf")), (*POLYGON[:5], 10**400), (*POLYGON[:5], 1001), (*POLYGON[:5], -1001),
+        (*POLYGON[:5], 400.0),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_polygons_in_other_forms_are_left_to_others(odd: object) -> None:
+    for module in (kernels._found, plain):
+        corners, counts = module.read_polygons([list(POLYGON), POLYGON * 2], 1000.0)
+        assert np.frombuffer(corners).tolist() == [*POLYGON, *POLYGON, *POLYGON]
+        assert np.frombuffer(counts, np.int64).tolist() == [3, 6]
+        assert module.read_polygons([POLYGON, odd], 1000.0) is None
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_runs(seed: int) -> None:
     random = np.random.default_rng(seed)

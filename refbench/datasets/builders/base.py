@@ -8,12 +8,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import pyarrow as pa
 
 from refbench._version import __version__
 from refbench.errors import DatasetError, summarise_problems
@@ -295,19 +297,28 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
     A reader sees either the old dataset or the new one, never a mixture.
     """
     _check_unique(dataset, built)
-    splits: dict[str, SplitInfo] = {}
-    for split, samples in built.splits.items():
-        write_rows(staging / f"{split}.parquet", SAMPLE_SCHEMA, in_batches(samples, samples_table))
-        splits[split] = SplitInfo(
-            images=len({s.image_id for s in samples}),
-            refs=len({s.ref_id for s in samples}),
-            expressions=len(samples),
-            no_target=sum(s.no_target for s in samples),
-            fingerprint=samples_fingerprint(samples),
-            questions=questions_fingerprint(samples),
-            refs_without_sentences=built.refs_without_sentences.get(split, 0),
-        )
-    write_rows(staging / "objects.parquet", OBJECT_SCHEMA, in_batches(built.objects, objects_table))
+    tables: list[tuple[str, pa.Schema, Iterable[pa.Table]]] = [
+        (split, SAMPLE_SCHEMA, in_batches(samples, samples_table)) for split, samples in built.splits.items()
+    ]
+    tables.append(("objects", OBJECT_SCHEMA, in_batches(built.objects, objects_table)))
+    with ThreadPoolExecutor(1) as pool:
+        # While the fingerprints are computed. The files are compressed without the GIL.
+        writing = [pool.submit(write_rows, staging / f"{name}.parquet", *table) for name, *table in tables]
+        splits = {
+            split: SplitInfo(
+                images=len({s.image_id for s in samples}),
+                refs=len({s.ref_id for s in samples}),
+                expressions=len(samples),
+                no_target=sum(s.no_target for s in samples),
+                fingerprint=samples_fingerprint(samples),
+                questions=questions_fingerprint(samples),
+                refs_without_sentences=built.refs_without_sentences.get(split, 0),
+            )
+            for split, samples in built.splits.items()
+        }
+        of_objects = objects_fingerprint(built.objects)
+        for written in writing:
+            written.result()
     of_splits = {split: s.fingerprint for split, s in splits.items()}
     manifest = Manifest(
         dataset=dataset,
@@ -320,7 +331,7 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
         splits=splits,
         objects=len(built.objects),
         notes=built.notes,
-        fingerprint=dataset_fingerprint(of_splits, objects_fingerprint(built.objects)),
+        fingerprint=dataset_fingerprint(of_splits, of_objects),
     )
     write_json(staging / MANIFEST_FILE, manifest.to_json())
     replace_folder(staging, dataset_folder(dataset))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from refbench.masks.mask import Mask
 from refbench.records import AnnotatedObject, Sample
@@ -41,6 +42,7 @@ class Picture:
     width: int
 
 
+@cache
 def readable(name: str) -> str:
     """`bow_(decorative_ribbons)` -> `bow (decorative ribbons)`; the published name is kept in raw_expression."""
     return " ".join(name.replace("_", " ").split())

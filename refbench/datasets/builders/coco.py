@@ -57,6 +57,7 @@ class CocoInstances:
                 )
                 self.category_names[i] = ""
         self._objects: dict[int, AnnotatedObject] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def _by_id(
         self, content: Mapping[str, Any], key: str, needed: tuple[str, ...]
@@ -75,9 +76,11 @@ class CocoInstances:
 
     def size_of(self, image_id: int) -> tuple[int, int]:
         """(height, width); raises MaskError if they are not positive integers."""
-        _, image = self.images[image_id]
-        check_size(image["height"], image["width"])
-        return image["height"], image["width"]
+        if image_id not in self._sizes:
+            _, image = self.images[image_id]
+            check_size(image["height"], image["width"])
+            self._sizes[image_id] = image["height"], image["width"]
+        return self._sizes[image_id]
 
     def where(self, ann_id: int) -> str:
         return f"{self.path.name} annotations[{self.annotations[ann_id][0]}] (id {ann_id})"
@@ -90,7 +93,7 @@ class CocoInstances:
         _, row = self.annotations[ann_id]
         height, width = self.size_of(row["image_id"])
         mask, polygons = read_segmentation(row["segmentation"], height, width)
-        if mask.area == 0 and not may_be_empty:
+        if not may_be_empty and mask.area == 0:
             raise MaskError(f"its mask covers no pixel of the image ({height} x {width} pixels, height x width)")
         name = self.category_names.get(row.get("category_id", -1), "")
         box = read_box(row.get("bbox"), mask)
@@ -232,7 +235,10 @@ def _row_problem(row: Any, needed: tuple[str, ...], seen: Mapping[int, Any]) -> 
 
 def _check_inside(polygons: tuple[tuple[float, ...], ...], height: int, width: int) -> None:
     t = OUTSIDE_TOLERANCE_PX
+    shorter = min(height, width) + t
     for k, polygon in enumerate(polygons):
+        if min(polygon) >= -t and max(polygon) <= shorter:
+            continue
         xs, ys = polygon[0::2], polygon[1::2]
         if min(xs) < -t or max(xs) > width + t or min(ys) < -t or max(ys) > height + t:
             raise MaskError(

@@ -419,11 +419,56 @@ PyObject* masks_read(Arguments a) {
                        bytes_of(reader.at), bytes_of(reader.heights), bytes_of(reader.widths));
 }
 
+// Append the vertices of a polygon, a flat list or tuple of numbers. Returns whether it is one of at least three points
+// whose coordinates and whose outline, at most, are not longer than `most`.
+bool add_polygon(PyObject* polygon, double most, std::vector<double>& corners) {
+  const bool list = PyList_CheckExact(polygon);
+  if (!list && !PyTuple_CheckExact(polygon)) return false;
+  const Py_ssize_t values = list ? PyList_Size(polygon) : PyTuple_Size(polygon);
+  if (values < 6 || values % 2 != 0) return false;
+  double low = most, high = -most;
+  for (Py_ssize_t k = 0; k < values; ++k) {
+    PyObject* value = list ? PyList_GetItem(polygon, k) : PyTuple_GetItem(polygon, k);
+    if (!PyFloat_CheckExact(value) && !PyLong_CheckExact(value)) return false;
+    const double number = PyFloat_CheckExact(value) ? PyFloat_AsDouble(value) : PyLong_AsDouble(value);
+    if (number == -1.0 && PyErr_Occurred() != nullptr) {
+      // An integer that is no float.
+      PyErr_Clear();
+      return false;
+    }
+    // Neither holds for NaN.
+    if (!(number >= -most && number <= most)) return false;
+    low = std::min(low, number);
+    high = std::max(high, number);
+    corners.push_back(number);
+  }
+  return (high - low) * static_cast<double>(values / 2) <= most;
+}
+
+// polygons, the longest outline
+PyObject* polygons_read(Arguments a) {
+  const double most = PyFloat_AsDouble(a[1]);
+  if (most == -1.0 && PyErr_Occurred() != nullptr) throw PythonError();
+  if (!PyList_Check(a[0])) fail(PyExc_TypeError, "polygons must be a list");
+  std::vector<double> corners;
+  std::vector<i64> counts;
+  for (Py_ssize_t k = 0; k < PyList_Size(a[0]); ++k) {
+    const std::size_t before = corners.size();
+    if (!add_polygon(PyList_GetItem(a[0], k), most, corners)) return nothing();
+    counts.push_back(static_cast<i64>((corners.size() - before) / 2));
+  }
+  return Py_BuildValue("NN",
+                       PyBytes_FromStringAndSize(reinterpret_cast<const char*>(corners.data()),
+                                                 static_cast<Py_ssize_t>(corners.size() * sizeof(double))),
+                       bytes_of(counts));
+}
+
 PyMethodDef methods[] = {
     method<decode_intervals, 4>("decode_intervals"),
     method<encode_intervals, 5>("encode_intervals"),
     method<changes_of_array, 2>("array_changes"),
     method<code_of_polygons, 4>("code_of_polygons"),
+    method<polygons_read, 2>("read_polygons"),
     method<area_of_code, 2>("area_of_code"),
     method<subtract_intervals, 8>("subtract_intervals"),
     method<check_many, 4>("check_codes"),
@@ -437,7 +482,7 @@ PyMethodDef methods[] = {
 };
 
 // Increase it with every change of a function: refbench.masks.kernels refuses a compiled module with another number.
-constexpr long INTERFACE = 4;
+constexpr long INTERFACE = 5;
 
 int add_interface(PyObject* module) { return PyModule_AddIntConstant(module, "INTERFACE", INTERFACE); }
 

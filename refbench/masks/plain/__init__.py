@@ -11,6 +11,7 @@ from refbench.masks.plain.runs import (
     decode_intervals,
     encode_intervals,
     read_masks,
+    read_polygons,
     resize_codes,
     subtract_intervals,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "decode_intervals",
     "encode_intervals",
     "read_masks",
+    "read_polygons",
     "resize_codes",
     "subtract_intervals",
 ]

@@ -432,3 +432,23 @@ def read_masks(masks, kind):
         widths.append(size[1])
     at = np.cumsum([0, *map(len, codes)], dtype=np.int64)
     return b"".join(codes), at.tobytes(), np.array(heights, np.int64).tobytes(), np.array(widths, np.int64).tobytes()
+
+
+def read_polygons(polygons, most):
+    """The vertices of a list of polygons (float64 x, y, one after the other), and how many each has (int64).
+
+    None unless each is a flat list or tuple of at least three points, and no coordinate and no outline can be longer
+    than `most` pixels.
+    """
+    corners, counts = [], []
+    for polygon in polygons:
+        if type(polygon) not in (list, tuple) or len(polygon) < 6 or len(polygon) % 2:
+            return None
+        if not all(type(value) in (int, float) and -most <= value <= most for value in polygon):
+            return None
+        values = list(map(float, polygon))
+        if not (max(values) - min(values)) * (len(values) // 2) <= most:
+            return None
+        corners += values
+        counts.append(len(values) // 2)
+    return np.array(corners, np.float64).tobytes(), np.array(counts, np.int64).tobytes()
