@@ -22,7 +22,7 @@ from refbench.scoring.statistics.bootstrap import PERCENTILE
 from refbench.storage.given_predictions import GivenPredictions
 from refbench.storage.predictions import Claims, SampleIndex
 from refbench.storage.progress import Progress, silent
-from refbench.storage.samples import load_samples
+from refbench.storage.samples import load_questions
 
 
 def open_source(source: Any, dataset: str | None) -> tuple[str, Answers]:
@@ -164,7 +164,7 @@ def predictions_of(source: Path | str, address: str, wanted: Collection[str] | N
     if run.is_there:
         yield from run.predictions(wanted)
         return
-    samples = load_samples(address)
+    samples, _ = load_questions(address)
     for where, row, claim in Claims(source, SampleIndex.of(samples)):
         sample = samples[row]
         if wanted is not None and sample.sample_id not in wanted:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from refbench.errors import DatasetError, MaskError, PredictionError
 from refbench.masks.mask import Mask
-from refbench.records import Instance, Prediction, Sample
+from refbench.records import Instance, Prediction, Question
 from refbench.storage.coco_rows import read_mask
 from refbench.storage.files import check_is_file, read_json
 from refbench.storage.images import MASK_FORMATS, image_size, open_image
@@ -62,7 +62,7 @@ class SampleIndex:
         self.widths = widths
 
     @staticmethod
-    def of(samples: Sequence[Sample]) -> SampleIndex:
+    def of(samples: Sequence[Question]) -> SampleIndex:
         """The index of these samples, in their order."""
         return SampleIndex(
             [s.sample_id for s in samples],

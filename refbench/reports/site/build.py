@@ -24,7 +24,7 @@ from refbench._version import __version__
 from refbench.datasets.verification import state_of
 from refbench.errors import DatasetError, RefbenchError, RunError
 from refbench.plugins.loading import available
-from refbench.records import Sample
+from refbench.records import Question
 from refbench.reports.ceilings import Ceiling, ceiling, masks_of_version
 from refbench.reports.error_kinds import KINDS, MEANING
 from refbench.reports.leaderboard import SHORT_NAMES, format_interval
@@ -346,7 +346,7 @@ class _Writer:
         columns = split_columns(split)
         columns["files"] = self._image_files(split)
         self._data(f"splits/{split.slug}", columns)
-        for k, part in enumerate(target_parts(split.samples)):
+        for k, part in enumerate(target_parts(split)):
             self._data(f"splits/{split.slug}-{k}", part)
         return split
 
@@ -361,7 +361,7 @@ class _Writer:
     def _image_files(self, split: SiteSplit) -> list[str]:
         """The address of each image from the root of the site; "" if it is not shown."""
         dataset = split.address.partition("/")[0]
-        first: dict[str, Sample] = {}
+        first: dict[str, Question] = {}
         for sample in split.samples:
             first.setdefault(sample.image_id, sample)
         mode = self.images
@@ -379,7 +379,7 @@ class _Writer:
                 out.append(self._copied(split.slug, number, sample))
         return out
 
-    def _copied(self, slug: str, number: int, sample: Sample) -> str:
+    def _copied(self, slug: str, number: int, sample: Question) -> str:
         """Copy an image to the site; one that a browser would show differently is converted to JPEG."""
         original = original_for_web(sample.image_path)
         if original is not None:

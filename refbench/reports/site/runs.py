@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refbench.errors import RefbenchError
-from refbench.records import Sample
+from refbench.masks.kernels import area_of_code
+from refbench.records import Question
 from refbench.reports.diagnosis import Diagnosis, diagnose, facts_of_samples
 from refbench.reports.names import system_name
 from refbench.reports.published import rules_on
@@ -23,8 +24,9 @@ from refbench.scoring.protocols.exact import sample_boundary_iou, sample_iou
 from refbench.scoring.results import Result
 from refbench.scoring.scorer import applicable_protocols
 from refbench.scoring.sources import has_predictions, name_of, predictions_of, result_of
-from refbench.storage.manifest import split_fingerprint
-from refbench.storage.samples import load_samples
+from refbench.storage.columns import numbers_of
+from refbench.storage.manifest import of_one_build, parse_address, split_fingerprint
+from refbench.storage.samples import SplitFile, load_questions
 from refbench.storage.secrets import published
 
 # Masks are loaded in parts of so many samples, when they are looked at.
@@ -97,7 +99,7 @@ def read_run(source: Path, slug: str, verdicts: dict[str, Verdict], dataset: str
     return SiteRun(slug, name, source, result, verdicts, diagnosis)
 
 
-def sample_columns(run: SiteRun, samples: Sequence[Sample]) -> dict[str, Any]:
+def sample_columns(run: SiteRun, samples: Sequence[Question]) -> dict[str, Any]:
     """The figures of the samples in the order of the split; null for samples that the run does not have.
 
     `iou` and `boundary` are in units of 1 / UNIT. `kind` is the index of the kind of error, -1 if nothing is wrong.
@@ -118,7 +120,7 @@ def sample_columns(run: SiteRun, samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def prediction_parts(run: SiteRun, samples: Sequence[Sample]) -> tuple[list[list[str | None]], dict[int, str]]:
+def prediction_parts(run: SiteRun, samples: Sequence[Question]) -> tuple[list[list[str | None]], dict[int, str]]:
     """The run-length codes of the predictions in parts of PART_SAMPLES samples, and the errors of failed samples.
 
     A code is null if there is no prediction.
@@ -142,20 +144,29 @@ class SiteSplit:
     slug: str
     address: str
     fingerprint: str
-    samples: list[Sample]
+    file: SplitFile
+    samples: list[Question]
     images: list[str]
+
+    def targets(self) -> Iterator[list[str]]:
+        """The run-length codes of the targets in parts of PART_SAMPLES samples."""
+        for first in range(0, len(self.samples), PART_SAMPLES):
+            rows = np.arange(first, min(first + PART_SAMPLES, len(self.samples)))
+            yield self.file.rows("target_counts", rows).to_pylist()
 
 
 def read_split(address: str, slug: str) -> SiteSplit:
-    samples = load_samples(address)
-    return SiteSplit(
-        slug, address, split_fingerprint(address), samples, list(dict.fromkeys(s.image_id for s in samples))
-    )
+    def read() -> tuple[SplitFile, list[Question], str]:
+        return SplitFile(address), *load_questions(address)
+
+    file, samples, fingerprint = of_one_build(parse_address(address)[0], read)
+    return SiteSplit(slug, address, fingerprint, file, samples, list(dict.fromkeys(s.image_id for s in samples)))
 
 
 def split_columns(split: SiteSplit) -> dict[str, Any]:
     """The properties of the samples of a split, and its slices as bit sets (base64, first sample in the lowest bit)."""
     samples = split.samples
+    about = split.file.table(["category", "no_target"])
     number = {image_id: k for k, image_id in enumerate(split.images)}
     columns: dict[str, Any] = {
         "address": split.address,
@@ -164,28 +175,25 @@ def split_columns(split: SiteSplit) -> dict[str, Any]:
         "image": [number[s.image_id] for s in samples],
         "size": [[s.height, s.width] for s in samples],
         "expression": [s.expression for s in samples],
-        "category": [s.category for s in samples],
-        "noTarget": [k for k, s in enumerate(samples) if s.no_target],
+        "category": about["category"].to_pylist(),
+        "noTarget": np.flatnonzero(numbers_of(about["no_target"])).tolist(),
         "part": PART_SAMPLES,
         "unit": UNIT,
     }
     # Of all samples, whatever part of them a run has.
-    areas = np.array([s.target.area for s in samples], np.int64)
-    found = slices_of(facts_of_samples(split.address, [s.sample_id for s in samples], areas))
+    sizes = iter(s.height * s.width for s in samples)
+    areas = [area_of_code(code.encode("ascii"), next(sizes)) for codes in split.targets() for code in codes]
+    found = slices_of(facts_of_samples(split.address, [s.sample_id for s in samples], np.array(areas, np.int64)))
     slices = [{"dimension": p.dimension, "label": p.label, "bits": _bits(p.rows)} for p in found]
     return {**columns, "slices": slices}
 
 
-def target_parts(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def target_parts(split: SiteSplit) -> Iterator[dict[str, Any]]:
     """The run-length codes of the targets in parts: the different `codes`, and which of them each sample has (`of`)."""
-    parts = []
-    for first in range(0, len(samples), PART_SAMPLES):
+    for targets in split.targets():
         codes: dict[str, int] = {}
-        chosen = [
-            codes.setdefault(s.target.counts.decode("ascii"), len(codes)) for s in samples[first : first + PART_SAMPLES]
-        ]
-        parts.append({"codes": list(codes), "of": chosen})
-    return parts
+        chosen = [codes.setdefault(code, len(codes)) for code in targets]
+        yield {"codes": list(codes), "of": chosen}
 
 
 def _bits(inside: NDArray[np.bool_]) -> str:
