@@ -145,7 +145,8 @@ class Mask:
                 number, or an outline far outside any possible image.
         """
         check_size(height, width)
-        if not len(polygons):
+        polygons = list(polygons)
+        if not polygons:
             return Mask.empty(height, width)
         corners, counts = read_polygons(polygons)
         return _known(height, width, kernels.code_of_polygons(corners, counts, int(height), int(width)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from refbench.masks import kernels
 MAX_OUTLINE_PX = 1_000_000.0
 
 
-def read_polygons(polygons: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def read_polygons(polygons: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The vertices of polygons one after the other, float64 (K, 2), and how many each has, int64 (N,).
 
     Raises:
         MaskError: as `Mask.from_polygons`.
     """
-    found = kernels.read_polygons(list(polygons), MAX_OUTLINE_PX)
+    found = kernels.read_polygons(polygons, MAX_OUTLINE_PX)
     if found is not None:
         return found
     # In unusual forms, for example arrays, or wrong.

@@ -343,12 +343,12 @@ class _Targets:
         return by_image
 
     def distractors(self, rows: Sequence[int]) -> list[list[int]]:
-        """For each row, the positions in `objects_with_masks` of the objects on its image that are not its target."""
-        objects = self.objects_with_masks
-        meant = self._file.rows("ann_ids", np.array(rows, np.int64)).to_pylist()
+        """For each row, the positions in `objects_with_masks` of the other objects on the image of its target."""
+        objects, at = self.objects_with_masks, np.array(rows, np.int64)
+        images, targets = self.image_id.take(at), self._file.rows("ann_ids", at).to_pylist()
         return [
-            [k for k in self._objects_on.get(self.image_id[row], []) if objects[k].ann_id not in ids]
-            for row, ids in zip(rows, meant, strict=True)
+            [k for k in self._objects_on.get(image, []) if objects[k].ann_id not in ids]
+            for image, ids in zip(images, targets, strict=True)
         ]
 
 

@@ -25,7 +25,9 @@ SCORES_FILE = "scores.parquet"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """The columns of scores.parquet, each an array of shape (N,), in the order of samples; counts are in pixels."""
+    """The columns of scores.parquet in the order of samples: ids as sequences of N texts, other columns as arrays of
+    shape (N,); counts are in pixels.
+    """
 
     sample_id: Sequence[str]
     image_id: Sequence[str]
@@ -120,7 +122,8 @@ def read_scores(path: Path | str) -> ScoreTable:
 
     Raises:
         DatasetError: the file cannot be read.
-        RunError: a column is missing or has another type, or the counts of a row break an identity.
+        RunError: a column is missing or has another type, a sample occurs twice, or the counts of a row break an
+            identity.
 
     Example:
         >>> from refbench import read_scores, run, score
@@ -130,7 +133,7 @@ def read_scores(path: Path | str) -> ScoreTable:
     """
     path = Path(path)
     path = path / SCORES_FILE if path.is_dir() else path
-    table = read_table(path)
+    table = read_table(path, whole=True)
     names = [f.name for f in dataclasses.fields(ScoreTable)]
     missing = [name for name in names if name not in table.column_names]
     if missing:

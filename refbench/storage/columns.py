@@ -148,7 +148,9 @@ class TextColumn(Sequence[str]):
         return bool(self.column.equals(other.column))
 
     def numbered_by_first(self) -> tuple[NDArray[np.int64], list[str]]:
-        """The number of each text among the different ones in the order of their first rows, int64 (N,), and these."""
+        """The number of each text among the different ones in the order of their first rows, int64 (N,), and these
+        different texts.
+        """
         encoded = self._encoded()
         return numbers_of(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
 
@@ -189,5 +191,5 @@ class TextColumn(Sequence[str]):
 
 
 def as_texts(values: Sequence[str]) -> TextColumn:
-    """The texts as a column in Arrow; at most 2 GiB of UTF-8 unless they are one already."""
+    """The texts as a column in Arrow. A sequence that is none yet may have at most 2 GiB of UTF-8."""
     return values if isinstance(values, TextColumn) else TextColumn(pa.chunked_array([texts_column(values)]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PROJECT
+from events import wait_until
 
 from refbench import ReferringMetric, collate, torch_dataset
 from refbench.errors import MaskError
@@ -180,8 +181,11 @@ def test_wandb(measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mon
     run_recipe("wandb", measured)
     # What an offline run logs is in this file until it is synced.
     (log,) = {path.resolve() for path in tmp_path.rglob("*.wandb")}
+    figures = measured["metric"].compute(prefix="val/")
+    # Written by a process of its own.
+    wait_until(lambda: all(name.encode() in log.read_bytes() for name in figures))
     content = log.read_bytes()
-    for name, value in measured["metric"].compute(prefix="val/").items():
+    for name, value in figures.items():
         at = content.index(name.encode())
         assert f"{value:g}".encode() in content[at : at + len(name) + 20]
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from refbench import run, score
-from refbench.errors import RunError
+from refbench.errors import DatasetError, RunError
 from refbench.records import Estimate, Summary
 from refbench.reports.leaderboard import read_rows
 from refbench.reports.recomputation import Status, verify
@@ -38,6 +40,20 @@ def test_every_rule_satisfies_them(scored: Path) -> None:
     result = score(scored, protocols=["all"])
     assert len(result.summaries) > 25
     assert set(result.left_out) == {"lvis-instance", "lvis-category-union"}
+
+
+@pytest.mark.parametrize("column", ["sample_id", "image_id"])
+def test_ids_that_are_no_text(scored: Path, column: str) -> None:
+    path = scored / "scores.parquet"
+    table = pq.read_table(path)
+    texts = [text.encode() for text in table[column].to_pylist()]
+    texts[3] = b"\xff" + texts[3]
+    place = table.schema.get_field_index(column)
+    write_table(path, table.set_column(place, column, pa.array(texts, pa.binary()).view(pa.string())))
+    with pytest.raises(DatasetError, match=re.escape(str(path))):
+        read_scores(path)
+    (verdict,) = verify(scored)
+    assert verdict.status is Status.REFUSED
 
 
 @pytest.mark.parametrize(

@@ -302,23 +302,27 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
     ]
     tables.append(("objects", OBJECT_SCHEMA, in_batches(built.objects, objects_table)))
     with ThreadPoolExecutor(1) as pool:
-        # While the fingerprints are computed. The files are compressed without the GIL.
+        # The tables are written while the fingerprints are computed: files are compressed without the GIL.
         writing = [pool.submit(write_rows, staging / f"{name}.parquet", *table) for name, *table in tables]
-        splits = {
-            split: SplitInfo(
-                images=len({s.image_id for s in samples}),
-                refs=len({s.ref_id for s in samples}),
-                expressions=len(samples),
-                no_target=sum(s.no_target for s in samples),
-                fingerprint=samples_fingerprint(samples),
-                questions=questions_fingerprint(samples),
-                refs_without_sentences=built.refs_without_sentences.get(split, 0),
-            )
-            for split, samples in built.splits.items()
-        }
-        of_objects = objects_fingerprint(built.objects)
-        for written in writing:
-            written.result()
+        try:
+            splits = {
+                split: SplitInfo(
+                    images=len({s.image_id for s in samples}),
+                    refs=len({s.ref_id for s in samples}),
+                    expressions=len(samples),
+                    no_target=sum(s.no_target for s in samples),
+                    fingerprint=samples_fingerprint(samples),
+                    questions=questions_fingerprint(samples),
+                    refs_without_sentences=built.refs_without_sentences.get(split, 0),
+                )
+                for split, samples in built.splits.items()
+            }
+            of_objects = objects_fingerprint(built.objects)
+            for written in writing:
+                written.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     of_splits = {split: s.fingerprint for split, s in splits.items()}
     manifest = Manifest(
         dataset=dataset,

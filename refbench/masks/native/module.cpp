@@ -1,6 +1,7 @@
-// The Python module refbench.masks._kernels. Arguments are C-contiguous arrays, checked for the size of their items and
-// for the length that they need; Python's lock is released while a function computes. It uses the stable interface of
-// Python, so one file serves all versions from 3.11 on.
+// The Python module refbench.masks._kernels. Most arguments are C-contiguous arrays, checked for the size of their items
+// and for the length that they need; Python's lock is released while a function computes on them. It is held while lists
+// of masks or polygons are read. The module uses the stable interface of Python, so one file serves all versions from
+// 3.11 on.
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -341,16 +342,18 @@ class Owned {
 // The codes of masks one after the other, and what else is known of them.
 class MaskReader {
  public:
-  // Masks are of type `kind` (height, width, counts), or COCO dicts. Returns whether it has one of the usual forms.
+  // Add a mask of the type `kind`, which has height, width and counts, or a COCO dict. Returns whether it has one of the
+  // usual forms. It is held, since reading an attribute or a key may run Python code that gives it back.
   bool add(PyObject* mask, PyObject* kind) {
+    Py_INCREF(mask);
+    const Owned held(mask);
     if (reinterpret_cast<PyObject*>(Py_TYPE(mask)) == kind) {
       const Owned height(attribute(mask, height_)), width(attribute(mask, width_)), counts(attribute(mask, counts_));
       return add_side(height.get(), heights) && add_side(width.get(), widths) && add_code(counts.get());
     }
     if (!PyDict_CheckExact(mask)) return false;
-    PyObject* size = PyDict_GetItemWithError(mask, size_.get());
-    PyObject* counts = PyDict_GetItemWithError(mask, counts_.get());
-    if (PyErr_Occurred() != nullptr) throw PythonError();
+    const Owned held_size(item(mask, size_)), held_counts(item(mask, counts_));
+    PyObject *size = held_size.get(), *counts = held_counts.get();
     if (size == nullptr || counts == nullptr) return false;
     if (PyList_CheckExact(size) && PyList_Size(size) == 2) {
       return add_side(PyList_GetItem(size, 0), heights) && add_side(PyList_GetItem(size, 1), widths) && add_code(counts);
@@ -368,6 +371,14 @@ class MaskReader {
   static PyObject* attribute(PyObject* object, const Owned& name) {
     PyObject* found = PyObject_GetAttr(object, name.get());
     if (found == nullptr) throw PythonError();
+    return found;
+  }
+
+  // A new reference, or nullptr if there is no such key.
+  static PyObject* item(PyObject* dict, const Owned& key) {
+    PyObject* found = PyDict_GetItemWithError(dict, key.get());
+    if (found == nullptr && PyErr_Occurred() != nullptr) throw PythonError();
+    Py_XINCREF(found);
     return found;
   }
 
@@ -396,7 +407,7 @@ class MaskReader {
     } else {
       return false;
     }
-    std::memcpy(text.room_for(at.back() + length) + at.back(), first, static_cast<std::size_t>(length));
+    std::memcpy(text.room_for(at.back() + length + 1) + at.back(), first, static_cast<std::size_t>(length));
     at.push_back(at.back() + length);
     return true;
   }
@@ -409,7 +420,7 @@ class MaskReader {
 PyObject* masks_read(Arguments a) {
   if (!PyList_Check(a[0])) fail(PyExc_TypeError, "masks must be a list");
   MaskReader reader;
-  // Its length is asked again, since another type may change the list when its attributes are read.
+  // The length is asked again for every mask: Python code that an attribute runs may change the list.
   for (Py_ssize_t k = 0; k < PyList_Size(a[0]); ++k) {
     if (!reader.add(PyList_GetItem(a[0], k), a[1])) return nothing();
   }
@@ -419,8 +430,8 @@ PyObject* masks_read(Arguments a) {
                        bytes_of(reader.at), bytes_of(reader.heights), bytes_of(reader.widths));
 }
 
-// Append the vertices of a polygon, a flat list or tuple of numbers. Returns whether it is one of at least three points
-// whose coordinates and whose outline, at most, are not longer than `most`.
+// Append the vertices of a polygon, a flat list or tuple of numbers. Returns whether it has at least three points, no
+// coordinate beyond ±`most`, and an outline that cannot be longer than `most`.
 bool add_polygon(PyObject* polygon, double most, std::vector<double>& corners) {
   const bool list = PyList_CheckExact(polygon);
   if (!list && !PyTuple_CheckExact(polygon)) return false;

@@ -437,8 +437,8 @@ def read_masks(masks, kind):
 def read_polygons(polygons, most):
     """The vertices of a list of polygons (float64 x, y, one after the other), and how many each has (int64).
 
-    None unless each is a flat list or tuple of at least three points, and no coordinate and no outline can be longer
-    than `most` pixels.
+    None unless each is a flat list or tuple of at least three points, no coordinate is beyond ±`most` pixels, and no
+    outline can be longer than that.
     """
     corners, counts = [], []
     for polygon in polygons:
