@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
-# Pairs in a chunk. While one is counted, Ctrl-C waits.
+# Numbers of pairs in a chunk. Ctrl-C waits until the present chunks are counted.
 LEAST_CHUNK, MOST_CHUNK, CHUNKS_A_THREAD = 128, 4096, 4
 
 
 def in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> list[tuple[slice, Result]]:
     """Run `work` on slices of 0..n in threads; this is faster only if `work` releases the GIL."""
     most = threads or available_cores()
-    # To hand out a chunk costs as much as to count ten pairs, but there must be enough for the threads to end together.
+    # To hand out a chunk costs as much as to count ten pairs, but with too few chunks one thread ends long before others.
     step = min(max(LEAST_CHUNK, -(-n // (CHUNKS_A_THREAD * most))), MOST_CHUNK)
     chunks = [slice(k, min(k + step, n)) for k in range(0, n, step)]
     workers = min(most, len(chunks))

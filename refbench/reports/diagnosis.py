@@ -34,6 +34,7 @@ from refbench.storage.progress import Progress, silent
 from refbench.storage.samples import SplitFile, object_table
 
 ERRORS_FILE = "errors.parquet"
+# Masks and lists of so many samples are in memory at a time.
 BLOCK_ROWS = 20_000
 SHOWN_METRICS = ("cumulative_iou", "mean_iou")
 # Assumed correlations between the image scores of two systems: two systems of one family, and two systems that have
@@ -217,7 +218,6 @@ def _facts(address: str, split: str, ids: TextColumn, target_area: NDArray[np.in
             f"the local build of {address} has no sample {ids[int(np.argmax(rows < 0))]!r}; build the version that "
             "the run used"
         )
-    # Masks and lists are read for some rows at a time.
     blocks = [rows[k : k + BLOCK_ROWS] for k in range(0, len(rows), BLOCK_ROWS)]
     images, categories, expressions = (
         TextColumn(file.rows(name, rows)) for name in ("image_id", "category", "expression")
@@ -238,8 +238,8 @@ def _values(file: SplitFile, name: str, rows: NDArray[np.int64]) -> list[Any]:
     return values
 
 
-def _tagged(file: SplitFile, blocks: Iterable[NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
-    blocks = list(blocks)
+def _tagged(file: SplitFile, blocks: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
+    """Which of these rows, in their order, have each tag."""
     samples = sum(map(len, blocks))
     tagged: dict[str, NDArray[np.bool_]] = {}
     first = 0

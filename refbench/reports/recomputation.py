@@ -192,8 +192,9 @@ def _first_other_row(stated: ScoreTable, now: ScoreTable) -> str | None:
     images = as_texts(ordered.image_id)
     if not images.equals(as_texts(now.image_id)):
         return next(i for i, one, other in zip(ids, images, now.image_id, strict=True) if one != other)
-    for field in dataclasses.fields(ScoreTable)[2:]:
-        different = getattr(ordered, field.name) != getattr(now, field.name)
+    columns = [f.name for f in dataclasses.fields(ScoreTable) if f.name not in ("sample_id", "image_id")]
+    for name in columns:
+        different = getattr(ordered, name) != getattr(now, name)
         if different.any():
             return ids[int(np.argmax(different))]
     return None

@@ -25,10 +25,10 @@ RELATION_WORDS = frozenset(
     "carrying riding touching facing against around inside outside beyond across along among opposite".split()
 )
 RELATION_PAIRS = frozenset([("next", "to"), ("close", "to"), ("in", "front"), ("on", "top"), ("sitting", "on")])
-# The most words of each class of length but the last.
+# The largest number of words in each class of LENGTHS except the last.
 MOST_WORDS = (1, 2, 4, 7)
 LENGTHS = ("1", "2", "3-4", "5-7", "8+")
-# COCO's classes of area, and the least pixels of each class but the first.
+# COCO's classes of area, and the smallest area in each except the first.
 SIZES = ("none", "small", "medium", "large")
 LEAST_AREAS_PX = (1, 32**2, 96**2)
 NO_YES = ("no", "yes")
@@ -113,7 +113,7 @@ def labels_of(facts: Facts) -> dict[str, Labels]:
 
 
 def _of_words(expressions: Iterable[str]) -> Iterator[tuple[int, bool, bool]]:
-    """Of each expression: the place of its length in LENGTHS, and whether it has words of position and of relation."""
+    """For each expression: the index of its length in LENGTHS, and whether it has words of position and of relation."""
     for expression in expressions:
         words = WORD.findall(expression.lower())
         length = bisect.bisect_left(MOST_WORDS, len(words))

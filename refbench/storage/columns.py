@@ -5,6 +5,7 @@ The conversions of pyarrow import pandas, which takes a third of a second.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -113,6 +114,20 @@ class TextColumn(Sequence[str]):
     def __len__(self) -> int:
         return len(self.column)
 
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self[:3]))
+        return f"TextColumn({len(self):,} texts{f': {first}' if first else ''}{', ...' if len(self) > 3 else ''})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a sequence of the same texts: a TextColumn, a list or a tuple."""
+        if isinstance(other, TextColumn):
+            return self.equals(other)
+        if isinstance(other, (list, tuple)):
+            return len(self) == len(other) and all(map(operator.eq, self, other))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
     @overload
     def __getitem__(self, place: int) -> str: ...
     @overload
@@ -148,8 +163,8 @@ class TextColumn(Sequence[str]):
         return bool(self.column.equals(other.column))
 
     def numbered_by_first(self) -> tuple[NDArray[np.int64], list[str]]:
-        """The number of each text among the different ones in the order of their first rows, int64 (N,), and these
-        different texts.
+        """The different texts in the order in which they first occur, and for each row the position of its text among
+        them: int64 (N,), texts.
         """
         encoded = self._encoded()
         return numbers_of(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
@@ -191,5 +206,5 @@ class TextColumn(Sequence[str]):
 
 
 def as_texts(values: Sequence[str]) -> TextColumn:
-    """The texts as a column in Arrow. A sequence that is none yet may have at most 2 GiB of UTF-8."""
+    """The texts as a column in Arrow. Other sequences are copied; they may have at most 2 GiB of UTF-8."""
     return values if isinstance(values, TextColumn) else TextColumn(pa.chunked_array([texts_column(values)]))

@@ -33,6 +33,11 @@ def test_texts(given_texts: list[str], skipped: int, chunk: int) -> None:
     numbers, count = read.numbered()
     order = sorted(set(kept))
     assert (numbers.tolist(), count) == ([order.index(text) for text in kept], len(order))
+    assert read == kept
+    assert read == tuple(kept)
+    assert read == as_texts(kept)
+    assert read != [*kept, "more"]
+    assert read != 7
     assert all_different(column) == (len(set(kept)) == len(kept))
     by_first, found = read.numbered_by_first()
     assert ([found[k] for k in by_first.tolist()], found) == (kept, list(dict.fromkeys(kept)))
@@ -40,6 +45,12 @@ def test_texts(given_texts: list[str], skipped: int, chunk: int) -> None:
     assert read.first_repeated() == (repeated[0] if repeated else None)
     assert list(read.take(np.arange(len(kept))[::-1])) == kept[::-1]
     assert read.all_start_with("a") == all(text.startswith("a") for text in kept)
+
+
+def test_what_a_column_of_texts_prints() -> None:
+    assert repr(as_texts([])) == "TextColumn(0 texts)"
+    assert repr(as_texts(["a", "b"])) == "TextColumn(2 texts: 'a', 'b')"
+    assert repr(as_texts(["a"] * 4000)) == "TextColumn(4,000 texts: 'a', 'a', 'a', ...)"
 
 
 @settings(deadline=None)

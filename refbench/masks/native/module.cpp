@@ -326,7 +326,7 @@ PyObject* codes_resized(Arguments a) {
                        bytes_of(positions));
 }
 
-// A reference to a Python object that is given back.
+// A reference to a Python object, released at the end of its scope.
 class Owned {
  public:
   explicit Owned(PyObject* object) : object_(object) {}
@@ -343,7 +343,8 @@ class Owned {
 class MaskReader {
  public:
   // Add a mask of the type `kind`, which has height, width and counts, or a COCO dict. Returns whether it has one of the
-  // usual forms. It is held, since reading an attribute or a key may run Python code that gives it back.
+  // usual forms. It is held here: reading an attribute or a key may run Python code that
+  // would free it.
   bool add(PyObject* mask, PyObject* kind) {
     Py_INCREF(mask);
     const Owned held(mask);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +182,8 @@ def split_columns(split: SiteSplit) -> dict[str, Any]:
         "unit": UNIT,
     }
     # Of all samples, whatever part of them a run has.
-    sizes = iter(s.height * s.width for s in samples)
-    areas = [area_of_code(code.encode("ascii"), next(sizes)) for codes in split.targets() for code in codes]
+    codes = itertools.chain.from_iterable(split.targets())
+    areas = [area_of_code(c.encode("ascii"), s.height * s.width) for s, c in zip(samples, codes, strict=True)]
     found = slices_of(facts_of_samples(split.address, [s.sample_id for s in samples], np.array(areas, np.int64)))
     slices = [{"dimension": p.dimension, "label": p.label, "bits": _bits(p.rows)} for p in found]
     return {**columns, "slices": slices}
