@@ -15,7 +15,7 @@ LEAST_CHUNK, MOST_CHUNK, CHUNKS_A_THREAD = 128, 4096, 4
 def in_chunks(work: Callable[[slice], Result], n: int, threads: int | None) -> list[tuple[slice, Result]]:
     """Run `work` on slices of 0..n in threads; this is faster only if `work` releases the GIL."""
     most = threads or available_cores()
-    # To hand out a chunk costs as much as to count ten pairs, but with too few chunks one thread ends long before others.
+    # To hand out a chunk costs as much as to count ten pairs, but with too few chunks, threads wait for the last one.
     step = min(max(LEAST_CHUNK, -(-n // (CHUNKS_A_THREAD * most))), MOST_CHUNK)
     chunks = [slice(k, min(k + step, n)) for k in range(0, n, step)]
     workers = min(most, len(chunks))
