@@ -40,7 +40,7 @@ from refbench.adapters.grounded_sam import GroundedSam
 from refbench.adapters.qwen_vl_sam import QwenVlSam
 from refbench.adapters.sam3 import Sam3
 from refbench.adapters.tensor_masks import encode_tensors
-from refbench.adapters.torch_settings import computing, precision_of
+from refbench.adapters.torch_settings import better_in_processes, computing, precision_of
 from refbench.datasets.builders.base import Built, Sources, build_dataset
 from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
@@ -163,6 +163,7 @@ class FixedBoxes(DetectorWithSam):
     def __init__(self, sam: str, device: str, precision: str = "float32", compile: bool = False) -> None:
         self.policy, self.threshold = "top1", 0.0
         self.device = torch.device(device)
+        self.prepare_in_processes = better_in_processes(self.device)
         self.sam = BoxSegmenter(sam, device, "main", precision=precision, compile=compile)
         self.weights_sha256 = self.sam.network.weights_sha256
 

@@ -33,11 +33,13 @@ from benchmarks.data import temporary_home
 from benchmarks.networks import save_sam_vit_huge, smooth
 from benchmarks.run import build_coco128
 from refbench.adapters.box_prompts import BoxSegmenter, Detections
+from refbench.adapters.clipseg import ClipSeg
 from refbench.adapters.tensor_masks import encode_tensors
 from refbench.adapters.worker import Worker
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.masks.mask import Mask
 from refbench.records import Sample
+from refbench.runs import images
 from refbench.runs.runner import run
 from refbench.storage.progress import silent
 from refbench.storage.samples import load_samples
@@ -47,6 +49,9 @@ BATCH = 8
 TURNS = 5
 # About 20 ms of hashing.
 WORK = bytes(40_000_000)
+# The same in Python.
+PYTHON_STEPS = 400_000
+LAUNCHES = 1000
 WORKER = """
 import numpy as np
 from worker_sdk import Answer, serve
@@ -133,14 +138,14 @@ def bare_clipseg(folder: Path, samples: list[Sample], device: str) -> Callable[[
     def loop() -> None:
         for first in range(0, len(samples), BATCH):
             batch = samples[first : first + BATCH]
-            images = [Image.open(s.image_path).convert("RGB") for s in batch]
-            ready = processor(text=[s.expression for s in batch], images=images, return_tensors="pt", padding=True)
+            pictures = [Image.open(s.image_path).convert("RGB") for s in batch]
+            ready = processor(text=[s.expression for s in batch], images=pictures, return_tensors="pt", padding=True)
             logits = network(
                 input_ids=ready["input_ids"].to(device),
                 attention_mask=ready["attention_mask"].to(device),
                 pixel_values=ready["pixel_values"].to(device, dtype),
             ).logits.float()
-            for one, image in zip(logits.reshape(len(batch), *logits.shape[-2:]), images, strict=True):
+            for one, image in zip(logits.reshape(len(batch), *logits.shape[-2:]), pictures, strict=True):
                 heat = F.interpolate(one[None, None], (image.height, image.width), mode="bilinear")[0, 0].sigmoid()
                 (heat > 0.5).cpu().numpy()
 
@@ -178,17 +183,17 @@ def shared_embeddings(device: str, small: bool) -> dict[str, Any]:
         folder = save_sam(Path(weights), small)
         rates = {}
         generator = np.random.default_rng(0)
-        images = [Image.fromarray(generator.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(3)]
+        pictures = [Image.fromarray(generator.integers(0, 255, (480, 640, 3), dtype=np.uint8)) for _ in range(3)]
         found = Detections(torch.tensor([[100.0, 100.0, 400.0, 300.0]]), torch.tensor([0.9]))
         for share in (True, False):
             sam = BoxSegmenter(str(folder), device, "main", share)
-            sam.answer(images[0], found, "top1", 0.0)
+            sam.answer(pictures[0], found, "top1", 0.0)
             began = time.perf_counter()
-            for image in images:
+            for image in pictures:
                 copy = image.copy()
                 for _ in range(EXPRESSIONS_PER_IMAGE):
                     sam.answer(copy, found, "top1", 0.0)
-            rates[share] = len(images) * EXPRESSIONS_PER_IMAGE / (time.perf_counter() - began)
+            rates[share] = len(pictures) * EXPRESSIONS_PER_IMAGE / (time.perf_counter() - began)
     return {
         "expressions a second, image embedded once": rates[True],
         "against embedding it for each of seven (wanted 2)": rates[True] / rates[False],
@@ -221,8 +226,12 @@ class CostlyPreparation:
     batch_size = 1
 
     def prepare(self, image: Image.Image, expressions: Sequence[str]) -> tuple[int, int, int]:
-        hashlib.sha256(WORK).digest()
+        self.work()
         return image.height, image.width, len(expressions)
+
+    def work(self) -> None:
+        """What preparing an image costs."""
+        hashlib.sha256(WORK).digest()
 
     def forward(self, batch: list[tuple[int, int, int]]) -> list[Mask]:
         for _ in batch:
@@ -233,11 +242,81 @@ class CostlyPreparation:
         return output
 
 
-def preparation_ahead() -> dict[str, Any]:
-    """A run that prepares in threads, against the same adapter in a loop."""
+class CostlyPython(CostlyPreparation):
+    """Preparing takes as long, but is Python code, which other threads of a process wait for."""
+
+    name = "costly-python"
+    prepare_in_processes = True
+
+    def work(self) -> None:
+        """See `CostlyPreparation`."""
+        sum(k * k for k in range(PYTHON_STEPS))
+
+
+class Launches(CostlyPreparation):
+    """Computing is many short calls, as kernels are started on a GPU; each gives up Python's lock and needs it again.
+    It keeps the seconds of these calls.
+    """
+
+    name = "launches"
+    batch_size = 8
+
+    def __init__(self, prepare: Callable[[Image.Image, Sequence[str]], Any], in_processes: bool) -> None:
+        self._prepare = prepare
+        self.prepare_in_processes = in_processes
+        self.seconds: list[float] = []
+
+    def prepare(self, image: Image.Image, expressions: Sequence[str]) -> tuple[int, int, int]:
+        self._prepare(image, expressions)
+        return image.height, image.width, len(expressions)
+
+    def forward(self, batch: list[tuple[int, int, int]]) -> list[Mask]:
+        self.seconds.append(launch())
+        return [Mask.empty(height, width) for height, width, count in batch for _ in range(count)]
+
+
+def launch() -> float:
+    """Seconds of many short calls of torch."""
+    value = torch.zeros(4)
+    began = time.perf_counter()
+    for _ in range(LAUNCHES):
+        value = value + 1
+    return time.perf_counter() - began
+
+
+def delayed_launches() -> dict[str, Any]:
+    """How long short calls take while images are prepared for CLIPSeg in one thread or process, against alone."""
+    with refbench_home() as home, tempfile.TemporaryDirectory() as weights, one_at_a_time():
+        prepare = ClipSeg(str(save_clipseg(Path(weights), True))).prepare
+        launch()
+        slower: dict[bool, list[float]] = {False: [], True: []}
+        for turn in range(TURNS):
+            for in_processes in slower:
+                adapter = Launches(prepare, in_processes)
+                alone = statistics.median(launch() for _ in range(9))
+                run(adapter, "coco128/all", out=home / f"run{turn}-{in_processes}")
+                slower[in_processes].append(statistics.median(adapter.seconds) / alone)
+    return {
+        "short calls beside a preparing thread, times alone": statistics.median(slower[False]),
+        "short calls beside a preparing process, times alone": statistics.median(slower[True]),
+    }
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """One image is prepared at a time, so that preparing and computing have a core each."""
+    before = images.most_at_once
+    images.most_at_once = lambda: 1
+    try:
+        yield
+    finally:
+        images.most_at_once = before
+
+
+def preparation_ahead(adapter: CostlyPreparation) -> float:
+    """The gain of a run over the same adapter in a loop."""
     with refbench_home() as home:
         samples = load_samples("coco128/all")
-        adapter = CostlyPreparation()
         gains = []
         for turn in range(TURNS):
             began = time.perf_counter()
@@ -246,7 +325,7 @@ def preparation_ahead() -> dict[str, Any]:
                 adapter.finish([prepared], adapter.forward([prepared]))
             serial = time.perf_counter() - began
             gains.append(serial / run(adapter, "coco128/all", out=home / f"run{turn}").seconds)
-    return {"preparing in threads, against a loop (wanted 1.7)": statistics.median(gains)}
+    return statistics.median(gains)
 
 
 def ray_start() -> dict[str, Any]:
@@ -288,7 +367,9 @@ def measure() -> dict[str, Any]:
     """Everything above; the figures of a GPU where there is one."""
     figures = compare_with_bare_loop("cpu", small=True)
     figures |= shared_embeddings("cpu", small=True)
-    figures |= preparation_ahead()
+    figures["preparing in threads, against a loop (wanted 1.7)"] = preparation_ahead(CostlyPreparation())
+    figures["preparing in processes, against a loop (wanted 1.7)"] = preparation_ahead(CostlyPython())
+    figures |= delayed_launches()
     figures |= worker_round_trip()
     figures |= ray_start()
     if torch.cuda.is_available():

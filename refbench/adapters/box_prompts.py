@@ -15,7 +15,7 @@ from PIL import Image
 from refbench.adapters.base import Staged
 from refbench.adapters.pretrained import load_network, weights_sha256
 from refbench.adapters.segment_anything import Embedded, PreparedImage, Prompts, SegmentAnything
-from refbench.adapters.torch_settings import computing, pinned
+from refbench.adapters.torch_settings import better_in_processes, computing, pinned
 from refbench.errors import AdapterError
 from refbench.records import Answer
 
@@ -219,6 +219,7 @@ class DetectorWithSam(Staged):
         self.precision = precision
         self.compiled = compile
         self.device = torch.device(device)
+        self.prepare_in_processes = better_in_processes(self.device)
         if self.device.type == "cuda":
             self.batch_size = CUDA_BATCH_SIZE
         self.network: Any = load_network(kind, detector, revision, torch.float32).to(self.device)

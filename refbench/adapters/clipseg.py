@@ -14,7 +14,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 from refbench.adapters.base import Staged
 from refbench.adapters.pixel_values import PixelValues, load_image_processor
 from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
-from refbench.adapters.torch_settings import moved, pinned, precision_of
+from refbench.adapters.torch_settings import better_in_processes, moved, pinned, precision_of
 from refbench.records import Answer
 
 AUTO = "auto"
@@ -60,6 +60,7 @@ class ClipSeg(Staged):
         compile: bool = False,
     ) -> None:
         self.device = torch.device(device)
+        self.prepare_in_processes = better_in_processes(self.device)
         if precision == AUTO:
             precision = "float16" if self.device.type == "cuda" else "float32"
         self.dtype = precision_of(precision)

@@ -22,7 +22,7 @@ from refbench.adapters.base import Staged
 from refbench.adapters.box_prompts import BoxSegmenter, padded, padded_size
 from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
 from refbench.adapters.segment_anything import PreparedImage
-from refbench.adapters.torch_settings import moved, pinned
+from refbench.adapters.torch_settings import better_in_processes, moved, pinned
 from refbench.errors import AdapterError
 from refbench.records import Answer
 
@@ -91,6 +91,7 @@ class QwenVlSam(Staged):
         sam_revision: str = "main",
     ) -> None:
         self.device = torch.device(device)
+        self.prepare_in_processes = better_in_processes(self.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.max_new_tokens = max_new_tokens
         self.family = str(AutoConfig.from_pretrained(model, revision=revision).model_type)

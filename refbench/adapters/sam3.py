@@ -17,7 +17,7 @@ from refbench.adapters.base import Staged
 from refbench.adapters.box_prompts import RAW_DIGITS, TOP1, UNION, PerImage, check_policy, cut_note
 from refbench.adapters.pretrained import SharedTokenizer, load_network, weights_sha256
 from refbench.adapters.segment_anything import HALF, squeezed
-from refbench.adapters.torch_settings import computing, moved, pinned, precision_of
+from refbench.adapters.torch_settings import better_in_processes, computing, moved, pinned, precision_of
 from refbench.records import Answer
 
 SEMANTIC = "semantic"
@@ -66,6 +66,7 @@ class Sam3(Staged):
         self.policy = policy
         self.threshold = threshold
         self.device = torch.device(device)
+        self.prepare_in_processes = better_in_processes(self.device)
         self.tokenizer = SharedTokenizer(AutoTokenizer.from_pretrained(model, revision=revision))
         self.network: Any = load_network(Sam3Model, model, revision, torch.float32).to(self.device)
         self.text_limit = int(self.network.config.text_config.max_position_embeddings)

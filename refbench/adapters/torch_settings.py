@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from refbench.errors import AdapterError
 
 # NVIDIA's library renews the figure a few times a second.
 LOOK_SECONDS = 0.25
+# Set in a process that prepares images.
+_in_preparing_process = False
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -53,10 +57,43 @@ class OneThreadEach:
 
 def pinned(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The tensor in pinned memory if the device is CUDA, so that copying it to the device is fast; intended for
-    `prepare`, which runs in a thread.
+    `prepare`. In a preparing process, which cannot use CUDA, the tensor is pinned when it arrives.
     """
     tensor = tensor.to(dtype)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+    return tensor.pin_memory() if device.type == "cuda" and not _in_preparing_process else tensor
+
+
+def better_in_processes(device: torch.device) -> bool:
+    """Whether images are prepared faster in processes: on CUDA, because every start of a kernel needs Python's lock. A
+    CPU computes without the lock, and threads are a little faster.
+    """
+    return device.type == "cuda"
+
+
+def begin_preparing_process() -> None:
+    """The start of a forked process that prepares images: torch's threads do not exist there, and CUDA cannot be
+    used.
+    """
+    global _in_preparing_process
+    _in_preparing_process = True
+    torch.set_num_threads(1)
+
+
+def memory_of(value: Any) -> NDArray[np.uint8] | None:
+    """The memory of a tensor that consists of nothing but numbers on the CPU in the usual order; otherwise None."""
+    if type(value) is not torch.Tensor or value.layout != torch.strided or value.device.type != "cpu":
+        return None
+    plain = value.is_contiguous() and value.numel() and not (value.requires_grad or value.is_quantized)
+    if not plain or value.is_complex():
+        return None
+    read: NDArray[np.uint8] = value.reshape(-1).view(torch.uint8).numpy()
+    return read
+
+
+def tensor_of(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype, device: str) -> torch.Tensor:
+    """A copy of such memory as a tensor, in pinned memory if the device is CUDA."""
+    there = torch.from_numpy(memory).view(dtype).reshape(shape)
+    return there.pin_memory() if device.startswith("cuda") else there.clone()
 
 
 def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Decodes images in threads ahead of the model, and prepares them for adapters with stages."""
+"""Decodes images ahead of the model, and prepares them for adapters with stages, in threads or processes."""
 
 from __future__ import annotations
 
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from refbench.errors import DatasetError
 from refbench.masks.threads import available_cores
 from refbench.records import Question
 from refbench.runs.plan import area_px, by_image
+from refbench.runs.preparing_process import Prepare, PreparingProcess, ProcessDied, can_fork
 from refbench.storage.images import load_image
 
 IMAGES_AHEAD = 24
@@ -23,7 +25,6 @@ PIXELS_AHEAD = 2**26
 MOST_THREADS = 8
 
 Picture = Image.Image | DatasetError | None
-Prepare = Callable[[Image.Image, Sequence[str]], Any]
 
 
 def decode(sample: Question) -> Image.Image | DatasetError:
@@ -36,7 +37,12 @@ def decode(sample: Question) -> Image.Image | DatasetError:
 
 def thread_pool(initializer: Callable[[], None] | None = None) -> ThreadPoolExecutor:
     """The threads that decode and prepare."""
-    return ThreadPoolExecutor(max(2, min(MOST_THREADS, available_cores())), "decode", initializer)
+    return ThreadPoolExecutor(most_at_once(), "decode", initializer)
+
+
+def most_at_once() -> int:
+    """Number of images that are decoded or prepared at the same time."""
+    return max(2, min(MOST_THREADS, available_cores()))
 
 
 class Pictures:
@@ -87,12 +93,13 @@ class Pictures:
 class PreparedPart:
     """Consecutive samples of one image in a batch, with what `prepare` returned for them.
 
-    If the image cannot be read, `picture` is the error; if `prepare` failed, `failed` is True. `decode_seconds` and
-    `prepare_seconds` are the seconds spent in a thread.
+    If the image cannot be read, `picture` is the error; if it was read in another process, `picture` is None. If
+    `prepare` failed, `failed` is True. `decode_seconds` and `prepare_seconds` are the seconds spent in a thread or
+    process.
     """
 
     samples: list[Question]
-    picture: Image.Image | DatasetError
+    picture: Picture
     prepared: Any
     failed: bool
     decode_seconds: float
@@ -100,17 +107,37 @@ class PreparedPart:
 
 
 class Preparation:
-    """Decodes and prepares the parts of announced batches in threads, in order, a few images ahead.
+    """Decodes and prepares the parts of announced batches, in order, a few images ahead, in threads or processes.
+
+    Every process belongs to one thread, which waits for it. If a process dies or cannot do the work, the threads do it.
 
     Args:
         prepare: the method of the adapter.
         ahead: number of images that are prepared, or are being prepared; PIXELS_AHEAD limits their pixels.
         initializer: called once in each thread.
+        in_processes: whether to use processes, where the system can fork.
+        device: device of the model.
     """
 
-    def __init__(self, prepare: Prepare, ahead: int, initializer: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        prepare: Prepare,
+        ahead: int,
+        initializer: Callable[[], None] | None = None,
+        *,
+        in_processes: bool = False,
+        device: str = "cpu",
+    ) -> None:
         self._prepare = prepare
         self._ahead = max(IMAGES_AHEAD, ahead)
+        self._remarks: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._processes: list[PreparingProcess] = []
+        # Those that do nothing now.
+        self._idle: queue.SimpleQueue[PreparingProcess] = queue.SimpleQueue()
+        self._use_processes = in_processes and can_fork()
+        if self._use_processes:
+            # Before there are threads: a fork copies their locks.
+            self._start_processes(device)
         self._pool = thread_pool(initializer)
         self._announced: set[int] = set()
         self._waiting: deque[list[Question]] = deque()
@@ -118,6 +145,26 @@ class Preparation:
         self._held_px = 0
         # The image that was started last: if the next part is about it too, it must get the same object.
         self._last: tuple[str, Future[PreparedPart]] | None = None
+
+    def _start_processes(self, device: str) -> None:
+        try:
+            for _ in range(most_at_once()):
+                self._processes.append(PreparingProcess(decode, self._prepare, device))
+                self._idle.put(self._processes[-1])
+        except OSError as error:
+            self._go_on_in_threads(f"processes that prepare images cannot be started ({error.strerror or error})")
+
+    def _go_on_in_threads(self, why: str) -> None:
+        if self._use_processes:
+            self._use_processes = False
+            self._remarks.put(f"{why}; images are prepared in threads instead")
+
+    def remarks(self) -> list[str]:
+        """What a user should know, since the last call."""
+        found = []
+        while not self._remarks.empty():
+            found.append(self._remarks.get())
+        return found
 
     def expect(self, shard: int, batches: Sequence[Sequence[Question]]) -> None:
         """Announce the batches of a shard. They come after all batches that were announced before."""
@@ -169,9 +216,30 @@ class Preparation:
         self._held_px += area_px(part[0])
 
     def _prepared(self, part: list[Question], before: Future[PreparedPart] | None) -> PreparedPart:
+        if not self._use_processes:
+            return self._prepared_here(part, before)
+        process = self._idle.get()
+        try:
+            reply = process(part)
+        except ProcessDied as died:
+            self._go_on_in_threads(f"a process that prepares images died on {part[0].sample_id} ({died})")
+            # This process could die of the image too. When its samples are asked one by one, it is noted down on which.
+            return PreparedPart(part, None, None, True, 0.0, 0.0)
+        finally:
+            self._idle.put(process)
+        if not reply.error and not reply.unreadable:
+            return PreparedPart(part, None, reply.prepared, False, reply.decode_seconds, reply.prepare_seconds)
+        found = self._prepared_here(part, None)
+        if reply.error and not found.failed:
+            self._go_on_in_threads(f"`prepare` fails in a process of its own ({reply.error})")
+        return found
+
+    def _prepared_here(self, part: list[Question], before: Future[PreparedPart] | None) -> PreparedPart:
         began = time.perf_counter()
         # If the part before is about this image, it was started earlier, so that waiting for it ends.
-        picture = decode(part[0]) if before is None else before.result().picture
+        picture = None if before is None else before.result().picture
+        if picture is None:
+            picture = decode(part[0])
         decode_seconds = time.perf_counter() - began
         if isinstance(picture, DatasetError):
             return PreparedPart(part, picture, None, False, decode_seconds, 0.0)
@@ -185,3 +253,5 @@ class Preparation:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.close()

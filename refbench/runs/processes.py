@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from refbench.errors import AdapterError, RefbenchError, storable, text_of
 from refbench.runs.plan import Job, Task
 from refbench.runs.scheduler import Event, EventKind
 from refbench.runs.shard import CLOSE_SECONDS, ShardRunner
-from refbench.storage.children import begin_child
+from refbench.storage.children import begin_child, how_it_ended
 
 PATIENCE_SECONDS = CLOSE_SECONDS + 2.0
 
@@ -78,7 +77,7 @@ class Processes:
             except (EOFError, OSError):
                 process = self._processes[worker]
                 process.join(PATIENCE_SECONDS)
-                why = _how_it_ended(process.exitcode)
+                why = how_it_ended(process.exitcode)
                 self._forget(worker)
                 events.append(Event(worker, EventKind.DIED, why))
         return events
@@ -109,14 +108,6 @@ class Processes:
         if process is not None and process.is_alive():
             process.kill()
             process.join()
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code is None:
-        return "it does not answer"
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 def _device(device: str, worker: int) -> tuple[str, str | None]:

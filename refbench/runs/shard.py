@@ -26,7 +26,7 @@ from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter, load_attribute
 from refbench.records import Prediction, Question
 from refbench.runs.folder import Journal, RunFolder
-from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart
+from refbench.runs.images import Picture, Pictures, Preparation, PreparedPart, decode
 from refbench.runs.plan import (
     AUTO_PIXELS,
     Facts,
@@ -122,15 +122,21 @@ class ShardRunner:
         self.shards = plan_shards(samples)
         self._pixels = None if job.batch_size else self.facts.batch_size * AUTO_PIXELS
         # Some adapters open the images themselves, in another process; decoding them here would be wasted work.
-        decode = self.facts.needs_images and not self.extras.opens_images
+        decoded = self.facts.needs_images and not self.extras.opens_images
         # If a run must be deterministic, nothing may be in progress that uses random numbers for another batch.
-        self._staged = decode and has_stages(self.adapter) and not job.deterministic
+        self._staged = decoded and has_stages(self.adapter) and not job.deterministic
         self._preparation: Preparation | None = None
         self._one_thread: Any = _for_torch("OneThreadEach") if self._staged else None
         if self._staged:
             ahead = self.facts.batch_size + IMAGES_BEYOND_A_BATCH
-            self._preparation = Preparation(self.adapter.prepare, ahead, self._one_thread)
-        self._pictures = Pictures() if decode else None
+            self._preparation = Preparation(
+                self.adapter.prepare,
+                ahead,
+                self._one_thread,
+                in_processes=self.extras.prepare_in_processes,
+                device=job.device,
+            )
+        self._pictures = Pictures() if decoded else None
         self._beside: Any = _for_torch("Beside", job.device) if self._staged else None
         self._overlap = bool(self._beside and self._beside.in_parallel)
         self._early: tuple[int, _InFlight] | None = None
@@ -314,7 +320,8 @@ class ShardRunner:
                 continue
             if self._journal:
                 self._write_down(task, part.samples, done + len(predictions))
-            predictions += self._predict_pictures(part.samples, [part.picture] * len(part.samples), task, clock)
+            picture = decode(part.samples[0]) if part.picture is None else part.picture
+            predictions += self._predict_pictures(part.samples, [picture] * len(part.samples), task, clock)
         return predictions
 
     def _finish(self, flight: _InFlight, clock: StageClock) -> list[Prediction] | None:
@@ -432,14 +439,16 @@ class ShardRunner:
         return found
 
     def _remarks(self) -> list[str]:
-        """Remarks of the adapter since the last shard, except those about single samples."""
+        """Remarks of the preparation and of the adapter since the last shard, except those about single samples."""
+        ours = [] if self._preparation is None else self._preparation.remarks()
+        ours = [published(remark, self._secrets) for remark in ours]
         if self.extras.remarks is None:
-            return []
+            return ours
         try:
             with no_exit(self._owner):
-                return [published(storable(remark), self._secrets) for remark in self.extras.remarks()]
+                return ours + [published(storable(remark), self._secrets) for remark in self.extras.remarks()]
         except Exception as error:  # noqa: BLE001 (as above)
-            return [f"the adapter cannot report its remarks: {_told(error, self._secrets)}"]
+            return [*ours, f"the adapter cannot report its remarks: {_told(error, self._secrets)}"]
 
     def _write_down(self, task: Task, batch: Sequence[Question], done: int) -> None:
         RunFolder(task.folder).write_journal(task.number, Journal(done, tuple(s.sample_id for s in batch)))

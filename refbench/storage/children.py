@@ -55,3 +55,12 @@ def begin_child(parent: int) -> None:
 
 def _nothing(number: int, frame: Any) -> None:
     pass
+
+
+def how_it_ended(code: int | None) -> str:
+    """What an exit code of `multiprocessing` says, as text."""
+    if code is None:
+        return "it does not answer"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"

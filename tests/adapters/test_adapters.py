@@ -160,6 +160,20 @@ def test_clipseg_loads_and_runs_as_users_do(clipseg_folder: Path, embedded: Path
     assert {c.name: c.detail for c in checks if c.verdict == FAILED} == {}
 
 
+def test_clipseg_prepares_in_processes_what_it_prepares_in_threads(
+    clipseg_folder: Path, embedded: Path, tmp_path: Path
+) -> None:
+    adapter = load_adapter("clipseg", {"model": str(clipseg_folder)})
+    said: list[str] = []
+    shards = []
+    for in_processes in (False, True):
+        adapter.prepare_in_processes = in_processes
+        result = run(adapter, "snapshots/test", batch_size=6, out=tmp_path / f"{in_processes}", log=said.append)
+        shards.append([path.read_bytes() for path in RunFolder(result.folder).shards])
+    assert shards[0] == shards[1]
+    assert said == []
+
+
 def test_clipseg_refuses_weights_that_would_be_random(clipseg_folder: Path, tmp_path: Path) -> None:
     for file in clipseg_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -176,7 +190,11 @@ def test_clipseg_refuses_weights_that_would_be_random(clipseg_folder: Path, tmp_
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(clipseg_folder: Path, embedded: Path, tmp_path: Path) -> None:
     options = {"model": str(clipseg_folder)}
-    assert run("clipseg", "snapshots/test", options=options, device="cuda:0", out=tmp_path / "a").failures == 0
+    said: list[str] = []
+    a = run("clipseg", "snapshots/test", options=options, device="cuda:0", out=tmp_path / "a", log=said.append)
+    assert a.failures == 0
+    # Such as that processes could not prepare its images.
+    assert said == []
     cpu = score(run("tiny", "scenes/val", out=tmp_path / "cpu").folder).summaries["refbench"]
     gpu = score(run("tiny", "scenes/val", device="cuda:0", out=tmp_path / "gpu").folder).summaries["refbench"]
     difference = cpu.metrics["cumulative_iou"].value - gpu.metrics["cumulative_iou"].value

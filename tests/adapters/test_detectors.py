@@ -24,6 +24,7 @@ from refbench.errors import AdapterError, RunError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
 from refbench.records import Sample
+from refbench.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow  # networks
 
@@ -65,6 +66,20 @@ def test_on_photographs(models: dict[str, str], photos: Path, tmp_path: Path, ch
     score(result.folder)
     info = json.loads((result.folder / "run.json").read_text())
     assert len(info["weights_sha256"]) >= 64
+
+
+@pytest.mark.parametrize("choice", ["grounded-sam", "grounded-sam2", "owlv2-sam", "sam3"])
+def test_images_prepared_in_processes(models: dict[str, str], photos: Path, tmp_path: Path, choice: str) -> None:
+    """As on CUDA; the masks are those of threads."""
+    adapter = load(models, choice)
+    said: list[str] = []
+    runs = []
+    for in_processes in (False, True):
+        adapter.prepare_in_processes = in_processes
+        out = tmp_path / f"{in_processes}"
+        runs.append(run(adapter, "refcoco/testB", limit=8, batch_size=4, out=out, log=said.append).folder)
+    assert said == []
+    assert [s.read_bytes() for s in RunFolder(runs[0]).shards] == [s.read_bytes() for s in RunFolder(runs[1]).shards]
 
 
 @pytest.mark.parametrize("choice", ["grounded-sam", "owlv2-sam", "sam3"])

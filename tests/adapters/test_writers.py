@@ -23,6 +23,7 @@ from refbench.adapters.segment_anything import Prompts
 from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_adapter
+from refbench.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -119,8 +120,14 @@ def test_qwen_vl_from_prompt_to_mask(writers: dict[str, str], photos: Path, tmp_
     places = said.asked[0].count(qwen_vl_sam.IMAGE_TOKEN)
     assert places == grid[1] * grid[2] // 4
     assert 'Locate "the man", output its bbox coordinates in JSON format.' in said.asked[0]
-    result = run(adapter, "refcoco/testB", limit=4, out=tmp_path / "run")
-    assert result.failures == 0
+    shards = []
+    for adapter.prepare_in_processes in (False, True):
+        remarks: list[str] = []
+        out = tmp_path / f"{adapter.prepare_in_processes}"
+        result = run(adapter, "refcoco/testB", limit=4, out=out, log=remarks.append)
+        assert (result.failures, remarks) == (0, [])
+        shards.append([path.read_bytes() for path in RunFolder(result.folder).shards])
+    assert shards[0] == shards[1]
     assert {c.name: c.detail for c in check_adapter(adapter) if c.verdict == FAILED} == {}
     assert adapter.segment([image], ["cat " * 2000])[0].note == "text cut to 300 words"
 
