@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,8 +125,11 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
-    """Parse a JSON file; errors name the file and the position in it."""
+def read_json(path: Path, wanted: type[RefbenchError] = DatasetError, form: Any = Any) -> Any:
+    """Parse a JSON file; errors name the file and the position in it.
+
+    `form` is a type of msgspec with which the values take less memory. A file of another form is parsed without it.
+    """
     try:
         check_is_file(path, wanted)
         content = path.read_bytes()
@@ -137,7 +140,7 @@ def read_json(path: Path, wanted: type[RefbenchError] = DatasetError) -> Any:
         try:
             # msgspec takes half of the time and memory, but refuses more. What it refuses is read again by json, which
             # also words the error.
-            return msgspec.json.decode(content)
+            return msgspec.json.decode(content, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return json.loads(content.decode("utf-8"))
     except FileNotFoundError:
@@ -201,17 +204,11 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write one Parquet file atomically, one row group per table, with only one table in memory."""
+@contextmanager
+def rows_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    """Writes a Parquet file atomically: yields a function that adds a row group. Only one of them is in memory."""
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
-
-
-def in_batches(rows: Sequence[Row], table_of: Callable[[Sequence[Row]], pa.Table]) -> Iterator[pa.Table]:
-    """Tables of at most BATCH_ROWS rows; one empty table if there are no rows."""
-    for start in range(0, max(len(rows), 1), BATCH_ROWS):
-        yield table_of(rows[start : start + BATCH_ROWS])
+        yield writer.write_table
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, *, whole: bool = False) -> pa.Table:

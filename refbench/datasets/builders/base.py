@@ -7,9 +7,10 @@ import json
 import re
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +22,12 @@ from refbench._version import __version__
 from refbench.errors import DatasetError, summarise_problems
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.files import (
+    BATCH_ROWS,
     file_sha256,
-    in_batches,
     replace_folder,
+    rows_writer,
     without_garbage_collection,
     write_json,
-    write_rows,
 )
 from refbench.storage.locks import exclusive
 from refbench.storage.manifest import (
@@ -57,8 +58,42 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some images of a dataset: their samples by split, and all their annotated objects."""
+
+    splits: Mapping[str, Sequence[Sample]]
+    objects: Sequence[AnnotatedObject]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRows:
+    """Samples of one split as they are written: a table, their lines in the fingerprint, and what is counted."""
+
+    table: pa.Table
+    lines: bytes
+    questions: list[bytes]
+    sample_ids: list[str]
+    image_ids: set[str]
+    ref_ids: set[str]
+    no_target: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartRows:
+    """A part as it is written; other processes can make it."""
+
+    splits: Mapping[str, SplitRows]
+    objects: pa.Table
+    object_lines: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
     """A dataset before it is written: samples by split, all annotated objects, and their sources.
+
+    A large dataset need not be in memory as a whole: `parts` are the rows of further images, which are written before
+    the next ones are made. `splits` must have all splits, also if their samples are all in `parts`. While the parts are
+    made, notes may be added, and a DatasetError may be raised.
 
     `version` is increased whenever the same sources would result in different samples. `notes` report irregularities
     that did not stop the build; nothing is dropped without a note. `image_ids` and `annotation_ids` identify the
@@ -78,6 +113,16 @@ class Built:
     annotation_ids: str = "coco"
     options: Mapping[str, Any] = field(default_factory=dict)
     refs_without_sentences: Mapping[str, int] = field(default_factory=dict)
+    parts: Iterable[PartRows] = ()
+
+    def all_parts(self) -> Iterator[PartRows]:
+        """The rows of all images: those in `splits` and `objects`, some at a time, and then those in `parts`."""
+        for split, samples in self.splits.items():
+            for start in range(0, len(samples), BATCH_ROWS):
+                yield rows_of(Part({split: samples[start : start + BATCH_ROWS]}, ()))
+        for start in range(0, len(self.objects), BATCH_ROWS):
+            yield rows_of(Part({}, self.objects[start : start + BATCH_ROWS]))
+        yield from self.parts
 
 
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
@@ -178,20 +223,18 @@ def source_of(path: Path) -> Source:
 
 def samples_fingerprint(samples: Iterable[Sample]) -> str:
     """The sha256 of the expressions and their targets, in order. The location of the images is not included."""
-    lines = _Lines()
-    for s in samples:
-        head = [s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id]
-        middle = [s.ann_ids, s.category, s.target.counts.decode("ascii"), s.no_target]
-        lines.add([*head, *middle], s.polygons, [s.box_xywh, s.tags])
-    return lines.sha256()
+    return _of_lines(_sample_lines(samples, _Texts()))
 
 
 def objects_fingerprint(objects: Iterable[AnnotatedObject]) -> str:
-    lines = _Lines()
-    for o in objects:
-        head = [o.ann_id, o.image_id, o.category, o.crowd, o.mask.size, o.mask.counts.decode("ascii")]
-        lines.add(head, o.polygons, [o.box_xywh])
-    return lines.sha256()
+    return _of_lines(_object_lines(objects, _Texts()))
+
+
+def _of_lines(lines: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()
 
 
 def questions_fingerprint(samples: Iterable[Sample]) -> str:
@@ -199,8 +242,15 @@ def questions_fingerprint(samples: Iterable[Sample]) -> str:
 
     Two copies of a split that differ only in their ref ids or their rasterisation have the same value.
     """
-    lines = sorted(_words_text([s.image_id, sorted(s.ann_ids), s.expression]) for s in samples)
-    return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+    return _of_questions(map(_question, samples))
+
+
+def _question(sample: Sample) -> bytes:
+    return _words_text([sample.image_id, sorted(sample.ann_ids), sample.expression])
+
+
+def _of_questions(questions: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\n".join(sorted(questions))).hexdigest()
 
 
 def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
@@ -211,47 +261,95 @@ def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
 
 # repr of a float is exact and the same on every platform, so this text is canonical.
 _TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+# Polygons and boxes whose texts are kept: those of many images.
+KEPT_TEXTS = 20_000
 
 
-def _numbers_text(numbers: Any) -> str:
-    """Nested lists of finite numbers as `_TEXT` encodes them, by an encoder that is eight times as fast. It writes very
-    large and very small numbers in another way.
+def _numbers_text(numbers: Sequence[float]) -> bytes:
+    """Finite numbers as `_TEXT` encodes them, by an encoder that is eight times as fast. It writes very large and very
+    small numbers in another way.
     """
-    text = msgspec.json.encode(numbers).decode("ascii")
-    return _TEXT.encode(numbers) if "e" in text or "0.0000" in text or "null" in text else text
+    text = msgspec.json.encode(numbers)
+    unusual = b"e" in text or b"0.0000" in text or b"null" in text
+    return _TEXT.encode(numbers).encode("ascii") if unusual else text
 
 
-def _words_text(values: Any) -> str:
+def _words_text(values: Any) -> bytes:
     """The same for texts and integers. The faster encoder writes what is not printable ASCII in another way."""
     try:
         text = msgspec.json.encode(values)
     except UnicodeEncodeError:
-        return _TEXT.encode(values)
-    return text.decode("ascii") if text.isascii() and b"\x7f" not in text else _TEXT.encode(values)
+        text = b"\x7f"
+    return text if text.isascii() and b"\x7f" not in text else _TEXT.encode(values).encode("ascii")
 
 
-class _Lines:
-    """A digest of rows as canonical JSON, one row per line.
-
-    Polygons take most of the time. The samples of one object are adjacent, so its polygons are encoded once.
-    """
+class _Texts:
+    """The texts of numbers and tags. Samples and objects share their polygons and boxes, so each is encoded once."""
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._polygons: Polygons | None = None
-        self._after: list[Any] = []
-        self._text = ""
+        # By id; the numbers are kept, so that no id is used twice.
+        self._numbers: dict[int, tuple[Sequence[float], bytes]] = {}
+        self._tags: dict[tuple[str, ...], bytes] = {}
 
-    def add(self, before: list[Any], polygons: Polygons, after: list[Any]) -> None:
-        if polygons is not self._polygons or after != self._after:
-            self._polygons, self._after = polygons, after
-            box, *tags = after
-            texts = [_numbers_text(polygons), _numbers_text(box), *map(_words_text, tags)]
-            self._text = f"{','.join(texts)}]\n"
-        self._digest.update(f"{_words_text(before)[:-1]},{self._text}".encode("ascii"))
+    def numbers(self, numbers: Sequence[float]) -> bytes:
+        known = self._numbers.get(id(numbers))
+        if known is None:
+            if len(self._numbers) >= KEPT_TEXTS:
+                self._numbers.clear()
+            known = self._numbers[id(numbers)] = numbers, _numbers_text(numbers)
+        return known[1]
 
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
+    def polygons(self, polygons: Polygons) -> bytes:
+        return b"[%b]" % b",".join([self.numbers(polygon) for polygon in polygons])
+
+    def tags(self, tags: tuple[str, ...]) -> bytes:
+        if tags not in self._tags:
+            if len(self._tags) >= KEPT_TEXTS:
+                self._tags.clear()
+            self._tags[tags] = _words_text(tags)
+        return self._tags[tags]
+
+
+def _sample_lines(samples: Iterable[Sample], texts: _Texts) -> Iterator[bytes]:
+    """Samples as canonical JSON, one per line."""
+    for s in samples:
+        words = _words_text(
+            [
+                *(s.sample_id, s.image_id, s.height, s.width, s.expression, s.raw_expression, s.ref_id, s.sent_id),
+                *(s.ann_ids, s.category, s.target.counts.decode("ascii"), s.no_target),
+            ]
+        )
+        numbers = texts.polygons(s.polygons), texts.numbers(s.box_xywh)
+        yield b"%b,%b,%b,%b]\n" % (words[:-1], *numbers, texts.tags(s.tags))
+
+
+def _object_lines(objects: Iterable[AnnotatedObject], texts: _Texts) -> Iterator[bytes]:
+    for o in objects:
+        words = _words_text([o.ann_id, o.image_id, o.category, o.crowd, o.mask.size, o.mask.counts.decode("ascii")])
+        yield b"%b,%b,%b]\n" % (words[:-1], texts.polygons(o.polygons), texts.numbers(o.box_xywh))
+
+
+def rows_of(part: Part, wanted: Sequence[str] = ()) -> PartRows:
+    """A part as it is written. With `wanted`, only these splits, and the objects on their images."""
+    texts = _Texts()
+    splits = {
+        split: SplitRows(
+            table=samples_table(samples),
+            lines=b"".join(_sample_lines(samples, texts)),
+            questions=list(map(_question, samples)),
+            sample_ids=[s.sample_id for s in samples],
+            image_ids={s.image_id for s in samples},
+            ref_ids={s.ref_id for s in samples},
+            no_target=sum(s.no_target for s in samples),
+        )
+        for split, samples in part.splits.items()
+        if not wanted or split in wanted
+    }
+    objects = part.objects
+    if wanted:
+        images = {image_id for rows in splits.values() for image_id in rows.image_ids}
+        objects = [o for o in objects if o.image_id in images]
+    return PartRows(splits, objects_table(objects), b"".join(_object_lines(objects, texts)))
 
 
 @contextmanager
@@ -296,34 +394,24 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
 
     A reader sees either the old dataset or the new one, never a mixture.
     """
-    _check_unique(dataset, built)
-    tables: list[tuple[str, pa.Schema, Iterable[pa.Table]]] = [
-        (split, SAMPLE_SCHEMA, in_batches(samples, samples_table)) for split, samples in built.splits.items()
-    ]
-    tables.append(("objects", OBJECT_SCHEMA, in_batches(built.objects, objects_table)))
-    with ThreadPoolExecutor(1) as pool:
-        # The tables are written while the fingerprints are computed: files are compressed without the GIL.
-        writing = [pool.submit(write_rows, staging / f"{name}.parquet", *table) for name, *table in tables]
-        try:
-            splits = {
-                split: SplitInfo(
-                    images=len({s.image_id for s in samples}),
-                    refs=len({s.ref_id for s in samples}),
-                    expressions=len(samples),
-                    no_target=sum(s.no_target for s in samples),
-                    fingerprint=samples_fingerprint(samples),
-                    questions=questions_fingerprint(samples),
-                    refs_without_sentences=built.refs_without_sentences.get(split, 0),
-                )
-                for split, samples in built.splits.items()
-            }
-            of_objects = objects_fingerprint(built.objects)
-            for written in writing:
-                written.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    of_splits = {split: s.fingerprint for split, s in splits.items()}
+    pool = ThreadPoolExecutor(1)
+    with ExitStack() as stack:
+
+        def table(name: str, schema: pa.Schema) -> _Table:
+            return _Table(stack.enter_context(rows_writer(staging / f"{name}.parquet", schema)), schema, pool)
+
+        splits = {split: _Split(f"{dataset}/{split}", table(split, SAMPLE_SCHEMA)) for split in built.splits}
+        objects, of_objects = table("objects", OBJECT_SCHEMA), hashlib.sha256()
+        # Before the files are closed, also after an error.
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for part in built.all_parts():
+            for split, rows in part.splits.items():
+                splits[split].add(rows)
+            objects.add(part.objects)
+            of_objects.update(part.object_lines)
+        objects.finish()
+        infos = {split: rows.info(built.refs_without_sentences.get(split, 0)) for split, rows in splits.items()}
+    of_splits = {split: s.fingerprint for split, s in infos.items()}
     manifest = Manifest(
         dataset=dataset,
         builder=BuilderInfo(built.builder, built.version, {**built.options, **(options or {})}),
@@ -332,23 +420,86 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
         image_ids=built.image_ids,
         annotation_ids=built.annotation_ids,
         sources=built.sources,
-        splits=splits,
-        objects=len(built.objects),
+        splits=infos,
+        objects=objects.count,
         notes=built.notes,
-        fingerprint=dataset_fingerprint(of_splits, of_objects),
+        fingerprint=dataset_fingerprint(of_splits, of_objects.hexdigest()),
     )
     write_json(staging / MANIFEST_FILE, manifest.to_json())
     replace_folder(staging, dataset_folder(dataset))
     return manifest
 
 
-def _check_unique(dataset: str, built: Built) -> None:
-    for split, samples in built.splits.items():
-        seen: set[str] = set()
-        for s in samples:
-            if s.sample_id in seen:
+class _Table:
+    """A table that a thread writes in batches of BATCH_ROWS while the next rows are made."""
+
+    def __init__(self, write: Callable[[pa.Table], None], schema: pa.Schema, pool: ThreadPoolExecutor) -> None:
+        self._write = write
+        self._pool = pool
+        self._kept: pa.Table = schema.empty_table()
+        self._writing: deque[Future[None]] = deque()
+        self.count = 0
+
+    def add(self, rows: pa.Table) -> None:
+        self.count += rows.num_rows
+        self._kept = pa.concat_tables([self._kept, rows])
+        while self._kept.num_rows >= BATCH_ROWS:
+            self._submit(self._kept.slice(0, BATCH_ROWS))
+            self._kept = self._kept.slice(BATCH_ROWS)
+
+    def finish(self) -> None:
+        """Wait until all rows are written. A table without rows gets one empty row group."""
+        if self._kept.num_rows or not self.count:
+            self._submit(self._kept)
+        self._wait(0)
+
+    def _submit(self, batch: pa.Table) -> None:
+        self._writing.append(self._pool.submit(lambda: self._write(batch.combine_chunks())))
+        # Rows that are being written take memory.
+        self._wait(1)
+
+    def _wait(self, most: int) -> None:
+        while len(self._writing) > most:
+            self._writing.popleft().result()
+
+
+class _Split:
+    """A split while it is written, and what the manifest says of it."""
+
+    def __init__(self, address: str, table: _Table) -> None:
+        self._address = address
+        self._table = table
+        self._lines = hashlib.sha256()
+        self._questions: list[bytes] = []
+        self._sample_ids: set[str] = set()
+        self._image_ids: set[str] = set()
+        self._ref_ids: set[str] = set()
+        self._no_target = 0
+
+    def add(self, rows: SplitRows) -> None:
+        for sample_id in rows.sample_ids:
+            if sample_id in self._sample_ids:
                 raise DatasetError(
-                    f"{dataset}/{split}: the sample id {s.sample_id} occurs twice because a ref contains the same "
-                    "sent_id twice; the annotation file is damaged"
+                    f"{self._address}: the sample id {sample_id} occurs twice because a ref contains the same sent_id "
+                    "twice; the annotation file is damaged"
                 )
-            seen.add(s.sample_id)
+            self._sample_ids.add(sample_id)
+        self._table.add(rows.table)
+        self._lines.update(rows.lines)
+        self._questions += rows.questions
+        self._image_ids |= rows.image_ids
+        self._ref_ids |= rows.ref_ids
+        self._no_target += rows.no_target
+
+    def info(self, refs_without_sentences: int) -> SplitInfo:
+        """Call it after the last sample; it waits until all are written."""
+        self._table.finish()
+        return SplitInfo(
+            images=len(self._image_ids),
+            refs=len(self._ref_ids),
+            expressions=self._table.count,
+            no_target=self._no_target,
+            fingerprint=self._lines.hexdigest(),
+            questions=_of_questions(self._questions),
+            refs_without_sentences=refs_without_sentences,
+        )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from refbench.datasets.builders.base import NO_IMAGES
 from refbench.datasets.builders.tables import find_tables, unpack_images
@@ -13,6 +16,7 @@ from refbench.masks.mask import Mask
 from refbench.masks.rle import check_size
 from refbench.records import AnnotatedObject
 from refbench.storage.coco_rows import is_id, is_text, read_box, read_crowd, read_mask
+from refbench.storage.files import read_json
 from refbench.storage.images import Photographs, image_size
 
 _NAMES = (
@@ -33,6 +37,30 @@ CATEGORIES_2014 = [
 
 # COCO polygons end at the image border; a corner further out than this belongs to another image.
 OUTSIDE_TOLERANCE_PX = 2.0
+
+
+class _Row(TypedDict, total=False):
+    """A row of `annotations`. Its segmentation stays JSON until it is read: as numbers of Python, the polygons of LVIS
+    take five times as much memory.
+    """
+
+    id: Any
+    image_id: Any
+    category_id: Any
+    segmentation: msgspec.Raw
+    bbox: Any
+    iscrowd: Any
+
+
+class _Form(TypedDict, total=False):
+    images: Any
+    annotations: list[_Row]
+    categories: Any
+
+
+def read_instances(path: Path) -> Any:
+    """The content of an annotation file of COCO, for `CocoInstances`."""
+    return read_json(path, form=_Form)
 
 
 class CocoInstances:
@@ -92,12 +120,9 @@ class CocoInstances:
             return known
         _, row = self.annotations[ann_id]
         height, width = self.size_of(row["image_id"])
-        mask, polygons = read_segmentation(row["segmentation"], height, width)
-        if not may_be_empty and mask.area == 0:
+        found = object_of(row, height, width, self.category_names.get(row.get("category_id", -1), ""))
+        if not may_be_empty and found.mask.area == 0:
             raise MaskError(f"its mask covers no pixel of the image ({height} x {width} pixels, height x width)")
-        name = self.category_names.get(row.get("category_id", -1), "")
-        box = read_box(row.get("bbox"), mask)
-        found = AnnotatedObject(str(ann_id), str(row["image_id"]), name, read_crowd(row), mask, polygons, box)
         self._objects[ann_id] = found
         return found
 
@@ -204,6 +229,23 @@ def _name_or_none(image: Mapping[str, Any]) -> str | None:
         return file_name_of(image)
     except DatasetError:
         return None
+
+
+def object_of(row: Mapping[str, Any], height: int, width: int, category: str) -> AnnotatedObject:
+    """A row of `annotations` as an object; raises MaskError if its segmentation is invalid."""
+    mask, polygons = read_segmentation(_decoded(row["segmentation"]), height, width)
+    box = read_box(row.get("bbox"), mask)
+    return AnnotatedObject(str(row["id"]), str(row["image_id"]), category, read_crowd(row), mask, polygons, box)
+
+
+def _decoded(segmentation: Any) -> Any:
+    if not isinstance(segmentation, msgspec.Raw):
+        return segmentation
+    try:
+        return msgspec.json.decode(segmentation)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Such as 1e999, which json reads, and which is then refused in words.
+        return json.loads(bytes(segmentation))
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:

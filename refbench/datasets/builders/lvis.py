@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refbench.datasets.builders.base import Built, Sources, refuse, source_of
+from refbench.datasets.builders.base import Built, Part, PartRows, Sources, refuse, rows_of, source_of
 from refbench.datasets.builders.categories import Picture, category_sample
-from refbench.datasets.builders.coco import CheckedImages, CocoInstances
+from refbench.datasets.builders.coco import CheckedImages, CocoInstances, object_of, read_instances
 from refbench.errors import DatasetError, MaskError
 from refbench.records import AnnotatedObject, Sample
 from refbench.storage.coco_rows import is_id
-from refbench.storage.files import read_json
+from refbench.storage.process_pool import map_in_processes
 from refbench.storage.progress import Progress
 
 VERSION = 1
@@ -27,6 +29,9 @@ LICENCE = "annotations: CC BY 4.0 (lvisdataset.org); images: their Flickr licenc
 NAME = re.compile(r"lvis_(?:v[0-9.]+_)?(train|val|minival)\w*\.json")
 RELEASES = {1203: "lvis-v1", 1230: "lvis-v0.5"}
 NOT_EXHAUSTIVE = ("drop", "keep")
+IMAGES_AT_ONCE = 100
+# Fewer take less time than starting processes.
+MANY_ANNOTATIONS = 50_000
 
 
 def build(
@@ -57,48 +62,148 @@ def build(
         )
     path, split = _find(dataset, sources)
     problems: list[str] = []
-    coco = CocoInstances(read_json(path), path, problems)
+    coco = CocoInstances(read_instances(path), path, problems)
     images = CheckedImages(coco, sources.images, folder)
-    reader = _Reader(dataset, split, coco, images)
     if not problems:
-        reader.check_categories()
-    by_image: dict[int, list[int]] = defaultdict(list)
-    for ann_id, (_, row) in coco.annotations.items():
-        if row["image_id"] not in coco.images:
-            problems.append(f"{coco.where(ann_id)}: image {row['image_id']} is not in the file")
-        elif row.get("category_id") not in coco.category_names:
-            problems.append(f"{coco.where(ann_id)}: category {row.get('category_id')} is not in the file")
-        else:
-            by_image[row["image_id"]].append(ann_id)
-    for done, image_id in enumerate(coco.images):
-        reader.read_image(image_id, by_image.pop(image_id, []), negatives, not_exhaustive == "keep")
-        if done % 500 == 499 or done + 1 == len(coco.images):
-            progress("images", done + 1, len(coco.images))
-    refuse(dataset, problems)
-    if not reader.instances:
+        _check_categories(coco)
+    rules = _Rules(
+        dataset,
+        f"{split}-instance",
+        f"{split}-category",
+        {i: _Category(coco.category_names[i], row.get("frequency")) for i, (_, row) in coco.categories.items()},
+        negatives,
+        not_exhaustive == "keep",
+        path.name,
+        sources.splits,
+    )
+    notes: list[str] = []
+    numbering = RELEASES.get(len(coco.category_names), "lvis")
+    return Built(
+        "lvis",
+        VERSION,
+        {rules.instance_split: [], rules.category_split: []},
+        [],
+        [source_of(path)],
+        LICENCE,
+        notes,
+        annotation_ids=numbering,
+        parts=_parts(rules, coco, images, progress, notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Category:
+    name: str
+    frequency: Any
+
+    def tags(self, incomplete: bool) -> tuple[str, ...]:
+        tags = (f"frequency-{self.frequency}",) if self.frequency in ("r", "c", "f") else ()
+        return (*tags, "not-exhaustive") if incomplete else tags
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What is the same for all images; `keep` is whether incomplete classes stay in the category view."""
+
+    dataset: str
+    instance_split: str
+    category_split: str
+    categories: Mapping[int, _Category]
+    negatives: bool
+    keep: bool
+    file_name: str
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Annotated:
+    """An image with its rows of `annotations`, each with its position in the file; `absent` and `incomplete` are
+    classes.
+    """
+
+    picture: Picture
+    where: str
+    annotations: Sequence[tuple[int, dict[str, Any]]]
+    absent: Sequence[int]
+    incomplete: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was read of some images. If there are problems, `rows` is None."""
+
+    rows: PartRows | None
+    instances: int
+    images_with_expressions: int
+    problems: list[str]
+    empty: list[str]
+    dropped: int
+
+
+def _parts(
+    rules: _Rules, coco: CocoInstances, images: CheckedImages, progress: Progress, notes: list[str]
+) -> Iterator[PartRows]:
+    """The images, some at a time, so that the polygons of LVIS are not in memory together; read by a process per core,
+    unless there are few.
+    """
+    annotated = _annotated(coco, images)
+    jobs = [(rules, annotated[k : k + IMAGES_AT_ONCE]) for k in range(0, len(annotated), IMAGES_AT_ONCE)]
+    done, instances, asked, dropped = 0, 0, 0, 0
+    empty: list[str] = []
+    workers = None if len(coco.annotations) >= MANY_ANNOTATIONS else 1
+    for (_, some), found in zip(jobs, map_in_processes(_read_images, jobs, workers), strict=True):
+        done += len(some)
+        progress("images", done, len(annotated))
+        coco.problems += found.problems
+        # If a row is invalid, the others are only checked.
+        if found.rows is not None and not coco.problems:
+            yield found.rows
+        instances += found.instances
+        asked += found.images_with_expressions
+        dropped += found.dropped
+        empty += found.empty
+    refuse(rules.dataset, coco.problems)
+    if not instances:
         raise DatasetError(
-            f"{path} contains no annotations; refbench builds only LVIS train and val, because the test split "
+            f"{coco.path} contains no annotations; refbench builds only LVIS train and val, because the test split "
             "has no annotations"
         )
-    notes = [*_notes(reader, split, len(coco.images)), *images.notes()]
-    splits = {f"{split}-instance": reader.instances, f"{split}-category": reader.categories}
-    numbering = RELEASES.get(len(coco.category_names), "lvis")
-    return Built("lvis", VERSION, splits, reader.objects, [source_of(path)], LICENCE, notes, annotation_ids=numbering)
-
-
-def _notes(reader: _Reader, split: str, images: int) -> list[str]:
-    notes = []
-    if reader.empty:
-        notes.append(
-            f"{len(reader.empty)} annotations cover no pixel; they are kept among the objects, but no expression "
-            f"refers to them: {', '.join(reader.empty[:10])}{' ...' if len(reader.empty) > 10 else ''}"
+    found_notes = []
+    if empty:
+        found_notes.append(
+            f"{len(empty)} annotations cover no pixel; they are kept among the objects, but no expression "
+            f"refers to them: {', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}"
         )
-    if reader.dropped:
-        notes.append(f"{reader.dropped} (image, class) pairs are not exhaustively annotated: not in {split}-category")
-    asked = {s.image_id for s in (*reader.instances, *reader.categories)}
-    if len(asked) < images:
-        notes.append(f"{images - len(asked)} of {images} images have no expression")
-    return notes
+    if dropped:
+        found_notes.append(
+            f"{dropped} (image, class) pairs are not exhaustively annotated: not in {rules.category_split}"
+        )
+    if asked < len(coco.images):
+        found_notes.append(f"{len(coco.images) - asked} of {len(coco.images)} images have no expression")
+    notes[:0] = [*found_notes, *images.notes()]
+
+
+def _annotated(coco: CocoInstances, images: CheckedImages) -> list[_Annotated]:
+    """The images with their rows; those of a wrong size, or without a file, are problems."""
+    by_image: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+    for ann_id, (position, row) in coco.annotations.items():
+        if row["image_id"] not in coco.images:
+            coco.problems.append(f"{coco.where(ann_id)}: image {row['image_id']} is not in the file")
+        elif row.get("category_id") not in coco.category_names:
+            coco.problems.append(f"{coco.where(ann_id)}: category {row.get('category_id')} is not in the file")
+        else:
+            by_image[row["image_id"]].append((position, row))
+    annotated = []
+    for image_id, (position, image) in coco.images.items():
+        where = f"{coco.path.name} images[{position}] (id {image_id})"
+        try:
+            picture = Picture(str(image_id), images.path_of(image_id), *coco.size_of(image_id))
+        except (MaskError, DatasetError) as error:
+            coco.problems.append(f"{where}: {error}")
+            continue
+        absent, incomplete = _ids(image, "neg_category_ids"), _ids(image, "not_exhaustive_category_ids")
+        annotated.append(_Annotated(picture, where, by_image.pop(image_id, ()), absent, incomplete))
+    return annotated
 
 
 def _find(dataset: str, sources: Sources) -> tuple[Path, str]:
@@ -123,83 +228,82 @@ def _find(dataset: str, sources: Sources) -> tuple[Path, str]:
     return path, match[1]
 
 
+def _check_categories(coco: CocoInstances) -> None:
+    for image_id, (position, image) in coco.images.items():
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            ids = image.get(key)
+            if not isinstance(ids, list) or not all(is_id(i) and i in coco.category_names for i in ids):
+                coco.problems.append(
+                    f"{coco.path.name} images[{position}] (id {image_id}): {key} is not a list of categories "
+                    "of the file; is this a COCO file instead of an LVIS one?"
+                )
+
+
+def _read_images(job: tuple[_Rules, Sequence[_Annotated]]) -> _Found:
+    """Read some images; other processes can do it."""
+    rules, images = job
+    reader = _Reader(rules)
+    for image in images:
+        reader.read(image)
+    part = Part({rules.instance_split: reader.instances, rules.category_split: reader.categories}, reader.objects)
+    return _Found(
+        None if reader.problems else rows_of(part, rules.wanted),
+        len(reader.instances),
+        len({s.image_id for s in (*reader.instances, *reader.categories)}),
+        reader.problems,
+        reader.empty,
+        reader.dropped,
+    )
+
+
 class _Reader:
-    def __init__(self, dataset: str, split: str, coco: CocoInstances, images: CheckedImages) -> None:
-        self.dataset = dataset
-        self.split = split
-        self.coco = coco
-        self.images = images
+    def __init__(self, rules: _Rules) -> None:
+        self.rules = rules
         self.objects: list[AnnotatedObject] = []
         self.instances: list[Sample] = []
         self.categories: list[Sample] = []
+        self.problems: list[str] = []
         self.empty: list[str] = []
         self.dropped = 0
 
-    def check_categories(self) -> None:
-        for image_id, (position, image) in self.coco.images.items():
-            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-                ids = image.get(key)
-                if not isinstance(ids, list) or not all(is_id(i) and i in self.coco.category_names for i in ids):
-                    self.coco.problems.append(
-                        f"{self.coco.path.name} images[{position}] (id {image_id}): {key} is not a list of categories "
-                        "of the file; is this a COCO file instead of an LVIS one?"
-                    )
-
-    def read_image(self, image_id: int, ann_ids: list[int], negatives: bool, keep: bool) -> None:
-        position, image = self.coco.images[image_id]
-        try:
-            picture = Picture(str(image_id), self.images.path_of(image_id), *self.coco.size_of(image_id))
-        except (MaskError, DatasetError) as error:
-            self.coco.problems.append(f"{self.coco.path.name} images[{position}] (id {image_id}): {error}")
-            return
-        incomplete = set(_ids(image, "not_exhaustive_category_ids"))
+    def read(self, image: _Annotated) -> None:
+        rules, picture = self.rules, image.picture
+        incomplete = set(image.incomplete)
         groups: dict[int, list[AnnotatedObject]] = defaultdict(list)
-        for ann_id in ann_ids:
-            row = self.coco.annotations[ann_id][1]
+        for position, row in image.annotations:
+            category = rules.categories[row["category_id"]]
             try:
-                found = self.coco.read_object(ann_id, may_be_empty=True)
+                found = object_of(row, picture.height, picture.width, category.name)
             except MaskError as error:
-                self.coco.problems.append(f"{self.coco.where(ann_id)}: {error}")
+                self.problems.append(f"{rules.file_name} annotations[{position}] (id {row['id']}): {error}")
                 continue
-            # `found` has the mask now; keeping both would hold all of LVIS in memory twice.
-            row["segmentation"] = None
             self.objects.append(found)
             if found.mask.area == 0:
                 self.empty.append(found.ann_id)
                 continue
-            category = row["category_id"]
-            groups[category].append(found)
-            tags = self._tags(category, category in incomplete)
-            split = f"{self.split}-instance"
+            groups[row["category_id"]].append(found)
+            tags = category.tags(row["category_id"] in incomplete)
+            split = rules.instance_split
             self.instances.append(
-                category_sample(self.dataset, split, found.ann_id, picture, found.category, [found], tags)
+                category_sample(rules.dataset, split, found.ann_id, picture, found.category, [found], tags)
             )
-        for category, objects in groups.items():
-            if category in incomplete and not keep:
+        for number, objects in groups.items():
+            if number in incomplete and not rules.keep:
                 self.dropped += 1
                 continue
-            tags = self._tags(category, category in incomplete)
-            self._add(picture, category, objects, tags)
-        for category in _ids(image, "neg_category_ids"):
-            if category in groups:
-                self.coco.problems.append(
-                    f"{self.coco.path.name} images[{position}] (id {image_id}): category {category} is annotated "
-                    "and in neg_category_ids"
-                )
-            elif negatives:
-                self._add(picture, category, [], (*self._tags(category, False), "negative"))
+            self._add(picture, number, objects, rules.categories[number].tags(number in incomplete))
+        for number in image.absent:
+            if number in groups:
+                self.problems.append(f"{image.where}: category {number} is annotated and in neg_category_ids")
+            elif rules.negatives:
+                self._add(picture, number, [], (*rules.categories[number].tags(False), "negative"))
 
     def _add(self, picture: Picture, category: int, objects: list[AnnotatedObject], tags: tuple[str, ...]) -> None:
-        name = self.coco.category_names[category]
-        ref_id = f"{picture.image_id}-{category}"
+        rules, ref_id = self.rules, f"{picture.image_id}-{category}"
+        name = rules.categories[category].name
         self.categories.append(
-            category_sample(self.dataset, f"{self.split}-category", ref_id, picture, name, objects, tags)
+            category_sample(rules.dataset, rules.category_split, ref_id, picture, name, objects, tags)
         )
-
-    def _tags(self, category: int, incomplete: bool) -> tuple[str, ...]:
-        frequency = self.coco.categories[category][1].get("frequency")
-        tags = (f"frequency-{frequency}",) if frequency in ("r", "c", "f") else ()
-        return (*tags, "not-exhaustive") if incomplete else tags
 
 
 def _ids(image: dict[str, Any], key: str) -> list[int]:

@@ -20,6 +20,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refbench import Mask, load_samples
+from refbench.datasets.builders import lvis
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.pickles import read_plain_pickle
 from refbench.errors import DatasetError
@@ -280,6 +281,52 @@ def test_lvis_real_annotations(test_data: Path, home: Path) -> None:
     for sample in load_samples("lvis/val-instance")[::25]:
         row = by_id[sample.ann_ids[0]]
         assert np.array_equal(sample.target.to_array(), rasterised(row["segmentation"], *sizes[row["image_id"]]))
+
+
+def test_lvis_in_processes(test_data: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files are read by several processes, some images at a time: the same dataset, and the same messages."""
+    source = test_data / "lvis" / "lvis_val_100.json"
+    content = json.loads(source.read_text())
+    for k in (3, 500, 900):
+        content["annotations"][k]["segmentation"] = [[1, 1, 2, 2]]
+    broken = tmp_path / "lvis_v0.5_val.json"
+    broken.write_text(json.dumps(content))
+    built, refused = [], []
+    for least in (10**9, 0):
+        monkeypatch.setattr(lvis, "MANY_ANNOTATIONS", least)
+        monkeypatch.setattr(lvis, "IMAGES_AT_ONCE", 7)
+        manifest = build("lvis", source, negatives=True)
+        tables = [p.read_bytes() for p in sorted((home / "datasets" / "lvis").glob("*.parquet"))]
+        built.append((manifest.splits, manifest.fingerprint, manifest.notes, tables))
+        with pytest.raises(DatasetError) as error:
+            build("lvis", broken)
+        refused.append(str(error.value))
+    assert built[0] == built[1]
+    assert refused[0] == refused[1]
+    assert [f"annotations[{k}]" in refused[0] for k in (3, 500, 900)] == [True] * 3
+
+
+def test_lvis_one_view(tmp_path: Path, home: Path) -> None:
+    source = mini.write_lvis(tmp_path, mini.lvis())
+    whole = build("lvis", source)
+    one = build_dataset("lvis", lvis.build, Sources(source, splits=("val-category",)), silent)
+    assert one.splits == {"val-category": whole.splits["val-category"]}
+    asked = {s.image_id for s in load_samples("lvis/val-category")}
+    assert {o.image_id for o in load_objects("lvis")} == asked
+    assert 0 < one.objects < whole.objects
+    with pytest.raises(DatasetError, match="no split 'test'; their splits are val-instance, val-category"):
+        build_dataset("lvis", lvis.build, Sources(source, splits=("test",)), silent)
+
+
+def test_lvis_numbers_that_only_json_reads(tmp_path: Path, home: Path) -> None:
+    path = mini.write_lvis(tmp_path, mini.lvis())
+    text = path.read_text()
+    first = json.dumps(mini.lvis()["annotations"][0]["segmentation"][0][0])
+    for number in ("1e999", "NaN"):
+        path.write_text(text.replace(f'"segmentation": [[{first}', f'"segmentation": [[{number}', 1))
+        assert number in path.read_text()
+        with pytest.raises(DatasetError, match=r"annotations\[0\] \(id 1\)"):
+            build("lvis", path)
 
 
 def test_lvis_real_photographs(test_data: Path, tmp_path: Path, home: Path) -> None:
