@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import build, curation, kernels, metric, models, run, scale, score, start, statistics
+from benchmarks import build, cluster, curation, kernels, metric, models, run, scale, score, start, statistics
 from refbench.masks.threads import available_cores
 from refbench.storage.provenance import git_state, package_versions
 
@@ -27,6 +27,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
     "run": run.measure,
     "curation": curation.measure,
     "models": models.measure,
+    "cluster": cluster.measure,
 }
 
 

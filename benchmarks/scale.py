@@ -38,12 +38,11 @@ def measure() -> dict[str, Any]:
         build_dataset("refcoco", refer.build, Sources(test_data() / "whole-splits" / "refer"), silent)
         samples = load_samples("refcoco/val")
         moved = moved_targets(samples)
-        lines = [[s.sample_id, list(s.target.size), moved[s.ref_id].counts.decode()] for s in samples]
         figures: dict[str, Any] = {}
         cost: dict[tuple[str, int], tuple[float, float]] = {}
         sizes = (*SIZES, largest) if largest else SIZES
         for n in sizes:
-            address = _repeated(n, folder / f"{n}.jsonl", lines)
+            address = repeated_split(n, folder / f"{n}.jsonl", samples, moved)
             out = folder / f"scored{n}"
             score = ["score", str(folder / f"{n}.jsonl"), "--dataset", address, "--out", str(out)]
             ways = {"score": score, "compare": ["compare", str(out), str(out)]}
@@ -61,8 +60,9 @@ def measure() -> dict[str, Any]:
         return figures
 
 
-def _repeated(n: int, predictions: Path, lines: list[list[Any]]) -> str:
+def repeated_split(n: int, predictions: Path, samples: list[Any], moved: dict[str, Any]) -> str:
     """A split of n samples, as builders write it, and predictions for it."""
+    lines = [[s.sample_id, list(s.target.size), moved[s.ref_id].counts.decode()] for s in samples]
     name = f"repeated-{n}"
     source, place = split_path("refcoco/val"), dataset_folder("refcoco").parent / name
     table = pq.read_table(source)

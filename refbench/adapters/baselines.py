@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt
 from refbench.errors import AdapterError
 from refbench.masks.mask import Mask
 from refbench.masks.whole_numbers import STEPS, cosine_and_sine, whole
-from refbench.records import Sample
+from refbench.records import Question, Sample
 from refbench.storage.samples import load_objects
 
 
@@ -26,8 +26,9 @@ class Nothing:
 
     name = "nothing"
     needs_images = False
+    questions_suffice = True
 
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Any]) -> list[Mask]:
         return [Mask.empty(s.height, s.width) for s in samples]
 
 
@@ -36,8 +37,9 @@ class Everything:
 
     name = "everything"
     needs_images = False
+    questions_suffice = True
 
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Any]) -> list[Mask]:
         return [Mask.full(s.height, s.width) for s in samples]
 
 
@@ -46,8 +48,9 @@ class Center:
 
     name = "center"
     needs_images = False
+    questions_suffice = True
 
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Mask]:
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Any]) -> list[Mask]:
         return [self._rectangle(s.height, s.width) for s in samples]
 
     def _rectangle(self, height: int, width: int) -> Mask:

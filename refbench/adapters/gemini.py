@@ -24,7 +24,7 @@ from refbench.adapters.web_service import ServiceAdapter, WebService
 from refbench.errors import AdapterError, MaskError
 from refbench.masks.mask import Mask
 from refbench.plugins.loading import load_attribute
-from refbench.records import Answer, Sample
+from refbench.records import Answer, Question
 
 KEY_VARIABLE = "GEMINI_API_KEY"
 PROMPT = (
@@ -55,6 +55,7 @@ class Gemini(ServiceAdapter):
     """
 
     name = "gemini"
+    questions_suffice = True
     mode = "generate"
     batch_size = 16
 
@@ -81,7 +82,7 @@ class Gemini(ServiceAdapter):
             WebService(self.name, endpoint, KEY_VARIABLE, header, concurrency, timeout, retries, price, cache)
         )
 
-    def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
+    def _answer(self, sample: Question, content: bytes, kind: str) -> Answer:
         settings = {
             "temperature": 0,
             "responseMimeType": "application/json",

@@ -20,7 +20,7 @@ from refbench.adapters.svg_paths import fill_path
 from refbench.adapters.web_service import ServiceAdapter, WebService
 from refbench.errors import MaskError
 from refbench.masks.mask import Mask
-from refbench.records import Answer, Sample
+from refbench.records import Answer, Question
 
 KEY_VARIABLE = "MOONDREAM_API_KEY"
 LAST_COMMAND = re.compile(r"[MmLlHhVvCcSsQqTtAaZz][^MmLlHhVvCcSsQqTtAaZz]*$")
@@ -43,6 +43,7 @@ class Moondream(ServiceAdapter):
     """
 
     name = "moondream"
+    questions_suffice = True
     batch_size = 16
 
     def __init__(
@@ -63,7 +64,7 @@ class Moondream(ServiceAdapter):
             WebService(self.name, endpoint, KEY_VARIABLE, header, concurrency, timeout, retries, price, cache)
         )
 
-    def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
+    def _answer(self, sample: Question, content: bytes, kind: str) -> Answer:
         asked: dict[str, Any] = {"object": sample.expression, "stream": False}
         if self.model:
             asked["model"] = self.model

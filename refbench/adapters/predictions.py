@@ -10,7 +10,7 @@ import numpy as np
 
 from refbench.errors import MaskError, PredictionError
 from refbench.masks.mask import Mask
-from refbench.records import Answer, Sample
+from refbench.records import Answer, Question
 from refbench.storage.files import path_sha256
 from refbench.storage.manifest import parse_address
 from refbench.storage.predictions import Claim, Claims, SampleIndex
@@ -26,6 +26,7 @@ class Predictions:
 
     name = "predictions"
     needs_images = False
+    questions_suffice = True
 
     def __init__(self, file: Path) -> None:
         if not file.exists():
@@ -34,10 +35,10 @@ class Predictions:
         self.weights_sha256 = path_sha256(file)
         self._claims: dict[str, dict[str, tuple[str, Claim]]] = {}
 
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Any]) -> list[Answer]:
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Any]) -> list[Answer]:
         return [self._answer(s) for s in samples]
 
-    def _answer(self, sample: Sample) -> Answer:
+    def _answer(self, sample: Question) -> Answer:
         address = sample.address
         if address not in self._claims:
             self._claims[address] = self._read(address)

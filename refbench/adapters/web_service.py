@@ -18,7 +18,7 @@ import urllib3
 from PIL import Image
 
 from refbench.errors import AdapterError, RunStopped
-from refbench.records import Answer, Sample
+from refbench.records import Answer, Question
 from refbench.storage.files import atomic_file, home
 from refbench.storage.images import original_for_web
 
@@ -141,8 +141,8 @@ class WebService:
 
     def answer_all(
         self,
-        answer: Callable[[Sample, bytes, str], Answer],
-        samples: Sequence[Sample],
+        answer: Callable[[Question, bytes, str], Answer],
+        samples: Sequence[Question],
         images: Sequence[Image.Image],
     ) -> list[Answer]:
         """Call `answer(sample, image, media type)` for each sample, several at once; each image is encoded once.
@@ -260,7 +260,7 @@ class ServiceAdapter:
     def __init__(self, service: WebService) -> None:
         self._service = service
 
-    def segment_samples(self, samples: Sequence[Sample], images: Sequence[Image.Image]) -> list[Answer]:
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Image.Image]) -> list[Answer]:
         """Ask the service about each sample, several at once; see the interface of adapters.
 
         Raises:
@@ -277,7 +277,7 @@ class ServiceAdapter:
         """Stop the threads and close the connections."""
         self._service.close()
 
-    def _answer(self, sample: Sample, content: bytes, kind: str) -> Answer:
+    def _answer(self, sample: Question, content: bytes, kind: str) -> Answer:
         """The answer for one sample. `content` is the image file as bytes, and `kind` its media type."""
         raise NotImplementedError
 

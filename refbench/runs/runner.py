@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from refbench.storage.secrets import published_arguments, published_options
 
 LONGEST_NAME = 120
 ENGINES = ("local", "ray")
+# Timings are not written again until this many times longer has passed than writing them took.
+TIMINGS_PAUSE = 50
 
 
 def _say_nothing(message: str) -> None:
@@ -252,26 +254,44 @@ def _dispatch(
     nothing_done: bool,
     step: Callable[[int], None],
 ) -> Outcome:
-    """Compute shards; usage and timings are written after each shard, and usage also when the run is stopped."""
-    timings = [row for row in folder.timings() if row.shard not in set(missing)]
+    """Compute shards; usage is written after each shard, timings now and then, and both when the run is stopped."""
+    computing = set(missing)
+    timings = [row for row in folder.timings() if row.shard not in computing]
+    write_again_at = 0.0
 
     def keep_usage() -> None:
         if scheduler.outcome.usage:
             folder.write_info(dataclasses.replace(info, usage=_added(info.usage, scheduler.outcome.usage)))
 
-    def keep_timings(outcome: Outcome) -> None:
+    def keep_timings() -> None:
+        folder.write_timings([*timings, *scheduler.outcome.timings])
+
+    def on_shard(_: Outcome) -> None:
+        nonlocal write_again_at
         keep_usage()
-        folder.write_timings([*timings, *outcome.timings])
+        began = time.monotonic()
+        if began >= write_again_at:
+            # The file has a row for every shard: written after each of thousands, it would take most of the time.
+            keep_timings()
+            written = time.monotonic()
+            write_again_at = written + TIMINGS_PAUSE * (written - began)
 
     try:
-        return scheduler.dispatch(
-            folder.path, missing, max_failures, nothing_done=nothing_done, on_shard=keep_timings, step=step
+        outcome = scheduler.dispatch(
+            folder.path, missing, max_failures, nothing_done=nothing_done, on_shard=on_shard, step=step
         )
-    except (AdapterError, KeyboardInterrupt) as stopped:
+    except BaseException as stopped:
         if isinstance(stopped, KeyboardInterrupt):
             scheduler.outcome.usage.update(getattr(stopped, "usage", {}))
-        keep_usage()
+        # What stopped the run may also be a full disk.
+        with suppress(RunError):
+            if isinstance(stopped, (AdapterError, KeyboardInterrupt)):
+                keep_usage()
+            keep_timings()
         raise
+    if missing:
+        keep_timings()
+    return outcome
 
 
 def _too_many(result: RunResult, folder: RunFolder, allowed: int) -> TooManyFailures:

@@ -116,7 +116,7 @@ class ShardRunner:
             raise DatasetError(
                 f"{job.address} was built without images; run `refbench build {dataset} ... --images FOLDER`"
             )
-        if takes_samples:
+        if takes_samples and not self.extras.questions_suffice:
             # It may need more than the questions, for example the classes.
             samples = self._of_this_build(*load_split(job.address))
         self.shards = plan_shards(samples)

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,14 @@ from refbench.adapters.baselines import Nothing
 from refbench.datasets.builders.base import Sources, build_dataset
 from refbench.datasets.builders.refer import build as build_refer
 from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
+from refbench.masks.mask import Mask
+from refbench.records import Question, Sample
+from refbench.runs import runner
 from refbench.runs.folder import RunFolder
 from refbench.runs.plan import plan_shards
 from refbench.runs.runner import default_folder
 from refbench.runs.shard import CLOSE_SECONDS
+from refbench.runs.timings import ShardTiming
 from refbench.storage import manifest
 from refbench.storage.files import read_table
 from refbench.storage.predictions import predictions_from_table
@@ -299,6 +304,52 @@ def test_run_json_tells_where_a_number_comes_from(embedded: Path, tmp_path: Path
     assert {"numpy", "python", "pycocotools"} <= info["packages"].keys()
     assert info["finished"] >= info["started"]
     assert read_table(folder / "timings.parquet").num_rows == len(RunFolder(folder).written)
+
+
+class Seen:
+    """It keeps the kinds of samples that it gets."""
+
+    name = "seen"
+    needs_images = False
+
+    def __init__(self, questions_suffice: bool) -> None:
+        self.questions_suffice = questions_suffice
+        self.kinds: set[type] = set()
+
+    def segment_samples(self, samples: Sequence[Question], images: Sequence[Any]) -> list[Mask]:
+        self.kinds |= {type(s) for s in samples}
+        return [Mask.empty(s.height, s.width) for s in samples]
+
+
+def test_targets_are_loaded_only_for_adapters_that_need_them(embedded: Path, tmp_path: Path) -> None:
+    shards = []
+    for suffice, kind in ((True, Question), (False, Sample)):
+        adapter = Seen(suffice)
+        result = run(adapter, "snapshots/test", out=tmp_path / kind.__name__)
+        assert adapter.kinds == {kind}
+        shards.append([path.read_bytes() for path in RunFolder(result.folder).shards])
+    assert shards[0] == shards[1]
+
+
+def test_timings_of_many_shards_are_not_written_after_each(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has a row for each shard, so that writing it after each would take the square of their number."""
+    clock, rows = [0.0], []
+    write = RunFolder.write_timings
+
+    def slow(folder: RunFolder, timings: Sequence[ShardTiming]) -> None:
+        clock[0] += 10.0
+        rows.append(len(timings))
+        write(folder, timings)
+
+    monkeypatch.setattr(RunFolder, "write_timings", slow)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    result = run("nothing", "scenes/train", out=tmp_path / "run")
+    shards = len(RunFolder(result.folder).shards)
+    assert shards > 5
+    assert rows == [1, shards]
+    assert len(RunFolder(result.folder).timings()) == shards
 
 
 def test_unfinished_runs_are_not_scored(embedded: Path, tmp_path: Path) -> None:
