@@ -261,6 +261,8 @@ def dataset_fingerprint(splits: Mapping[str, str], objects: str) -> str:
 
 # repr of a float is exact and the same on every platform, so this text is canonical.
 _TEXT = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))
+# The fewest rows that are written at once, except the last ones of a table.
+LEAST_ROWS = BATCH_ROWS // 2
 # Polygons and boxes whose texts are kept: those of many images.
 KEPT_TEXTS = 20_000
 
@@ -409,6 +411,8 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
                 splits[split].add(rows)
             objects.add(part.objects)
             of_objects.update(part.object_lines)
+        for written in (objects, *(split.table for split in splits.values())):
+            written.close()
         objects.finish()
         infos = {split: rows.info(built.refs_without_sentences.get(split, 0)) for split, rows in splits.items()}
     of_splits = {split: s.fingerprint for split, s in infos.items()}
@@ -431,7 +435,7 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
 
 
 class _Table:
-    """A table that a thread writes in batches of BATCH_ROWS while the next rows are made."""
+    """A table that a thread writes in batches while the next rows are made."""
 
     def __init__(self, write: Callable[[pa.Table], None], schema: pa.Schema, pool: ThreadPoolExecutor) -> None:
         self._write = write
@@ -443,17 +447,20 @@ class _Table:
     def add(self, rows: pa.Table) -> None:
         self.count += rows.num_rows
         self._kept = pa.concat_tables([self._kept, rows])
-        while self._kept.num_rows >= BATCH_ROWS:
-            self._submit(self._kept.slice(0, BATCH_ROWS))
-            self._kept = self._kept.slice(BATCH_ROWS)
+        if self._kept.num_rows >= LEAST_ROWS:
+            self._submit()
+
+    def close(self) -> None:
+        """No rows follow. A table without rows gets one empty row group."""
+        if self._kept.num_rows or not self.count:
+            self._submit()
 
     def finish(self) -> None:
-        """Wait until all rows are written. A table without rows gets one empty row group."""
-        if self._kept.num_rows or not self.count:
-            self._submit(self._kept)
+        """Wait until all rows are written."""
         self._wait(0)
 
-    def _submit(self, batch: pa.Table) -> None:
+    def _submit(self) -> None:
+        batch, self._kept = self._kept, self._kept.schema.empty_table()
         self._writing.append(self._pool.submit(lambda: self._write(batch.combine_chunks())))
         # Rows that are being written take memory.
         self._wait(1)
@@ -468,7 +475,7 @@ class _Split:
 
     def __init__(self, address: str, table: _Table) -> None:
         self._address = address
-        self._table = table
+        self.table = table
         self._lines = hashlib.sha256()
         self._questions: list[bytes] = []
         self._sample_ids: set[str] = set()
@@ -484,7 +491,7 @@ class _Split:
                     "twice; the annotation file is damaged"
                 )
             self._sample_ids.add(sample_id)
-        self._table.add(rows.table)
+        self.table.add(rows.table)
         self._lines.update(rows.lines)
         self._questions += rows.questions
         self._image_ids |= rows.image_ids
@@ -493,11 +500,11 @@ class _Split:
 
     def info(self, refs_without_sentences: int) -> SplitInfo:
         """Call it after the last sample; it waits until all are written."""
-        self._table.finish()
+        self.table.finish()
         return SplitInfo(
             images=len(self._image_ids),
             refs=len(self._ref_ids),
-            expressions=self._table.count,
+            expressions=self.table.count,
             no_target=self._no_target,
             fingerprint=self._lines.hexdigest(),
             questions=_of_questions(self._questions),
