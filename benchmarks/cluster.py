@@ -46,18 +46,12 @@ def measure_on(address: str, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     alone = run("nothing", address, out=folder / "alone")
     alone_s = time.perf_counter() - began
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": STORE_BYTES,
-            "include_dashboard": False,
-            "_system_config": LONG_HEALTH_CHECKS,
-        },
-    )
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES) for _ in range(NODES - 1)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    cluster = Cluster()
     try:
+        one = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        cluster.add_node(include_dashboard=False, _system_config=LONG_HEALTH_CHECKS, **one)
+        nodes = [cluster.add_node(**one) for _ in range(NODES - 1)]
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         put = [ray.put(np.full(PUT_BYTES, k, np.uint8)) for k in range(2 * STORE_BYTES // PUT_BYTES)]
         shards = len(RunFolder(alone.folder).shards)
         seen: list[float] = []

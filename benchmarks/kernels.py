@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -24,6 +25,7 @@ from benchmarks.data import coco128_pairs, seconds_of
 from refbench.masks.counting import pair_counts
 from refbench.masks.mask import Mask
 from refbench.masks.threads import available_cores
+from refbench.storage.children import end_with_parent
 
 SLOW_PAIRS = 300
 
@@ -113,7 +115,10 @@ def two_processes(predictions: list[Mask], targets: list[Mask]) -> Iterator[Call
     half = len(targets) // 2
     context = multiprocessing.get_context("fork")
 
+    parent = os.getpid()
+
     def count_when_told(pipe: Any, part: slice) -> None:
+        end_with_parent(parent)
         some_p, some_t = predictions[part], targets[part]
         while pipe.recv():
             pair_counts(some_p, some_t, threads=1)

@@ -197,7 +197,7 @@ is complete, and its bytes do not depend on which worker computed it.
 
 {columns(PREDICTION_SCHEMA)}
 
-`timings.parquet` has one row for each part, in seconds and bytes:
+`timings.parquet` has one row for each part, in seconds and bytes (rows may be missing if the run was killed):
 
 {columns(TIMINGS_SCHEMA)}
 

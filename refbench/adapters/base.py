@@ -128,8 +128,8 @@ class AdapterExtras:
         batch_size: number of expressions per call, for `--batch-size auto`.
         needs_images: if False, the adapter also runs on datasets without images, and gets None for each image.
         opens_images: if True, the adapter opens `sample.image_path` itself, and refbench does not decode images.
-        questions_suffice: if True, `segment_samples` gets each `Question` instead of the whole sample with its target;
-            they are loaded in a fifth of the time and memory.
+        questions_suffice: if True, `segment_samples` gets `Question`s, not whole samples with targets; a run then
+            begins in a fifth of the time and memory.
         prepare_in_processes: if True, `prepare` is called in forked processes on Linux, not in threads. It is faster if
             `prepare` runs much Python code. What it changes in the adapter is lost, and it must not use the device.
         weights_sha256: hash of the weights; runs with different hashes are different runs.

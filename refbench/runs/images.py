@@ -109,7 +109,7 @@ class PreparedPart:
 class Preparation:
     """Decodes and prepares the parts of announced batches, in order, a few images ahead, in threads or processes.
 
-    Every process belongs to one thread, which waits for it. If a process dies or cannot do the work, the threads do it.
+    A thread takes an idle process and waits for it. If a process dies or cannot do the work, the threads do it.
 
     Args:
         prepare: the method of the adapter.
@@ -143,7 +143,7 @@ class Preparation:
         self._waiting: deque[list[Question]] = deque()
         self._started: deque[tuple[list[Question], Future[PreparedPart]]] = deque()
         self._held_px = 0
-        # The image that was started last: if the next part is about it too, it must get the same object.
+        # The image that was started last: if the next part is about it too, it need not be decoded again.
         self._last: tuple[str, Future[PreparedPart]] | None = None
 
     def _start_processes(self, device: str) -> None:

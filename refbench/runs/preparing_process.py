@@ -84,7 +84,10 @@ class PreparingProcess:
         context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, self._block, decode, prepare, os.getpid()), name="prepare", daemon=True
+            target=_serve,
+            args=(self._pipe, theirs, self._block, decode, prepare, os.getpid()),
+            name="prepare",
+            daemon=True,
         )
         with warnings.catch_warnings():
             # Python 3.12 warns if there are threads, because the child copies their locks. It takes none of them.
@@ -104,7 +107,10 @@ class PreparingProcess:
         except (EOFError, OSError):
             self._process.join(JOIN_SECONDS)
             raise ProcessDied(how_it_ended(self._process.exitcode)) from None
-        reply: Reply = _Unpickler(content, self._block, self._device).load()
+        try:
+            reply: Reply = _Unpickler(content, self._block, self._device).load()
+        except Exception as error:  # noqa: BLE001 (objects of others, and memory for CUDA, may refuse in any way)
+            return Reply(error=f"what it returns cannot be read from another process: {_told(error)}")
         return reply
 
     def close(self) -> None:
@@ -113,12 +119,18 @@ class PreparingProcess:
         self._process.join()
 
 
-def _serve(pipe: Connection, block: mmap.mmap, decode: Decode, prepare: Prepare, parent: int) -> None:
+def _serve(
+    other_end: Connection, pipe: Connection, block: mmap.mmap, decode: Decode, prepare: Prepare, parent: int
+) -> None:
     """Main loop of the process; it ends with its parent, which also decides what Ctrl-C means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        # `nohup` lets a command ignore SIGHUP.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     end_with_parent(parent)
+    # Otherwise it would keep its own pipe open, and not notice that nobody needs it any more.
+    other_end.close()
     # Collecting what was inherited would write to it, which copies its memory.
     gc.freeze()
     # Its threads did not survive the fork.
@@ -186,7 +198,7 @@ class _Pickler(pickle.Pickler):
 
     def _placed(self, value: Any, kind: str, memory: NDArray[np.uint8], shape: tuple[int, ...], more: Any) -> Any:
         place = -(-self._end // ALIGNMENT) * ALIGNMENT
-        if place + len(memory) > len(self._block):
+        if not len(memory) or place + len(memory) > len(self._block):
             return None
         self._end = place + len(memory)
         self._block[place : self._end] = memory

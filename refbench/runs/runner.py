@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench._version import __version__
-from refbench.errors import AdapterError, DatasetError, RunError, TooManyFailures
+from refbench.errors import DatasetError, RunError, TooManyFailures
 from refbench.plugins.loading import load_attribute
 from refbench.records import Question, RunInfo
 from refbench.runs.folder import RunFolder
@@ -285,8 +285,7 @@ def _dispatch(
             scheduler.outcome.usage.update(getattr(stopped, "usage", {}))
         # What stopped the run may also be a full disk.
         with suppress(RunError):
-            if isinstance(stopped, (AdapterError, KeyboardInterrupt)):
-                keep_usage()
+            keep_usage()
             keep_timings()
         raise
     if missing:

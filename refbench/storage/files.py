@@ -112,12 +112,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}. Results that were already complete are intact; "
-            "check the free space and the permissions, then run the same command again"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot write {path}: {error.strerror or error}. Results that were already complete are intact; "
+        "check the free space and the permissions, then run the same command again"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -208,7 +212,14 @@ def write_table(path: Path, table: pa.Table) -> None:
 def rows_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
     """Writes a Parquet file atomically: yields a function that adds a row group. Only one of them is in memory."""
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        yield writer.write_table
+
+        def write(table: pa.Table) -> None:
+            try:
+                writer.write_table(table)
+            except OSError as error:
+                raise _not_written(path, error) from error
+
+        yield write
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, *, whole: bool = False) -> pa.Table:

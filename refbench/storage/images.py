@@ -145,6 +145,11 @@ def _open_zip(path: Path, changed_ns: int) -> zipfile.ZipFile:
         raise DatasetError(f"{path} is not a complete zip file ({error}); copy or download it again") from None
 
 
+if hasattr(os, "register_at_fork"):
+    # A forked process shares the position in an open file: both would read the wrong bytes.
+    os.register_at_fork(after_in_child=_open_zip.cache_clear)
+
+
 def read_through_zip(path: Path) -> bytes | None:
     """The bytes of a file inside a zip file, or None if the path does not lead into a zip file."""
     archive = next((p for p in path.parents if p.suffix.lower() == ".zip" and p.is_file()), None)

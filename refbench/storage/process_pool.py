@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +14,9 @@ from typing import Any
 from refbench.errors import RunError
 from refbench.masks.threads import available_cores
 from refbench.storage.children import begin_child
+
+# Jobs that are computed, or wait, for each process.
+AHEAD_PER_PROCESS = 2
 
 
 def map_in_processes(
@@ -35,16 +40,28 @@ def map_in_processes(
     # Spawned, not forked: a fork would copy the locks of threads that torch may hold.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin_child, initargs=(os.getpid(),))
+    parts = (jobs[k : k + chunk] for k in range(0, len(jobs), chunk))
     try:
-        yield from pool.map(work, jobs, chunksize=chunk)
+        # A few ahead: if the results are used more slowly than they are made, they must not fill the memory.
+        waiting = deque(
+            pool.submit(_several, work, part) for part in itertools.islice(parts, AHEAD_PER_PROCESS * count)
+        )
+        while waiting:
+            yield from waiting.popleft().result()
+            waiting.extend(pool.submit(_several, work, part) for part in itertools.islice(parts, 1))
         pool.shutdown()
     except BrokenProcessPool:
         raise RunError(
-            "a worker process was killed, perhaps because memory ran out; run the same command again with fewer "
-            "--workers"
+            "a worker process ended before its work was done. Perhaps memory ran out; then use fewer --workers, if the "
+            'command has them. If your own script makes this call, it must be under `if __name__ == "__main__":`, '
+            "because every worker runs the script again"
         ) from None
     finally:
         # After an error or an interruption, nobody wants the jobs that are still in the queue.
-        pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
+        pool.shutdown(wait=False)
+
+
+def _several(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    return [work(job) for job in jobs]

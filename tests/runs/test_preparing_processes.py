@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +26,12 @@ from runs.test_stages import ADDRESS, Device, Failing, ThresholdInStages, errors
 
 from refbench import load_samples, run
 from refbench.adapters import torch_settings
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.datasets.builders.refer import build as build_refer
 from refbench.records import Question
 from refbench.runs.images import decode
 from refbench.runs.preparing_process import BLOCK_BYTES, PreparingProcess, ProcessDied, Reply, can_fork
+from refbench.storage.progress import silent
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="no forked processes on this system")
 
@@ -101,6 +106,13 @@ class Unfit(InProcesses):
         return super().prepare(image, expressions)
 
 
+class TwoArguments(Exception):
+    """It can be pickled, but not read again."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first)
+
+
 def _refuse() -> Any:
     raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
 
@@ -110,6 +122,7 @@ def _refuse() -> Any:
     [
         (_refuse, "Cannot re-initialize CUDA"),
         (threading.Lock, "cannot be sent to another process"),
+        (lambda: TwoArguments("a", "b"), "cannot be read from another process"),
         (lambda: sys.exit(3), "SystemExit"),
         (lambda: os._exit(3), "exit code 3"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
@@ -187,6 +200,7 @@ THINGS: dict[str, Callable[[], Any]] = {
     "image": lambda: Image.new("RGB", (5, 4), (9, 8, 7)),
     "grey image": lambda: Image.new("L", (5, 4), 200),
     "image with a palette": _palette,
+    "empty image": lambda: Image.new("RGB", (0, 5)),
 }
 
 
@@ -194,9 +208,10 @@ THINGS: dict[str, Callable[[], Any]] = {
 def test_what_comes_back_is_what_was_prepared(embedded: Path, name: str) -> None:
     torch.manual_seed(0)
     thing = THINGS[name]()
-    with process_of(lambda *_: {"thing": thing, "again": [thing]}) as process:
+    with process_of(lambda *_: {"thing": thing, "again": [thing], "next": np.arange(3)}) as process:
         reply = process(question(embedded))
         assert reply.error == ""
+        assert reply.prepared["next"].tolist() == [0, 1, 2]
         assert _same(thing, reply.prepared["thing"])
         # The memory is used again; what came before stays.
         process(question(embedded))
@@ -230,6 +245,27 @@ def test_an_image_that_cannot_be_read(embedded: Path, tmp_path: Path) -> None:
         assert process([lost]) == Reply(unreadable=True)
     finally:
         process.close()
+
+
+def test_images_in_a_zip_file_that_is_open_already(photos: Path, test_data: Path, tmp_path: Path) -> None:
+    """Forked processes share the position in a file that was opened before."""
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted((test_data / "photos" / "images").rglob("*.jpg")):
+            file.write(path, path.name)
+    build_dataset("refcoco", build_refer, Sources(test_data / "photos" / "refer", archive), silent)
+    in_threads = run(ThresholdInStages(), "refcoco/val", out=tmp_path / "threads").folder
+    for turn in range(3):
+        result = run(InProcesses(), "refcoco/val", batch_size=4, out=tmp_path / f"processes{turn}")
+        assert shard_bytes(result.folder) == shard_bytes(in_threads)
+
+
+def test_a_process_that_nobody_needs_ends(embedded: Path) -> None:
+    process = PreparingProcess(decode, lambda *_: 1, "cpu")
+    child = psutil.Process(process._process.pid)
+    del process
+    gc.collect()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 PARENT = """

@@ -8,9 +8,9 @@ import re
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,14 +115,18 @@ class Built:
     refs_without_sentences: Mapping[str, int] = field(default_factory=dict)
     parts: Iterable[PartRows] = ()
 
-    def all_parts(self) -> Iterator[PartRows]:
+    def all_parts(self) -> Generator[PartRows]:
         """The rows of all images: those in `splits` and `objects`, some at a time, and then those in `parts`."""
         for split, samples in self.splits.items():
             for start in range(0, len(samples), BATCH_ROWS):
                 yield rows_of(Part({split: samples[start : start + BATCH_ROWS]}, ()))
         for start in range(0, len(self.objects), BATCH_ROWS):
             yield rows_of(Part({}, self.objects[start : start + BATCH_ROWS]))
-        yield from self.parts
+        try:
+            yield from self.parts
+        except OSError as error:
+            # Of a source; errors of the files that are written have messages of their own.
+            raise DatasetError(f"the next images cannot be read: {error}") from error
 
 
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
@@ -286,7 +290,9 @@ def _words_text(values: Any) -> bytes:
 
 
 class _Texts:
-    """The texts of numbers and tags. Samples and objects share their polygons and boxes, so each is encoded once."""
+    """The texts of numbers and tags. The samples and objects of a part share polygons and boxes, and each is encoded
+    once.
+    """
 
     def __init__(self) -> None:
         # By id; the numbers are kept, so that no id is used twice.
@@ -406,7 +412,8 @@ def write_dataset(dataset: str, built: Built, staging: Path, options: Mapping[st
         objects, of_objects = table("objects", OBJECT_SCHEMA), hashlib.sha256()
         # Before the files are closed, also after an error.
         stack.callback(pool.shutdown, cancel_futures=True)
-        for part in built.all_parts():
+        # Closed after an error too: it may have processes that read the next parts.
+        for part in stack.enter_context(closing(built.all_parts())):
             for split, rows in part.splits.items():
                 splits[split].add(rows)
             objects.add(part.objects)

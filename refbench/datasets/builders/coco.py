@@ -245,7 +245,10 @@ def _decoded(segmentation: Any) -> Any:
         return msgspec.json.decode(segmentation)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # Such as 1e999, which json reads, and which is then refused in words.
-        return json.loads(bytes(segmentation))
+        try:
+            return json.loads(bytes(segmentation))
+        except ValueError as error:
+            raise MaskError(f"its `segmentation` cannot be read ({error})") from None
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> tuple[Mask, tuple[tuple[float, ...], ...]]:

@@ -146,7 +146,7 @@ def _parts(
     """The images, some at a time, so that the polygons of LVIS are not in memory together; read by a process per core,
     unless there are few.
     """
-    annotated = _annotated(coco, images)
+    annotated = _annotated(coco, images, progress)
     jobs = [(rules, annotated[k : k + IMAGES_AT_ONCE]) for k in range(0, len(annotated), IMAGES_AT_ONCE)]
     done, instances, asked, dropped = 0, 0, 0, 0
     empty: list[str] = []
@@ -183,7 +183,7 @@ def _parts(
     notes[:0] = [*found_notes, *images.notes()]
 
 
-def _annotated(coco: CocoInstances, images: CheckedImages) -> list[_Annotated]:
+def _annotated(coco: CocoInstances, images: CheckedImages, progress: Progress) -> list[_Annotated]:
     """The images with their rows; those of a wrong size, or without a file, are problems."""
     by_image: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     for ann_id, (position, row) in coco.annotations.items():
@@ -194,7 +194,9 @@ def _annotated(coco: CocoInstances, images: CheckedImages) -> list[_Annotated]:
         else:
             by_image[row["image_id"]].append((position, row))
     annotated = []
-    for image_id, (position, image) in coco.images.items():
+    for done, (image_id, (position, image)) in enumerate(coco.images.items(), 1):
+        if done % 1000 == 0 and images.place is not None:
+            progress("image files", done, len(coco.images))
         where = f"{coco.path.name} images[{position}] (id {image_id})"
         try:
             picture = Picture(str(image_id), images.path_of(image_id), *coco.size_of(image_id))

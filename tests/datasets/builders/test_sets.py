@@ -322,11 +322,14 @@ def test_lvis_numbers_that_only_json_reads(tmp_path: Path, home: Path) -> None:
     path = mini.write_lvis(tmp_path, mini.lvis())
     text = path.read_text()
     first = json.dumps(mini.lvis()["annotations"][0]["segmentation"][0][0])
-    for number in ("1e999", "NaN"):
+    for number in ("1e999", "NaN", "1" * 5000):
         path.write_text(text.replace(f'"segmentation": [[{first}', f'"segmentation": [[{number}', 1))
         assert number in path.read_text()
         with pytest.raises(DatasetError, match=r"annotations\[0\] \(id 1\)"):
             build("lvis", path)
+    path.write_bytes(text.encode().replace(b'"segmentation": [[', b'"segmentation": ["\xff\xfe", [', 1))
+    with pytest.raises(DatasetError, match=r"annotations\[0\] \(id 1\)|not UTF-8"):
+        build("lvis", path)
 
 
 def test_lvis_real_photographs(test_data: Path, tmp_path: Path, home: Path) -> None:
