@@ -15,7 +15,7 @@ from refbench.errors import RunError
 from refbench.masks.threads import available_cores
 from refbench.storage.children import begin_child
 
-# Jobs that are computed, or wait, for each process.
+# For each process, so many chunks of jobs are computed or wait.
 AHEAD_PER_PROCESS = 2
 
 
