@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from refbench.errors import RunError
@@ -20,7 +22,12 @@ AHEAD_PER_PROCESS = 2
 
 
 def map_in_processes(
-    work: Callable[[Any], Any], jobs: Sequence[Any], workers: int | None = None, chunk: int = 1
+    work: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    workers: int | None = None,
+    chunk: int = 1,
+    *,
+    of_script: bool = True,
 ) -> Iterator[Any]:
     """The results of jobs in their order, computed by processes if there is more than one worker.
 
@@ -28,6 +35,8 @@ def map_in_processes(
         work: a function of a module, so that other processes can import it.
         workers: number of processes; if None, one per core.
         chunk: number of jobs that a process takes at a time.
+        of_script: whether jobs or results may be of classes of the program that was started. If not, the processes do
+            not run it, so that a script needs no `if __name__ == "__main__":`.
 
     Raises:
         RunError: a process was killed, for example because memory ran out. Exceptions of `work` are raised here.
@@ -41,14 +50,18 @@ def map_in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin_child, initargs=(os.getpid(),))
     parts = (jobs[k : k + chunk] for k in range(0, len(jobs), chunk))
+
+    def submit(part: Sequence[Any]) -> Future[list[Any]]:
+        # It may start a process.
+        with nullcontext() if of_script else _without_script():
+            return pool.submit(_several, work, part)
+
     try:
         # A few ahead: if the results are used more slowly than they are made, they must not fill the memory.
-        waiting = deque(
-            pool.submit(_several, work, part) for part in itertools.islice(parts, AHEAD_PER_PROCESS * count)
-        )
+        waiting = deque(map(submit, itertools.islice(parts, AHEAD_PER_PROCESS * count)))
         while waiting:
             yield from waiting.popleft().result()
-            waiting.extend(pool.submit(_several, work, part) for part in itertools.islice(parts, 1))
+            waiting.extend(map(submit, itertools.islice(parts, 1)))
         pool.shutdown()
     except BrokenProcessPool:
         raise RunError(
@@ -61,6 +74,21 @@ def map_in_processes(
         for child in set(multiprocessing.active_children()) - before:
             child.kill()
         pool.shutdown(wait=False)
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """A process that is spawned in the block does not run the program that was started: `multiprocessing` finds it by
+    these two attributes.
+    """
+    script = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(script)[name] for name in ("__spec__", "__file__") if name in vars(script)}
+    try:
+        script.__spec__ = None
+        vars(script).pop("__file__", None)
+        yield
+    finally:
+        vars(script).update(hidden)
 
 
 def _several(work: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:

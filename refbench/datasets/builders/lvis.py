@@ -151,7 +151,7 @@ def _parts(
     done, instances, asked, dropped = 0, 0, 0, 0
     empty: list[str] = []
     workers = None if len(coco.annotations) >= MANY_ANNOTATIONS else 1
-    for (_, some), found in zip(jobs, map_in_processes(_read_images, jobs, workers), strict=True):
+    for (_, some), found in zip(jobs, map_in_processes(_read_images, jobs, workers, of_script=False), strict=True):
         done += len(some)
         progress("images", done, len(annotated))
         coco.problems += found.problems

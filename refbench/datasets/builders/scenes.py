@@ -100,7 +100,9 @@ def _build(
     objects: list[AnnotatedObject] = []
     for split in splits:
         (folder / "images" / split).mkdir(parents=True)
-    for done, (job, result) in enumerate(zip(jobs, map_in_processes(render, jobs, chunk=20), strict=True)):
+    for done, (job, result) in enumerate(
+        zip(jobs, map_in_processes(render, jobs, chunk=20, of_script=False), strict=True)
+    ):
         samples, found = result
         splits[job[0]] += samples
         objects += found

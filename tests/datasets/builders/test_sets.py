@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from copy import deepcopy
@@ -304,6 +306,31 @@ def test_lvis_in_processes(test_data: Path, tmp_path: Path, home: Path, monkeypa
     assert built[0] == built[1]
     assert refused[0] == refused[1]
     assert [f"annotations[{k}]" in refused[0] for k in (3, 500, 900)] == [True] * 3
+
+
+SCRIPT = """
+import sys
+from refbench.datasets.builders import lvis
+from refbench.datasets.builders.base import Sources, build_dataset
+from refbench.storage.progress import silent
+from pathlib import Path
+
+print("once")
+lvis.MANY_ANNOTATIONS, lvis.IMAGES_AT_ONCE = 0, 1
+print(build_dataset("lvis", lvis.build, Sources(Path(sys.argv[1])), silent).fingerprint)
+"""
+
+
+def test_lvis_in_processes_of_a_plain_script(tmp_path: Path, home: Path) -> None:
+    """The processes do not run the script again, so that it needs no `if __name__ == "__main__":`."""
+    source = mini.write_lvis(tmp_path, mini.lvis())
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    wanted = build("lvis", source).fingerprint
+    found = subprocess.run(
+        [sys.executable, str(script), str(source)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert found.stdout.split() == ["once", wanted]
 
 
 def test_lvis_one_view(tmp_path: Path, home: Path) -> None:
