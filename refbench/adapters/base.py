@@ -131,7 +131,8 @@ class AdapterExtras:
         questions_suffice: if True, `segment_samples` gets `Question`s, not whole samples with targets; a run then
             begins in a fifth of the time and memory.
         prepare_in_processes: if True, `prepare` is called in forked processes on Linux, not in threads. It is faster if
-            `prepare` runs much Python code. What it changes in the adapter is lost, and it must not use the device.
+            `prepare` runs much Python code. Changes that `prepare` makes to the adapter are lost, and it must not use
+            the device.
         weights_sha256: hash of the weights; runs with different hashes are different runs.
         code_sha256: hash of the code, if it is not in the file of the class.
         packages: the version of each package of the model by the name of the package, if it runs in another

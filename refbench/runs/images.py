@@ -223,7 +223,7 @@ class Preparation:
             reply = process(part)
         except ProcessDied as died:
             self._go_on_in_threads(f"a process that prepares images died on {part[0].sample_id} ({died})")
-            # This process could die of the image too. When its samples are asked one by one, it is noted down on which.
+            # The image could kill this process too. Its samples are asked one by one later, and the journal says which.
             return PreparedPart(part, None, None, True, 0.0, 0.0)
         finally:
             self._idle.put(process)

@@ -31,7 +31,7 @@ from refbench.plugins.loading import load_attribute
 from refbench.records import Question
 from refbench.storage.children import end_with_parent, how_it_ended
 
-# Of address space; memory is used only for what is written. What does not fit is sent through the pipe.
+# Address space; memory is used only where something is written. What does not fit is sent through the pipe.
 BLOCK_BYTES = 2**27
 # From <linux/mman.h>; Python has no name for it.
 MAP_NORESERVE = 0x4000

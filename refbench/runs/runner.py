@@ -34,7 +34,7 @@ from refbench.storage.secrets import published_arguments, published_options
 
 LONGEST_NAME = 120
 ENGINES = ("local", "ray")
-# Timings are not written again until this many times longer has passed than writing them took.
+# After writing timings, a run waits this many times as long before it writes them again.
 TIMINGS_PAUSE = 50
 
 

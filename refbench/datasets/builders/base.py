@@ -126,7 +126,7 @@ class Built:
             yield from self.parts
         except OSError as error:
             # Of a source; errors of the files that are written have messages of their own.
-            raise DatasetError(f"the next images cannot be read: {error}") from error
+            raise DatasetError(f"the sources cannot be read any further: {error}; mend this and build again") from error
 
 
 NO_IMAGES = "built without images: it can be scored, but no model can run on it"
